@@ -1,0 +1,73 @@
+"""Write the arithmetic task's files.
+
+    python experiments/arithmetic/make_data.py --out DIR [--sft_rows 200000] [--seed 0]
+
+``train.jsonl``, ``select.jsonl`` and ``test.jsonl`` (question, answer; disjoint) go to
+``--data_dir``, by default ``data/`` beside this file. ``sft.jsonl`` (supervised rows on other
+questions than those three) and ``tokenizer/`` go to ``--out``.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from problems import EARLY_SHARE, MAX_TOKENS, problem_rows, sft_row
+from tokenizer import save_tokenizer
+from tqdm import tqdm
+
+SPLITS = {"train": 4000, "select": 512, "test": 1024}
+
+
+def make_splits(seed: int) -> dict[str, list[dict[str, str]]]:
+    """The three sets of problems, no question in two of them."""
+    seen: set[str] = set()
+    splits = {}
+    for i, (name, n) in enumerate(SPLITS.items()):
+        splits[name] = problem_rows([seed, 1 + i], n, seen)
+        seen.update(row["question"] for row in splits[name])
+    return splits
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """One JSON object per line."""
+    with path.open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="for sft.jsonl and tokenizer/")
+    parser.add_argument("--data_dir", type=Path, default=Path(__file__).parent / "data")
+    parser.add_argument("--sft_rows", type=int, default=200_000)
+    parser.add_argument("--early_share", type=float, default=EARLY_SHARE)
+    parser.add_argument("--max_tokens", type=int, default=MAX_TOKENS)
+    parser.add_argument("--categories", action="store_true", help="keep them in the SFT rows")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    args.data_dir.mkdir(parents=True, exist_ok=True)
+    save_tokenizer(args.out / "tokenizer")
+    splits = make_splits(args.seed)
+    for name, rows in splits.items():
+        write_jsonl(args.data_dir / f"{name}.jsonl", rows)
+    held_out = {row["question"] for rows in splits.values() for row in rows}
+    rng = np.random.default_rng([args.seed, 0])
+    rows = (
+        sft_row(
+            rng,
+            exclude=held_out,
+            early_share=args.early_share,
+            max_tokens=args.max_tokens,
+            categories=args.categories,
+        )
+        for _ in tqdm(range(args.sft_rows), desc="sft rows", mininterval=1.0)
+    )
+    write_jsonl(args.out / "sft.jsonl", rows)
+
+
+if __name__ == "__main__":
+    main()

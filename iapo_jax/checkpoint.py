@@ -1,0 +1,72 @@
+"""Checkpoints of a `TrainState` in `OUTPUT_DIR/checkpoints`; the home of orbax."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from iapo_jax.config import UserError
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file at INFO and WARNING
+
+
+class Checkpoints:
+    """Saves asynchronously, keeps the newest, restores into the shardings of the current mesh."""
+
+    def __init__(self, output_dir: Path, keep: int):
+        self.directory = (output_dir / "checkpoints").absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep or None, create=True)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def steps(self) -> list[int]:
+        """Steps with a committed checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any) -> None:
+        """Begins to write `state`; it is committed by the next `save` or `close`."""
+        if step not in self._manager.all_steps():
+            self._manager.save(step, args=ocp.args.StandardSave(state._asdict()))
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state of a step, on the shardings of `like` (arrays, or shapes with shardings).
+
+        Raises:
+          UserError: if the checkpoint does not fit the configured model and optimizer.
+        """
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+        try:
+            found = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        except ValueError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} does not fit this config: {reason}"
+            ) from None
+        return type(like)(**found)
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def step_to_resume(checkpoints: Checkpoints, resume: str) -> int | None:
+    """The step that `resume` asks for: auto, never, or a number. None: start from the beginning.
+
+    Raises:
+      UserError: if the checkpoint is not there, or is there and must not be.
+    """
+    steps = checkpoints.steps()
+    if resume == "auto":
+        return steps[-1] if steps else None
+    if resume == "never":
+        if steps:
+            raise UserError(
+                f"resume is never, but {checkpoints.directory} holds checkpoints (steps {steps}): "
+                "choose another output_dir, or remove it"
+            )
+        return None
+    if not resume.isdigit() or int(resume) not in steps:
+        raise UserError(f"resume is {resume!r}; expected auto, never or one of the steps {steps}")
+    return int(resume)

@@ -1,0 +1,349 @@
+"""What a user may write in a config file: frozen dataclasses, a documented default for each field.
+
+`load_config(TrainConfig, path, ["optimizer.learning_rate=1e-5"])` merges defaults, file and
+command line through omegaconf. Where TRL has a name for something, the name here is TRL's.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+Config = TypeVar("Config")
+
+
+class UserError(ValueError):
+    """A mistake in the user's input, said in one sentence; the CLI prints it without traceback."""
+
+
+def option(default: Any, help: str) -> Any:
+    """A config field with its default and its meaning."""
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata={"help": help})
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSection:
+    """Which model, and how its layers are computed."""
+
+    path: str = option("", "Hugging Face directory or hub name (safetensors)")
+    revision: str | None = option(None, "branch, tag or commit on the hub")
+    config: str | None = option(
+        None, "a config.json: start a NEW random model of this architecture; then path is unused"
+    )
+    tokenizer: str | None = option(None, "directory or hub name; default: the one of path")
+    dtype: str = option("float32", "arithmetic of the layers: float32 or bfloat16")
+    remat: bool = option(False, "recompute each layer in the backward pass to save memory")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSection:
+    """Where the rows come from: each has `prompt` or `question`, and `answer`."""
+
+    dataset: str = option(
+        "", "JSONL or parquet file, directory of datasets.save_to_disk, or hub name"
+    )
+    subset: str | None = option(None, "configuration name on the hub, such as 'main' of gsm8k")
+    split: str = option("train", "split on the hub")
+    max_rows: int = option(0, "use only the first rows; 0 = all")
+    max_prompt_length: int = option(512, "tokens; longer prompts are left out, counted and said")
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptSection:
+    """How a question becomes a prompt, through the tokenizer's chat template."""
+
+    system: str = option("", "system text; empty = no system turn; 'r1' = the built-in R1-style text")
+    instruction: str = option("", "appended to every question, such as how to write the answer")
+    example_question: str = option("", "a worked turn before the question; empty = none")
+    example_answer: str = option("", "the assistant's text of the worked turn")
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSection:
+    """How much goes into one step; the derived numbers are printed at the start."""
+
+    prompts_per_step: int = option(16, "P: prompts sampled in a step")
+    num_generations: int = option(8, "G: completions of each prompt")
+    micro_batch_size: int = option(
+        0, "prompts, with all their completions, in one forward and backward pass; 0 = all"
+    )
+    mini_batches: int = option(1, "optimizer updates in one pass over a rollout")
+    num_iterations: int = option(1, "passes over a rollout")
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSection:
+    """How completions are drawn."""
+
+    temperature: float = option(1.0, "divides the logits in sampling, scoring and the loss")
+    top_p: float = option(1.0, "keep the most likely tokens of this mass")
+    top_k: int = option(0, "keep this many tokens; 0 = all")
+    max_completion_length: int = option(2048, "T: tokens, the stop token included")
+    length_bucket: int = option(
+        0, "cut a rollout's padding to a multiple of this many tokens; 0 = never"
+    )
+    allow_truncated_distribution: bool = option(
+        False, "train although top_p < 1 or top_k > 0 draws from another policy than is scored"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardSection:
+    """What a completion is paid for."""
+
+    functions: list[str] = option(
+        lambda: ["accuracy", "format"], "'accuracy', 'format', FILE.py:NAME or package.module.NAME"
+    )
+    weights: list[float] = option(list, "one for each function; empty = all 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class AlgorithmSection:
+    """Which rule gives credit to tokens."""
+
+    name: str = option("iapo", "an entry of iapo_jax.ALGORITHMS")
+    options: dict[str, Any] = option(dict, "the rule's own hyper-parameters, by name")
+    loss_type: str | None = option(
+        None, "grpo, bnpo, dr_grpo or dapo; default: the algorithm's own, here and below"
+    )
+    epsilon: float | None = option(None, "the ratio is clipped below at 1 - epsilon")
+    epsilon_high: float | None = option(None, "and above at 1 + epsilon_high")
+    beta: float | None = option(None, "weight of the k3 KL to the initial model; 0 = no reference")
+
+
+@dataclasses.dataclass(frozen=True)
+class InformationSection:
+    """The early exit that asks for the answer after every prefix."""
+
+    postfix: str = option("</think>\n<answer>", "text that ends thinking and opens the answer")
+    end_of_thinking: str = option("</think>", "tokens from this text on are not thinking")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSection:
+    """AdamW with a schedule and clipping."""
+
+    learning_rate: float = option(1e-6, "peak")
+    lr_scheduler_type: str = option("linear", "constant, linear or cosine decay to 0 at max_steps")
+    warmup_steps: int = option(0, "linear rise from 0")
+    adam_beta1: float = option(0.9, "decay of the first moment")
+    adam_beta2: float = option(0.99, "decay of the second moment")
+    adam_epsilon: float = option(1e-8, "added to the root of the second moment")
+    weight_decay: float = option(0.0, "decoupled; matrices only, never norms or biases")
+    max_grad_norm: float = option(1.0, "clip the global gradient norm; 0 = never")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSection:
+    """Devices along each axis; -1 (on one axis at most) takes all that are left."""
+
+    data: int = option(-1, "replicas of the parameters")
+    fsdp: int = option(1, "parameters sharded, batches too")
+    tensor: int = option(1, "heads, hidden units and vocabulary sharded")
+    distributed: bool = option(False, "several hosts: call jax.distributed.initialize() first")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSection:
+    """The table before and after; no table without a dataset."""
+
+    dataset: str = option("", "as data.dataset; must hold other rows than the training data")
+    subset: str | None = option(None, "as data.subset")
+    split: str = option("test", "as data.split")
+    max_rows: int = option(0, "use only the first rows; 0 = all")
+    num_samples: int = option(1, "completions of each prompt, at temperature and top_p below")
+    temperature: float = option(1.0, "divides the logits")
+    top_p: float = option(1.0, "keep the most likely tokens of this mass")
+    prompts_per_batch: int = option(64, "prompts sampled at once; does not change the result")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSection:
+    """What is written down while training."""
+
+    logging_steps: int = option(1, "a row of metrics.jsonl every so many steps")
+    completion_steps: int = option(1, "completions/step_N.jsonl every so many steps; 0 = never")
+    tensorboard: bool = option(True, "write TensorBoard event files to OUTPUT_DIR/tensorboard")
+    progress: bool = option(True, "a bar with reward, length and kl")
+    compilation_cache: str = option(
+        "~/.cache/iapo_jax/xla", "directory of compiled programs, kept between runs; empty = none"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """`python -m iapo_jax.train`: reinforcement learning of one model on one data set."""
+
+    seed: int = option(0, "decides data order and every random draw")
+    output_dir: str = option("runs/train", "everything of this run goes here")
+    max_steps: int = option(100, "rollouts")
+    save_steps: int = option(50, "a checkpoint every so many steps, and at the end; 0 = end only")
+    save_total_limit: int = option(2, "newest checkpoints that are kept")
+    resume: str = option("auto", "auto = newest checkpoint if any; never = refuse; or a step number")
+    model: ModelSection = option(ModelSection, "")
+    data: DataSection = option(DataSection, "")
+    prompt: PromptSection = option(PromptSection, "")
+    batch: BatchSection = option(BatchSection, "")
+    sampling: SamplingSection = option(SamplingSection, "")
+    reward: RewardSection = option(RewardSection, "")
+    algorithm: AlgorithmSection = option(AlgorithmSection, "")
+    information: InformationSection = option(InformationSection, "")
+    optimizer: OptimizerSection = option(OptimizerSection, "")
+    mesh: MeshSection = option(MeshSection, "")
+    eval: EvalSection = option(EvalSection, "")
+    log: LogSection = option(LogSection, "")
+
+
+@dataclasses.dataclass(frozen=True)
+class SftBatchSection:
+    """How much goes into one step."""
+
+    rows_per_step: int = option(64, "rows of one optimizer update")
+    micro_batch_size: int = option(0, "rows in one forward and backward pass; 0 = all")
+    max_length: int = option(1024, "tokens of a completion; longer rows are left out and counted")
+
+
+@dataclasses.dataclass(frozen=True)
+class SftConfig:
+    """`python -m iapo_jax.sft`: supervised fine-tuning on prompts and completions."""
+
+    seed: int = option(0, "decides data order and the initialisation of a new model")
+    output_dir: str = option("runs/sft", "everything of this run goes here")
+    max_steps: int = option(1000, "optimizer updates")
+    save_steps: int = option(0, "a checkpoint every so many steps, and at the end; 0 = end only")
+    save_total_limit: int = option(2, "newest checkpoints that are kept")
+    resume: str = option("auto", "auto = newest checkpoint if any; never = refuse; or a step number")
+    model: ModelSection = option(ModelSection, "")
+    data: DataSection = option(DataSection, "")
+    prompt: PromptSection = option(PromptSection, "")
+    batch: SftBatchSection = option(SftBatchSection, "")
+    optimizer: OptimizerSection = option(OptimizerSection, "")
+    mesh: MeshSection = option(MeshSection, "")
+    log: LogSection = option(LogSection, "")
+
+
+def load_config(schema: type[Config], path: str | None, overrides: Sequence[str] = ()) -> Config:
+    """Defaults, then the YAML file, then `section.key=value` overrides.
+
+    Raises:
+      UserError: naming the file, the field, what was found and what is expected.
+    """
+    base = OmegaConf.structured(schema)
+    for node in (base, *(base[k] for k in base if OmegaConf.is_config(base[k]))):
+        OmegaConf.set_readonly(node, False)
+    layers = []
+    if path is not None:
+        layers.append((path, _read_yaml(path)))
+    for text in overrides:
+        if "=" not in text:
+            raise UserError(f"{text!r} on the command line: expected key=value, such as max_steps=10")
+        layers.append((f"{text!r} on the command line", OmegaConf.from_dotlist([text])))
+    for source, layer in layers:
+        _check_names(schema, layer, source)
+        try:
+            base = OmegaConf.merge(base, layer)
+        except OmegaConfBaseException as error:
+            key, message = error.full_key or "?", str(error).splitlines()[0]
+            raise UserError(f"{source}: field {key}: {message}") from None
+    return OmegaConf.to_object(base)
+
+
+def _read_yaml(path: str) -> Any:
+    if not Path(path).is_file():
+        raise UserError(f"config file {path!r} does not exist (looked in {Path.cwd()})")
+    try:
+        layer = OmegaConf.load(path)
+    except Exception as error:  # yaml's and omegaconf's own errors share no base class
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not OmegaConf.is_dict(layer):
+        raise UserError(f"{path}: expected a mapping of fields, found {type(layer).__name__}")
+    return layer
+
+
+def _check_names(schema: type, layer: Any, source: str, prefix: str = "") -> None:
+    """A misspelt field is an error that names the nearest one."""
+    fields = {f.name: f for f in dataclasses.fields(schema)}
+    for key in layer:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
+            raise UserError(f"{source}: unknown field {prefix}{key}; {hint}")
+        inner = fields[key].default_factory
+        if dataclasses.is_dataclass(inner):
+            value = layer[key]
+            if not OmegaConf.is_dict(value):
+                raise UserError(f"{source}: {prefix}{key} is a section of fields, found {value!r}")
+            _check_names(inner, value, source, f"{prefix}{key}.")
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved config as YAML; loads back to an equal config."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def describe(schema: type) -> str:
+    """Every field with its default and meaning, one a line, by section."""
+    lines, sections = [], []
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(field.default_factory):
+            sections.append((field.name, field.default_factory))
+        else:
+            lines.append(_describe_field(field, ""))
+    for name, section in sections:
+        lines.append(f"\n{name}: {section.__doc__}")
+        lines += [_describe_field(field, f"{name}.") for field in dataclasses.fields(section)]
+    return "\n".join(lines)
+
+
+def _describe_field(field: dataclasses.Field, prefix: str) -> str:
+    has_factory = field.default_factory is not dataclasses.MISSING
+    default = field.default_factory() if has_factory else field.default
+    head = f"  {prefix}{field.name} = {default!r}"
+    return f"{head:<44} {field.metadata['help']}"
+
+
+def run_cli(
+    schema: type[Config],
+    main: Callable[[Config, argparse.Namespace], Any],
+    *,
+    prog: str,
+    flags: dict[str, str],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parses `--config FILE [--flag] [key=value ...]`, loads the config and calls `main`.
+
+    Returns the exit code: 0, or 2 after a `UserError`, which is printed as one sentence.
+    """
+    doc = textwrap.dedent(schema.__doc__ or "")
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=doc,
+        epilog=f"fields of the config file, and of key=value:\n{describe(schema)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML; only what differs from the defaults")
+    for name, help in {"print_config": "print the resolved config and stop", **flags}.items():
+        parser.add_argument(f"--{name}", action="store_true", help=help)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override single fields")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.config is None and not arguments.overrides:
+            raise UserError(f"nothing to do: give --config FILE (python -m {prog} --help lists all)")
+        config = load_config(schema, arguments.config, arguments.overrides)
+        if arguments.print_config:
+            print(to_yaml(config), end="")
+        else:
+            main(config, arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

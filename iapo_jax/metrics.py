@@ -1,0 +1,125 @@
+"""What a run writes down: metrics.jsonl, TensorBoard, completions, environment, a progress bar."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import tqdm
+from tensorboardX import SummaryWriter
+
+_PACKAGES = ("iapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers",
+             "datasets", "numpy")  # fmt: skip
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+_compiles = 0
+
+
+def _count_compiles(event: str, duration: float, **_: Any) -> None:
+    global _compiles
+    _compiles += event == _COMPILE_EVENT
+
+
+jax.monitoring.register_event_duration_secs_listener(_count_compiles)
+
+
+def compiles() -> int:
+    """Programs that this process has compiled (or taken from the persistent cache) so far."""
+    return _compiles
+
+
+def use_compilation_cache(directory: str) -> None:
+    """Keeps compiled programs in a private directory, so that the next run starts faster."""
+    if not directory:
+        return
+    path = Path(directory).expanduser()
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+class RunWriter:
+    """The files of a run directory. Rows after `resume_step` are dropped when a run goes on."""
+
+    def __init__(self, output_dir: Path, *, tensorboard: bool, resume_step: int = 0):
+        self.directory = output_dir
+        output_dir.mkdir(parents=True, exist_ok=True)
+        path = output_dir / "metrics.jsonl"
+        kept = [row for row in read_jsonl(path) if row["step"] <= resume_step and resume_step]
+        _write_lines(path, kept)
+        self._file = path.open("a", encoding="utf-8")
+        self._board = None
+        if tensorboard:
+            self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=resume_step + 1)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """One row of metrics.jsonl, and the same to TensorBoard."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if self._board is not None:
+                self._board.add_scalar(name, value, step)
+
+    def completions(self, step: int, rows: Iterable[dict]) -> None:
+        """completions/step_N.jsonl, one object a completion."""
+        path = self.directory / "completions" / f"step_{step}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        _write_lines(path, rows)
+
+    def close(self) -> None:
+        """Ends both files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """The rows of a JSONL file; none if it is not there. A half-written last line is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _write_lines(path: Path, rows: Iterable[dict]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_environment(output_dir: Path) -> None:
+    """env.json: versions, devices and the commit of the working directory."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    environment = {
+        "python": platform.python_version(),
+        "packages": versions,
+        "devices": [str(device) for device in jax.devices()],
+        "processes": jax.process_count(),
+        "commit": git.stdout.strip() or None,
+    }
+    text = json.dumps(environment, indent=2) + "\n"
+    (output_dir / "env.json").write_text(text, encoding="utf-8")
+
+
+def progress_bar(first: int, last: int, *, shown: bool) -> tqdm.tqdm:
+    """A bar over the steps first .. last."""
+    return tqdm.tqdm(
+        total=last, initial=first, disable=not shown, dynamic_ncols=True, unit="step", smoothing=0.1
+    )

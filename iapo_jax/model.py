@@ -1,0 +1,190 @@
+"""The decoder: Qwen2, Qwen2.5, Qwen3 and Llama 3 in one set of Flax Linen pieces.
+
+The pieces describe one layer; plain functions compose them, because the same weights are traversed
+in different ways: scanned over stacked layers in training and scoring, unrolled over a list of
+layers in sampling, and in both against a tree of contexts (`types.Context`). This module is the
+only home of Flax.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from iapo_jax.attention import Segment, attend
+from iapo_jax.types import Array, Cache, Context, Model, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3Rope:
+    """The frequency bands of Llama 3.1's context extension."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """An architecture, in Hugging Face's terms, and how to compute it."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float = 10_000.0
+    rope_scaling: Llama3Rope | None = None
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    initializer_range: float = 0.02
+    dtype: str = "float32"  # of the layers' arithmetic; norms, softmax and head stay float32
+    remat: bool = False  # recompute each layer in the backward pass instead of keeping it
+
+
+class DecoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); returns its keys and values too."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x: Array, angles: Array, contexts: Sequence[Segment]):
+        c = self.config
+        init = nn.initializers.normal(c.initializer_range)
+        dense = functools.partial(nn.DenseGeneral, dtype=c.dtype, kernel_init=init)
+        norm = functools.partial(nn.RMSNorm, epsilon=c.rms_norm_eps, dtype=c.dtype)
+
+        h = norm(name="attention_norm")(x)
+        project = functools.partial(dense, use_bias=c.qkv_bias)
+        q = project((c.num_heads, c.head_dim), name="query")(h)
+        k = project((c.num_kv_heads, c.head_dim), name="key")(h)
+        v = project((c.num_kv_heads, c.head_dim), name="value")(h)
+        if c.qk_norm:
+            q, k = norm(name="query_norm")(q), norm(name="key_norm")(k)
+        q, k = rotate(q, angles), rotate(k, angles)
+        own = Segment(k, v, jnp.arange(1, x.shape[-2] + 1))
+        mixed = attend(q, [*contexts, own])
+        output = dense(c.hidden_size, axis=(-2, -1), use_bias=c.output_bias, name="output")
+        x = x + output(mixed)
+
+        h = norm(name="mlp_norm")(x)
+        wide = functools.partial(dense, c.intermediate_size, use_bias=c.mlp_bias)
+        gated = nn.silu(wide(name="gate")(h)) * wide(name="up")(h)
+        x = x + dense(c.hidden_size, use_bias=c.mlp_bias, name="down")(gated)
+        return x, Cache(k, v)
+
+
+def rope_frequencies(config: DecoderConfig) -> Array:
+    """Rotary frequencies theta^(-2i/d), i < d/2, in radians per token; [d/2] float32.
+
+    With Llama 3's scaling, wavelengths above original/low_freq_factor are stretched by `factor`,
+    those below original/high_freq_factor kept, and the band between is interpolated linearly in
+    original/wavelength (arXiv:2407.21783).
+    """
+    exponent = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
+    frequency = 1.0 / config.rope_theta**exponent
+    band = config.rope_scaling
+    if band is None:
+        return frequency
+    turns = band.original_max_position_embeddings * frequency / (2 * jnp.pi)
+    keep = (turns - band.low_freq_factor) / (band.high_freq_factor - band.low_freq_factor)
+    keep = jnp.clip(keep, 0.0, 1.0)
+    return frequency * (keep + (1 - keep) / band.factor)
+
+
+def rotate(x: Array, angles: Array) -> Array:
+    """Rotary embedding of x [..., heads, d] by angles [..., d/2], halves paired as in HF."""
+    cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def init_params(config: DecoderConfig, key: Array) -> Params:
+    """Random float32 parameters: normal(initializer_range), norms 1, biases 0; layers stacked."""
+    layer_key, embed_key, head_key = jax.random.split(key, 3)
+    shape = (config.vocab_size, config.hidden_size)
+    x, angles = jnp.zeros((1, 1, config.hidden_size)), jnp.zeros((1, 1, config.head_dim // 2))
+    one_layer = lambda k: DecoderLayer(config).init(k, x, angles, ())["params"]  # noqa: E731
+    params = {
+        "embedding": config.initializer_range * jax.random.normal(embed_key, shape),
+        "layers": jax.vmap(one_layer)(jax.random.split(layer_key, config.num_layers)),
+        "final_norm": {"scale": jnp.ones(config.hidden_size)},
+    }
+    if not config.tie_word_embeddings:
+        params["head"] = config.initializer_range * jax.random.normal(head_key, shape)
+    return params
+
+
+def forward(
+    config: DecoderConfig,
+    params: Params,
+    tokens: Array,
+    positions: Array,
+    contexts: Sequence[Context] = (),
+) -> tuple[Array, Cache]:
+    """New tokens read a tree of contexts and, causally, themselves.
+
+    Args:
+      params: of `init_params`; the layers stacked (scanned here) or a list (unrolled here).
+      tokens: [*lead, S] int32; positions the same shape, in tokens from the prompt's start.
+      contexts: what was computed before; their caches in the layout of `params`.
+
+    Returns:
+      hidden [*lead, S, D] after the final norm, and the cache of the new tokens.
+    """
+    angles = positions[..., None].astype(jnp.float32) * rope_frequencies(config)
+    x = params["embedding"][tokens].astype(config.dtype)
+    cuts = [c.visible.reshape(c.visible.shape + (1,) * (tokens.ndim - c.visible.ndim))
+            for c in contexts]
+
+    def layer(x, weights_and_caches):
+        weights, caches = weights_and_caches
+        segments = [Segment(*cache, cut) for cache, cut in zip(caches, cuts, strict=True)]
+        return DecoderLayer(config).apply({"params": weights}, x, angles, segments)
+
+    if config.remat:
+        layer = jax.checkpoint(layer)
+    caches = [context.cache for context in contexts]
+    if isinstance(params["layers"], list | tuple):
+        made = []
+        for index, weights in enumerate(params["layers"]):
+            past = [Cache(c.keys[index], c.values[index]) for c in caches]
+            x, cache = layer(x, (weights, past))
+            made.append(cache)
+        cache = Cache(tuple(c.keys for c in made), tuple(c.values for c in made))
+    else:
+        x, cache = jax.lax.scan(layer, x, (params["layers"], caches))
+    final_norm = nn.RMSNorm(epsilon=config.rms_norm_eps, dtype=config.dtype)
+    return final_norm.apply({"params": params["final_norm"]}, x), cache
+
+
+def unroll(config: DecoderConfig, params: Params) -> Params:
+    """A list of layers in the compute dtype; embedding and head stay as they are.
+
+    A one-token step then reads each layer's weights in place instead of slicing them out of a
+    stack, and reads half the bytes in bfloat16.
+    """
+    cast = lambda index: lambda x: x[index].astype(config.dtype)  # noqa: E731
+    layers = [jax.tree.map(cast(i), params["layers"]) for i in range(config.num_layers)]
+    return {**params, "layers": layers}
+
+
+@functools.lru_cache(maxsize=32)
+def make_model(config: DecoderConfig) -> Model:
+    """The architecture as a `types.Model`; the same config gives the same object."""
+    return Model(
+        forward=functools.partial(forward, config),
+        logit_weight=lambda params: params.get("head", params["embedding"]),
+        unroll=functools.partial(unroll, config),
+    )

@@ -1,0 +1,380 @@
+"""Hugging Face directories in and out: weights, tokenizer, chat template, stop tokens.
+
+Reads safetensors only and never runs code from a model's directory. This module is the home of
+transformers, safetensors and huggingface_hub.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found"
+
+import huggingface_hub
+import jax
+import numpy as np
+import transformers
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from iapo_jax.config import UserError
+from iapo_jax.model import DecoderConfig, Llama3Rope, init_params
+from iapo_jax.types import Params
+
+_MODULES = {
+    "attention_norm": "input_layernorm",
+    "query": "self_attn.q_proj",
+    "key": "self_attn.k_proj",
+    "value": "self_attn.v_proj",
+    "query_norm": "self_attn.q_norm",
+    "key_norm": "self_attn.k_norm",
+    "output": "self_attn.o_proj",
+    "mlp_norm": "post_attention_layernorm",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+_TOP = {
+    "embedding": "model.embed_tokens.weight",
+    "final_norm.scale": "model.norm.weight",
+    "head": "lm_head.weight",
+}
+_END_OF_TURN = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
+_SHARD = "5GB"
+
+
+def resolve_directory(name: str, revision: str | None = None) -> Path:
+    """A local directory as it is, or a snapshot of a hub model (weights and text files only)."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise UserError(
+            f"model directory {name!r} does not exist (looked in {Path.cwd()}); expected a "
+            "Hugging Face directory or a hub name such as Qwen/Qwen2.5-1.5B-Instruct"
+        )
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
+        )
+    except Exception as error:  # offline, unknown name, gated: each with its own class
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{name!r} is neither a local directory nor a model that the hub would give: {reason}"
+        ) from None
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file.
+
+    Raises:
+      UserError: naming the file, if it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; a Hugging Face model directory has one") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+
+
+def decoder_config(
+    hf: dict, *, dtype: str = "float32", remat: bool = False, source: str = "config.json"
+) -> DecoderConfig:
+    """An HF config.json as a `DecoderConfig`; refuses what the decoder would compute wrongly.
+
+    `rope_theta` and `rope_scaling` may stand at the top level or, as transformers 5 writes them,
+    in `rope_parameters`.
+    """
+    kind = hf.get("model_type")
+    if kind not in ("qwen2", "qwen3", "llama"):
+        raise UserError(f"{source}: model_type {kind!r}; expected qwen2, qwen3 or llama")
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"model.dtype is {dtype!r}; expected float32 or bfloat16")
+    if hf.get("hidden_act", "silu") != "silu":
+        raise UserError(f"{source}: hidden_act {hf['hidden_act']!r}; expected silu")
+    sliding = hf.get("layer_types") or []
+    if hf.get("use_sliding_window") or any(t != "full_attention" for t in sliding):
+        raise UserError(f"{source}: sliding-window attention is not supported")
+    if hf.get("quantization_config"):
+        raise UserError(f"{source}: quantised weights are not supported")
+    needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+              "num_attention_heads")
+    missing = [name for name in needed if name not in hf]
+    if missing:
+        raise UserError(f"{source}: field {missing[0]} is missing")
+    heads = hf["num_attention_heads"]
+    bias = bool(hf.get("attention_bias", False))
+    theta, scaling = _rope(hf, source)
+    return DecoderConfig(
+        vocab_size=hf["vocab_size"],
+        hidden_size=hf["hidden_size"],
+        intermediate_size=hf["intermediate_size"],
+        num_layers=hf["num_hidden_layers"],
+        num_heads=heads,
+        num_kv_heads=hf.get("num_key_value_heads") or heads,
+        head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
+        rope_theta=theta,
+        rope_scaling=scaling,
+        rms_norm_eps=hf.get("rms_norm_eps", 1e-6),
+        tie_word_embeddings=bool(hf.get("tie_word_embeddings", False)),
+        qkv_bias=kind == "qwen2" or bias,
+        output_bias=kind != "qwen2" and bias,
+        mlp_bias=bool(hf.get("mlp_bias", False)),
+        qk_norm=kind == "qwen3",
+        initializer_range=hf.get("initializer_range", 0.02),
+        dtype=dtype,
+        remat=remat,
+    )
+
+
+def _rope(hf: dict, source: str) -> tuple[float, Llama3Rope | None]:
+    rope = {**(hf.get("rope_scaling") or {}), **(hf.get("rope_parameters") or {})}
+    theta = float(rope.get("rope_theta") or hf.get("rope_theta") or 10_000.0)
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return theta, None
+    if kind != "llama3":
+        raise UserError(f"{source}: rope scaling {kind!r}; expected none, default or llama3")
+    names = [field for field in Llama3Rope.__dataclass_fields__]
+    missing = [name for name in names if name not in rope]
+    if missing:
+        raise UserError(f"{source}: llama3 rope scaling lacks {missing[0]}")
+    return theta, Llama3Rope(**{name: rope[name] for name in names})
+
+
+def hf_names(path: str, num_layers: int) -> list[str]:
+    """HF tensor names of one of our leaves: one, or one for each stacked layer."""
+    if path in _TOP:
+        return [_TOP[path]]
+    _, module, leaf = path.split(".")
+    suffix = "bias" if leaf == "bias" else "weight"
+    return [f"model.layers.{i}.{_MODULES[module]}.{suffix}" for i in range(num_layers)]
+
+
+def _hf_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The HF shape of one layer's leaf: kernels [in..., out...] are stored as [out, in]."""
+    if not path.endswith("kernel"):
+        return shape if path in _TOP else (int(np.prod(shape)),)
+    inputs = 2 if path.endswith("output.kernel") else 1
+    return (int(np.prod(shape[inputs:])), int(np.prod(shape[:inputs])))
+
+
+def _paths(tree: Any) -> list[tuple[str, Any]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(".".join(str(k.key) for k in path), leaf) for path, leaf in leaves]
+
+
+class _Tensors:
+    """The tensors of a directory's safetensors files, opened lazily."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        index = directory / "model.safetensors.index.json"
+        if index.is_file():
+            files = sorted(set(read_json(index).get("weight_map", {}).values()))
+        else:
+            files = sorted(p.name for p in directory.glob("*.safetensors"))
+        if not files:
+            other = [p.name for pattern in ("*.bin", "*.pt", "*.gguf")
+                     for p in directory.glob(pattern)]
+            found = f"found {other[0]}" if other else "found none"
+            raise UserError(f"{directory}: expected weights in *.safetensors, {found}")
+        self.where: dict[str, Any] = {}
+        for name in files:
+            if not (directory / name).is_file():
+                raise UserError(f"{directory}: the index names {name}, which is missing")
+            try:
+                handle = safe_open(directory / name, framework="numpy")
+            except SafetensorError as error:
+                raise UserError(f"{directory / name} is damaged or incomplete: {error}") from None
+            self.where.update(dict.fromkeys(handle.keys(), handle))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.where[name].get_slice(name).get_shape())
+
+    def read(self, name: str) -> np.ndarray:
+        return self.where[name].get_tensor(name)
+
+
+def load_params(directory: Path, config: DecoderConfig, shardings: Any = None) -> Params:
+    """float32 parameters from a directory, stacked over layers, placed by `shardings`.
+
+    Raises:
+      UserError: naming the first tensor that is missing, superfluous or of another shape.
+    """
+    wanted = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    tensors = _Tensors(directory)
+    names = {path: hf_names(path, config.num_layers) for path, _ in _paths(wanted)}
+    known = {name for group in names.values() for name in group}
+    extra = [name for name in tensors.where if name not in known
+             and not name.endswith("rotary_emb.inv_freq")
+             and not (name == "lm_head.weight" and config.tie_word_embeddings)]
+    if extra:
+        raise UserError(f"{directory}: tensor {extra[0]} has no place in this architecture")
+
+    def load(path: str, leaf: Any, sharding: Any) -> jax.Array:
+        stacked = path.startswith("layers.")
+        shape = leaf.shape[1:] if stacked else leaf.shape
+        parts = []
+        for name in names[path]:
+            if name not in tensors.where:
+                raise UserError(f"{directory}: tensor {name} {_hf_shape(path, shape)} is missing")
+            found, expected = tensors.shape(name), _hf_shape(path, shape)
+            if found != expected:
+                raise UserError(f"{directory}: tensor {name} is {found}, expected {expected}")
+            part = tensors.read(name).astype(np.float32)
+            parts.append((part.T if path.endswith("kernel") else part).reshape(shape))
+        array = np.stack(parts) if stacked else parts[0]
+        return jax.device_put(array, sharding)
+
+    leaves = _paths(wanted)
+    places = [None] * len(leaves) if shardings is None else jax.tree.leaves(shardings)
+    loaded = [load(path, leaf, place) for (path, leaf), place in zip(leaves, places, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(wanted), loaded)
+
+
+def hf_tensors(params: Params, num_layers: int, dtype: Any = np.float32) -> dict[str, np.ndarray]:
+    """Parameters as HF tensors by name; the inverse of `load_params`."""
+    tensors = {}
+    for path, leaf in _paths(params):
+        stacked = path.startswith("layers.")
+        leaf = np.asarray(leaf)
+        for index, name in enumerate(hf_names(path, num_layers)):
+            part = leaf[index] if stacked else leaf
+            shape = _hf_shape(path, part.shape)
+            part = part.reshape(shape[::-1]).T if path.endswith("kernel") else part.reshape(shape)
+            tensors[name] = np.ascontiguousarray(part.astype(dtype))
+    return tensors
+
+
+def save_pretrained(
+    params: Params,
+    hf_config: dict,
+    tokenizer: Any,
+    directory: Path,
+    *,
+    generation_config: dict | None = None,
+    dtype: str = "float32",
+) -> None:
+    """Writes a directory that transformers opens as it is; complete or not there at all."""
+    final, directory = directory, directory.with_name(directory.name + ".partial")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    tensors = hf_tensors(params, hf_config["num_hidden_layers"], jax.numpy.dtype(dtype))
+    split = huggingface_hub.split_state_dict_into_shards_factory(
+        tensors,
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=_SHARD,
+    )
+    for file, names in split.filename_to_tensors.items():
+        save_file({n: tensors[n] for n in names}, directory / file, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        _write_json(directory / "model.safetensors.index.json", index)
+    config = {k: v for k, v in hf_config.items() if k not in ("dtype", "torch_dtype")}
+    _write_json(directory / "config.json", {**config, "dtype": dtype})
+    if generation_config:
+        _write_json(directory / "generation_config.json", generation_config)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+    shutil.rmtree(final, ignore_errors=True)
+    directory.rename(final)
+
+
+def _write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def load_tokenizer(directory: str | Path) -> Any:
+    """The directory's fast tokenizer, with its chat template."""
+    try:
+        return transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{directory}: no tokenizer that transformers can open: {reason}") from None
+
+
+def read_generation_config(directory: Path) -> dict:
+    """generation_config.json, or an empty dict where there is none."""
+    path = directory / "generation_config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def stop_ids(tokenizer: Any, generation_config: dict) -> list[int]:
+    """All ids that end a completion: the tokenizer's EOS, generation_config's, end-of-turn tokens."""
+    configured = generation_config.get("eos_token_id") or []
+    ids = {configured} if isinstance(configured, int) else set(configured)
+    vocabulary = tokenizer.get_vocab()
+    ids |= {tokenizer.eos_token_id} | {vocabulary.get(text) for text in _END_OF_TURN}
+    return sorted(ids - {None})
+
+
+def allowed_ids(tokenizer: Any, vocab_size: int) -> np.ndarray:
+    """[V] bool: ids that stand for a token. Embedding rows beyond the tokenizer's are padding.
+
+    Raises:
+      UserError: if the tokenizer has ids that the model has no row for.
+    """
+    ids = np.fromiter(tokenizer.get_vocab().values(), dtype=np.int64)
+    if ids.max() >= vocab_size:
+        raise UserError(
+            f"the tokenizer has ids up to {ids.max()}, the model only {vocab_size} rows: "
+            "they do not belong together"
+        )
+    return np.isin(np.arange(vocab_size), ids)
+
+
+class Pretrained(NamedTuple):
+    """A model directory, read: all but the weights."""
+
+    directory: Path | None  # None for a new random model
+    hf_config: dict
+    config: DecoderConfig
+    tokenizer: Any
+    generation_config: dict
+    stop_ids: list[int]
+    allowed: np.ndarray  # [V] bool
+
+
+def open_pretrained(section: Any) -> Pretrained:
+    """Reads what `config.ModelSection` names: a directory, a hub name, or a new architecture."""
+    if section.config:
+        directory, hf = None, read_json(Path(section.config))
+        if not section.tokenizer:
+            raise UserError("model.config starts a new model and needs model.tokenizer beside it")
+        source, generation = section.config, {}
+    elif section.path:
+        directory = resolve_directory(section.path, section.revision)
+        source = str(directory / "config.json")
+        hf, generation = read_json(directory / "config.json"), read_generation_config(directory)
+    else:
+        raise UserError("model.path is empty: expected a Hugging Face directory or a hub name")
+    config = decoder_config(hf, dtype=section.dtype, remat=section.remat, source=source)
+    tokenizer = load_tokenizer(section.tokenizer or directory)
+    stops = stop_ids(tokenizer, generation)
+    if not stops:
+        raise UserError(f"{source}: no token ends a completion: set eos_token_id of the tokenizer")
+    allowed = allowed_ids(tokenizer, config.vocab_size)
+    return Pretrained(directory, hf, config, tokenizer, generation, stops, allowed)
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """Ids of a text as it is, without special tokens around it."""
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def decode_completions(
+    tokenizer: Any, rows: Iterable[np.ndarray], stop: Iterable[int]
+) -> list[str]:
+    """Texts of completions; the stop token is left out, other tokens stay visible."""
+    stop = set(stop)
+    trimmed = [row[:-1] if len(row) and int(row[-1]) in stop else row for row in rows]
+    return tokenizer.batch_decode(
+        trimmed, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )

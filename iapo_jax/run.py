@@ -1,0 +1,83 @@
+"""What every run begins and ends with: devices, model, run directory, final export."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from iapo_jax import pretrained
+from iapo_jax.checkpoint import Checkpoints, step_to_resume
+from iapo_jax.config import UserError, to_yaml
+from iapo_jax.metrics import use_compilation_cache, write_environment
+from iapo_jax.model import init_params, make_model
+from iapo_jax.pretrained import Pretrained
+from iapo_jax.sharding import fetch, make_mesh, param_shardings
+from iapo_jax.types import Model, Params
+from iapo_jax.update import TrainState
+
+
+class Run(NamedTuple):
+    """A run's fixed surroundings."""
+
+    mesh: Mesh
+    pretrained: Pretrained
+    model: Model
+    output_dir: Path
+
+
+def open_run(config: Any) -> Run:
+    """Reads the model directory and builds the mesh; touches nothing on disk yet."""
+    if config.mesh.distributed:
+        jax.distributed.initialize()
+    use_compilation_cache(config.log.compilation_cache)
+    try:
+        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    opened = pretrained.open_pretrained(config.model)
+    return Run(mesh, opened, make_model(opened.config), Path(config.output_dir))
+
+
+def initial_params(run: Run, seed: int) -> Params:
+    """The directory's weights, or random ones for a new model, placed on the mesh."""
+    build = lambda: init_params(run.pretrained.config, jax.random.key(seed))  # noqa: E731
+    places = param_shardings(run.mesh, jax.eval_shape(build))
+    if run.pretrained.directory is None:
+        return jax.jit(build, out_shardings=places)()
+    return pretrained.load_params(run.pretrained.directory, run.pretrained.config, places)
+
+
+def prepare_directory(run: Run, config: Any) -> None:
+    """config.yaml and env.json of the run directory."""
+    try:
+        run.output_dir.mkdir(parents=True, exist_ok=True)
+        (run.output_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"output_dir {str(run.output_dir)!r} cannot be written: {error}") from None
+    write_environment(run.output_dir)
+
+
+def resume_state(config: Any, run: Run, state: TrainState) -> tuple[Checkpoints, TrainState, int]:
+    """The run's checkpoints, the state to go on from, and its step."""
+    checkpoints = Checkpoints(run.output_dir, config.save_total_limit)
+    step = step_to_resume(checkpoints, config.resume)
+    if step is None:
+        return checkpoints, state, 0
+    print(f"resuming from step {step} of {checkpoints.directory}")
+    return checkpoints, checkpoints.restore(step, state), step
+
+
+def export_final(run: Run, params: Params) -> Path:
+    """Writes `OUTPUT_DIR/hf`, which transformers opens as it is."""
+    directory = run.output_dir / "hf"
+    host = fetch(params)
+    if jax.process_index() == 0:
+        pretrained.save_pretrained(
+            host,
+            run.pretrained.hf_config,
+            run.pretrained.tokenizer,
+            directory,
+            generation_config=run.pretrained.generation_config,
+        )
+    return directory

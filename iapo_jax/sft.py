@@ -1,0 +1,193 @@
+"""Supervised fine-tuning: `python -m iapo_jax.sft --config FILE [key=value ...]`.
+
+Rows have `prompt` or `question`, and `completion`: a text, or a list of [text, weight] pieces, of
+which each is tokenised by itself and its tokens enter the loss with that weight.
+
+    loss = - sum_t w_t log p(o_t | q, o_<t) / sum_t w_t
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from iapo_jax import data, update
+from iapo_jax.config import SftConfig, UserError, run_cli
+from iapo_jax.metrics import RunWriter, compiles, progress_bar
+from iapo_jax.pretrained import encode
+from iapo_jax.run import (
+    Run,
+    export_final,
+    initial_params,
+    open_run,
+    prepare_directory,
+    resume_state,
+)
+from iapo_jax.scoring import score_completions
+from iapo_jax.sharding import batch_devices, by_prompt, put
+from iapo_jax.types import Array, Mean, Params, Prompts
+from iapo_jax.update import TrainState
+
+
+class SftBatch(NamedTuple):
+    """Rows of one update."""
+
+    prompts: Prompts
+    tokens: Array  # [P, 1, T] int32
+    weight: Array  # [P, 1, T] float32 >= 0; 0 on padding
+
+
+def encode_completion(
+    tokenizer: Any, completion: str | list, where: str
+) -> tuple[list[int], list[float]]:
+    """Token ids and weights of a row's completion, with the end-of-sequence token after it.
+
+    Raises:
+      UserError: naming the row, if a piece is no [text, weight] pair.
+    """
+    pieces = [[completion, 1.0]] if isinstance(completion, str) else completion
+    ids, weights = [], []
+    for piece in pieces if isinstance(pieces, list) else [pieces]:
+        if not (isinstance(piece, list | tuple) and len(piece) == 2 and isinstance(piece[0], str)):
+            raise UserError(
+                f"{where}: `completion` is a text or a list of [text, weight], found {piece!r:.60}"
+            )
+        part = encode(tokenizer, piece[0])
+        ids += part
+        weights += [float(piece[1])] * len(part)
+    return [*ids, tokenizer.eos_token_id], [*weights, 1.0]
+
+
+class _Rows:
+    """Encodes rows when a step asks for them; a long file costs nothing at the start."""
+
+    def __init__(self, config: SftConfig, tokenizer: Any):
+        self.config, self.tokenizer = config, tokenizer
+        self.rows = data.load_rows(config.data)
+        self.order = data.batch_order(len(self.rows), config.batch.rows_per_step, config.seed)
+        self.left_out = 0
+
+    def batch(self, step: int) -> SftBatch:
+        """The rows of a step; those that are too long stay as empty rows of weight 0."""
+        prompts, tokens, weights = zip(*map(self._encode, self.order(step)), strict=True)
+        longest = max(map(len, tokens))
+        size = data.bucket(longest, 32, self.config.batch.max_length)
+        width = data.bucket(max(map(len, prompts)), 32, self.config.data.max_prompt_length)
+        padded = Prompts(*data.pad_rows(prompts, width))
+        weight = np.zeros((len(tokens), size), np.float32)
+        for index, row in enumerate(weights):
+            weight[index, : len(row)] = row
+        return SftBatch(padded, data.pad_rows(tokens, size)[0][:, None], weight[:, None])
+
+    def _encode(self, index: int) -> tuple[list[int], list[int], list[float]]:
+        row, where = self.rows[index], f"{self.config.data.dataset}, row {index + 1}"
+        question = row.get("prompt", row.get("question"))
+        if not question or "completion" not in row:
+            raise UserError(f"{where}: expected `prompt` or `question`, and `completion`, "
+                            f"found {', '.join(row)}")
+        prompt = encode(
+            self.tokenizer, data.render_prompt(self.tokenizer, question, self.config.prompt)
+        )
+        ids, weights = encode_completion(self.tokenizer, row["completion"], where)
+        limits = self.config.data.max_prompt_length, self.config.batch.max_length
+        if len(prompt) > limits[0] or len(ids) > limits[1]:
+            self.left_out += 1
+            return [0], [0], [0.0]
+        return prompt, ids, weights
+
+
+@partial(jax.jit, static_argnames=("model", "optimizer", "micro"), donate_argnames="state")
+def sft_step(
+    state: TrainState, batch: SftBatch, *, model: Any, optimizer: Any, micro: int
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update on a batch, in `micro` micro-batches."""
+    total = jnp.maximum(batch.weight.sum(), 1.0)
+
+    def loss(params: Params, part: SftBatch) -> tuple[Array, dict[str, Mean]]:
+        scores = score_completions(model, params, part.prompts, part.tokens, 1.0)
+        weight = part.weight
+        metrics = {"entropy": Mean((scores.entropy * weight).sum(), weight.sum())}
+        return -(scores.log_prob * weight).sum() / total, metrics
+
+    gradient, value, metrics = update.accumulate_gradients(loss, state.params, batch, micro)
+    params, opt_state, norm = update.apply_gradient(
+        optimizer, state.params, state.opt_state, gradient
+    )
+    metrics = {name: mean.value() for name, mean in metrics.items()}
+    metrics |= {"loss": value, "grad_norm": norm, "num_tokens": total}
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def _check(config: SftConfig, run: Run) -> int:
+    """The number of micro-batches of a step."""
+    rows = config.batch.rows_per_step
+    micro = config.batch.micro_batch_size or rows
+    devices = batch_devices(run.mesh)
+    if rows % micro or micro % devices:
+        raise UserError(
+            f"batch.micro_batch_size is {micro}; it must divide rows_per_step ({rows}) and be a "
+            f"multiple of the {devices} devices that share a batch"
+        )
+    return rows // micro
+
+
+def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState:
+    """Fine-tunes, saves checkpoints, and exports the model to `OUTPUT_DIR/hf`."""
+    run = open_run(config)
+    micro = _check(config, run)
+    rows = _Rows(config, run.pretrained.tokenizer)
+    optimizer = update.make_optimizer(config.optimizer, config.max_steps)
+    schedule = update.make_schedule(config.optimizer, config.max_steps)
+    state = update.init_state(run.mesh, optimizer, initial_params(run, config.seed))
+    step_fn = partial(sft_step, model=run.model, optimizer=optimizer, micro=micro)
+    if dry_run:
+        batch = put(rows.batch(0), by_prompt(run.mesh))
+        compiled = sft_step.lower(
+            state, batch, model=run.model, optimizer=optimizer, micro=micro
+        ).compile()
+        print(compiled.memory_analysis())
+        return state
+    prepare_directory(run, config)
+    checkpoints, state, first = resume_state(config, run, state)
+    writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
+    with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
+        for step in range(first, config.max_steps):
+            started = time.perf_counter()
+            batch = put(rows.batch(step), by_prompt(run.mesh))
+            state, metrics = step_fn(state, batch)
+            if (step + 1) % config.log.logging_steps == 0 or step + 1 == config.max_steps:
+                row = {name: float(value) for name, value in metrics.items()}
+                row["learning_rate"] = float(schedule(step))
+                row["time/step"] = time.perf_counter() - started
+                row["compiles"] = compiles()
+                writer.metrics(step + 1, row)
+                bar.set_postfix(loss=f"{row['loss']:.4f}", entropy=f"{row['entropy']:.3f}")
+            bar.update()
+            if config.save_steps and (step + 1) % config.save_steps == 0:
+                checkpoints.save(step + 1, state)
+    checkpoints.save(config.max_steps, state)
+    checkpoints.close()
+    writer.close()
+    if rows.left_out:
+        print(f"left out {rows.left_out} rows that are longer than the limits of the config")
+    print(f"model: {export_final(run, state.params)}")
+    return state
+
+
+def _main(config: SftConfig, arguments: argparse.Namespace) -> None:
+    train_sft(config, dry_run=arguments.dry_run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    flags = {"dry_run": "build everything, compile, print the memory, and stop"}
+    return run_cli(SftConfig, _main, prog="iapo_jax.sft", flags=flags, argv=argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

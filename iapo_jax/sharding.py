@@ -1,0 +1,120 @@
+"""One mesh, and where parameters and batches lie on it.
+
+Axes: `data` replicates parameters, `fsdp` shards them, `tensor` splits heads, hidden units and
+vocabulary. Batches are split over `data` and `fsdp` together. Rules are written for one layer's
+leaf by name; an axis that does not divide a dimension is left out there.
+"""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from iapo_jax.types import Array
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = Spec(("data", "fsdp"))
+
+_RULES = {
+    "embedding": (("tensor", "fsdp"), None),
+    "head": (("tensor", "fsdp"), None),
+    "query.kernel": ("fsdp", "tensor", None),
+    "key.kernel": ("fsdp", "tensor", None),
+    "value.kernel": ("fsdp", "tensor", None),
+    "query.bias": ("tensor", None),
+    "key.bias": ("tensor", None),
+    "value.bias": ("tensor", None),
+    "output.kernel": ("tensor", None, "fsdp"),
+    "gate.kernel": ("fsdp", "tensor"),
+    "up.kernel": ("fsdp", "tensor"),
+    "gate.bias": ("tensor",),
+    "up.bias": ("tensor",),
+    "down.kernel": ("tensor", "fsdp"),
+}
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+    """A mesh over the first devices; one axis may be -1 and takes all that are left.
+
+    Raises:
+      ValueError: if the axes do not fit the devices.
+    """
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    free = [name for name, size in sizes.items() if size == -1]
+    bad = [name for name, size in sizes.items() if size < 1 and size != -1]
+    devices = jax.device_count()
+    if len(free) > 1 or bad:
+        raise ValueError(f"mesh {sizes}: expected sizes of at least 1, and -1 on one axis at most")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if free:
+        if devices % fixed:
+            raise ValueError(f"mesh {sizes} needs a multiple of {fixed} devices, found {devices}")
+        sizes[free[0]] = devices // fixed
+    total = math.prod(sizes.values())
+    if total > devices:
+        raise ValueError(f"mesh {sizes} needs {total} devices, found {devices}")
+    grid = np.asarray(jax.devices()[:total]).reshape(tuple(sizes.values()))
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value on every device."""
+    return NamedSharding(mesh, Spec())
+
+
+def by_prompt(mesh: Mesh) -> NamedSharding:
+    """The first axis split over `data` and `fsdp`."""
+    return NamedSharding(mesh, BATCH)
+
+
+def batch_devices(mesh: Mesh) -> int:
+    """Number of parts that a batch is split into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def param_shardings(mesh: Mesh, params: Any) -> Any:
+    """A NamedSharding for each leaf of a parameter tree (or of its shapes), by its name."""
+
+    def place(path, leaf):
+        names = [str(getattr(key, "key", key)) for key in path]
+        rule = _RULES.get(".".join(names[-2:])) or _RULES.get(names[-1])
+        stacked = len(leaf.shape) - len(rule or ())
+        spec = [None] * stacked + list(rule or ())
+        return NamedSharding(mesh, Spec(*map(_fitting(mesh), spec, leaf.shape)))
+
+    return jax.tree_util.tree_map_with_path(place, params)
+
+
+def _fitting(mesh: Mesh):
+    def fit(axes, size):
+        names = (axes,) if isinstance(axes, str) else tuple(axes or ())
+        while names and size % math.prod(mesh.shape[name] for name in names):
+            names = names[:-1]
+        return names[0] if len(names) == 1 else (names or None)
+
+    return fit
+
+
+def put(tree: Any, sharding: NamedSharding) -> Any:
+    """Host values as global arrays; every process passes the same whole values."""
+
+    def place(x):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(place, tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Global arrays as whole numpy arrays, on every process."""
+
+    def get(x: Array) -> np.ndarray:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+        return np.asarray(x)
+
+    return jax.tree.map(get, tree)

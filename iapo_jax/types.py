@@ -1,0 +1,114 @@
+"""The shape legend and the values that travel between the parts.
+
+Shapes
+    P prompts in a step          G completions of one prompt
+    L prompt tokens              T completion tokens
+    K tokens of the exit postfix V vocabulary         D model width
+    N layers                     H query heads, M key/value heads, d head width
+
+Units: entropies, log-probabilities and information in nats; lengths in tokens. Masks are True on
+real tokens. Every segment is right-padded: row i holds ``length[i]`` real tokens, then padding.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Params = Any  # a nested dict of arrays, see `model.init_params`
+
+
+class Prompts(NamedTuple):
+    """Prompts of a step, right-padded."""
+
+    tokens: Array  # [P, L] int32
+    length: Array  # [P] int32, at least 1
+
+
+class Rollout(NamedTuple):
+    """Prompts with G sampled completions each."""
+
+    prompts: Prompts
+    tokens: Array  # [P, G, T] int32; padding (id 0) from `length` on
+    length: Array  # [P, G] int32; counts the stop token, so stopping has a gradient
+    log_prob: Array  # [P, G, T] float32 nats, full softmax at the sampling temperature; 0 on padding
+    finished: Array  # [P, G] bool; True where a stop token ended the completion
+
+
+class Signals(NamedTuple):
+    """What the frozen policies say about a rollout; the inputs of credit and loss."""
+
+    log_prob: Array  # [P, G, T] nats, under the policy that sampled, recomputed by the scorer
+    ref_log_prob: Array  # [P, G, T] nats, under the reference; equal to `log_prob` without one
+    entropy: Array  # [P, G, T] nats, of the next-token distribution before token t
+    uncertainty: Array  # [P, G, T+1] nats, u_t about the answer after t tokens; 0 if not asked for
+
+
+class Group(NamedTuple):
+    """All that a credit rule may look at: G completions of ONE prompt."""
+
+    mask: Array  # [G, T] bool; tokens up to and including the stop token
+    reward: Array  # [G] float32
+    correct: Array  # [G] bool
+    log_prob: Array  # [G, T] nats
+    entropy: Array  # [G, T] nats
+    uncertainty: Array  # [G, T+1] nats; column t is u_t, after t tokens
+    informativeness: Array  # [G, T] nats; s_t = u_{t-1} - u_t on thinking tokens, else 0
+    thinking: Array  # [G, T] bool; True on tokens before the one that ends the reasoning
+
+
+class Credit(NamedTuple):
+    """What a credit rule returns for one prompt."""
+
+    advantage: Array  # [G, T] float32
+    weight: Array  # [G, T] float32 >= 0; 0 where a token or a completion is left out of the loss
+
+
+class Mean(NamedTuple):
+    """A mean that can still be added to: sum over items and their number."""
+
+    sum: Array
+    count: Array
+
+    def value(self) -> Array:
+        """sum / count; 0 when nothing was counted."""
+        return self.sum / jax.numpy.maximum(self.count, 1)
+
+
+def valid_mask(length: Array, size: int) -> Array:
+    """True where position < length: [...] lengths -> [..., size] bool."""
+    return jax.numpy.arange(size) < length[..., None]
+
+
+class Cache(NamedTuple):
+    """Keys and values of a block of tokens, for every layer.
+
+    Leaves are [N, *lead, S, M, d] where the layers are stacked, or a tuple of N arrays
+    [*lead, S, M, d] where they are unrolled: the layout of the parameters that made them.
+    """
+
+    keys: Any
+    values: Any
+
+
+class Context(NamedTuple):
+    """Tokens computed before, as new tokens [*lead, S] read them.
+
+    The cache's leading axes are the first axes of `lead`; the remaining ones share it. A new token
+    reads the first `visible` of them. `visible` is aligned with the axes of the new tokens from
+    the left, and broadcasts over the ones it lacks: [P] for prompts, [1, 1, C] for C cuts.
+    """
+
+    cache: Cache
+    visible: Array  # int32
+
+
+class Model(NamedTuple):
+    """A language model as pure functions; the maths never sees more of it than this."""
+
+    forward: Callable[..., tuple[Array, Cache]]
+    # forward(params, tokens [*lead, S], positions [*lead, S], contexts) -> (hidden [*lead, S, D],
+    # cache of these tokens). New tokens also read themselves, causally.
+    logit_weight: Callable[[Params], Array]  # params -> [V, D] float32; logits = hidden @ W^T
+    unroll: Callable[[Params], Params]  # the same parameters, laid out for one-token steps

@@ -1,0 +1,131 @@
+"""One optimizer update of a sharded state, from a loss that adds up over micro-batches.
+
+Shared by reinforcement learning and supervised fine-tuning; the home of optax.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from iapo_jax.config import OptimizerSection, UserError
+from iapo_jax.sharding import param_shardings, replicated
+from iapo_jax.types import Array, Mean, Params
+
+
+class TrainState(NamedTuple):
+    """All that training changes; every random draw comes from (seed, step)."""
+
+    step: Array  # int32; rollouts (or SFT updates) done
+    params: Params
+    opt_state: Any
+
+
+def make_schedule(section: OptimizerSection, updates: int) -> optax.Schedule:
+    """Learning rate by update: a linear rise, then the decay of `lr_scheduler_type`."""
+    rest = max(updates - section.warmup_steps, 1)
+    peak = section.learning_rate
+    decays = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+    }
+    if section.lr_scheduler_type not in decays:
+        raise UserError(
+            f"optimizer.lr_scheduler_type is {section.lr_scheduler_type!r}; "
+            f"expected one of {', '.join(decays)}"
+        )
+    decay = decays[section.lr_scheduler_type]()
+    if not section.warmup_steps:
+        return decay
+    rise = optax.linear_schedule(0.0, peak, section.warmup_steps)
+    return optax.join_schedules([rise, decay], [section.warmup_steps])
+
+
+def make_optimizer(section: OptimizerSection, updates: int) -> optax.GradientTransformation:
+    """AdamW, clipped by the global norm; norms and biases are not decayed."""
+    adamw = optax.adamw(
+        make_schedule(section, updates),
+        b1=section.adam_beta1,
+        b2=section.adam_beta2,
+        eps=section.adam_epsilon,
+        weight_decay=section.weight_decay,
+        mask=_matrices,
+    )
+    if not section.max_grad_norm:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(section.max_grad_norm), adamw)
+
+
+def _matrices(params: Params) -> Any:
+    names = ("kernel", "embedding", "head")
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in names, params)
+
+
+def state_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, params: Any) -> TrainState:
+    """Where a state lies: moments beside their parameters, counters everywhere."""
+    places = param_shardings(mesh, params)
+    opt_places = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, place: place,
+        jax.eval_shape(optimizer.init, params),
+        places,
+        transform_non_params=lambda _: replicated(mesh),
+    )
+    return TrainState(replicated(mesh), places, opt_places)
+
+
+def init_state(mesh: Mesh, optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+    """A state at step 0. Copies `params`, so that the state can be donated."""
+    build = lambda p: TrainState(jnp.int32(0), jax.tree.map(jnp.copy, p), optimizer.init(p))  # noqa: E731
+    return jax.jit(build, out_shardings=state_shardings(mesh, optimizer, params))(params)
+
+
+def micro_batches(batch: Any, count: int) -> Any:
+    """[rows, ...] -> [count, rows / count, ...]; rows are dealt out, so that each device keeps
+    its own."""
+    deal = lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)  # noqa: E731
+    return jax.tree.map(deal, batch)
+
+
+def undo_micro_batches(parts: Any) -> Any:
+    """The inverse of `micro_batches`."""
+    join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])  # noqa: E731
+    return jax.tree.map(join, parts)
+
+
+def accumulate_gradients(
+    loss: Callable[[Params, Any], tuple[Array, dict[str, Mean]]],
+    params: Params,
+    batch: Any,
+    count: int,
+) -> tuple[Params, Array, dict[str, Mean]]:
+    """Gradient, loss and metrics summed over `count` micro-batches of `batch`.
+
+    `loss(params, micro_batch)` is that micro-batch's share of the whole loss: its denominators are
+    those of the whole batch, so the sum does not depend on `count`.
+    """
+    pull = jax.value_and_grad(loss, has_aux=True)
+    if count == 1:
+        (value, metrics), gradient = pull(params, batch)
+        return gradient, value, metrics
+
+    def add(total, part):
+        (value, metrics), gradient = pull(params, part)
+        return jax.tree.map(jnp.add, total, (gradient, value, metrics)), None
+
+    parts = micro_batches(batch, count)
+    (value, metrics), gradient = jax.eval_shape(pull, params, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (gradient, value, metrics))
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def apply_gradient(
+    optimizer: optax.GradientTransformation, params: Params, opt_state: Any, gradient: Params
+) -> tuple[Params, Any, Array]:
+    """New parameters and optimizer state, and the gradient's norm before clipping."""
+    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, optax.global_norm(gradient)
