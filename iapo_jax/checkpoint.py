@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from iapo_jax.config import UserError
+from iapo_jax.errors import UserError
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file at INFO and WARNING
 

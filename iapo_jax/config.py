@@ -16,11 +16,9 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from iapo_jax.errors import UserError
+
 Config = TypeVar("Config")
-
-
-class UserError(ValueError):
-    """A mistake in the user's input, said in one sentence; the CLI prints it without traceback."""
 
 
 def option(default: Any, help: str) -> Any:

@@ -12,7 +12,8 @@ import datasets
 import grain
 import numpy as np
 
-from iapo_jax.config import DataSection, EvalSection, PromptSection, UserError
+from iapo_jax.config import DataSection, EvalSection, PromptSection
+from iapo_jax.errors import UserError
 from iapo_jax.pretrained import encode
 
 R1_SYSTEM = (

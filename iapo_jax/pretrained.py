@@ -20,7 +20,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from iapo_jax.config import UserError
+from iapo_jax.errors import UserError
 from iapo_jax.model import DecoderConfig, Llama3Rope, init_params
 from iapo_jax.types import Params
 
@@ -378,3 +378,28 @@ def decode_completions(
     return tokenizer.batch_decode(
         trimmed, skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
+
+
+def thinking_lengths(tokenizer: Any, rows: Iterable[np.ndarray], end: str) -> list[int]:
+    """How many tokens of each row stand before the text `end`; all of them where it is missing.
+
+    A token that holds the first characters of `end` together with others already ends the thinking.
+    """
+    rows = list(rows)
+    single = encode(tokenizer, end)
+    if len(single) == 1:
+        hits = [np.flatnonzero(row == single[0]) for row in rows]
+        return [int(hit[0]) if len(hit) else len(row) for hit, row in zip(hits, rows, strict=True)]
+    decode = lambda ids: tokenizer.decode(ids, clean_up_tokenization_spaces=False)  # noqa: E731
+    lengths = []
+    for row in rows:
+        offset = decode(row).find(end)
+        low, high = 0, len(row)
+        while offset >= 0 and low < high:  # the longest prefix whose text ends before `end`
+            middle = (low + high + 1) // 2
+            if len(decode(row[:middle])) <= offset:
+                low = middle
+            else:
+                high = middle - 1
+        lengths.append(low if offset >= 0 else len(row))
+    return lengths

@@ -30,6 +30,8 @@ from typing import Self
 
 import numpy as np
 
+from iapo_jax.errors import UserError
+
 MAX_ANSWER_CHARS = 2_000
 _START_SECONDS = 60.0  # a cold network disk needs many; not part of a job's time-out
 
@@ -41,7 +43,7 @@ _CHOICE = re.compile(r"(?:\\(?:text|math)[a-z]*\s*\{)?\(?([A-Ea-e])\)?[.:]?\}?\.
 _DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
 
-class RewardError(ValueError):
+class RewardError(UserError):
     """A reward function cannot be found, or returned what cannot be used as a reward."""
 
 
@@ -326,7 +328,7 @@ def are_correct(completions: Sequence[str], answers: Sequence[str]) -> list[bool
     return _default_checker().check(pairs)
 
 
-def _whole_texts(prompts: Sequence[str], completions: Sequence[str]) -> list[str]:
+def whole_texts(prompts: Sequence[str], completions: Sequence[str]) -> list[str]:
     """Give back to each completion the `<think>` with which its prompt ended, if it did."""
     return [
         "<think>" + completion if prompt.rstrip().endswith("<think>") else completion
@@ -341,7 +343,7 @@ def accuracy_reward(
 
     After a prompt that ends in `<think>`, a box in thinking that was never closed is no answer.
     """
-    right = are_correct(_whole_texts(prompts, completions), answer)
+    right = are_correct(whole_texts(prompts, completions), answer)
     return [1.0 if one else -1.0 for one in right]
 
 
@@ -353,7 +355,7 @@ def format_reward(prompts: Sequence[str], completions: Sequence[str], **columns)
     are fine inside: the regex of the authors' code (arXiv:2602.19049) lacks DOTALL, so that each
     multi-line chain of thought costs 0.5 there, a pressure to one-line answers.
     """
-    return [0.5 if _well_formed(text) else -0.5 for text in _whole_texts(prompts, completions)]
+    return [0.5 if _well_formed(text) else -0.5 for text in whole_texts(prompts, completions)]
 
 
 def _well_formed(text: str) -> bool:

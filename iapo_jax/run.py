@@ -8,7 +8,8 @@ from jax.sharding import Mesh
 
 from iapo_jax import pretrained
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
-from iapo_jax.config import UserError, to_yaml
+from iapo_jax.config import to_yaml
+from iapo_jax.errors import UserError
 from iapo_jax.metrics import use_compilation_cache, write_environment
 from iapo_jax.model import init_params, make_model
 from iapo_jax.pretrained import Pretrained

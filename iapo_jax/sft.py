@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from iapo_jax import data, update
-from iapo_jax.config import SftConfig, UserError, run_cli
+from iapo_jax.config import SftConfig, run_cli
+from iapo_jax.errors import UserError
 from iapo_jax.metrics import RunWriter, compiles, progress_bar
 from iapo_jax.pretrained import encode
 from iapo_jax.run import (

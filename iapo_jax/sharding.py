@@ -99,6 +99,19 @@ def _fitting(mesh: Mesh):
     return fit
 
 
+def micro_batches(batch: Any, count: int) -> Any:
+    """[rows, ...] -> [count, rows / count, ...]; rows are dealt out, so that each device keeps
+    its own."""
+    deal = lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)  # noqa: E731
+    return jax.tree.map(deal, batch)
+
+
+def undo_micro_batches(parts: Any) -> Any:
+    """The inverse of `micro_batches`."""
+    join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])  # noqa: E731
+    return jax.tree.map(join, parts)
+
+
 def put(tree: Any, sharding: NamedSharding) -> Any:
     """Host values as global arrays; every process passes the same whole values."""
 

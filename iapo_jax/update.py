@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from iapo_jax.config import OptimizerSection, UserError
-from iapo_jax.sharding import param_shardings, replicated
+from iapo_jax.config import OptimizerSection
+from iapo_jax.errors import UserError
+from iapo_jax.sharding import micro_batches, param_shardings, replicated
 from iapo_jax.types import Array, Mean, Params
 
 
@@ -82,19 +83,6 @@ def init_state(mesh: Mesh, optimizer: optax.GradientTransformation, params: Para
     """A state at step 0. Copies `params`, so that the state can be donated."""
     build = lambda p: TrainState(jnp.int32(0), jax.tree.map(jnp.copy, p), optimizer.init(p))  # noqa: E731
     return jax.jit(build, out_shardings=state_shardings(mesh, optimizer, params))(params)
-
-
-def micro_batches(batch: Any, count: int) -> Any:
-    """[rows, ...] -> [count, rows / count, ...]; rows are dealt out, so that each device keeps
-    its own."""
-    deal = lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)  # noqa: E731
-    return jax.tree.map(deal, batch)
-
-
-def undo_micro_batches(parts: Any) -> Any:
-    """The inverse of `micro_batches`."""
-    join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])  # noqa: E731
-    return jax.tree.map(join, parts)
 
 
 def accumulate_gradients(

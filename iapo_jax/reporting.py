@@ -1,0 +1,123 @@
+"""What a step says about itself: metrics under TRL's names, completions, the console."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from iapo_jax.data import Problems
+from iapo_jax.rewards import checker_counts
+from iapo_jax.rollouts import Scored
+from iapo_jax.types import Array, Credit, Group, Rollout
+
+
+@jax.jit
+def device_metrics(rollout: Rollout, groups: Group, credit: Credit) -> dict[str, Array]:
+    """Masked means over the rollout, float32 scalars; nats where they are information."""
+
+    def mean(x: Array, mask: Array) -> Array:
+        return jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1)
+
+    mask, thinking = groups.mask, groups.thinking
+    end = jnp.take_along_axis(groups.uncertainty, thinking.sum(-1)[..., None], axis=-1)[..., 0]
+    gap = jnp.abs(groups.log_prob - rollout.log_prob)
+    return {
+        "entropy": mean(groups.entropy, mask),
+        "sampling/log_prob_difference/mean": mean(gap, mask),
+        "sampling/log_prob_difference/max": jnp.where(mask, gap, 0.0).max(),
+        "iapo/uncertainty_start": groups.uncertainty[..., 0].mean(),
+        "iapo/uncertainty_end": end.mean(),
+        "iapo/information_per_token": mean(groups.informativeness, thinking),
+        "advantage/mean": mean(credit.advantage, credit.weight > 0),
+        "advantage/abs_mean": mean(jnp.abs(credit.advantage), credit.weight > 0),
+    }
+
+
+def host_metrics(scored: Scored) -> dict[str, float]:
+    """Rewards and lengths of a rollout."""
+    reward, length, correct = scored.reward, scored.rollout.length, scored.correct
+    finished = scored.rollout.finished
+    mean = lambda x: float(np.mean(x)) if np.size(x) else 0.0  # noqa: E731
+    equal = (reward == reward[:, :1]).all(1)
+    spread = reward.std(1, ddof=1) if reward.shape[1] > 1 else np.zeros(len(reward))
+    return {
+        "reward": mean(reward),
+        "reward_std": mean(spread),
+        "frac_reward_zero_std": mean(equal),
+        **{f"rewards/{name}/mean": mean(part) for name, part in scored.rewards.items()},
+        "accuracy": mean(correct),
+        "completions/mean_length": mean(length),
+        "completions/min_length": float(length.min()),
+        "completions/max_length": float(length.max()),
+        "completions/mean_terminated_length": mean(length[finished]),
+        "completions/clipped_ratio": mean(~finished),
+        "completions/mean_length_correct": mean(length[correct]),
+        "completions/mean_length_wrong": mean(length[~correct]),
+        "iapo/thinking_length": mean(scored.thinking_length),
+        **{f"checker/{name}": float(count) for name, count in checker_counts().items()},
+    }
+
+
+def completion_rows(problems: Problems, scored: Scored) -> list[dict]:
+    """One object for each completion, for completions/step_N.jsonl."""
+    count = scored.reward.shape[1]
+    rows = []
+    for index, text in enumerate(scored.texts):
+        prompt, sample = divmod(index, count)
+        row = int(scored.indices[prompt])
+        rows.append(
+            {
+                "row": row,
+                "prompt": problems.texts[row],
+                "completion": text,
+                "answer": problems.answers[row],
+                "reward": float(scored.reward[prompt, sample]),
+                "correct": bool(scored.correct[prompt, sample]),
+                "length": int(scored.rollout.length[prompt, sample]),
+                "thinking_length": int(scored.thinking_length[prompt, sample]),
+            }
+        )
+    return rows
+
+
+def headline(row: dict[str, float]) -> str:
+    """The figures beside the progress bar."""
+    return (
+        f"reward {row['reward']:+.3f} accuracy {row['accuracy']:.2f} "
+        f"length {row['completions/mean_length']:.1f} kl {row['kl']:.4f} "
+        f"grad {row['grad_norm']:.2f}"
+    )
+
+
+def describe_run(trainer: Any) -> str:
+    """What is about to run, with every derived number."""
+    config, opened, spec = trainer.config, trainer.run.pretrained, trainer.spec
+    batch, c = config.batch, opened.config
+    weights = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(_shapes(c)))
+    stops = {i: opened.tokenizer.convert_ids_to_tokens(i) for i in opened.stop_ids}
+    padded = int((~opened.allowed).sum())
+    lines = [
+        f"model       {opened.directory or config.model.config}: {opened.hf_config['model_type']}, "
+        f"{weights:,} parameters, {c.dtype} layers",
+        f"stops at    {stops}; {padded} of {c.vocab_size} ids have no token and are never drawn",
+        f"data        {config.data.dataset}: {len(trainer.problems.tokens)} prompts"
+        + (f", {trainer.problems.left_out} too long" if trainer.problems.left_out else ""),
+        f"step        {batch.prompts_per_step} prompts x {batch.num_generations} completions of up "
+        f"to {config.sampling.max_completion_length} tokens; "
+        f"{batch.mini_batches * batch.num_iterations} update(s) of {spec.micro_batches} "
+        f"micro-batch(es) of {batch.prompts_per_step // batch.mini_batches // spec.micro_batches} "
+        "prompts",
+        f"algorithm   {config.algorithm.name} {config.algorithm.options or ''} "
+        f"{trainer.algorithm.loss._asdict()}",
+        f"devices     {dict(trainer.run.mesh.shape)} of {jax.device_count()} "
+        f"{jax.devices()[0].platform}",
+        f"output      {config.output_dir}",
+    ]
+    return "\n".join(lines)
+
+
+def _shapes(config: Any) -> Any:
+    from iapo_jax.model import init_params
+
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))

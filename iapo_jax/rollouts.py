@@ -1,0 +1,166 @@
+"""One rollout: sample on the devices, decode and reward on the host.
+
+This is the only round trip of a training step.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from iapo_jax import data, pretrained, rewards
+from iapo_jax.config import TrainConfig
+from iapo_jax.data import Problems
+from iapo_jax.errors import UserError
+from iapo_jax.run import Run
+from iapo_jax.sampling import prompt_keys, sample
+from iapo_jax.sharding import by_prompt, fetch, put, replicated
+from iapo_jax.types import Params, Prompts, Rollout
+
+
+class Scored(NamedTuple):
+    """A rollout with what the host says about it; arrays [P, G], on the host."""
+
+    rollout: Rollout  # on the host, its padding cut to the length bucket
+    texts: list[str]  # P * G completions, those of a prompt beside each other
+    indices: np.ndarray  # [P] rows of the data set
+    reward: np.ndarray  # float32
+    rewards: dict[str, np.ndarray]  # each function's own, unweighted
+    correct: np.ndarray  # bool
+    thinking_length: np.ndarray  # int32
+    seconds: dict[str, float]  # wall time of sampling and of the rewards
+
+
+class RewardFunctions(NamedTuple):
+    """Loaded reward functions by name, and their weights."""
+
+    functions: list[tuple[str, Callable]]
+    weights: list[float]
+
+
+def load_rewards(section: Any) -> RewardFunctions:
+    """The functions of `config.RewardSection`."""
+    functions = [(name.rpartition(":")[2], rewards.load_reward(name)) for name in section.functions]
+    weights = section.weights or [1.0] * len(functions)
+    if len(weights) != len(functions):
+        raise UserError(
+            f"reward.weights has {len(weights)} entries, reward.functions {len(functions)}"
+        )
+    return RewardFunctions(functions, weights)
+
+
+class Sampler(NamedTuple):
+    """`sampling.sample` with everything bound but parameters, prompts and keys."""
+
+    run: Run
+    draw: Callable[..., Rollout]
+    prepare: Callable[[Params], Params]
+    prompt_width: int
+
+
+def make_sampler(
+    run: Run, problems: Problems, *, num_generations: int, max_length: int, sampling: Any
+) -> Sampler:
+    """A sampler for these problems; `sampling` has temperature and top_p, and maybe top_k."""
+    opened = run.pretrained
+    draw = partial(
+        sample,
+        run.model,
+        num_generations=num_generations,
+        max_length=max_length,
+        stop_ids=put(np.asarray(opened.stop_ids, np.int32), replicated(run.mesh)),
+        allowed=put(opened.allowed, replicated(run.mesh)),
+        temperature=put(np.float32(sampling.temperature), replicated(run.mesh)),
+        top_k=getattr(sampling, "top_k", 0),
+        top_p=sampling.top_p,
+    )
+    longest = max(map(len, problems.tokens))
+    return Sampler(run, draw, jax.jit(run.model.unroll), -(-longest // 16) * 16)
+
+
+def prompts_of(sampler: Sampler, problems: Problems, indices: Sequence[int]) -> Prompts:
+    """Prompts of these rows on the mesh, padded to the data set's longest."""
+    rows = [problems.tokens[i] for i in indices]
+    prompts = Prompts(*data.pad_rows(rows, sampler.prompt_width))
+    return put(prompts, by_prompt(sampler.run.mesh))
+
+
+def draw_rollout(
+    sampler: Sampler, params: Params, problems: Problems, indices: Sequence[int], seed: int, step: int
+) -> Rollout:
+    """Completions of these rows, on the host; a function of parameters, rows, seed and step."""
+    prompts = prompts_of(sampler, problems, indices)
+    keys = jax.device_put(
+        prompt_keys(seed, step, np.asarray(indices, np.int32)), by_prompt(sampler.run.mesh)
+    )
+    return fetch(sampler.draw(sampler.prepare(params), prompts, keys))
+
+
+def real_tokens(rollout: Rollout) -> list[np.ndarray]:
+    """The tokens of all P * G completions without padding."""
+    tokens = rollout.tokens.reshape(-1, rollout.tokens.shape[-1])
+    return [row[:n] for row, n in zip(tokens, rollout.length.ravel(), strict=True)]
+
+
+def check_answers(problems: Problems, rows: Sequence[int], texts: Sequence[str]) -> np.ndarray:
+    """Whether each completion text of these rows is right; bool [len(rows)]."""
+    whole = rewards.whole_texts([problems.texts[i] for i in rows], texts)
+    return np.asarray(rewards.are_correct(whole, [problems.answers[i] for i in rows]), bool)
+
+
+def collect(
+    sampler: Sampler,
+    params: Params,
+    problems: Problems,
+    indices: np.ndarray,
+    paid: RewardFunctions,
+    config: TrainConfig,
+    step: int,
+) -> Scored:
+    """Samples completions of these rows, decodes them, and pays for them."""
+    started = time.perf_counter()
+    rollout = draw_rollout(sampler, params, problems, indices, config.seed, step)
+    sampled = time.perf_counter()
+    shape = rollout.length.shape
+    tokenizer, stops = sampler.run.pretrained.tokenizer, sampler.run.pretrained.stop_ids
+    tokens = real_tokens(rollout)
+    texts = pretrained.decode_completions(tokenizer, tokens, stops)
+    rows = np.repeat(indices, shape[1])
+    columns = _columns(problems, rows)
+    reward, parts = rewards.combine_rewards(
+        paid.functions,
+        paid.weights,
+        [problems.texts[i] for i in rows],
+        texts,
+        [problems.answers[i] for i in rows],
+        **columns,
+    )
+    end = config.information.end_of_thinking
+    thinking = pretrained.thinking_lengths(tokenizer, tokens, end)
+    size = data.bucket(
+        int(rollout.length.max()),
+        config.sampling.length_bucket,
+        config.sampling.max_completion_length,
+    )
+    cut = rollout._replace(tokens=rollout.tokens[..., :size], log_prob=rollout.log_prob[..., :size])
+    return Scored(
+        cut,
+        texts,
+        np.asarray(indices),
+        reward.reshape(shape),
+        {name: part.reshape(shape) for name, part in parts.items()},
+        check_answers(problems, rows, texts).reshape(shape),
+        np.asarray(thinking, np.int32).reshape(shape),
+        {"time/sample": sampled - started, "time/reward": time.perf_counter() - sampled},
+    )
+
+
+def _columns(problems: Problems, rows: np.ndarray) -> dict[str, list]:
+    names = sorted({name for i in rows for name in problems.columns[i]})
+    reserved = ("prompts", "completions", "answer", "functions", "weights")
+    return {
+        name: [problems.columns[i].get(name) for i in rows] for name in names if name not in reserved
+    }

@@ -1,0 +1,199 @@
+"""Reinforcement learning: `python -m iapo_jax.train --config FILE [key=value ...]`.
+
+The loop around `trainer.run_step`: checkpoints, metrics, the table before and after, the export.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from iapo_jax import data, evaluate, reporting, rollouts, update
+from iapo_jax.config import TrainConfig, run_cli
+from iapo_jax.errors import UserError
+from iapo_jax.metrics import RunWriter, progress_bar
+from iapo_jax.rollouts import Scored
+from iapo_jax.run import export_final, initial_params, prepare_directory, resume_state
+from iapo_jax.sampling import prompt_keys
+from iapo_jax.sharding import by_prompt, put
+from iapo_jax.signals import compute_signals
+from iapo_jax.trainer import TrainBatch, Trainer, make_trainer, run_step, train_step
+from iapo_jax.types import Credit, Params, Rollout
+from iapo_jax.update import TrainState
+
+
+def train(
+    config: TrainConfig,
+    *,
+    advantage: Callable[..., Credit] | None = None,
+    reward_functions: Sequence[Callable] | None = None,
+    dry_run: bool = False,
+) -> TrainState:
+    """Trains, writes the run directory, prints the table before and after, exports the model.
+
+    Args:
+      advantage: a credit rule of your own, instead of the one that `algorithm.name` names.
+      reward_functions: your own, instead of `reward.functions`.
+
+    Raises:
+      UserError: for what is wrong in the config, the model directory or the data.
+    """
+    trainer = make_trainer(config, advantage=advantage, reward_functions=reward_functions)
+    run = trainer.run
+    print(reporting.describe_run(trainer))
+    params = initial_params(run, config.seed)
+    if dry_run:
+        return compile_only(trainer, params)
+    prepare_directory(run, config)
+    state = update.init_state(run.mesh, trainer.spec.optimizer, params)
+    ref_params = params if trainer.algorithm.loss.beta else None
+    held_out = _Evaluation(trainer)
+    before = held_out(params, "before")
+    del params
+    checkpoints, state, first = resume_state(config, run, state)
+    writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
+    try:
+        with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
+            for step in range(first, config.max_steps):
+                state, scored, row = run_step(trainer, state, ref_params, step)
+                _write(trainer, writer, step + 1, scored, row)
+                bar.set_postfix_str(reporting.headline(row))
+                bar.update()
+                if config.save_steps and (step + 1) % config.save_steps == 0:
+                    checkpoints.save(step + 1, state)
+        checkpoints.save(config.max_steps, state)
+    finally:
+        checkpoints.close()
+        writer.close()
+    if before is not None:
+        after = held_out(state.params, "after")
+        summary = evaluate.table(before, after)
+        print(summary)
+        held_out.write(run.output_dir / "eval", before, after)
+    print(f"model: {export_final(run, state.params)}")
+    return state
+
+
+def compile_only(trainer: Trainer, params: Params) -> TrainState:
+    """Compiles the programs of a step for this config and prints the memory that each needs."""
+    config, run, split = trainer.config, trainer.run, by_prompt(trainer.run.mesh)
+    state = update.init_state(run.mesh, trainer.spec.optimizer, params)
+    ref_params = params if trainer.algorithm.loss.beta else None
+    indices = trainer.order(0)
+    prompts = rollouts.prompts_of(trainer.sampler, trainer.problems, indices)
+    keys = jax.device_put(prompt_keys(config.seed, 0, indices), split)
+    shape = (*indices.shape, config.batch.num_generations)
+    full = (*shape, config.sampling.max_completion_length)
+    zeros = put(np.zeros(full, np.float32), split)
+    tokens = put(np.zeros(full, np.int32), split)
+    length, finished = put((np.ones(shape, np.int32), np.ones(shape, bool)), split)
+    rollout = Rollout(prompts, tokens, length, zeros, finished)
+    batch = TrainBatch(prompts, tokens, zeros, zeros, Credit(zeros, zeros))
+    sampler_params = trainer.sampler.prepare(params)
+    programs = {
+        "sample": lambda: trainer.sampler.draw.func.lower(
+            *trainer.sampler.draw.args, sampler_params, prompts, keys,
+            **trainer.sampler.draw.keywords,
+        ),
+        "signals": lambda: compute_signals.lower(
+            run.model, params, ref_params, rollout, trainer.postfix, trainer.temperature,
+            micro=trainer.spec.micro_batches * trainer.spec.mini_batches,
+            with_information=trainer.algorithm.needs_information,
+        ),
+        "update": lambda: train_step.lower(
+            state, batch, np.int32(0), trainer.temperature, spec=trainer.spec
+        ),
+    }
+    print(f"{'program':<10} {'arguments':>12} {'temporary':>12} {'output':>12}   MiB a device")
+    for name, lower in programs.items():
+        memory = lower().compile().memory_analysis()
+        sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes,
+                 memory.output_size_in_bytes)
+        print(f"{name:<10} " + " ".join(f"{size / 2**20:>12.1f}" for size in sizes))
+    return state
+
+
+def _write(trainer: Trainer, writer: RunWriter, step: int, scored: Scored, row: dict) -> None:
+    log, last = trainer.config.log, step == trainer.config.max_steps
+    if step % log.logging_steps == 0 or last:
+        writer.metrics(step, row)
+    if log.completion_steps and (step % log.completion_steps == 0 or last):
+        writer.completions(step, reporting.completion_rows(trainer.problems, scored))
+
+
+class _Evaluation:
+    """The held-out problems of `config.EvalSection`, sampled before and after."""
+
+    def __init__(self, trainer: Trainer):
+        self.config, run = trainer.config, trainer.run
+        section = self.config.eval
+        self.problems = None
+        if not section.dataset:
+            return
+        rows = data.parse_rows(data.load_rows(section, "eval.dataset"), section.dataset)
+        self.problems = data.make_problems(
+            rows, run.pretrained.tokenizer, self.config.prompt, self.config.data.max_prompt_length
+        )
+        overlap = set(self.problems.texts) & set(trainer.problems.texts)
+        if overlap:
+            raise UserError(
+                f"eval.dataset {section.dataset!r} shares {len(overlap)} prompts with data.dataset; "
+                "expected held-out problems"
+            )
+        self.sampler = rollouts.make_sampler(
+            run,
+            self.problems,
+            num_generations=section.num_samples,
+            max_length=self.config.sampling.max_completion_length,
+            sampling=section,
+        )
+
+    def __call__(self, params: Params, name: str) -> evaluate.EvalResult | None:
+        if self.problems is None:
+            return None
+        shown = self.config.log.progress
+        with progress_bar(0, len(self.problems.tokens), shown=shown) as bar:
+            bar.set_description(f"evaluating {name}")
+            return evaluate.evaluate(
+                self.sampler,
+                params,
+                self.problems,
+                prompts_per_batch=self.config.eval.prompts_per_batch,
+                seed=self.config.seed,
+                advance=bar.update,
+            )
+
+    def write(
+        self, directory: Path, before: evaluate.EvalResult, after: evaluate.EvalResult
+    ) -> None:
+        """eval/summary.json: figures with intervals, and every completion's verdict and length."""
+        directory.mkdir(exist_ok=True)
+        values = {
+            "before": evaluate.summarise(before),
+            "after": evaluate.summarise(after),
+            "difference": evaluate.summarise(before, after),
+        }
+        named = {key: {k: v._asdict() for k, v in part.items()} for key, part in values.items()}
+        for key, result in (("before", before), ("after", after)):
+            named[f"{key}_completions"] = {
+                "correct": result.correct.astype(int).tolist(),
+                "length": result.length.tolist(),
+            }
+        (directory / "summary.json").write_text(json.dumps(named) + "\n", encoding="utf-8")
+
+
+def _main(config: TrainConfig, arguments: argparse.Namespace) -> None:
+    train(config, dry_run=arguments.dry_run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    flags = {"dry_run": "build everything, compile, print the memory, and stop"}
+    return run_cli(TrainConfig, _main, prog="iapo_jax.train", flags=flags, argv=argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
