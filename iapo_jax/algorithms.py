@@ -52,9 +52,8 @@ def make_algorithm(name: str, options: dict[str, Any], **loss: Any) -> Algorithm
             )
     chosen = {field: value for field, value in loss.items() if value is not None}
     if chosen.get("loss_type", "grpo") not in LOSS_TYPES:
-        raise ValueError(
-            f"algorithm.loss_type is {chosen['loss_type']!r}; {_nearest(chosen['loss_type'], LOSS_TYPES)}"
-        )
+        found = chosen["loss_type"]
+        raise ValueError(f"algorithm.loss_type is {found!r}; {_nearest(found, LOSS_TYPES)}")
     return algorithm._replace(
         advantage=partial(algorithm.advantage, **options) if options else algorithm.advantage,
         loss=algorithm.loss._replace(**chosen),

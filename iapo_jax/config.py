@@ -59,7 +59,9 @@ class DataSection:
 class PromptSection:
     """How a question becomes a prompt, through the tokenizer's chat template."""
 
-    system: str = option("", "system text; empty = no system turn; 'r1' = the built-in R1-style text")
+    system: str = option(
+        "", "system text; empty = no system turn; 'r1' = the built-in R1-style text"
+    )
     instruction: str = option("", "appended to every question, such as how to write the answer")
     example_question: str = option("", "a worked turn before the question; empty = none")
     example_answer: str = option("", "the assistant's text of the worked turn")
@@ -186,7 +188,9 @@ class TrainConfig:
     max_steps: int = option(100, "rollouts")
     save_steps: int = option(50, "a checkpoint every so many steps, and at the end; 0 = end only")
     save_total_limit: int = option(2, "newest checkpoints that are kept")
-    resume: str = option("auto", "auto = newest checkpoint if any; never = refuse; or a step number")
+    resume: str = option(
+        "auto", "auto = newest checkpoint if any; never = refuse; or a step number"
+    )
     model: ModelSection = option(ModelSection, "")
     data: DataSection = option(DataSection, "")
     prompt: PromptSection = option(PromptSection, "")
@@ -219,7 +223,9 @@ class SftConfig:
     max_steps: int = option(1000, "optimizer updates")
     save_steps: int = option(0, "a checkpoint every so many steps, and at the end; 0 = end only")
     save_total_limit: int = option(2, "newest checkpoints that are kept")
-    resume: str = option("auto", "auto = newest checkpoint if any; never = refuse; or a step number")
+    resume: str = option(
+        "auto", "auto = newest checkpoint if any; never = refuse; or a step number"
+    )
     model: ModelSection = option(ModelSection, "")
     data: DataSection = option(DataSection, "")
     prompt: PromptSection = option(PromptSection, "")
@@ -243,7 +249,9 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
         layers.append((path, _read_yaml(path)))
     for text in overrides:
         if "=" not in text:
-            raise UserError(f"{text!r} on the command line: expected key=value, such as max_steps=10")
+            raise UserError(
+                f"{text!r} on the command line: expected key=value, such as max_steps=10"
+            )
         layers.append((f"{text!r} on the command line", OmegaConf.from_dotlist([text])))
     for source, layer in layers:
         _check_names(schema, layer, source)
@@ -328,14 +336,18 @@ def run_cli(
         epilog=f"fields of the config file, and of key=value:\n{describe(schema)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", metavar="FILE", help="YAML; only what differs from the defaults")
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML; only what differs from the defaults"
+    )
     for name, help in {"print_config": "print the resolved config and stop", **flags}.items():
         parser.add_argument(f"--{name}", action="store_true", help=help)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override single fields")
     arguments = parser.parse_args(argv)
     try:
         if arguments.config is None and not arguments.overrides:
-            raise UserError(f"nothing to do: give --config FILE (python -m {prog} --help lists all)")
+            raise UserError(
+                f"nothing to do: give --config FILE (python -m {prog} --help lists all)"
+            )
         config = load_config(schema, arguments.config, arguments.overrides)
         if arguments.print_config:
             print(to_yaml(config), end="")

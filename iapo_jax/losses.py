@@ -100,9 +100,7 @@ def policy_loss(
     kl = k3(log_prob, ref_log_prob)
     if options.beta:
         per_token = per_token + options.beta * kl
-    loss = aggregate(
-        per_token, weight, scale, loss_type=options.loss_type, max_length=max_length
-    )
+    loss = aggregate(per_token, weight, scale, loss_type=options.loss_type, max_length=max_length)
     low = (ratio < 1 - options.epsilon) & (advantage < 0)
     high = (ratio > 1 + options.epsilon_high) & (advantage > 0)
     count = real.sum().astype(jnp.float32)

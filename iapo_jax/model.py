@@ -145,8 +145,9 @@ def forward(
     """
     angles = positions[..., None].astype(jnp.float32) * rope_frequencies(config)
     x = params["embedding"][tokens].astype(config.dtype)
-    cuts = [c.visible.reshape(c.visible.shape + (1,) * (tokens.ndim - c.visible.ndim))
-            for c in contexts]
+    cuts = [
+        c.visible.reshape(c.visible.shape + (1,) * (tokens.ndim - c.visible.ndim)) for c in contexts
+    ]
 
     def layer(x, weights_and_caches):
         weights, caches = weights_and_caches

@@ -102,8 +102,13 @@ def decoder_config(
         raise UserError(f"{source}: sliding-window attention is not supported")
     if hf.get("quantization_config"):
         raise UserError(f"{source}: quantised weights are not supported")
-    needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-              "num_attention_heads")
+    needed = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+    )
     missing = [name for name in needed if name not in hf]
     if missing:
         raise UserError(f"{source}: field {missing[0]} is missing")
@@ -180,8 +185,9 @@ class _Tensors:
         else:
             files = sorted(p.name for p in directory.glob("*.safetensors"))
         if not files:
-            other = [p.name for pattern in ("*.bin", "*.pt", "*.gguf")
-                     for p in directory.glob(pattern)]
+            other = [
+                p.name for pattern in ("*.bin", "*.pt", "*.gguf") for p in directory.glob(pattern)
+            ]
             found = f"found {other[0]}" if other else "found none"
             raise UserError(f"{directory}: expected weights in *.safetensors, {found}")
         self.where: dict[str, Any] = {}
@@ -211,9 +217,13 @@ def load_params(directory: Path, config: DecoderConfig, shardings: Any = None) -
     tensors = _Tensors(directory)
     names = {path: hf_names(path, config.num_layers) for path, _ in _paths(wanted)}
     known = {name for group in names.values() for name in group}
-    extra = [name for name in tensors.where if name not in known
-             and not name.endswith("rotary_emb.inv_freq")
-             and not (name == "lm_head.weight" and config.tie_word_embeddings)]
+    extra = [
+        name
+        for name in tensors.where
+        if name not in known
+        and not name.endswith("rotary_emb.inv_freq")
+        and not (name == "lm_head.weight" and config.tie_word_embeddings)
+    ]
     if extra:
         raise UserError(f"{directory}: tensor {extra[0]} has no place in this architecture")
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from iapo_jax.answers import checker_counts
 from iapo_jax.data import Problems
-from iapo_jax.rewards import checker_counts
 from iapo_jax.rollouts import Scored
 from iapo_jax.types import Array, Credit, Group, Rollout
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from iapo_jax import data, pretrained, rewards
+from iapo_jax import answers, data, pretrained, rewards
 from iapo_jax.config import TrainConfig
 from iapo_jax.data import Problems
 from iapo_jax.errors import UserError
@@ -89,7 +89,12 @@ def prompts_of(sampler: Sampler, problems: Problems, indices: Sequence[int]) -> 
 
 
 def draw_rollout(
-    sampler: Sampler, params: Params, problems: Problems, indices: Sequence[int], seed: int, step: int
+    sampler: Sampler,
+    params: Params,
+    problems: Problems,
+    indices: Sequence[int],
+    seed: int,
+    step: int,
 ) -> Rollout:
     """Completions of these rows, on the host; a function of parameters, rows, seed and step."""
     prompts = prompts_of(sampler, problems, indices)
@@ -108,7 +113,7 @@ def real_tokens(rollout: Rollout) -> list[np.ndarray]:
 def check_answers(problems: Problems, rows: Sequence[int], texts: Sequence[str]) -> np.ndarray:
     """Whether each completion text of these rows is right; bool [len(rows)]."""
     whole = rewards.whole_texts([problems.texts[i] for i in rows], texts)
-    return np.asarray(rewards.are_correct(whole, [problems.answers[i] for i in rows]), bool)
+    return np.asarray(answers.are_correct(whole, [problems.answers[i] for i in rows]), bool)
 
 
 def collect(
@@ -162,5 +167,7 @@ def _columns(problems: Problems, rows: np.ndarray) -> dict[str, list]:
     names = sorted({name for i in rows for name in problems.columns[i]})
     reserved = ("prompts", "completions", "answer", "functions", "weights")
     return {
-        name: [problems.columns[i].get(name) for i in rows] for name in names if name not in reserved
+        name: [problems.columns[i].get(name) for i in rows]
+        for name in names
+        if name not in reserved
     }

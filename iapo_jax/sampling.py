@@ -80,9 +80,7 @@ def draw(
     return token, log_prob[..., 0]
 
 
-@partial(
-    jax.jit, static_argnames=("model", "num_generations", "max_length", "top_k", "top_p")
-)
+@partial(jax.jit, static_argnames=("model", "num_generations", "max_length", "top_k", "top_p"))
 def sample(
     model: Model,
     params: Params,
@@ -131,9 +129,7 @@ def sample(
     def step(state: SamplingState) -> SamplingState:
         positions = jnp.broadcast_to(prompts.length[:, None] - 1 + state.step, shape)
         contexts = [prompt, Context(state.cache, state.step.reshape(1, 1))]
-        hidden, new = model.forward(
-            params, state.token[..., None], positions[..., None], contexts
-        )
+        hidden, new = model.forward(params, state.token[..., None], positions[..., None], contexts)
         logits = hidden[..., 0, :].astype(jnp.float32) @ weight.T / temperature
         step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, state.step)
         token, log_prob = draw(step_keys, logits, allowed, top_k=top_k, top_p=top_p)

@@ -56,9 +56,7 @@ def _join(x: Array, length: int, axis: int) -> Array:
 
 
 def _log_softmax(hidden: Array, weight: Array, temperature: Array) -> Array:
-    logits = jnp.einsum(
-        "...d,vd->...v", hidden.astype(jnp.float32), weight.astype(jnp.float32)
-    )
+    logits = jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), weight.astype(jnp.float32))
     return jax.nn.log_softmax(logits / temperature, axis=-1)
 
 

@@ -89,8 +89,10 @@ class _Rows:
         row, where = self.rows[index], f"{self.config.data.dataset}, row {index + 1}"
         question = row.get("prompt", row.get("question"))
         if not question or "completion" not in row:
-            raise UserError(f"{where}: expected `prompt` or `question`, and `completion`, "
-                            f"found {', '.join(row)}")
+            raise UserError(
+                f"{where}: expected `prompt` or `question`, and `completion`, "
+                f"found {', '.join(row)}"
+            )
         prompt = encode(
             self.tokenizer, data.render_prompt(self.tokenizer, question, self.config.prompt)
         )

@@ -95,11 +95,19 @@ def compile_only(trainer: Trainer, params: Params) -> TrainState:
     sampler_params = trainer.sampler.prepare(params)
     programs = {
         "sample": lambda: trainer.sampler.draw.func.lower(
-            *trainer.sampler.draw.args, sampler_params, prompts, keys,
+            *trainer.sampler.draw.args,
+            sampler_params,
+            prompts,
+            keys,
             **trainer.sampler.draw.keywords,
         ),
         "signals": lambda: compute_signals.lower(
-            run.model, params, ref_params, rollout, trainer.postfix, trainer.temperature,
+            run.model,
+            params,
+            ref_params,
+            rollout,
+            trainer.postfix,
+            trainer.temperature,
             micro=trainer.spec.micro_batches * trainer.spec.mini_batches,
             with_information=trainer.algorithm.needs_information,
         ),
@@ -110,8 +118,11 @@ def compile_only(trainer: Trainer, params: Params) -> TrainState:
     print(f"{'program':<10} {'arguments':>12} {'temporary':>12} {'output':>12}   MiB a device")
     for name, lower in programs.items():
         memory = lower().compile().memory_analysis()
-        sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes,
-                 memory.output_size_in_bytes)
+        sizes = (
+            memory.argument_size_in_bytes,
+            memory.temp_size_in_bytes,
+            memory.output_size_in_bytes,
+        )
         print(f"{name:<10} " + " ".join(f"{size / 2**20:>12.1f}" for size in sizes))
     return state
 

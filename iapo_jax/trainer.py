@@ -1,10 +1,10 @@
 """One training step: what stays fixed over a run, the rollout, its credit and its updates.
 
-    rollout = sample(...)                                device
-    reward  = score(decode(rollout), answers)            host, the only round trip
-    signals = log-probs, entropies, answer information   device
-    credit  = vmap(algorithm.advantage)(groups, keys)    device
-    state   = train_step(state, ...)                     device, donated, scanned over micro-batches
+rollout = sample(...)                                device
+reward  = score(decode(rollout), answers)            host, the only round trip
+signals = log-probs, entropies, answer information   device
+credit  = vmap(algorithm.advantage)(groups, keys)    device
+state   = train_step(state, ...)                     device, donated, scanned over micro-batches
 """
 
 import time
@@ -87,9 +87,7 @@ def train_step(
 
 
 @partial(jax.jit, static_argnames="advantage")
-def assign_credit(
-    groups: Group, keys: Array, *, advantage: Callable[..., Credit]
-) -> Credit:
+def assign_credit(groups: Group, keys: Array, *, advantage: Callable[..., Credit]) -> Credit:
     """The rule, applied to every prompt's group."""
     return jax.vmap(advantage)(groups, keys)
 
@@ -277,6 +275,8 @@ def run_step(
     row["time/signals"] = credited - collected
     row["time/update"] = ended - credited
     row["time/step"] = ended - started
-    row["perf/completion_tokens_per_second"] = float(scored.rollout.length.sum()) / (ended - started)
+    row["perf/completion_tokens_per_second"] = float(scored.rollout.length.sum()) / (
+        ended - started
+    )
     row["compiles"] = compiles()
     return state, scored, row

@@ -4,6 +4,7 @@ Shared by reinforcement learning and supervised fine-tuning; the home of optax.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -79,10 +80,15 @@ def state_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, params:
     return TrainState(replicated(mesh), places, opt_places)
 
 
+def new_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+    """A state at step 0, with a copy of `params`, so that the state can be donated."""
+    return TrainState(jnp.int32(0), jax.tree.map(jnp.copy, params), optimizer.init(params))
+
+
 def init_state(mesh: Mesh, optimizer: optax.GradientTransformation, params: Params) -> TrainState:
-    """A state at step 0. Copies `params`, so that the state can be donated."""
-    build = lambda p: TrainState(jnp.int32(0), jax.tree.map(jnp.copy, p), optimizer.init(p))  # noqa: E731
-    return jax.jit(build, out_shardings=state_shardings(mesh, optimizer, params))(params)
+    """`new_state`, placed on the mesh."""
+    places = state_shardings(mesh, optimizer, params)
+    return jax.jit(partial(new_state, optimizer), out_shardings=places)(params)
 
 
 def accumulate_gradients(

@@ -28,7 +28,7 @@ EARLY_SHARE = 0.28
 
 CATEGORIES = ("needed", "restate", "filler", "recheck", "second", "hesitate")
 FILLERS = ("ok ", "so ", "hmm ", "well ", "now ", "let me see. ")
-WORDS = tuple("ok so hmm well now let me see we need check it is the answer wait again".split())
+WORDS = tuple(["ok", "so", "hmm", "well", "now", "let", "me", "see", "we", "need", "check", "it", "is", "the", "answer", "wait", "again"])
 """Every word that the generator writes."""
 
 # The tokenizer's own splitting rule (``tokenizer.py`` uses this very pattern). The last

@@ -1,0 +1,81 @@
+"""A checkpoint as a Hugging Face directory: `python -m iapo_jax.export RUN_DIR [--step N] ...`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from omegaconf import OmegaConf
+
+from iapo_jax import pretrained, run, update
+from iapo_jax.checkpoint import Checkpoints, step_to_resume
+from iapo_jax.config import SftConfig, TrainConfig, load_config
+from iapo_jax.errors import UserError
+from iapo_jax.model import init_params
+from iapo_jax.sharding import fetch
+from iapo_jax.update import TrainState
+
+
+def export(run_dir: Path, out: Path, *, step: str = "auto", dtype: str = "float32") -> Path:
+    """Writes the parameters of a run's checkpoint to `out`; transformers opens it as it is.
+
+    Raises:
+      UserError: if `run_dir` is no run directory, or has no such checkpoint.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run_dir} is no run directory: it has no config.yaml")
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"--dtype is {dtype!r}; expected float32, bfloat16 or float16")
+    schema = TrainConfig if "sampling" in OmegaConf.load(path) else SftConfig
+    config = load_config(schema, str(path))
+    opened = run.open_run(config)
+    checkpoints = Checkpoints(run_dir, config.save_total_limit)
+    number = step_to_resume(checkpoints, step)
+    if number is None:
+        raise UserError(f"{checkpoints.directory} holds no checkpoint")
+    state = checkpoints.restore(number, _abstract_state(opened, config))
+    checkpoints.close()
+    pretrained.save_pretrained(
+        fetch(state.params),
+        opened.pretrained.hf_config,
+        opened.pretrained.tokenizer,
+        out,
+        generation_config=opened.pretrained.generation_config,
+        dtype=dtype,
+    )
+    return out
+
+
+def _abstract_state(opened: run.Run, config: TrainConfig | SftConfig) -> TrainState:
+    """Shapes and shardings of the run's state; nothing is computed."""
+    optimizer = update.make_optimizer(config.optimizer, 1)
+    build = lambda: update.new_state(  # noqa: E731
+        optimizer, init_params(opened.pretrained.config, jax.random.key(0))
+    )
+    shapes = jax.eval_shape(build)
+    places = update.state_shardings(opened.mesh, optimizer, shapes.params)
+    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+    return jax.tree.map(place, shapes, places)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="iapo_jax.export", description=__doc__)
+    parser.add_argument("run_dir", type=Path, help="output_dir of a train or sft run")
+    parser.add_argument("--step", default="auto", help="checkpoint; default: the newest")
+    parser.add_argument("--out", type=Path, help="default: RUN_DIR/hf_STEP")
+    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    arguments = parser.parse_args(argv)
+    out = arguments.out or arguments.run_dir / f"hf_{arguments.step}"
+    try:
+        print(export(arguments.run_dir, out, step=arguments.step, dtype=arguments.dtype))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
