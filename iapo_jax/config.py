@@ -249,9 +249,7 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
         layers.append((path, _read_yaml(path)))
     for text in overrides:
         if "=" not in text:
-            raise UserError(
-                f"{text!r} on the command line: expected key=value, such as max_steps=10"
-            )
+            raise UserError(f"{text!r} on the command line: expected key=value, as max_steps=10")
         layers.append((f"{text!r} on the command line", OmegaConf.from_dotlist([text])))
     for source, layer in layers:
         _check_names(schema, layer, source)
@@ -345,9 +343,7 @@ def run_cli(
     arguments = parser.parse_args(argv)
     try:
         if arguments.config is None and not arguments.overrides:
-            raise UserError(
-                f"nothing to do: give --config FILE (python -m {prog} --help lists all)"
-            )
+            raise UserError(f"nothing to do: expected --config FILE (python -m {prog} --help)")
         config = load_config(schema, arguments.config, arguments.overrides)
         if arguments.print_config:
             print(to_yaml(config), end="")

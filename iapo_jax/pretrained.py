@@ -317,7 +317,7 @@ def read_generation_config(directory: Path) -> dict:
 
 
 def stop_ids(tokenizer: Any, generation_config: dict) -> list[int]:
-    """All ids that end a completion: the tokenizer's EOS, generation_config's, end-of-turn tokens."""
+    """Ids that end a completion: EOS of tokenizer and generation_config, end-of-turn tokens."""
     configured = generation_config.get("eos_token_id") or []
     ids = {configured} if isinstance(configured, int) else set(configured)
     vocabulary = tokenizer.get_vocab()

@@ -151,8 +151,8 @@ class _Evaluation:
         overlap = set(self.problems.texts) & set(trainer.problems.texts)
         if overlap:
             raise UserError(
-                f"eval.dataset {section.dataset!r} shares {len(overlap)} prompts with data.dataset; "
-                "expected held-out problems"
+                f"eval.dataset {section.dataset!r} shares {len(overlap)} prompts with the "
+                "training data; expected held-out problems"
             )
         self.sampler = rollouts.make_sampler(
             run,

@@ -32,9 +32,7 @@ class Rollout(NamedTuple):
     prompts: Prompts
     tokens: Array  # [P, G, T] int32; padding (id 0) from `length` on
     length: Array  # [P, G] int32; counts the stop token, so stopping has a gradient
-    log_prob: (
-        Array  # [P, G, T] float32 nats, full softmax at the sampling temperature; 0 on padding
-    )
+    log_prob: Array  # [P, G, T] float32 nats, full softmax at the temperature; 0 on padding
     finished: Array  # [P, G] bool; True where a stop token ended the completion
 
 
