@@ -91,6 +91,9 @@ class SamplingSection:
     length_bucket: int = option(
         0, "cut a rollout's padding to a multiple of this many tokens; 0 = never"
     )
+    gather_weights: bool = option(
+        True, "each device of the fsdp axis holds whole weights while it samples; faster, larger"
+    )
     allow_truncated_distribution: bool = option(
         False, "train although top_p < 1 or top_k > 0 draws from another policy than is scored"
     )
@@ -163,6 +166,8 @@ class EvalSection:
     num_samples: int = option(1, "completions of each prompt, at temperature and top_p below")
     temperature: float = option(1.0, "divides the logits")
     top_p: float = option(1.0, "keep the most likely tokens of this mass")
+    top_k: int = option(0, "keep this many tokens; 0 = all, 1 = greedy")
+    gather_weights: bool = option(True, "as sampling.gather_weights")
     prompts_per_batch: int = option(64, "prompts sampled at once; does not change the result")
 
 

@@ -15,9 +15,10 @@ from iapo_jax import answers, data, pretrained, rewards
 from iapo_jax.config import TrainConfig
 from iapo_jax.data import Problems
 from iapo_jax.errors import UserError
+from iapo_jax.model import init_params
 from iapo_jax.run import Run
 from iapo_jax.sampling import prompt_keys, sample
-from iapo_jax.sharding import by_prompt, fetch, put, replicated
+from iapo_jax.sharding import AXES, by_prompt, fetch, param_shardings, put, replicated
 from iapo_jax.types import Params, Prompts, Rollout
 
 
@@ -64,7 +65,7 @@ class Sampler(NamedTuple):
 def make_sampler(
     run: Run, problems: Problems, *, num_generations: int, max_length: int, sampling: Any
 ) -> Sampler:
-    """A sampler for these problems; `sampling` has temperature and top_p, and maybe top_k."""
+    """A sampler for these problems, as a `config.SamplingSection` or `EvalSection` asks."""
     opened = run.pretrained
     draw = partial(
         sample,
@@ -74,11 +75,19 @@ def make_sampler(
         stop_ids=put(np.asarray(opened.stop_ids, np.int32), replicated(run.mesh)),
         allowed=put(opened.allowed, replicated(run.mesh)),
         temperature=put(np.float32(sampling.temperature), replicated(run.mesh)),
-        top_k=getattr(sampling, "top_k", 0),
+        top_k=sampling.top_k,
         top_p=sampling.top_p,
     )
     longest = max(map(len, problems.tokens))
-    return Sampler(run, draw, jax.jit(run.model.unroll), -(-longest // 16) * 16)
+    return Sampler(run, draw, _unroll(run, sampling.gather_weights), -(-longest // 16) * 16)
+
+
+def _unroll(run: Run, gather: bool) -> Callable[[Params], Params]:
+    """`model.unroll`, jitted, onto the tensor axis alone or onto all axes."""
+    build = lambda: init_params(run.pretrained.config, jax.random.key(0))  # noqa: E731
+    shapes = jax.eval_shape(lambda: run.model.unroll(build()))
+    axes = ("tensor",) if gather else AXES
+    return jax.jit(run.model.unroll, out_shardings=param_shardings(run.mesh, shapes, axes=axes))
 
 
 def prompts_of(sampler: Sampler, problems: Problems, indices: Sequence[int]) -> Prompts:

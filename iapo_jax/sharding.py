@@ -76,22 +76,28 @@ def batch_devices(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def param_shardings(mesh: Mesh, params: Any) -> Any:
-    """A NamedSharding for each leaf of a parameter tree (or of its shapes), by its name."""
+def param_shardings(mesh: Mesh, params: Any, *, axes: tuple[str, ...] = AXES) -> Any:
+    """A NamedSharding for each leaf of a parameter tree (or of its shapes), by its name.
+
+    Only the mesh's `axes` are used: without "fsdp" every device holds whole weights, which a
+    sampler prefers to gathering them again for every token.
+    """
+    fit = _fitting(mesh, axes)
 
     def place(path, leaf):
         names = [str(getattr(key, "key", key)) for key in path]
         rule = _RULES.get(".".join(names[-2:])) or _RULES.get(names[-1])
         stacked = len(leaf.shape) - len(rule or ())
         spec = [None] * stacked + list(rule or ())
-        return NamedSharding(mesh, Spec(*map(_fitting(mesh), spec, leaf.shape)))
+        return NamedSharding(mesh, Spec(*map(fit, spec, leaf.shape)))
 
     return jax.tree_util.tree_map_with_path(place, params)
 
 
-def _fitting(mesh: Mesh):
+def _fitting(mesh: Mesh, allowed: tuple[str, ...]):
     def fit(axes, size):
         names = (axes,) if isinstance(axes, str) else tuple(axes or ())
+        names = tuple(name for name in names if name in allowed)
         while names and size % math.prod(mesh.shape[name] for name in names):
             names = names[:-1]
         return names[0] if len(names) == 1 else (names or None)

@@ -18,7 +18,7 @@ from iapo_jax.metrics import RunWriter, progress_bar
 from iapo_jax.rollouts import Scored
 from iapo_jax.run import export_final, initial_params, prepare_directory, resume_state
 from iapo_jax.sampling import prompt_keys
-from iapo_jax.sharding import by_prompt, put
+from iapo_jax.sharding import batch_devices, by_prompt, put
 from iapo_jax.signals import compute_signals
 from iapo_jax.trainer import TrainBatch, Trainer, make_trainer, run_step, train_step
 from iapo_jax.types import Credit, Params, Rollout
@@ -144,6 +144,12 @@ class _Evaluation:
         self.problems = None
         if not section.dataset:
             return
+        devices = batch_devices(run.mesh)
+        if section.prompts_per_batch < 1 or section.prompts_per_batch % devices:
+            raise UserError(
+                f"eval.prompts_per_batch is {section.prompts_per_batch}; expected a multiple of "
+                f"the {devices} devices that share a batch"
+            )
         rows = data.parse_rows(data.load_rows(section, "eval.dataset"), section.dataset)
         self.problems = data.make_problems(
             rows, run.pretrained.tokenizer, self.config.prompt, self.config.data.max_prompt_length
