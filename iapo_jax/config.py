@@ -176,6 +176,7 @@ class LogSection:
     """What is written down while training."""
 
     logging_steps: int = option(1, "a row of metrics.jsonl every so many steps")
+    save_total_limit: int = option(2, "newest checkpoints that are kept; 0 = all")
     completion_steps: int = option(1, "completions/step_N.jsonl every so many steps; 0 = never")
     tensorboard: bool = option(True, "write TensorBoard event files to OUTPUT_DIR/tensorboard")
     progress: bool = option(True, "a bar with reward, length and kl")
@@ -192,7 +193,6 @@ class TrainConfig:
     output_dir: str = option("runs/train", "everything of this run goes here")
     max_steps: int = option(100, "rollouts")
     save_steps: int = option(50, "a checkpoint every so many steps, and at the end; 0 = end only")
-    save_total_limit: int = option(2, "newest checkpoints that are kept")
     resume: str = option(
         "auto", "auto = newest checkpoint if any; never = refuse; or a step number"
     )
@@ -227,7 +227,6 @@ class SftConfig:
     output_dir: str = option("runs/sft", "everything of this run goes here")
     max_steps: int = option(1000, "optimizer updates")
     save_steps: int = option(0, "a checkpoint every so many steps, and at the end; 0 = end only")
-    save_total_limit: int = option(2, "newest checkpoints that are kept")
     resume: str = option(
         "auto", "auto = newest checkpoint if any; never = refuse; or a step number"
     )

@@ -31,7 +31,7 @@ def export(run_dir: Path, out: Path, *, step: str = "auto", dtype: str = "float3
     schema = TrainConfig if "sampling" in OmegaConf.load(path) else SftConfig
     config = load_config(schema, str(path))
     opened = run.open_run(config)
-    checkpoints = Checkpoints(run_dir, config.save_total_limit)
+    checkpoints = Checkpoints(run_dir, config.log.save_total_limit)
     number = step_to_resume(checkpoints, step)
     if number is None:
         raise UserError(f"{checkpoints.directory} holds no checkpoint")

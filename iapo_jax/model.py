@@ -171,13 +171,18 @@ def forward(
 
 
 def unroll(config: DecoderConfig, params: Params) -> Params:
-    """A list of layers in the compute dtype; embedding and head stay as they are.
+    """A list of layers in the compute dtype; norms, embedding and head stay as they are.
 
     A one-token step then reads each layer's weights in place instead of slicing them out of a
-    stack, and reads half the bytes in bfloat16.
+    stack, and reads half the bytes in bfloat16. Norms multiply in float32: with their scales
+    rounded, the sampler would be another policy than the scorer.
     """
-    cast = lambda index: lambda x: x[index].astype(config.dtype)  # noqa: E731
-    layers = [jax.tree.map(cast(i), params["layers"]) for i in range(config.num_layers)]
+
+    def take(index, path, x):
+        return x[index] if path[-1].key == "scale" else x[index].astype(config.dtype)
+
+    slices = [functools.partial(take, index) for index in range(config.num_layers)]
+    layers = [jax.tree_util.tree_map_with_path(part, params["layers"]) for part in slices]
     return {**params, "layers": layers}
 
 

@@ -61,7 +61,7 @@ def prepare_directory(run: Run, config: Any) -> None:
 
 def resume_state(config: Any, run: Run, state: TrainState) -> tuple[Checkpoints, TrainState, int]:
     """The run's checkpoints, the state to go on from, and its step."""
-    checkpoints = Checkpoints(run.output_dir, config.save_total_limit)
+    checkpoints = Checkpoints(run.output_dir, config.log.save_total_limit)
     step = step_to_resume(checkpoints, config.resume)
     if step is None:
         return checkpoints, state, 0

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from iapo_jax import data, update
 from iapo_jax.config import SftConfig, run_cli
@@ -104,9 +105,9 @@ class _Rows:
         return prompt, ids, weights
 
 
-@partial(jax.jit, static_argnames=("model", "optimizer", "micro"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("mesh", "model", "optimizer", "micro"), donate_argnames="state")
 def sft_step(
-    state: TrainState, batch: SftBatch, *, model: Any, optimizer: Any, micro: int
+    state: TrainState, batch: SftBatch, *, mesh: Mesh, model: Any, optimizer: Any, micro: int
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update on a batch, in `micro` micro-batches."""
     total = jnp.maximum(batch.weight.sum(), 1.0)
@@ -118,12 +119,10 @@ def sft_step(
         return -(scores.log_prob * weight).sum() / total, metrics
 
     gradient, value, metrics = update.accumulate_gradients(loss, state.params, batch, micro)
-    params, opt_state, norm = update.apply_gradient(
-        optimizer, state.params, state.opt_state, gradient
-    )
+    state, norm = update.apply_gradient(mesh, optimizer, state, gradient)
     metrics = {name: mean.value() for name, mean in metrics.items()}
     metrics |= {"loss": value, "grad_norm": norm, "num_tokens": total}
-    return TrainState(state.step + 1, params, opt_state), metrics
+    return state, metrics
 
 
 def _check(config: SftConfig, run: Run) -> int:
@@ -147,13 +146,10 @@ def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState:
     optimizer = update.make_optimizer(config.optimizer, config.max_steps)
     schedule = update.make_schedule(config.optimizer, config.max_steps)
     state = update.init_state(run.mesh, optimizer, initial_params(run, config.seed))
-    step_fn = partial(sft_step, model=run.model, optimizer=optimizer, micro=micro)
+    fixed = dict(mesh=run.mesh, model=run.model, optimizer=optimizer, micro=micro)
     if dry_run:
         batch = put(rows.batch(0), by_prompt(run.mesh))
-        compiled = sft_step.lower(
-            state, batch, model=run.model, optimizer=optimizer, micro=micro
-        ).compile()
-        print(compiled.memory_analysis())
+        print(sft_step.lower(state, batch, **fixed).compile().memory_analysis())
         return state
     prepare_directory(run, config)
     checkpoints, state, first = resume_state(config, run, state)
@@ -162,7 +158,7 @@ def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState:
         for step in range(first, config.max_steps):
             started = time.perf_counter()
             batch = put(rows.batch(step), by_prompt(run.mesh))
-            state, metrics = step_fn(state, batch)
+            state, metrics = sft_step(state, batch, **fixed)
             if (step + 1) % config.log.logging_steps == 0 or step + 1 == config.max_steps:
                 row = {name: float(value) for name, value in metrics.items()}
                 row["learning_rate"] = float(schedule(step))

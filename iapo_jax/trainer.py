@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from iapo_jax import data, pretrained, reporting, rollouts, update
 from iapo_jax.algorithms import Algorithm, make_algorithm
@@ -44,6 +45,7 @@ class TrainBatch(NamedTuple):
 class UpdateSpec(NamedTuple):
     """The static side of an optimizer update."""
 
+    mesh: Mesh
     model: Model
     optimizer: Any
     loss: LossOptions
@@ -75,15 +77,9 @@ def train_step(
     gradient, value, metrics = update.accumulate_gradients(
         loss, state.params, batch, spec.micro_batches
     )
-    params, opt_state, norm = update.apply_gradient(
-        spec.optimizer, state.params, state.opt_state, gradient
-    )
+    state, norm = update.apply_gradient(spec.mesh, spec.optimizer, state, gradient)
     metrics = {name: mean.value() for name, mean in metrics.items()}
-    return TrainState(state.step + 1, params, opt_state), {
-        "loss": value,
-        "grad_norm": norm,
-        **metrics,
-    }
+    return state, {"loss": value, "grad_norm": norm, **metrics}
 
 
 @partial(jax.jit, static_argnames="advantage")
@@ -138,13 +134,12 @@ def make_trainer(
         max_length=config.sampling.max_completion_length,
         sampling=config.sampling,
     )
-    postfix = pretrained.encode(run.pretrained.tokenizer, config.information.postfix)
-    if not postfix:
-        raise UserError("information.postfix is empty: expected the text that opens the answer")
+    postfix = _postfix(config.information.postfix, run.pretrained.tokenizer)
     everywhere = replicated(run.mesh)
     batch = config.batch
     updates = config.max_steps * batch.mini_batches * batch.num_iterations
     spec = UpdateSpec(
+        run.mesh,
         run.model,
         update.make_optimizer(config.optimizer, updates),
         algorithm.loss,
@@ -181,6 +176,20 @@ def _algorithm(config: TrainConfig, advantage: Callable[..., Credit] | None) -> 
     except ValueError as error:
         raise UserError(str(error)) from None
     return algorithm._replace(advantage=advantage) if advantage else algorithm
+
+
+def _postfix(text: str, tokenizer: Any) -> list[int]:
+    """The exit postfix as ids, if the tokenizer can write it."""
+    ids = pretrained.encode(tokenizer, text)
+    if not ids:
+        raise UserError("information.postfix is empty: expected the text that opens the answer")
+    written = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    if written != text:
+        raise UserError(
+            f"information.postfix is {text!r}, which this tokenizer writes as {written!r}: "
+            "expected a text of its own tokens"
+        )
+    return ids
 
 
 def _check_sampling(config: TrainConfig) -> None:

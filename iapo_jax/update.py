@@ -118,8 +118,14 @@ def accumulate_gradients(
 
 
 def apply_gradient(
-    optimizer: optax.GradientTransformation, params: Params, opt_state: Any, gradient: Params
-) -> tuple[Params, Any, Array]:
-    """New parameters and optimizer state, and the gradient's norm before clipping."""
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, optax.global_norm(gradient)
+    mesh: Mesh, optimizer: optax.GradientTransformation, state: TrainState, gradient: Params
+) -> tuple[TrainState, Array]:
+    """The next state, on the shardings of `init_state`, and the gradient's norm before clipping.
+
+    Left to itself XLA moves some leaves, and the programs of a step are compiled once more.
+    """
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    new = TrainState(state.step + 1, params, opt_state)
+    places = state_shardings(mesh, optimizer, params)
+    return jax.lax.with_sharding_constraint(new, places), optax.global_norm(gradient)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "arithmetic"
 NAMES = ("problems", "tokenizer", "make_data")
@@ -34,10 +35,9 @@ def problems(task):
 @pytest.fixture(scope="module")
 def tokenizer(task, tmp_path_factory):
     """The saved tokenizer as the training opens it."""
-    from transformers import AutoTokenizer
 
     directory = task["tokenizer"].save_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    return AutoTokenizer.from_pretrained(directory)
+    return transformers.AutoTokenizer.from_pretrained(directory)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +174,21 @@ def test_tokenizer_round_trip(problems, tokenizer, rows):
         parts = [tokenizer.encode(t, add_special_tokens=False) for t, _ in row["completion"]]
         assert sum(parts, []) == ids
         assert tokenizer.tokenize(reasoning(row)) == problems.split_tokens(reasoning(row))
+
+
+def test_tokenizer_beside_a_qwen2_model(task, tokenizer, rows, root, tmp_path):
+    """transformers forces Qwen2's own class onto a directory with a qwen2 config.json."""
+    task["tokenizer"].save_tokenizer(tmp_path)
+    config = (root / "experiments" / "arithmetic" / "config.json").read_text()
+    (tmp_path / "config.json").write_text(config)
+    forced = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert type(forced).__name__ == "Qwen2Tokenizer"
+    assert forced.get_vocab() == tokenizer.get_vocab()
+    assert forced.eos_token_id == tokenizer.eos_token_id == 1
+    for row in rows[:300]:
+        ids = tokenizer.encode(texts(row), add_special_tokens=False)
+        assert forced.encode(texts(row), add_special_tokens=False) == ids
+        assert forced.decode(ids) == texts(row)
 
 
 def test_tokenizer_vocabulary(task, tokenizer):

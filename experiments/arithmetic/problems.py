@@ -28,10 +28,10 @@ EARLY_SHARE = 0.28
 
 CATEGORIES = ("needed", "restate", "filler", "recheck", "second", "hesitate")
 FILLERS = ("ok ", "so ", "hmm ", "well ", "now ", "let me see. ")
-WORDS = tuple(["ok", "so", "hmm", "well", "now", "let", "me", "see", "we", "need", "check", "it", "is", "the", "answer", "wait", "again"])
+WORDS = tuple("ok so hmm well now let me see we need check it is the answer wait again".split())
 """Every word that the generator writes."""
 
-# The tokenizer's own splitting rule (``tokenizer.py`` uses this very pattern). The last
+# How the tokenizer splits a text that the generator wrote; a test compares the two. The last
 # alternative catches whatever the generator never writes, so that no character is lost.
 PATTERN = r"[a-z]+ ?|[0-9]|[+\-=?]|\. ?|\s|."
 _SPLIT = re.compile(PATTERN)

@@ -1,7 +1,12 @@
-"""A word-level tokenizer for the arithmetic task, opened by ``AutoTokenizer.from_pretrained``.
+"""A tokenizer for the arithmetic task, opened by ``AutoTokenizer.from_pretrained``.
 
 Digits, operators, words (with their trailing space) and tags are one token each; decoding gives
 back the encoded text exactly. Needs ``tokenizers`` and ``transformers``, not torch.
+
+transformers opens the tokenizer of every directory whose config.json says ``qwen2`` as Qwen2's own
+class: byte-level BPE with Qwen2's splitting rule, whatever tokenizer.json says. So this is such a
+tokenizer: BPE without merges (digits and operators), and every other token an added token, which
+is matched in the text before any splitting.
 
     python experiments/arithmetic/tokenizer.py DIR
 """
@@ -9,8 +14,8 @@ back the encoded text exactly. Needs ``tokenizers`` and ``transformers``, not to
 import argparse
 from pathlib import Path
 
-from problems import PATTERN, WORDS
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from problems import WORDS
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 PAD, EOS, UNK, USER, ASSISTANT = "<pad>", "<eos>", "<unk>", "<user>", "<assistant>"
@@ -38,12 +43,13 @@ def vocabulary() -> list[str]:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer with its special tokens and chat template."""
-    vocab = {token: i for i, token in enumerate(vocabulary())}
-    core = Tokenizer(models.WordLevel(vocab, unk_token=UNK))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
-    core.decoder = decoders.Fuse()
+    tokens = vocabulary()
+    core = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
-    core.add_tokens([AddedToken(t, special=False, normalized=False) for t in TAGS])
+    words = [t for t in tokens if t not in SPECIAL and (len(t) > 1 or t.isspace() or t == ".")]
+    core.add_tokens([AddedToken(t, special=False, normalized=False) for t in words])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token=PAD,

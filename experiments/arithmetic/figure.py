@@ -1,0 +1,111 @@
+"""The picture of the README: learning curves over seeds, and information token by token.
+
+    python experiments/arithmetic/figure.py --out experiments/arithmetic/quickstart.png RUN_DIR ...
+
+Each RUN_DIR is the output_dir of one seed of experiments/quickstart.yaml. Needs the extra [plot].
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.patches import Rectangle
+
+from iapo_jax import Prompts, answer_entropy, make_model, read_completions, read_prompts
+from iapo_jax.pretrained import decoder_config, encode, load_params, load_tokenizer, read_json
+
+BLUE, ORANGE, GREY = "#2a6fbb", "#d9822b", "#666666"
+POSTFIX = "</think><answer>"
+WRAP = 62  # characters in a line of the token view
+
+
+def curves(axes: plt.Axes, runs: list[Path]) -> None:
+    """Mean length and accuracy of the sampled completions by step, one thin line a seed."""
+    tables = [[json.loads(line) for line in open(run / "metrics.jsonl")] for run in runs]
+    steps = [row["step"] for row in tables[0]]
+    right = axes.twinx()
+    for place, name, colour, label in (
+        (axes, "completions/mean_length", BLUE, "tokens"),
+        (right, "accuracy", ORANGE, "accuracy"),
+    ):
+        values = np.asarray([[row[name] for row in table] for table in tables])
+        place.plot(steps, values.T, color=colour, alpha=0.25, linewidth=0.8)
+        place.plot(steps, values.mean(0), color=colour, linewidth=2)
+        place.set_ylabel(label, color=colour)
+        place.tick_params(axis="y", colors=colour)
+    axes.set_ylim(0)
+    right.set_ylim(0, 1.02)
+    axes.set_xlabel("step")
+    axes.set_title(f"iapo_priced, {len(runs)} seeds: mean length and accuracy", fontsize=10)
+
+
+def informativeness(model_dir: Path, question: str, reasoning: str) -> tuple[list[str], np.ndarray]:
+    """Tokens of a reasoning text and s_t of each, in nats."""
+    tokenizer = load_tokenizer(model_dir)
+    config = decoder_config(read_json(model_dir / "config.json"))
+    model, params = make_model(config), load_params(model_dir, config)
+    chat = [{"role": "user", "content": question}]
+    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = encode(tokenizer, reasoning)
+    prompts = Prompts(
+        np.asarray([encode(tokenizer, prompt)]), np.asarray([len(encode(tokenizer, prompt))])
+    )
+    prompts = jax.tree.map(jax.numpy.asarray, prompts)
+    context = read_prompts(model, params, prompts)
+    tokens = jax.numpy.asarray(ids)[None, None]
+    _, cache = read_completions(model, params, prompts, tokens, context)
+    postfix = jax.numpy.asarray(encode(tokenizer, POSTFIX))
+    u = answer_entropy(model, params, prompts, (context, cache), postfix, len(ids))[0, 0]
+    return [tokenizer.decode([i]) for i in ids], np.asarray(u[:-1] - u[1:])
+
+
+def token_view(axes: plt.Axes, tokens: list[str], values: np.ndarray, title: str) -> None:
+    """Text in a fixed-width face, each token's ground coloured by its information."""
+    scale = np.abs(values).max()
+    column, line = 0, 0
+    for token, value in zip(tokens, values, strict=True):
+        if column + len(token) > WRAP:
+            column, line = 0, line + 1
+        colour = plt.get_cmap("RdBu")(0.5 + 0.45 * value / scale)
+        axes.add_patch(Rectangle((column, -line - 0.75), len(token), 0.95, color=colour))
+        axes.text(column, -line - 0.55, token, family="monospace", fontsize=8.4)
+        column += len(token)
+    axes.set_xlim(0, WRAP)
+    axes.set_ylim(-line - 1.2, 0.6)
+    axes.axis("off")
+    axes.set_title(title, fontsize=10)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--model", type=Path, default=Path(__file__).parent / "model")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    question = "52-19-20+45"
+    reasoning = (
+        "hmm we need 52-19-20+45. 52-19=33. check 33+19=52. ok 33-20=13. check 33-20=13. "
+        "so 13+45=58. again 52-19=33. 33-20=13. 13+45=58. the answer is 58. "
+    )
+    tokens, values = informativeness(arguments.model, question, reasoning)
+    plt.rcParams.update({"font.size": 9, "axes.edgecolor": GREY})
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10.5, 3.1), gridspec_kw={"width_ratios": [1, 1.25]}
+    )
+    curves(left, arguments.runs)
+    title = f"what each token tells about the answer to {question}\n"
+    title += f"blue: information; red: doubt; darkest {np.abs(values).max():.1f} nats"
+    token_view(right, tokens, values, title)
+    figure.tight_layout()
+    figure.savefig(arguments.out, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
