@@ -6,7 +6,6 @@ Each RUN_DIR is the output_dir of one seed of experiments/quickstart.yaml. Needs
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import jax
@@ -18,6 +17,7 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
 from iapo_jax import Prompts, answer_entropy, make_model, read_completions, read_prompts
+from iapo_jax.metrics import read_jsonl
 from iapo_jax.pretrained import decoder_config, encode, load_params, load_tokenizer, read_json
 
 BLUE, ORANGE, GREY = "#2a6fbb", "#d9822b", "#666666"
@@ -27,7 +27,7 @@ WRAP = 62  # characters in a line of the token view
 
 def curves(axes: plt.Axes, runs: list[Path]) -> None:
     """Mean length and accuracy of the sampled completions by step, one thin line a seed."""
-    tables = [[json.loads(line) for line in open(run / "metrics.jsonl")] for run in runs]
+    tables = [read_jsonl(run / "metrics.jsonl") for run in runs]
     steps = [row["step"] for row in tables[0]]
     right = axes.twinx()
     for place, name, colour, label in (

@@ -2,7 +2,7 @@
 
     python experiments/arithmetic/make_model.py
 
-About a quarter of an hour on two CPU cores. Writes runs/arithmetic_data, runs/arithmetic_sft and, at the
+A quarter of an hour on two CPU cores. Writes runs/arithmetic_data, runs/arithmetic_sft and, at the
 end, experiments/arithmetic/model. Run from the project's root; it goes on where it was stopped.
 """
 

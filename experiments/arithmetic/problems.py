@@ -28,7 +28,25 @@ EARLY_SHARE = 0.28
 
 CATEGORIES = ("needed", "restate", "filler", "recheck", "second", "hesitate")
 FILLERS = ("ok ", "so ", "hmm ", "well ", "now ", "let me see. ")
-WORDS = tuple("ok so hmm well now let me see we need check it is the answer wait again".split())
+WORDS = (
+    "ok",
+    "so",
+    "hmm",
+    "well",
+    "now",
+    "let",
+    "me",
+    "see",
+    "we",
+    "need",
+    "check",
+    "it",
+    "is",
+    "the",
+    "answer",
+    "wait",
+    "again",
+)
 """Every word that the generator writes."""
 
 # How the tokenizer splits a text that the generator wrote; a test compares the two. The last
