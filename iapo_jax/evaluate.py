@@ -1,13 +1,20 @@
 """Accuracy and length on held-out problems, with 95% intervals by a bootstrap over problems."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from iapo_jax import pretrained
+from iapo_jax import data, pretrained
+from iapo_jax.config import TrainConfig
 from iapo_jax.data import Problems
-from iapo_jax.rollouts import Sampler, check_answers, draw_rollout, real_tokens
+from iapo_jax.errors import UserError
+from iapo_jax.metrics import progress_bar
+from iapo_jax.rollouts import Sampler, check_answers, draw_rollout, make_sampler, real_tokens
+from iapo_jax.run import Run
+from iapo_jax.sharding import batch_devices
 from iapo_jax.types import Params
 
 _EVAL_STEP = 2**31 - 1  # of the random keys: no training step draws from them
@@ -107,3 +114,92 @@ def table(before: EvalResult, after: EvalResult) -> str:
     count = before.correct.shape
     lines.append(f"{count[0]} held-out problems, {count[1]} sample(s) each; [95% intervals]")
     return "\n".join(line.rstrip() for line in lines)
+
+
+class HeldOut:
+    """The held-out problems of `config.EvalSection`, sampled before and after a run.
+
+    Raises:
+      UserError: if they cannot be read, or share a prompt with the training data.
+    """
+
+    def __init__(self, config: TrainConfig, run: Run, training_texts: Iterable[str]):
+        self.config, self.run, self.problems = config, run, None
+        section = config.eval
+        if not section.dataset:
+            return
+        devices = batch_devices(run.mesh)
+        if section.prompts_per_batch < 1 or section.prompts_per_batch % devices:
+            raise UserError(
+                f"eval.prompts_per_batch is {section.prompts_per_batch}; expected a multiple of "
+                f"the {devices} devices that share a batch"
+            )
+        rows = data.parse_rows(data.load_rows(section, "eval.dataset"), section.dataset)
+        self.problems = data.make_problems(
+            rows, run.pretrained.tokenizer, config.prompt, config.data.max_prompt_length
+        )
+        shared = set(self.problems.texts) & set(training_texts)
+        if shared:
+            raise UserError(
+                f"eval.dataset {section.dataset!r} shares {len(shared)} prompts with the training "
+                "data; expected held-out problems"
+            )
+        self.sampler = make_sampler(
+            run,
+            self.problems,
+            num_generations=section.num_samples,
+            max_length=config.sampling.max_completion_length,
+            sampling=section,
+        )
+
+    def before(self, params: Params, *, resumed: bool) -> EvalResult | None:
+        """The start model's result; a resumed run takes the one that it wrote down."""
+        if self.problems is None:
+            return None
+        path = self.run.output_dir / "eval" / "before.json"
+        if resumed and path.is_file():
+            return read_result(path)
+        return self._sample(params, "before")
+
+    def after(self, params: Params) -> EvalResult:
+        """The trained model's result."""
+        return self._sample(params, "after")
+
+    def compare(self, before: EvalResult, after: EvalResult) -> str:
+        """Writes eval/summary.json and returns the table."""
+        parts = {
+            "before": summarise(before),
+            "after": summarise(after),
+            "difference": summarise(before, after),
+        }
+        named = {key: {k: v._asdict() for k, v in part.items()} for key, part in parts.items()}
+        text = json.dumps(named, indent=2) + "\n"
+        (self.run.output_dir / "eval" / "summary.json").write_text(text, encoding="utf-8")
+        return table(before, after)
+
+    def _sample(self, params: Params, name: str) -> EvalResult:
+        shown = self.config.log.progress
+        with progress_bar(0, len(self.problems.tokens), unit="problem", shown=shown) as bar:
+            bar.set_description(f"evaluating {name}")
+            result = evaluate(
+                self.sampler,
+                params,
+                self.problems,
+                prompts_per_batch=self.config.eval.prompts_per_batch,
+                seed=self.config.seed,
+                advance=bar.update,
+            )
+        write_result(self.run.output_dir / "eval" / f"{name}.json", result)
+        return result
+
+
+def write_result(path: Path, result: EvalResult) -> None:
+    """Every completion's verdict and length as JSON."""
+    path.parent.mkdir(exist_ok=True)
+    values = {name: np.asarray(value).tolist() for name, value in result._asdict().items()}
+    path.write_text(json.dumps(values) + "\n", encoding="utf-8")
+
+
+def read_result(path: Path) -> EvalResult:
+    """The inverse of `write_result`."""
+    return EvalResult(**{k: np.asarray(v) for k, v in json.loads(path.read_text()).items()})

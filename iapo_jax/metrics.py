@@ -118,8 +118,8 @@ def write_environment(output_dir: Path) -> None:
     (output_dir / "env.json").write_text(text, encoding="utf-8")
 
 
-def progress_bar(first: int, last: int, *, shown: bool) -> tqdm.tqdm:
-    """A bar over the steps first .. last."""
+def progress_bar(first: int, last: int, *, unit: str = "step", shown: bool) -> tqdm.tqdm:
+    """A bar over the steps (or other units) first .. last."""
     return tqdm.tqdm(
-        total=last, initial=first, disable=not shown, dynamic_ncols=True, unit="step", smoothing=0.1
+        total=last, initial=first, disable=not shown, dynamic_ncols=True, unit=unit, smoothing=0.1
     )

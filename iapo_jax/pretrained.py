@@ -367,6 +367,8 @@ def open_pretrained(section: Any) -> Pretrained:
         raise UserError("model.path is empty: expected a Hugging Face directory or a hub name")
     config = decoder_config(hf, dtype=section.dtype, remat=section.remat, source=source)
     tokenizer = load_tokenizer(section.tokenizer or directory)
+    if directory is None:
+        generation = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     stops = stop_ids(tokenizer, generation)
     if not stops:
         raise UserError(f"{source}: no token ends a completion: set eos_token_id of the tokenizer")

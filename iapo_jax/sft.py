@@ -151,18 +151,20 @@ def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState:
         batch = put(rows.batch(0), by_prompt(run.mesh))
         print(sft_step.lower(state, batch, **fixed).compile().memory_analysis())
         return state
-    prepare_directory(run, config)
     checkpoints, state, first = resume_state(config, run, state)
+    prepare_directory(run, config)
     writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
     with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
+        logged, started = first, time.perf_counter()
         for step in range(first, config.max_steps):
-            started = time.perf_counter()
             batch = put(rows.batch(step), by_prompt(run.mesh))
             state, metrics = sft_step(state, batch, **fixed)
             if (step + 1) % config.log.logging_steps == 0 or step + 1 == config.max_steps:
                 row = {name: float(value) for name, value in metrics.items()}
                 row["learning_rate"] = float(schedule(step))
-                row["time/step"] = time.perf_counter() - started
+                now = time.perf_counter()
+                row["time/step"] = (now - started) / (step + 1 - logged)
+                logged, started = step + 1, now
                 row["compiles"] = compiles()
                 writer.metrics(step + 1, row)
                 bar.set_postfix(loss=f"{row['loss']:.4f}", entropy=f"{row['entropy']:.3f}")

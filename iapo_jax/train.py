@@ -4,21 +4,18 @@ The loop around `trainer.run_step`: checkpoints, metrics, the table before and a
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
 
-from iapo_jax import data, evaluate, reporting, rollouts, update
+from iapo_jax import evaluate, reporting, rollouts, update
 from iapo_jax.config import TrainConfig, run_cli
-from iapo_jax.errors import UserError
 from iapo_jax.metrics import RunWriter, progress_bar
 from iapo_jax.rollouts import Scored
 from iapo_jax.run import export_final, initial_params, prepare_directory, resume_state
 from iapo_jax.sampling import prompt_keys
-from iapo_jax.sharding import batch_devices, by_prompt, put
+from iapo_jax.sharding import by_prompt, put
 from iapo_jax.signals import compute_signals
 from iapo_jax.trainer import TrainBatch, Trainer, make_trainer, run_step, train_step
 from iapo_jax.types import Credit, Params, Rollout
@@ -43,17 +40,17 @@ def train(
     """
     trainer = make_trainer(config, advantage=advantage, reward_functions=reward_functions)
     run = trainer.run
+    held_out = evaluate.HeldOut(config, run, trainer.problems.texts)
     print(reporting.describe_run(trainer))
     params = initial_params(run, config.seed)
     if dry_run:
         return compile_only(trainer, params)
-    prepare_directory(run, config)
     state = update.init_state(run.mesh, trainer.spec.optimizer, params)
-    ref_params = params if trainer.algorithm.loss.beta else None
-    held_out = _Evaluation(trainer)
-    before = held_out(params, "before")
-    del params
     checkpoints, state, first = resume_state(config, run, state)
+    prepare_directory(run, config)
+    before = held_out.before(params, resumed=first > 0)
+    ref_params = params if trainer.algorithm.loss.beta else None
+    del params
     writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
     try:
         with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
@@ -69,10 +66,7 @@ def train(
         checkpoints.close()
         writer.close()
     if before is not None:
-        after = held_out(state.params, "after")
-        summary = evaluate.table(before, after)
-        print(summary)
-        held_out.write(run.output_dir / "eval", before, after)
+        print(held_out.compare(before, held_out.after(state.params)))
     print(f"model: {export_final(run, state.params)}")
     return state
 
@@ -133,73 +127,6 @@ def _write(trainer: Trainer, writer: RunWriter, step: int, scored: Scored, row: 
         writer.metrics(step, row)
     if log.completion_steps and (step % log.completion_steps == 0 or last):
         writer.completions(step, reporting.completion_rows(trainer.problems, scored))
-
-
-class _Evaluation:
-    """The held-out problems of `config.EvalSection`, sampled before and after."""
-
-    def __init__(self, trainer: Trainer):
-        self.config, run = trainer.config, trainer.run
-        section = self.config.eval
-        self.problems = None
-        if not section.dataset:
-            return
-        devices = batch_devices(run.mesh)
-        if section.prompts_per_batch < 1 or section.prompts_per_batch % devices:
-            raise UserError(
-                f"eval.prompts_per_batch is {section.prompts_per_batch}; expected a multiple of "
-                f"the {devices} devices that share a batch"
-            )
-        rows = data.parse_rows(data.load_rows(section, "eval.dataset"), section.dataset)
-        self.problems = data.make_problems(
-            rows, run.pretrained.tokenizer, self.config.prompt, self.config.data.max_prompt_length
-        )
-        overlap = set(self.problems.texts) & set(trainer.problems.texts)
-        if overlap:
-            raise UserError(
-                f"eval.dataset {section.dataset!r} shares {len(overlap)} prompts with the "
-                "training data; expected held-out problems"
-            )
-        self.sampler = rollouts.make_sampler(
-            run,
-            self.problems,
-            num_generations=section.num_samples,
-            max_length=self.config.sampling.max_completion_length,
-            sampling=section,
-        )
-
-    def __call__(self, params: Params, name: str) -> evaluate.EvalResult | None:
-        if self.problems is None:
-            return None
-        shown = self.config.log.progress
-        with progress_bar(0, len(self.problems.tokens), shown=shown) as bar:
-            bar.set_description(f"evaluating {name}")
-            return evaluate.evaluate(
-                self.sampler,
-                params,
-                self.problems,
-                prompts_per_batch=self.config.eval.prompts_per_batch,
-                seed=self.config.seed,
-                advance=bar.update,
-            )
-
-    def write(
-        self, directory: Path, before: evaluate.EvalResult, after: evaluate.EvalResult
-    ) -> None:
-        """eval/summary.json: figures with intervals, and every completion's verdict and length."""
-        directory.mkdir(exist_ok=True)
-        values = {
-            "before": evaluate.summarise(before),
-            "after": evaluate.summarise(after),
-            "difference": evaluate.summarise(before, after),
-        }
-        named = {key: {k: v._asdict() for k, v in part.items()} for key, part in values.items()}
-        for key, result in (("before", before), ("after", after)):
-            named[f"{key}_completions"] = {
-                "correct": result.correct.astype(int).tolist(),
-                "length": result.length.tolist(),
-            }
-        (directory / "summary.json").write_text(json.dumps(named) + "\n", encoding="utf-8")
 
 
 def _main(config: TrainConfig, arguments: argparse.Namespace) -> None:

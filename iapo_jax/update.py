@@ -128,4 +128,4 @@ def apply_gradient(
     params = optax.apply_updates(state.params, updates)
     new = TrainState(state.step + 1, params, opt_state)
     places = state_shardings(mesh, optimizer, params)
-    return jax.lax.with_sharding_constraint(new, places), optax.global_norm(gradient)
+    return jax.lax.with_sharding_constraint(new, places), optax.tree.norm(gradient)
