@@ -1,6 +1,7 @@
 """A checkpoint as a Hugging Face directory: `python -m iapo_jax.export RUN_DIR [--step N] ...`."""
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +11,21 @@ from omegaconf import OmegaConf
 
 from iapo_jax import pretrained, run, update
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
-from iapo_jax.config import SftConfig, TrainConfig, load_config
+from iapo_jax.config import MeshSection, SftConfig, TrainConfig, load_config
 from iapo_jax.errors import UserError
 from iapo_jax.model import init_params
 from iapo_jax.sharding import fetch
 from iapo_jax.update import TrainState
 
 
-def export(run_dir: Path, out: Path, *, step: str = "auto", dtype: str = "float32") -> Path:
-    """Writes the parameters of a run's checkpoint to `out`; transformers opens it as it is.
+def export(
+    run_dir: Path, out: Path | None = None, *, step: str = "auto", dtype: str = "float32"
+) -> Path:
+    """Writes the parameters of a run's checkpoint as a directory that transformers opens as it is.
+
+    Args:
+      out: default `run_dir`/hf_STEP.
+      step: a number, or auto for the newest.
 
     Raises:
       UserError: if `run_dir` is no run directory, or has no such checkpoint.
@@ -30,13 +37,15 @@ def export(run_dir: Path, out: Path, *, step: str = "auto", dtype: str = "float3
         raise UserError(f"--dtype is {dtype!r}; expected float32, bfloat16 or float16")
     schema = TrainConfig if "sampling" in OmegaConf.load(path) else SftConfig
     config = load_config(schema, str(path))
-    opened = run.open_run(config)
+    # Any machine may export: the parameters are spread over whatever devices it has.
+    opened = run.open_run(dataclasses.replace(config, mesh=MeshSection(data=1, fsdp=-1)))
     checkpoints = Checkpoints(run_dir, config.log.save_total_limit)
     number = step_to_resume(checkpoints, step)
     if number is None:
         raise UserError(f"{checkpoints.directory} holds no checkpoint")
     state = checkpoints.restore(number, _abstract_state(opened, config))
     checkpoints.close()
+    out = out or run_dir / f"hf_{number}"
     pretrained.save_pretrained(
         fetch(state.params),
         opened.pretrained.hf_config,
@@ -68,9 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="default: RUN_DIR/hf_STEP")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
     arguments = parser.parse_args(argv)
-    out = arguments.out or arguments.run_dir / f"hf_{arguments.step}"
     try:
-        print(export(arguments.run_dir, out, step=arguments.step, dtype=arguments.dtype))
+        print(export(arguments.run_dir, arguments.out, step=arguments.step, dtype=arguments.dtype))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

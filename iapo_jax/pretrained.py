@@ -271,7 +271,16 @@ def save_pretrained(
     generation_config: dict | None = None,
     dtype: str = "float32",
 ) -> None:
-    """Writes a directory that transformers opens as it is; complete or not there at all."""
+    """Writes a directory that transformers opens as it is; complete or not there at all.
+
+    An older model directory of that name is replaced.
+
+    Raises:
+      UserError: if `directory` holds anything but a model.
+    """
+    replaceable = (directory / "config.json").is_file() or not directory.exists()
+    if not replaceable and not (directory.is_dir() and not any(directory.iterdir())):
+        raise UserError(f"{directory} is there already and is no model directory; not replaced")
     final, directory = directory, directory.with_name(directory.name + ".partial")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -368,7 +377,10 @@ def open_pretrained(section: Any) -> Pretrained:
     config = decoder_config(hf, dtype=section.dtype, remat=section.remat, source=source)
     tokenizer = load_tokenizer(section.tokenizer or directory)
     if directory is None:
-        generation = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        generation = {
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
     stops = stop_ids(tokenizer, generation)
     if not stops:
         raise UserError(f"{source}: no token ends a completion: set eos_token_id of the tokenizer")
