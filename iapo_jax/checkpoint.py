@@ -51,8 +51,8 @@ class Checkpoints:
         self._manager.close()
 
 
-def step_to_resume(checkpoints: Checkpoints, resume: str) -> int | None:
-    """The step that `resume` asks for: auto, never, or a number. None: start from the beginning.
+def step_to_resume(checkpoints: Checkpoints, resume: str, *, option: str = "resume") -> int | None:
+    """The step that `option` asks for: auto, never, or a number. None: start from the beginning.
 
     Raises:
       UserError: if the checkpoint is not there, or is there and must not be.
@@ -68,5 +68,8 @@ def step_to_resume(checkpoints: Checkpoints, resume: str) -> int | None:
             )
         return None
     if not resume.isdigit() or int(resume) not in steps:
-        raise UserError(f"resume is {resume!r}; expected auto, never or one of the steps {steps}")
+        raise UserError(
+            f"{option} is {resume!r}; expected auto, never or one of the steps {steps} that "
+            f"{checkpoints.directory} holds"
+        )
     return int(resume)

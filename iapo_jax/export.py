@@ -6,16 +6,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 from omegaconf import OmegaConf
 
 from iapo_jax import pretrained, run, update
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
 from iapo_jax.config import MeshSection, SftConfig, TrainConfig, load_config
 from iapo_jax.errors import UserError
-from iapo_jax.model import init_params
 from iapo_jax.sharding import fetch
-from iapo_jax.update import TrainState
 
 
 def export(
@@ -40,10 +37,12 @@ def export(
     # Any machine may export: the parameters are spread over whatever devices it has.
     opened = run.open_run(dataclasses.replace(config, mesh=MeshSection(data=1, fsdp=-1)))
     checkpoints = Checkpoints(run_dir, config.log.save_total_limit)
-    number = step_to_resume(checkpoints, step)
+    number = step_to_resume(checkpoints, step, option="--step")
     if number is None:
         raise UserError(f"{checkpoints.directory} holds no checkpoint")
-    state = checkpoints.restore(number, _abstract_state(opened, config))
+    optimizer = update.make_optimizer(config.optimizer, 1)
+    like = update.abstract_state(opened.mesh, optimizer, run.abstract_params(opened))
+    state = checkpoints.restore(number, like)
     checkpoints.close()
     out = out or run_dir / f"hf_{number}"
     pretrained.save_pretrained(
@@ -55,18 +54,6 @@ def export(
         dtype=dtype,
     )
     return out
-
-
-def _abstract_state(opened: run.Run, config: TrainConfig | SftConfig) -> TrainState:
-    """Shapes and shardings of the run's state; nothing is computed."""
-    optimizer = update.make_optimizer(config.optimizer, 1)
-    build = lambda: update.new_state(  # noqa: E731
-        optimizer, init_params(opened.pretrained.config, jax.random.key(0))
-    )
-    shapes = jax.eval_shape(build)
-    places = update.state_shardings(opened.mesh, optimizer, shapes.params)
-    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
-    return jax.tree.map(place, shapes, places)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -75,11 +75,14 @@ def read_json(path: Path) -> dict:
       UserError: naming the file, if it is missing or no JSON.
     """
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; a Hugging Face model directory has one") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
 
 
 def decoder_config(
@@ -207,40 +210,53 @@ class _Tensors:
         return self.where[name].get_tensor(name)
 
 
-def load_params(directory: Path, config: DecoderConfig, shardings: Any = None) -> Params:
-    """float32 parameters from a directory, stacked over layers, placed by `shardings`.
+def check_tensors(directory: Path, config: DecoderConfig) -> None:
+    """Compares names and shapes of a directory's tensors with the architecture; reads no values.
 
     Raises:
       UserError: naming the first tensor that is missing, superfluous or of another shape.
     """
-    wanted = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-    tensors = _Tensors(directory)
-    names = {path: hf_names(path, config.num_layers) for path, _ in _paths(wanted)}
-    known = {name for group in names.values() for name in group}
-    extra = [
-        name
-        for name in tensors.where
-        if name not in known
-        and not name.endswith("rotary_emb.inv_freq")
-        and not (name == "lm_head.weight" and config.tie_word_embeddings)
-    ]
-    if extra:
-        raise UserError(f"{directory}: tensor {extra[0]} has no place in this architecture")
+    _open_checked(directory, config)
+
+
+def _open_checked(directory: Path, config: DecoderConfig) -> _Tensors:
+    tensors, known = _Tensors(directory), set()
+    for path, leaf in _paths(_shapes(config)):
+        shape = _hf_shape(path, leaf.shape[1:] if path.startswith("layers.") else leaf.shape)
+        for name in hf_names(path, config.num_layers):
+            known.add(name)
+            if name not in tensors.where:
+                raise UserError(f"{directory}: tensor {name} {shape} is missing")
+            found = tensors.shape(name)
+            if found != shape:
+                raise UserError(f"{directory}: tensor {name} is {found}, expected {shape}")
+    for name in tensors.where:
+        tied = name == _TOP["head"] and config.tie_word_embeddings
+        if name not in known and not tied and not name.endswith("rotary_emb.inv_freq"):
+            raise UserError(f"{directory}: tensor {name} has no place in this architecture")
+    return tensors
+
+
+def _shapes(config: DecoderConfig) -> Any:
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+def load_params(directory: Path, config: DecoderConfig, shardings: Any = None) -> Params:
+    """float32 parameters from a directory, stacked over layers, placed by `shardings`.
+
+    Raises:
+      UserError: as `check_tensors`.
+    """
+    tensors, wanted = _open_checked(directory, config), _shapes(config)
 
     def load(path: str, leaf: Any, sharding: Any) -> jax.Array:
         stacked = path.startswith("layers.")
-        shape = leaf.shape[1:] if stacked else leaf.shape
         parts = []
-        for name in names[path]:
-            if name not in tensors.where:
-                raise UserError(f"{directory}: tensor {name} {_hf_shape(path, shape)} is missing")
-            found, expected = tensors.shape(name), _hf_shape(path, shape)
-            if found != expected:
-                raise UserError(f"{directory}: tensor {name} is {found}, expected {expected}")
+        for name in hf_names(path, config.num_layers):
             part = tensors.read(name).astype(np.float32)
-            parts.append((part.T if path.endswith("kernel") else part).reshape(shape))
-        array = np.stack(parts) if stacked else parts[0]
-        return jax.device_put(array, sharding)
+            part = part.T if path.endswith("kernel") else part
+            parts.append(part.reshape(leaf.shape[1:] if stacked else leaf.shape))
+        return jax.device_put(np.stack(parts) if stacked else parts[0], sharding)
 
     leaves = _paths(wanted)
     places = [None] * len(leaves) if shardings is None else jax.tree.leaves(shardings)
@@ -293,6 +309,7 @@ def save_pretrained(
     )
     for file, names in split.filename_to_tensors.items():
         save_file({n: tensors[n] for n in names}, directory / file, metadata={"format": "pt"})
+        (directory / file).chmod(0o644)  # safetensors leaves it readable by its owner alone
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         _write_json(directory / "model.safetensors.index.json", index)
@@ -313,10 +330,14 @@ def _write_json(path: Path, value: dict) -> None:
 def load_tokenizer(directory: str | Path) -> Any:
     """The directory's fast tokenizer, with its chat template."""
     try:
-        return transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{directory}: no tokenizer that transformers can open: {reason}") from None
+    # Beside a qwen2 config.json transformers opens a directory without one as an empty tokenizer.
+    if tokenizer.get_vocab().keys() <= tokenizer.get_added_vocab().keys():
+        raise UserError(f"{directory}: the tokenizer has no vocabulary (tokenizer.json is missing)")
+    return tokenizer
 
 
 def read_generation_config(directory: Path) -> dict:
@@ -327,8 +348,8 @@ def read_generation_config(directory: Path) -> dict:
 
 def stop_ids(tokenizer: Any, generation_config: dict) -> list[int]:
     """Ids that end a completion: EOS of tokenizer and generation_config, end-of-turn tokens."""
-    configured = generation_config.get("eos_token_id") or []
-    ids = {configured} if isinstance(configured, int) else set(configured)
+    configured = generation_config.get("eos_token_id")
+    ids = set(configured) if isinstance(configured, list) else {configured}
     vocabulary = tokenizer.get_vocab()
     ids |= {tokenizer.eos_token_id} | {vocabulary.get(text) for text in _END_OF_TURN}
     return sorted(ids - {None})

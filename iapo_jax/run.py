@@ -40,6 +40,13 @@ def open_run(config: Any) -> Run:
     return Run(mesh, opened, make_model(opened.config), Path(config.output_dir))
 
 
+def abstract_params(run: Run) -> Params:
+    """Shapes of the parameters; of a directory, its tensors are checked against them."""
+    if run.pretrained.directory is not None:
+        pretrained.check_tensors(run.pretrained.directory, run.pretrained.config)
+    return jax.eval_shape(lambda: init_params(run.pretrained.config, jax.random.key(0)))
+
+
 def initial_params(run: Run, seed: int) -> Params:
     """The directory's weights, or random ones for a new model, placed on the mesh."""
     build = lambda: init_params(run.pretrained.config, jax.random.key(seed))  # noqa: E731

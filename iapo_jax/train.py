@@ -13,12 +13,18 @@ from iapo_jax import evaluate, reporting, rollouts, update
 from iapo_jax.config import TrainConfig, run_cli
 from iapo_jax.metrics import RunWriter, progress_bar
 from iapo_jax.rollouts import Scored
-from iapo_jax.run import export_final, initial_params, prepare_directory, resume_state
+from iapo_jax.run import (
+    abstract_params,
+    export_final,
+    initial_params,
+    prepare_directory,
+    resume_state,
+)
 from iapo_jax.sampling import prompt_keys
-from iapo_jax.sharding import by_prompt, put
+from iapo_jax.sharding import by_prompt
 from iapo_jax.signals import compute_signals
 from iapo_jax.trainer import TrainBatch, Trainer, make_trainer, run_step, train_step
-from iapo_jax.types import Credit, Params, Rollout
+from iapo_jax.types import Credit, Rollout
 from iapo_jax.update import TrainState
 
 
@@ -28,12 +34,13 @@ def train(
     advantage: Callable[..., Credit] | None = None,
     reward_functions: Sequence[Callable] | None = None,
     dry_run: bool = False,
-) -> TrainState:
+) -> TrainState | None:
     """Trains, writes the run directory, prints the table before and after, exports the model.
 
     Args:
       advantage: a credit rule of your own, instead of the one that `algorithm.name` names.
       reward_functions: your own, instead of `reward.functions`.
+      dry_run: check and compile everything, print the memory, and return None.
 
     Raises:
       UserError: for what is wrong in the config, the model directory or the data.
@@ -42,9 +49,10 @@ def train(
     run = trainer.run
     held_out = evaluate.HeldOut(config, run, trainer.problems.texts)
     print(reporting.describe_run(trainer))
-    params = initial_params(run, config.seed)
     if dry_run:
-        return compile_only(trainer, params)
+        print(compile_only(trainer))
+        return None
+    params = initial_params(run, config.seed)
     state = update.init_state(run.mesh, trainer.spec.optimizer, params)
     checkpoints, state, first = resume_state(config, run, state)
     prepare_directory(run, config)
@@ -71,54 +79,54 @@ def train(
     return state
 
 
-def compile_only(trainer: Trainer, params: Params) -> TrainState:
-    """Compiles the programs of a step for this config and prints the memory that each needs."""
+def compile_only(trainer: Trainer) -> str:
+    """Compiles the programs of a step and tells the memory that each needs.
+
+    Parameters and batches are shapes only: a machine too small for the model can ask, too.
+    """
     config, run, split = trainer.config, trainer.run, by_prompt(trainer.run.mesh)
-    state = update.init_state(run.mesh, trainer.spec.optimizer, params)
-    ref_params = params if trainer.algorithm.loss.beta else None
+    state = update.abstract_state(run.mesh, trainer.spec.optimizer, abstract_params(run))
+    ref_params = state.params if trainer.algorithm.loss.beta else None
+    unroll = trainer.sampler.prepare.lower(state.params)
+    sampler_params = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        unroll.out_info,
+        unroll.compile().output_shardings,
+    )
     indices = trainer.order(0)
     prompts = rollouts.prompts_of(trainer.sampler, trainer.problems, indices)
     keys = jax.device_put(prompt_keys(config.seed, 0, indices), split)
     shape = (*indices.shape, config.batch.num_generations)
     full = (*shape, config.sampling.max_completion_length)
-    zeros = put(np.zeros(full, np.float32), split)
-    tokens = put(np.zeros(full, np.int32), split)
-    length, finished = put((np.ones(shape, np.int32), np.ones(shape, bool)), split)
-    rollout = Rollout(prompts, tokens, length, zeros, finished)
-    batch = TrainBatch(prompts, tokens, zeros, zeros, Credit(zeros, zeros))
-    sampler_params = trainer.sampler.prepare(params)
+    struct = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=split)  # noqa: E731
+    floats, tokens = struct(full, np.float32), struct(full, np.int32)
+    rollout = Rollout(prompts, tokens, struct(shape, np.int32), floats, struct(shape, bool))
+    batch = TrainBatch(prompts, tokens, floats, floats, Credit(floats, floats))
+    draw, spec = trainer.sampler.draw, trainer.spec
     programs = {
-        "sample": lambda: trainer.sampler.draw.func.lower(
-            *trainer.sampler.draw.args,
-            sampler_params,
-            prompts,
-            keys,
-            **trainer.sampler.draw.keywords,
-        ),
-        "signals": lambda: compute_signals.lower(
+        "sample": draw.func.lower(*draw.args, sampler_params, prompts, keys, **draw.keywords),
+        "signals": compute_signals.lower(
             run.model,
-            params,
+            state.params,
             ref_params,
             rollout,
             trainer.postfix,
             trainer.temperature,
-            micro=trainer.spec.micro_batches * trainer.spec.mini_batches,
+            micro=spec.micro_batches * spec.mini_batches,
             with_information=trainer.algorithm.needs_information,
         ),
-        "update": lambda: train_step.lower(
-            state, batch, np.int32(0), trainer.temperature, spec=trainer.spec
-        ),
+        "update": train_step.lower(state, batch, np.int32(0), trainer.temperature, spec=spec),
     }
-    print(f"{'program':<10} {'arguments':>12} {'temporary':>12} {'output':>12}   MiB a device")
-    for name, lower in programs.items():
-        memory = lower().compile().memory_analysis()
+    lines = [f"{'program':<10} {'arguments':>12} {'temporary':>12} {'output':>12}   MiB a device"]
+    for name, lowered in programs.items():
+        memory = lowered.compile().memory_analysis()
         sizes = (
             memory.argument_size_in_bytes,
             memory.temp_size_in_bytes,
             memory.output_size_in_bytes,
         )
-        print(f"{name:<10} " + " ".join(f"{size / 2**20:>12.1f}" for size in sizes))
-    return state
+        lines.append(f"{name:<10} " + " ".join(f"{size / 2**20:>12.1f}" for size in sizes))
+    return "\n".join(lines)
 
 
 def _write(trainer: Trainer, writer: RunWriter, step: int, scored: Scored, row: dict) -> None:

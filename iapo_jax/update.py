@@ -85,6 +85,16 @@ def new_state(optimizer: optax.GradientTransformation, params: Params) -> TrainS
     return TrainState(jnp.int32(0), jax.tree.map(jnp.copy, params), optimizer.init(params))
 
 
+def abstract_state(
+    mesh: Mesh, optimizer: optax.GradientTransformation, params: Params
+) -> TrainState:
+    """Shapes and shardings of `init_state`, from shapes of parameters; nothing is computed."""
+    shapes = jax.eval_shape(partial(new_state, optimizer), params)
+    places = state_shardings(mesh, optimizer, params)
+    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+    return jax.tree.map(place, shapes, places)
+
+
 def init_state(mesh: Mesh, optimizer: optax.GradientTransformation, params: Params) -> TrainState:
     """`new_state`, placed on the mesh."""
     places = state_shardings(mesh, optimizer, params)
