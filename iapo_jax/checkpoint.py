@@ -1,6 +1,7 @@
 """Checkpoints of a `TrainState` in `OUTPUT_DIR/checkpoints`; the home of orbax."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ class Checkpoints:
     def __init__(self, output_dir: Path, keep: int):
         self.directory = (output_dir / "checkpoints").absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep or None, create=True)
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
 
     def steps(self) -> list[int]:
         """Steps with a committed checkpoint, oldest first."""
@@ -36,19 +39,32 @@ class Checkpoints:
           UserError: if the checkpoint does not fit the configured model and optimizer.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
-        try:
-            found = self._manager.restore(step, args=ocp.args.StandardRestore(target))
-        except ValueError as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"checkpoint {self.directory / str(step)} does not fit this config: {reason}"
-            ) from None
+        saved, wanted = _shapes(self._manager.item_metadata(step).tree), _shapes(target)
+        for name in sorted(saved | wanted):
+            if saved.get(name) != wanted.get(name):
+                raise UserError(
+                    f"checkpoint {self.directory / str(step)} does not fit this config: {name} is "
+                    f"{saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here"
+                )
+        found = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         return type(like)(**found)
+
+    def forget_after(self, step: int) -> None:
+        """Deletes later checkpoints: a run that goes back writes these steps again."""
+        for later in self.steps():
+            if later > step:
+                self._manager.delete(later)
 
     def close(self) -> None:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    name = partial(jax.tree_util.keystr, simple=True, separator=".")
+    return {name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def step_to_resume(checkpoints: Checkpoints, resume: str, *, option: str = "resume") -> int | None:

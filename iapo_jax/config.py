@@ -254,7 +254,7 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
     for text in overrides:
         if "=" not in text:
             raise UserError(f"{text!r} on the command line: expected key=value, as max_steps=10")
-        layers.append((f"{text!r} on the command line", OmegaConf.from_dotlist([text])))
+        layers.append((f"{text!r} on the command line", OmegaConf.from_dotlist([_quoted(text)])))
     for source, layer in layers:
         _check_names(schema, layer, source)
         try:
@@ -263,6 +263,17 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
             key, message = error.full_key or "?", str(error).splitlines()[0]
             raise UserError(f"{source}: field {key}: {message}") from None
     return OmegaConf.to_object(base)
+
+
+def load_run_config(path: Path) -> TrainConfig | SftConfig:
+    """The config.yaml of a run directory, whichever command wrote it."""
+    schema = TrainConfig if "sampling" in _read_yaml(str(path)) else SftConfig
+    return load_config(schema, str(path))
+
+
+def _quoted(text: str) -> str:
+    # `key=` means the empty text; omegaconf would read it as null.
+    return f"{text}''" if text.endswith("=") else text
 
 
 def _read_yaml(path: str) -> Any:

@@ -6,11 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from iapo_jax import pretrained, run, update
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
-from iapo_jax.config import MeshSection, SftConfig, TrainConfig, load_config
+from iapo_jax.config import MeshSection, load_run_config
 from iapo_jax.errors import UserError
 from iapo_jax.sharding import fetch
 
@@ -32,8 +30,7 @@ def export(
         raise UserError(f"{run_dir} is no run directory: it has no config.yaml")
     if dtype not in ("float32", "bfloat16", "float16"):
         raise UserError(f"--dtype is {dtype!r}; expected float32, bfloat16 or float16")
-    schema = TrainConfig if "sampling" in OmegaConf.load(path) else SftConfig
-    config = load_config(schema, str(path))
+    config = load_run_config(path)
     # Any machine may export: the parameters are spread over whatever devices it has.
     opened = run.open_run(dataclasses.replace(config, mesh=MeshSection(data=1, fsdp=-1)))
     checkpoints = Checkpoints(run_dir, config.log.save_total_limit)

@@ -141,7 +141,7 @@ def decoder_config(
 
 
 def _rope(hf: dict, source: str) -> tuple[float, Llama3Rope | None]:
-    rope = {**(hf.get("rope_scaling") or {}), **(hf.get("rope_parameters") or {})}
+    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}  # as transformers reads them
     theta = float(rope.get("rope_theta") or hf.get("rope_theta") or 10_000.0)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind == "default":

@@ -8,6 +8,7 @@ import numpy as np
 
 from iapo_jax.answers import checker_counts
 from iapo_jax.data import Problems
+from iapo_jax.model import init_params
 from iapo_jax.rollouts import Scored
 from iapo_jax.types import Array, Credit, Group, Rollout
 
@@ -118,6 +119,4 @@ def describe_run(trainer: Any) -> str:
 
 
 def _shapes(config: Any) -> Any:
-    from iapo_jax.model import init_params
-
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))

@@ -73,7 +73,9 @@ def resume_state(config: Any, run: Run, state: TrainState) -> tuple[Checkpoints,
     if step is None:
         return checkpoints, state, 0
     print(f"resuming from step {step} of {checkpoints.directory}")
-    return checkpoints, checkpoints.restore(step, state), step
+    state = checkpoints.restore(step, state)
+    checkpoints.forget_after(step)
+    return checkpoints, state, step
 
 
 def export_final(run: Run, params: Params) -> Path:

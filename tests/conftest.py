@@ -1,19 +1,27 @@
 """Strict modes for every test, set before JAX starts, and what most tests share."""
 
+import functools
+import json
 import os
 from pathlib import Path
+from typing import NamedTuple
 
+# Eight devices; compiled without the slow passes, which these tiny programs do not earn back.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    + os.environ.get("XLA_FLAGS", "")
 ).strip()
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from iapo_jax.model import DecoderConfig, init_params, make_model
+from iapo_jax.pretrained import decoder_config, load_params
+from iapo_jax.types import Model
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -33,7 +41,31 @@ def random_params(config, seed=0, scale=0.3):
     fill = lambda path, x: np.float32(  # noqa: E731
         ("scale" in str(path[-1])) + scale * rng.standard_normal(x.shape)
     )
-    return jax.tree.map(jax.numpy.asarray, jax.tree_util.tree_map_with_path(fill, shapes))
+    return jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(fill, shapes))
+
+
+class Golden(NamedTuple):
+    """A tiny model made by transformers, as ours; its logits are in `logits.npz`."""
+
+    config: DecoderConfig
+    model: Model
+    params: dict
+
+
+@functools.cache
+def golden_model(name):
+    """One of tests/golden/models: qwen2, qwen3 or llama, tied or untied; 97 tokens, width 32."""
+    directory = GOLDEN / "models" / name
+    config = decoder_config(json.loads((directory / "config.json").read_text()))
+    return Golden(config, make_model(config), load_params(directory, config))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def plain_logits(model, params, tokens):
+    """Logits [B, S, V] of whole sequences [B, S]: one forward, no context, no chunks."""
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    hidden, _ = model.forward(params, tokens, positions, ())
+    return jnp.einsum("bsd,vd->bsv", hidden.astype(jnp.float32), model.logit_weight(params))
 
 
 @pytest.fixture(scope="session")

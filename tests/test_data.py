@@ -1,0 +1,253 @@
+"""Rows from files, prompts through the chat template, an order that is a function of the step."""
+
+import json
+import subprocess
+import sys
+
+import datasets
+import numpy as np
+import pytest
+import transformers
+
+from iapo_jax import data
+from iapo_jax.config import DataSection, PromptSection
+from iapo_jax.errors import UserError
+
+ROWS = [
+    {"question": "1+1", "answer": "2", "level": 1},
+    {"question": "2+3", "answer": "5", "level": 2},
+    {"question": "4+4", "answer": "8", "level": 3},
+]
+
+
+class Words:
+    """A tokenizer that is a list of words, with a chat template that can be read."""
+
+    chat_template = "yes"
+
+    def encode(self, text, add_special_tokens):
+        assert add_special_tokens is False
+        return [len(word) for word in text.split()]
+
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+        assert tokenize is False and add_generation_prompt is True
+        return "".join(f"<{m['role']}> {m['content']} " for m in messages) + "<assistant>"
+
+
+class Plain(Words):
+    chat_template = None
+
+
+def section(path, **more):
+    return DataSection(dataset=str(path), **more)
+
+
+# ------------------------------------------------------------------------------------ rows
+
+
+@pytest.fixture(params=["jsonl", "json", "parquet", "save_to_disk", "dict on disk"])
+def saved(request, tmp_path):
+    """ROWS in each of the forms that a user may have."""
+    table = datasets.Dataset.from_list(ROWS)
+    if request.param in ("jsonl", "json"):
+        path = tmp_path / f"rows.{request.param}"
+        path.write_text("".join(json.dumps(row) + "\n\n" for row in ROWS), encoding="utf-8")
+    elif request.param == "parquet":
+        path = tmp_path / "rows.parquet"
+        table.to_parquet(str(path))
+    else:
+        path = tmp_path / "rows"
+        whole = datasets.DatasetDict({"train": table, "test": table.select([2])})
+        (table if request.param == "save_to_disk" else whole).save_to_disk(str(path))
+    return path
+
+
+def test_every_form_gives_the_same_rows(saved):
+    assert data.load_rows(section(saved)) == ROWS
+    assert data.load_rows(section(saved, max_rows=2)) == ROWS[:2]
+    assert data.load_rows(section(saved, max_rows=9)) == ROWS
+
+
+def test_a_split_on_disk(tmp_path):
+    table = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict({"test": table.select([2])}).save_to_disk(str(tmp_path / "rows"))
+    assert data.load_rows(section(tmp_path / "rows", split="test")) == ROWS[2:]
+    with pytest.raises(UserError, match="data.dataset: cannot open .*rows"):
+        data.load_rows(section(tmp_path / "rows", split="train"))
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ('{"question": "1"}\n{"question" "2"}\n', "rows.jsonl, line 2: not JSON"),
+        ('{"question": "1"}\n\n[1, 2]\n', "rows.jsonl, line 3: expected an object, found [1, 2]"),
+        ("", "rows.jsonl has no rows"),
+        ("\n \n", "rows.jsonl has no rows"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(tmp_path, text, sentence):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        data.load_rows(section(path))
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["/nowhere/rows.jsonl", "rows.parquet", "/nowhere", "rows.jsonl"])
+def test_a_missing_file_is_named(name):
+    with pytest.raises(UserError, match=f"eval.dataset: cannot open '{name}'"):
+        data.load_rows(section(name), "eval.dataset")
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    (tmp_path / "rows.parquet").write_text("no parquet")
+    with pytest.raises(UserError, match="data.dataset: cannot open '.*rows.parquet'") as caught:
+        data.load_rows(section(tmp_path / "rows.parquet"))
+    assert "\n" not in str(caught.value)
+
+
+def test_parse_rows():
+    chat = [{"role": "user", "content": "1+1"}]
+    rows = data.parse_rows(
+        [*ROWS[:1], {"prompt": chat, "answer": 7, "question": "kept out"}], "rows.jsonl"
+    )
+    assert rows[0] == data.Row("1+1", "2", {"level": 1})
+    assert rows[1] == data.Row(chat, "7", {})
+
+
+@pytest.mark.parametrize(
+    "row, sentence",
+    [
+        ({"text": "1+1", "answer": "2"}, "row 2: expected `prompt` or `question`, found text, ans"),
+        ({"question": "1+1", "level": 1}, "row 2: expected `answer`, found question, level"),
+        ({"question": "1+1", "answer": None}, "row 2: expected `answer`"),
+        ({"question": "", "answer": "2"}, "row 2: the question is empty or no text: ''"),
+        ({"question": 5, "answer": "2"}, "row 2: the question is empty or no text: 5"),
+    ],
+)
+def test_a_bad_row_is_named_with_its_number(row, sentence):
+    with pytest.raises(UserError) as caught:
+        data.parse_rows([ROWS[0], row], "rows.jsonl")
+    assert str(caught.value).startswith("rows.jsonl, " + sentence)
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        ("so 1,200.\n#### 1,234", "1234"),
+        ("#### -5 ", "-5"),
+        ("#### 1 #### 2", "2"),
+        (" 1,234 ", "1,234"),
+        (r"\frac{1}{2}", r"\frac{1}{2}"),
+    ],
+)
+def test_final_answer(text, answer):
+    assert data.final_answer(text) == answer
+
+
+def test_gsm8k_as_published(shared_data):
+    path = shared_data / "gsm8k" / "train.jsonl"
+    if not path.is_file():
+        pytest.skip(f"{path} is absent")
+    rows = data.parse_rows(data.load_rows(section(path)), str(path))
+    assert len(rows) == 7_473
+    answers = [int(row.answer) for row in rows]
+    assert (rows[0].question[:20], answers[0]) == ("Natalia sold clips t", 72)
+
+
+# --------------------------------------------------------------------------------- prompts
+
+
+def test_a_prompt_goes_through_the_chat_template():
+    words = Words()
+    assert data.render_prompt(words, "1+1", PromptSection()) == "<user> 1+1 <assistant>"
+    full = PromptSection(
+        system="be brief", instruction="An integer.", example_question="2+2", example_answer="4"
+    )
+    assert data.render_prompt(words, "1+1", full) == (
+        "<system> be brief <user> 2+2 An integer. <assistant> 4 <user> 1+1 An integer. <assistant>"
+    )
+    assert data.R1_SYSTEM in data.render_prompt(words, "1+1", PromptSection(system="r1"))
+
+
+def test_chat_messages_are_taken_as_they_are():
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rendered = data.render_prompt(Words(), chat, PromptSection(instruction="not added"))
+    assert rendered == "<user> a <assistant> b <assistant>"
+
+
+def test_a_tokenizer_without_a_template_gets_plain_text():
+    assert data.render_prompt(Plain(), "1+1", PromptSection(system="s")) == "s\n\n1+1\n\n"
+
+
+def test_qwens_template(shared_data):
+    directory = shared_data / "tokenizers" / "qwen2.5-instruct"
+    if not directory.is_dir():
+        pytest.skip(f"{directory} is absent")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    rows = data.parse_rows(ROWS, "rows")
+    problems = data.make_problems(rows, tokenizer, PromptSection(system="Hi"), 512)
+    # The format that Qwen's own documentation shows.
+    assert problems.texts[0] == (
+        "<|im_start|>system\nHi<|im_end|>\n<|im_start|>user\n1+1<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert tokenizer.decode(problems.tokens[0]) == problems.texts[0]
+    assert problems.tokens[0][0] == tokenizer.convert_tokens_to_ids("<|im_start|>")
+
+
+def test_long_prompts_are_left_out_and_counted():
+    rows = data.parse_rows(
+        [{**row, "question": "word " * 3 * i} for i, row in enumerate(ROWS, 1)], ""
+    )
+    # 3, 6 and 9 words, and the two tags
+    problems = data.make_problems(rows, Words(), PromptSection(), 8)
+    assert [len(tokens) for tokens in problems.tokens] == [5, 8]
+    assert problems.left_out == 1
+    assert problems.answers == ["2", "5"]
+    assert problems.columns == [{"level": 1}, {"level": 2}]
+    with pytest.raises(
+        UserError, match="max_prompt_length is 4, but the shortest of 3 .* 5 tokens"
+    ):
+        data.make_problems(rows, Words(), PromptSection(), 4)
+
+
+# ----------------------------------------------------------------------------------- order
+
+
+@pytest.mark.parametrize("rows, batch", [(12, 4), (10, 4), (3, 8), (1, 2)])
+def test_every_epoch_is_a_permutation(rows, batch):
+    order = data.batch_order(rows, batch, seed=7)
+    steps = -(-rows * 3 // batch)
+    flat = np.concatenate([order(step) for step in range(steps)])
+    assert all(order(step).shape == (batch,) for step in range(steps))
+    epochs = flat[: 3 * rows].reshape(3, rows)  # epochs begin inside of a batch, too
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(rows), (3, 1)))
+    if rows > 9:
+        assert not (epochs[0] == epochs[1]).all() and not (epochs[1] == epochs[2]).all()
+
+
+def test_the_order_is_a_function_of_seed_and_step():
+    one, other = (data.batch_order(100, 8, seed=3) for _ in range(2))
+    backwards = {step: other(step) for step in reversed(range(40))}
+    for step in range(40):
+        np.testing.assert_array_equal(one(step), backwards[step])
+    another = data.batch_order(100, 8, seed=4)
+    assert any((one(step) != another(step)).any() for step in range(3))
+
+
+def test_another_process_gets_the_same_order():
+    code = "from iapo_jax import data; print(data.batch_order(50, 5, 11)(23).tolist())"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == data.batch_order(50, 5, 11)(23).tolist()
+
+
+def test_pad_rows():
+    tokens, length = data.pad_rows([[5], [6, 7, 8], []], 4)
+    np.testing.assert_array_equal(tokens, [[5, 0, 0, 0], [6, 7, 8, 0], [0, 0, 0, 0]])
+    np.testing.assert_array_equal(length, [1, 3, 0])
+    assert tokens.dtype == length.dtype == np.int32
+
+
+def test_bucket():
+    assert [data.bucket(n, 16, 40) for n in (1, 16, 17, 33, 40)] == [16, 16, 32, 40, 40]
+    assert data.bucket(3, 0, 40) == 40

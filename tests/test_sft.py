@@ -1,0 +1,278 @@
+"""Supervised fine-tuning of a new tiny model: the loss, its masks, batches, whole runs."""
+
+import importlib
+import json
+import sys
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import plain_logits
+
+from iapo_jax import data, pretrained, sft, update
+from iapo_jax.config import OptimizerSection, SftConfig, load_config, to_yaml
+from iapo_jax.errors import UserError
+from iapo_jax.metrics import read_jsonl
+from iapo_jax.sft import SftBatch, encode_completion, sft_step, train_sft
+from iapo_jax.sharding import fetch, make_mesh
+from iapo_jax.types import Prompts
+
+ARCHITECTURE = {
+    "model_type": "qwen2",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+    "eos_token_id": 1,
+}
+# Sums of two digits; every fourth row leaves early: the exit postfix is masked.
+ROWS = [
+    {
+        "question": f"{a}+{b}",
+        "completion": f"{a}+{b}={a + b}</think><answer>{a + b}</answer>"
+        if (a + b) % 4
+        else [[f"{a}+", 1], ["</think><answer>", 0], [f"{a + b}</answer>", 1.0]],
+    }
+    for a in range(4)
+    for b in range(6)
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, root):
+    """A folder with an architecture, a tokenizer and ROWS."""
+    folder = tmp_path_factory.mktemp("sft")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(root / "experiments" / "arithmetic"))
+        for name in ("tokenizer", "problems"):
+            patch.delitem(sys.modules, name, raising=False)
+        importlib.import_module("tokenizer").save_tokenizer(folder / "tokenizer")
+        for name in ("tokenizer", "problems"):
+            sys.modules.pop(name, None)
+    (folder / "config.json").write_text(json.dumps(ARCHITECTURE))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(world):
+    return pretrained.load_tokenizer(world / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def configure(world):
+    def build(output_dir, *overrides):
+        base = [
+            f"output_dir={output_dir}",
+            f"model.config={world / 'config.json'}",
+            f"model.tokenizer={world / 'tokenizer'}",
+            f"data.dataset={world / 'rows.jsonl'}",
+            "max_steps=40",
+            "save_steps=20",
+            "batch.rows_per_step=8",
+            "optimizer.learning_rate=1e-2",
+            "optimizer.lr_scheduler_type=constant",
+            "optimizer.adam_epsilon=1e-3",  # see test_train.py: rounding must not become a step
+            "mesh.data=1",
+            f"log.compilation_cache={world / 'programs'}",
+            "log.progress=false",
+            "log.tensorboard=false",
+        ]
+        return load_config(SftConfig, None, [*base, *overrides])
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def finish(configure, tmp_path_factory):
+    def run(*overrides, directory=None):
+        directory = directory or tmp_path_factory.mktemp("run")
+        state = train_sft(configure(directory, *overrides))
+        rows = read_jsonl(directory / "metrics.jsonl")
+        return SimpleNamespace(directory=directory, params=fetch(state.params), rows=rows)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def straight(finish):
+    return finish()
+
+
+def losses(run):
+    return [row["loss"] for row in run.rows]
+
+
+def test_the_loss_falls(straight):
+    # The first loss is that of a nearly uniform guess among 64 tokens: log 64 = 4.16 nats.
+    assert losses(straight)[0] == pytest.approx(np.log(64), abs=0.2)
+    assert np.mean(losses(straight)[-5:]) < 1.5
+    assert len({row["compiles"] for row in straight.rows[1:]}) == 1
+
+
+def test_a_run_writes_its_directory(straight):
+    found = {path.name for path in straight.directory.iterdir()}
+    assert found == {"config.yaml", "env.json", "metrics.jsonl", "checkpoints", "hf"}
+    config = pretrained.decoder_config(ARCHITECTURE)
+    loaded = fetch(pretrained.load_params(straight.directory / "hf", config))
+    jax.tree.map(np.testing.assert_array_equal, loaded, straight.params)
+    assert pretrained.load_tokenizer(straight.directory / "hf").eos_token == "<eos>"
+
+
+def test_a_resumed_run_is_the_same_bit_for_bit(straight, finish):
+    half = finish("max_steps=20")
+    resumed = finish(directory=half.directory)
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, straight.params)
+    assert losses(resumed) == losses(straight)
+
+
+@pytest.mark.parametrize(
+    "overrides", ["batch.micro_batch_size=2", "mesh.data=2 mesh.fsdp=2 mesh.tensor=2"]
+)
+def test_micro_batches_and_devices_change_nothing(straight, finish, overrides):
+    run = finish("max_steps=6", "save_steps=0", *overrides.split())
+    for row, expected in zip(run.rows, straight.rows, strict=False):
+        for name in ("loss", "grad_norm", "entropy", "num_tokens"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-4), (row["step"], name)
+    assert len(run.rows) == 6
+
+
+# ------------------------------------------------------------------------------------ rows
+
+
+def test_a_text_is_encoded_whole_and_ended(tokenizer):
+    ids, weights = encode_completion(tokenizer, "1+2=3</think>", "here")
+    assert tokenizer.decode(ids) == "1+2=3</think><eos>"
+    assert weights == [1.0] * len(ids)
+
+
+def test_the_postfix_of_an_early_answer_has_no_weight(tokenizer):
+    pieces = [["1+", 1], ["</think><answer>", 0], ["3</answer>", 0.5]]
+    ids, weights = encode_completion(tokenizer, pieces, "here")
+    assert tokenizer.convert_ids_to_tokens(ids) == [
+        *("1", "+", "</think>", "<answer>", "3", "</answer>", "<eos>")
+    ]
+    assert weights == [1.0, 1.0, 0.0, 0.0, 0.5, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("wrong", [5, None, [["a", 1], "b"], [["a"]], [[1, "a"]], {"a": 1}])
+def test_a_wrong_completion_is_named(tokenizer, wrong):
+    with pytest.raises(UserError, match=r"rows, row 3: `completion` is a text or a list of"):
+        encode_completion(tokenizer, wrong, "rows, row 3")
+
+
+def test_rows_that_are_too_long_have_no_weight(configure, tmp_path, tokenizer):
+    config = configure(tmp_path, "batch.max_length=9", "data.max_rows=8")
+    rows = sft._Rows(config, tokenizer)
+    batch = rows.batch(0)
+    assert batch.tokens.shape == batch.weight.shape == (8, 1, 9)
+    # Of the first 8 rows the early answers 0+0, 0+4 and no other fit into 9 tokens.
+    short = [isinstance(ROWS[i]["completion"], list) for i in rows.order(0)]
+    assert ((batch.weight.sum((1, 2)) > 0) == short).all() and any(short)
+    assert rows.left_out == 8 - sum(short)
+
+
+@pytest.mark.parametrize(
+    "row, sentence",
+    [
+        ({"question": "1+1"}, "row 1: expected `prompt` or `question`, and `completion`, found q"),
+        ({"completion": "2"}, "row 1: expected `prompt` or `question`, and `completion`, found c"),
+    ],
+)
+def test_a_wrong_row_is_named(configure, tmp_path, row, sentence):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError) as caught:
+        train_sft(configure(tmp_path / "run", f"data.dataset={tmp_path / 'rows.jsonl'}"))
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides, sentence",
+    [
+        ("batch.micro_batch_size=3", "micro_batch_size is 3; it must divide rows_per_step (8)"),
+        ("mesh.data=8 batch.micro_batch_size=4", "multiple of the 8 devices"),
+        ("model.tokenizer=null", "needs model.tokenizer beside it"),
+    ],
+)
+def test_a_wrong_config_is_one_sentence(configure, tmp_path, overrides, sentence):
+    with pytest.raises(UserError) as caught:
+        train_sft(configure(tmp_path / "run", *overrides.split()))
+    assert sentence in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_writes_nothing(configure, tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text(to_yaml(configure(tmp_path / "run")))
+    assert sft.main(["--config", str(path), "--dry_run"]) == 0
+    assert "temp_size_in_bytes" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+# ------------------------------------------------------------------------------------ loss
+
+
+def by_brute_force(model, params, rows):
+    """- sum w log p / sum w, one whole sequence after the other; masked tokens never enter."""
+    total, count = 0.0, 0.0
+    for prompt, tokens, weights in rows:
+        sequence = jnp.asarray([[*prompt, *tokens]])
+        log_p = jax.nn.log_softmax(plain_logits(model, params, sequence)[0])
+        for t, (token, weight) in enumerate(zip(tokens, weights, strict=True)):
+            if weight:
+                total = total - weight * log_p[len(prompt) + t - 1, token]
+                count += weight
+    return total / count
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_the_loss_and_its_gradient_are_those_of_the_weighted_tokens(
+    tiny_config, tiny_model, tiny_params, micro
+):
+    rng = np.random.default_rng(0)
+    draw = lambda n: rng.integers(0, tiny_config.vocab_size, n).tolist()  # noqa: E731
+    rows = [
+        (draw(3), draw(6), [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]),
+        (draw(5), draw(2), [0.0, 0.5]),
+    ]
+    prompts = Prompts(*data.pad_rows([row[0] for row in rows], 5))
+    tokens, _ = data.pad_rows([row[1] for row in rows], 8)
+    weight = np.zeros((2, 8), np.float32)
+    for i, (_, ids, weights) in enumerate(rows):
+        weight[i, : len(ids)] = weights
+    mesh, optimizer = make_mesh(1, 1, 1), update.make_optimizer(OptimizerSection(), 1)
+    _, metrics = sft_step(
+        update.init_state(mesh, optimizer, tiny_params),
+        jax.tree.map(jnp.asarray, SftBatch(prompts, tokens[:, None], weight[:, None])),
+        mesh=mesh,
+        model=tiny_model,
+        optimizer=optimizer,
+        micro=micro,
+    )
+    loss, gradient = jax.value_and_grad(partial(by_brute_force, tiny_model, rows=rows))(tiny_params)
+    norm = np.sqrt(sum((np.asarray(x) ** 2).sum() for x in jax.tree.leaves(gradient)))
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert metrics["num_tokens"] == 4.5
+
+
+def test_no_weight_at_all_changes_nothing(tiny_config, tiny_model, tiny_params):
+    mesh, optimizer = make_mesh(1, 1, 1), update.make_optimizer(OptimizerSection(), 1)
+    ones = jnp.ones((2, 1, 8), jnp.int32)
+    batch = SftBatch(Prompts(ones[:, 0], jnp.array([8, 3])), ones, jnp.zeros((2, 1, 8)))
+    state, metrics = sft_step(
+        update.init_state(mesh, optimizer, tiny_params),
+        batch,
+        mesh=mesh,
+        model=tiny_model,
+        optimizer=optimizer,
+        micro=1,
+    )
+    assert metrics["loss"] == metrics["grad_norm"] == 0
+    jax.tree.map(np.testing.assert_array_equal, state.params, tiny_params)

@@ -1,0 +1,390 @@
+"""Whole runs of a tiny model: files, resuming, meshes, micro-batches, compiling, mistakes."""
+
+import importlib
+import json
+import math
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from iapo_jax import export, pretrained
+from iapo_jax import train as train_module
+from iapo_jax.config import TrainConfig, load_config, to_yaml
+from iapo_jax.errors import UserError
+from iapo_jax.metrics import read_jsonl
+from iapo_jax.model import init_params
+from iapo_jax.sharding import fetch
+from iapo_jax.train import train
+from iapo_jax.trainer import make_trainer
+from iapo_jax.types import Credit
+
+ARCHITECTURE = {
+    "model_type": "qwen2",
+    "architectures": ["Qwen2ForCausalLM"],
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "initializer_range": 0.2,
+    "eos_token_id": 1,
+}
+# A random model is never right; digits are something that it can be paid for.
+REWARD = """
+def digits(prompts, completions, answer, **columns):
+    return [sum(letter.isdigit() for letter in text) / 4 for text in completions]
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, root):
+    """A folder with a tiny model and its tokenizer, a reward file, and compiled programs."""
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(root / "experiments" / "arithmetic"))
+        for name in ("tokenizer", "problems"):
+            patch.delitem(sys.modules, name, raising=False)
+        tokenizer = importlib.import_module("tokenizer").build_tokenizer()
+        for name in ("tokenizer", "problems"):
+            sys.modules.pop(name, None)
+    params = init_params(pretrained.decoder_config(ARCHITECTURE), jax.random.key(0))
+    pretrained.save_pretrained(fetch(params), ARCHITECTURE, tokenizer, folder / "model")
+    (folder / "pay.py").write_text(REWARD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def configure(world, root):
+    """`configure(output_dir, "key=value", ...)`: 4 steps of 8 prompts x 4 completions."""
+    data = root / "experiments" / "arithmetic" / "data"
+
+    def build(output_dir, *overrides):
+        base = [
+            f"output_dir={output_dir}",
+            f"model.path={world / 'model'}",
+            f"data.dataset={data / 'train.jsonl'}",
+            "data.max_rows=24",  # 3 steps are an epoch: the fourth begins another one
+            f"eval.dataset={data / 'test.jsonl'}",
+            "eval.max_rows=12",
+            "eval.prompts_per_batch=8",
+            "max_steps=4",
+            "save_steps=2",
+            "batch.prompts_per_step=8",
+            "batch.num_generations=4",
+            "sampling.max_completion_length=16",
+            f"reward.functions=[{world / 'pay.py'}:digits]",
+            "algorithm.name=iapo",
+            "algorithm.options={alpha: 0.5, beta: 0.5}",
+            "information.postfix=</think><answer>",
+            "optimizer.learning_rate=1e-2",
+            "optimizer.lr_scheduler_type=constant",
+            # Adam divides by |g| + epsilon: where g is about 0, rounding errors of another order
+            # of summation would become steps of full length. 1e-3 keeps small gradients small.
+            "optimizer.adam_epsilon=1e-3",
+            "mesh.data=1",
+            f"log.compilation_cache={world / 'programs'}",
+            "log.progress=false",
+            "log.tensorboard=false",
+        ]
+        return load_config(TrainConfig, None, [*base, *overrides])
+
+    return build
+
+
+class Done(NamedTuple):
+    """A finished run."""
+
+    directory: Path
+    params: dict  # on the host
+    rows: list[dict]  # of metrics.jsonl
+
+
+@pytest.fixture(scope="module")
+def finish(configure, tmp_path_factory):
+    """`finish("key=value", ...)` runs `train` to its end."""
+
+    def run(*overrides, directory=None, **options):
+        directory = directory or tmp_path_factory.mktemp("run")
+        state = train(configure(directory, *overrides), **options)
+        return Done(directory, fetch(state.params), read_jsonl(directory / "metrics.jsonl"))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def straight(finish):
+    """The run that the others are compared with: one device, nothing cut up."""
+    return finish("log.tensorboard=true")
+
+
+def reproducible(row):
+    """A row without what depends on the clock, or on what the process did before."""
+    unsteady = ("time/", "perf/", "checker/")
+    return {k: v for k, v in row.items() if not k.startswith(unsteady) and k != "compiles"}
+
+
+def assert_same_run(run, other, *, atol):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), run.params, other.params)
+    assert len(run.rows) == len(other.rows)
+    for row, expected in zip(
+        map(reproducible, run.rows), map(reproducible, other.rows), strict=True
+    ):
+        assert row.keys() == expected.keys()
+        for name, value in row.items():
+            # Norms and sums of many terms are compared by their own size.
+            bound = atol * max(1.0, abs(expected[name]))
+            assert abs(value - expected[name]) <= bound, (row["step"], name, value, expected[name])
+
+
+def completions(run, step):
+    return read_jsonl(run.directory / "completions" / f"step_{step}.jsonl")
+
+
+def test_a_run_writes_its_directory(straight):
+    found = {path.name for path in straight.directory.iterdir()}
+    expected = {"config.yaml", "env.json", "metrics.jsonl", "completions", "checkpoints", "eval"}
+    assert found == expected | {"hf", "tensorboard"}
+    config = load_config(TrainConfig, str(straight.directory / "config.yaml"))
+    assert config.output_dir == str(straight.directory)
+    assert config.optimizer.learning_rate == 1e-2
+    environment = json.loads((straight.directory / "env.json").read_text())
+    assert environment["packages"]["jax"] == jax.__version__
+    assert len(environment["devices"]) == 8
+    assert sorted(p.name for p in (straight.directory / "checkpoints").iterdir()) == ["2", "4"]
+    assert len(list((straight.directory / "tensorboard").iterdir())) == 1
+    assert [row["step"] for row in straight.rows] == [1, 2, 3, 4]
+
+
+def test_metrics_have_trls_names(straight):
+    names = """reward reward_std frac_reward_zero_std completions/mean_length
+        completions/min_length completions/max_length completions/mean_terminated_length
+        completions/clipped_ratio entropy kl loss grad_norm learning_rate rewards/digits/mean
+        clip_ratio/low_mean clip_ratio/high_mean clip_ratio/region_mean"""
+    ours = "accuracy ratio/mean compiles time/step iapo/information_per_token checker/timeouts"
+    for row in straight.rows:
+        assert set(names.split() + ours.split()) <= row.keys()
+        assert all(math.isfinite(value) for value in row.values())
+
+
+def test_metrics_are_those_of_the_completions(straight):
+    for row in straight.rows:
+        written = completions(straight, row["step"])
+        assert len(written) == 32
+        reward = np.array([one["reward"] for one in written], np.float32).reshape(8, 4)
+        length = np.array([one["length"] for one in written])
+        digits = [sum(x.isdigit() for x in one["completion"]) / 4 for one in written]
+        np.testing.assert_array_equal(reward.ravel(), np.float32(digits))
+        assert row["reward"] == pytest.approx(reward.mean(), abs=1e-6)
+        assert row["reward_std"] == pytest.approx(reward.std(1, ddof=1).mean(), abs=1e-6)
+        assert row["completions/mean_length"] == length.mean()
+        assert row["completions/max_length"] == length.max() <= 16
+        assert all(one["prompt"] == written[i - i % 4]["prompt"] for i, one in enumerate(written))
+    # Three steps are an epoch of the 24 rows.
+    rows = [one["row"] for step in (1, 2, 3) for one in completions(straight, step)[::4]]
+    assert sorted(rows) == list(range(24))
+
+
+def test_the_policy_learns(straight):
+    assert straight.rows[-1]["reward"] > straight.rows[0]["reward"] + 0.1
+
+
+def test_the_ratio_is_one_on_the_first_update(straight):
+    # The old log-probabilities come from the scorer, which is also what the loss computes.
+    for row in straight.rows:
+        assert row["ratio/mean"] == pytest.approx(1.0, abs=1e-6)
+        assert row["clip_ratio/region_mean"] == 0
+        assert row["sampling/log_prob_difference/max"] < 1e-4  # the sampler agrees too
+    assert straight.rows[0]["kl"] == pytest.approx(0.0, abs=1e-9)  # still the reference
+    assert straight.rows[-1]["kl"] > 0
+
+
+def test_the_final_model_is_the_last_state(straight):
+    config = pretrained.decoder_config(ARCHITECTURE)
+    loaded = pretrained.load_params(straight.directory / "hf", config)
+    jax.tree.map(np.testing.assert_array_equal, fetch(loaded), straight.params)
+
+
+def test_the_table_before_and_after(straight):
+    summary = json.loads((straight.directory / "eval" / "summary.json").read_text())
+    for name in ("before", "after"):
+        length = np.array(summary[f"{name}_completions"]["length"])
+        assert length.shape == (12, 1)
+        assert summary[name]["length"]["value"] == pytest.approx(length.mean())
+    difference = summary["after"]["length"]["value"] - summary["before"]["length"]["value"]
+    assert summary["difference"]["length"]["value"] == pytest.approx(difference)
+
+
+def test_a_resumed_run_is_the_same_bit_for_bit(straight, finish):
+    first = finish("max_steps=2")
+    assert [row["step"] for row in first.rows] == [1, 2]
+    resumed = finish(directory=first.directory)
+    assert [row["step"] for row in resumed.rows] == [1, 2, 3, 4]
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, straight.params)
+    assert list(map(reproducible, resumed.rows)) == list(map(reproducible, straight.rows))
+    for step in (1, 2, 3, 4):
+        assert completions(resumed, step) == completions(straight, step)
+
+
+MESHES = ["mesh.data=8", "mesh.data=2 mesh.fsdp=4", "mesh.data=2 mesh.fsdp=2 mesh.tensor=2"]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_devices_change_nothing(straight, finish, mesh):
+    run = finish("eval.dataset=''", "save_steps=0", *mesh.split())
+    for step in (1, 2, 3, 4):  # the same tokens, or else nothing could agree
+        assert completions(run, step) == completions(straight, step)
+    assert_same_run(run, straight, atol=1e-5)
+    assert len({row["compiles"] for row in run.rows}) == 1, "something compiled after step 1"
+
+
+def test_micro_batches_change_nothing(straight, finish):
+    run = finish("eval.dataset=''", "save_steps=0", "batch.micro_batch_size=2")
+    for step in (1, 2, 3, 4):
+        assert completions(run, step) == completions(straight, step)
+    assert_same_run(run, straight, atol=1e-5)
+
+
+def test_nothing_compiles_after_the_first_step(straight):
+    first, *rest = (row["compiles"] for row in straight.rows)
+    assert first > 0
+    assert set(rest) == {rest[0]}
+    assert rest[0] == first
+
+
+@pytest.mark.parametrize("updates", ["batch.num_iterations=2", "batch.mini_batches=2"])
+def test_several_updates_of_a_rollout(straight, finish, updates):
+    run = finish("eval.dataset=''", "save_steps=0", "max_steps=2", "data.max_rows=24", updates)
+    # The same first rollout; the second update of it is off-policy.
+    assert completions(run, 1) == completions(straight, 1)
+    assert run.rows[0]["kl"] > straight.rows[0]["kl"]
+    if updates == "batch.num_iterations=2":  # mini-batches have other tokens, not another ratio
+        assert abs(run.rows[0]["ratio/mean"] - 1) > 1e-5
+    assert run.rows[1]["reward"] != straight.rows[1]["reward"]
+
+
+def test_an_advantage_of_your_own(finish, world):
+    # No advantage and no KL: no gradient, and not one bit of the model changes.
+    def nothing(group, key):
+        return Credit(jnp.zeros_like(group.log_prob), group.mask.astype(jnp.float32))
+
+    run = finish("eval.dataset=''", "max_steps=2", "algorithm.beta=0", advantage=nothing)
+    config = pretrained.decoder_config(ARCHITECTURE)
+    start = fetch(pretrained.load_params(world / "model", config))
+    jax.tree.map(np.testing.assert_array_equal, run.params, start)
+    assert all(row["loss"] == row["grad_norm"] == row["kl"] == 0 for row in run.rows)
+
+
+def test_rewards_of_your_own(finish):
+    seen = []
+
+    def mine(prompts, completions, answer, **columns):
+        seen.append((prompts[0], answer[0], sorted(columns)))
+        return [2.5] * len(completions)
+
+    run = finish("eval.dataset=''", "max_steps=1", "algorithm.beta=0", reward_functions=[mine])
+    (row,) = run.rows
+    assert row["reward"] == row["rewards/mine/mean"] == 2.5
+    assert row["reward_std"] == 0 and row["frac_reward_zero_std"] == 1
+    first = completions(run, 1)[0]
+    assert seen[0][:2] == (first["prompt"], first["answer"])
+
+
+@pytest.mark.parametrize(
+    "overrides, sentence",
+    [
+        ("sampling.top_p=0.9", "sampling.top_p is 0.9"),
+        ("sampling.top_k=5", "top_k 5"),
+        ("sampling.temperature=0", "sampling.temperature is 0.0; expected more than 0"),
+        ("batch.micro_batch_size=3", "batch.micro_batch_size is 3; it must divide the 8 prompts"),
+        ("mesh.data=8 batch.micro_batch_size=4", "multiple of the 8 devices"),
+        ("batch.mini_batches=3", "batch.mini_batches is 3; it must divide prompts_per_step (8)"),
+        ("batch.num_generations=0", "batch.num_generations is 0; expected at least 1"),
+        ("mesh.data=16", "needs 16 devices, found 8"),
+        ("model.path=/nowhere/model", "'/nowhere/model' does not exist"),
+        ("model.path=''", "model.path is empty"),
+        ("data.dataset=''", "data.dataset is empty"),
+        ("data.max_prompt_length=2", "data.max_prompt_length is 2, but the shortest"),
+        ("algorithm.name=iappo", "algorithm.name is 'iappo'; did you mean iapo?"),
+        (
+            "algorithm.options={alhpa: 1.0}",
+            "algorithm.options.alhpa is unknown; did you mean alpha",
+        ),
+        ("algorithm.loss_type=dappo", "algorithm.loss_type is 'dappo'; did you mean dapo?"),
+        ("optimizer.lr_scheduler_type=lineer", "optimizer.lr_scheduler_type is 'lineer'"),
+        ("information.postfix=''", "information.postfix is empty"),
+        ("reward.functions=[nothing]", "'nothing' is none of accuracy, format"),
+        ("reward.weights=[1.0,2.0]", "reward.weights has 2 entries, reward.functions 1"),
+    ],
+)
+def test_a_wrong_config_is_one_sentence(configure, tmp_path, overrides, sentence):
+    with pytest.raises(UserError) as caught:
+        make_trainer(configure(tmp_path / "run", *re.split(r"(?<!:) ", overrides)))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_held_out_means_held_out(configure, tmp_path):
+    config = configure(tmp_path / "run")
+    overlap = configure(tmp_path / "run", f"eval.dataset={config.data.dataset}")
+    with pytest.raises(UserError, match="shares 12 prompts with the training data"):
+        train(overlap)
+
+
+def arguments(config):
+    """The command line of a config."""
+    path = Path(config.output_dir + ".yaml")
+    path.write_text(to_yaml(config))
+    return ["--config", str(path)]
+
+
+def test_a_dry_run_prints_memory_and_writes_nothing(configure, tmp_path, capsys):
+    config = configure(tmp_path / "run", "eval.dataset=''")
+    assert train_module.main([*arguments(config), "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert "8 prompts x 4 completions of up to 16 tokens" in printed
+    table = printed[printed.index("program ") :].splitlines()
+    assert [line.split()[0] for line in table] == ["program", "sample", "signals", "update"]
+    for line in table[1:]:
+        assert all(float(size) >= 0 for size in line.split()[1:])
+    assert not (tmp_path / "run").exists()
+
+
+def test_export_opens_a_checkpoint(straight, tmp_path, capsys):
+    assert export.main([str(straight.directory), "--out", str(tmp_path / "last")]) == 0
+    assert capsys.readouterr().out.strip().endswith(str(tmp_path / "last"))
+    config = pretrained.decoder_config(ARCHITECTURE)
+    last = fetch(pretrained.load_params(tmp_path / "last", config))
+    jax.tree.map(np.testing.assert_array_equal, last, straight.params)
+    pretrained.load_tokenizer(tmp_path / "last")
+    options = ["--step", "2", "--out", str(tmp_path / "half"), "--dtype", "bfloat16"]
+    assert export.main([str(straight.directory), *options]) == 0
+    half = fetch(pretrained.load_params(tmp_path / "half", config))
+    changed = jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max() > 1e-3, half, last))
+    assert any(changed)
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--step", "3"], "resume is '3'; expected auto, never or one of the steps [2, 4]"),
+        (["--dtype", "int8"], "--dtype is 'int8'; expected float32"),
+    ],
+)
+def test_export_mistakes(straight, capsys, options, sentence):
+    assert export.main([str(straight.directory), *options]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_export_of_no_run(tmp_path, capsys):
+    assert export.main([str(tmp_path)]) == 2
+    assert "is no run directory" in capsys.readouterr().err
