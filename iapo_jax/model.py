@@ -9,12 +9,15 @@ only home of Flax.
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import Mesh
 
 from iapo_jax.attention import Segment, attend
+from iapo_jax.sharding import BATCH_AXES, constrain
 from iapo_jax.types import Array, Cache, Context, Model, Params
 
 
@@ -56,32 +59,43 @@ class DecoderLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); returns its keys and values too."""
 
     config: DecoderConfig
+    mesh: Mesh | None = None
 
     @nn.compact
-    def __call__(self, x: Array, angles: Array, contexts: Sequence[Segment]):
+    def __call__(self, x: Array, angles: Array, contexts: Sequence[Segment]) -> tuple[Array, Cache]:
+        """x [*lead, S, D], angles [*lead, S, d/2] -> x and the cache of this layer."""
         c = self.config
+        split = functools.partial(_split, self.mesh)
         init = nn.initializers.normal(c.initializer_range)
         dense = functools.partial(nn.DenseGeneral, dtype=c.dtype, kernel_init=init)
         norm = functools.partial(nn.RMSNorm, epsilon=c.rms_norm_eps, dtype=c.dtype)
 
         h = norm(name="attention_norm")(x)
         project = functools.partial(dense, use_bias=c.qkv_bias)
-        q = project((c.num_heads, c.head_dim), name="query")(h)
-        k = project((c.num_kv_heads, c.head_dim), name="key")(h)
-        v = project((c.num_kv_heads, c.head_dim), name="value")(h)
+        q = split(project((c.num_heads, c.head_dim), name="query")(h), -2)
+        k = split(project((c.num_kv_heads, c.head_dim), name="key")(h), -2)
+        v = split(project((c.num_kv_heads, c.head_dim), name="value")(h), -2)
         if c.qk_norm:
             q, k = norm(name="query_norm")(q), norm(name="key_norm")(k)
         q, k = rotate(q, angles), rotate(k, angles)
         own = Segment(k, v, jnp.arange(1, x.shape[-2] + 1))
-        mixed = attend(q, [*contexts, own])
+        mixed = split(attend(q, [*contexts, own]), -2)
         output = dense(c.hidden_size, axis=(-2, -1), use_bias=c.output_bias, name="output")
-        x = x + output(mixed)
+        x = split(x + output(mixed))
 
         h = norm(name="mlp_norm")(x)
         wide = functools.partial(dense, c.intermediate_size, use_bias=c.mlp_bias)
-        gated = nn.silu(wide(name="gate")(h)) * wide(name="up")(h)
-        x = x + dense(c.hidden_size, use_bias=c.mlp_bias, name="down")(gated)
+        gated = split(nn.silu(wide(name="gate")(h)) * wide(name="up")(h), -1)
+        x = split(x + dense(c.hidden_size, use_bias=c.mlp_bias, name="down")(gated))
         return x, Cache(k, v)
+
+
+def _split(mesh: Mesh | None, x: Array, tensor_axis: int | None = None) -> Array:
+    """The batch over `data` and `fsdp`, one axis of heads or hidden units over `tensor`."""
+    axes: list[Any] = [BATCH_AXES, *[None] * (x.ndim - 1)]
+    if tensor_axis is not None:
+        axes[tensor_axis] = "tensor"
+    return constrain(x, mesh, *axes)
 
 
 def rope_frequencies(config: DecoderConfig) -> Array:
@@ -128,6 +142,7 @@ def init_params(config: DecoderConfig, key: Array) -> Params:
 
 def forward(
     config: DecoderConfig,
+    mesh: Mesh | None,
     params: Params,
     tokens: Array,
     positions: Array,
@@ -136,6 +151,7 @@ def forward(
     """New tokens read a tree of contexts and, causally, themselves.
 
     Args:
+      mesh: where the batch and the heads are split; None on a single device.
       params: of `init_params`; the layers stacked (scanned here) or a list (unrolled here).
       tokens: [*lead, S] int32; positions the same shape, in tokens from the prompt's start.
       contexts: what was computed before; their caches in the layout of `params`.
@@ -144,7 +160,9 @@ def forward(
       hidden [*lead, S, D] after the final norm, and the cache of the new tokens.
     """
     angles = positions[..., None].astype(jnp.float32) * rope_frequencies(config)
-    x = params["embedding"][tokens].astype(config.dtype)
+    # A table split over fsdp would be looked up by every device for the whole batch.
+    table = constrain(params["embedding"], mesh, "tensor")
+    x = _split(mesh, table[tokens].astype(config.dtype))
     cuts = [
         c.visible.reshape(c.visible.shape + (1,) * (tokens.ndim - c.visible.ndim)) for c in contexts
     ]
@@ -152,7 +170,7 @@ def forward(
     def layer(x, weights_and_caches):
         weights, caches = weights_and_caches
         segments = [Segment(*cache, cut) for cache, cut in zip(caches, cuts, strict=True)]
-        return DecoderLayer(config).apply({"params": weights}, x, angles, segments)
+        return DecoderLayer(config, mesh).apply({"params": weights}, x, angles, segments)
 
     if config.remat:
         layer = jax.checkpoint(layer)
@@ -187,10 +205,10 @@ def unroll(config: DecoderConfig, params: Params) -> Params:
 
 
 @functools.lru_cache(maxsize=32)
-def make_model(config: DecoderConfig) -> Model:
-    """The architecture as a `types.Model`; the same config gives the same object."""
+def make_model(config: DecoderConfig, mesh: Mesh | None = None) -> Model:
+    """The architecture as a `types.Model`; the same arguments give the same object."""
     return Model(
-        forward=functools.partial(forward, config),
+        forward=functools.partial(forward, config, mesh),
         logit_weight=lambda params: params.get("head", params["embedding"]),
         unroll=functools.partial(unroll, config),
     )

@@ -37,7 +37,7 @@ def open_run(config: Any) -> Run:
     except ValueError as error:
         raise UserError(str(error)) from None
     opened = pretrained.open_pretrained(config.model)
-    return Run(mesh, opened, make_model(opened.config), Path(config.output_dir))
+    return Run(mesh, opened, make_model(opened.config, mesh), Path(config.output_dir))
 
 
 def abstract_params(run: Run) -> Params:

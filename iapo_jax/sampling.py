@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from iapo_jax.scoring import last_tokens, read_prompts
+from iapo_jax.scoring import last_tokens, logits_of, read_prompts
 from iapo_jax.types import Array, Cache, Context, Model, Params, Prompts, Rollout
 
 _EXCLUDED = -1e30  # logit of a token that must not be drawn
@@ -107,7 +107,7 @@ def sample(
     """
     shape = (prompts.tokens.shape[0], num_generations)
     prompt = read_prompts(model, params, prompts)
-    weight = model.logit_weight(params).astype(jnp.float32)
+    weight = model.logit_weight(params)
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     keys = fold(keys, jnp.arange(num_generations))
 
@@ -130,7 +130,7 @@ def sample(
         positions = jnp.broadcast_to(prompts.length[:, None] - 1 + state.step, shape)
         contexts = [prompt, Context(state.cache, state.step.reshape(1, 1))]
         hidden, new = model.forward(params, state.token[..., None], positions[..., None], contexts)
-        logits = hidden[..., 0, :].astype(jnp.float32) @ weight.T / temperature
+        logits = logits_of(hidden[..., 0, :], weight) / temperature
         step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, state.step)
         token, log_prob = draw(step_keys, logits, allowed, top_k=top_k, top_p=top_p)
         token = jnp.where(state.done, 0, token)

@@ -55,8 +55,19 @@ def _join(x: Array, length: int, axis: int) -> Array:
     return jax.lax.slice_in_dim(x, 0, length, axis=axis)
 
 
+def logits_of(hidden: Array, weight: Array) -> Array:
+    """hidden [..., D] times weight [V, D] -> [..., V] float32.
+
+    Accelerators multiply float32 in bfloat16 or TF32 unless told otherwise; sampler and scorer
+    both go through here.
+    """
+    return jnp.einsum(
+        "...d,vd->...v", hidden.astype(jnp.float32), weight.astype(jnp.float32), precision="high"
+    )
+
+
 def _log_softmax(hidden: Array, weight: Array, temperature: Array) -> Array:
-    logits = jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), weight.astype(jnp.float32))
+    logits = logits_of(hidden, weight)
     return jax.nn.log_softmax(logits / temperature, axis=-1)
 
 

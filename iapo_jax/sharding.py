@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as Spec
 from iapo_jax.types import Array
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = Spec(("data", "fsdp"))
+BATCH_AXES = ("data", "fsdp")
 
 _RULES = {
     "embedding": (("tensor", "fsdp"), None),
@@ -68,7 +68,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def by_prompt(mesh: Mesh) -> NamedSharding:
     """The first axis split over `data` and `fsdp`."""
-    return NamedSharding(mesh, BATCH)
+    return NamedSharding(mesh, Spec(BATCH_AXES))
 
 
 def batch_devices(mesh: Mesh) -> int:
@@ -103,6 +103,20 @@ def _fitting(mesh: Mesh, allowed: tuple[str, ...]):
         return names[0] if len(names) == 1 else (names or None)
 
     return fit
+
+
+def constrain(x: Array, mesh: Mesh | None, *axes: Any) -> Array:
+    """Says where an intermediate lies, axis by axis; the rest of its axes are not split.
+
+    Without it XLA may keep weights in place and gather a whole batch on every device. An axis
+    that does not divide a dimension is left out; without a mesh nothing is said.
+    """
+    if mesh is None:
+        return x
+    fit = _fitting(mesh, AXES)
+    spec = [*axes, *[None] * (x.ndim - len(axes))]
+    place = NamedSharding(mesh, Spec(*map(fit, spec, x.shape)))
+    return jax.lax.with_sharding_constraint(x, place)
 
 
 def micro_batches(batch: Any, count: int) -> Any:

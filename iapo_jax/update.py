@@ -21,7 +21,7 @@ from iapo_jax.types import Array, Mean, Params
 class TrainState(NamedTuple):
     """All that training changes; every random draw comes from (seed, step)."""
 
-    step: Array  # int32; rollouts (or SFT updates) done
+    step: Array  # int32; optimizer updates done
     params: Params
     opt_state: Any
 

@@ -10,7 +10,7 @@ import pytest
 READING_ORDER = [
     *("types", "errors", "config"),
     *("advantages", "losses", "algorithms"),
-    *("attention", "model", "scoring", "sampling", "information", "sharding", "signals"),
+    *("sharding", "attention", "model", "scoring", "sampling", "information", "signals"),
     *("answers", "rewards", "pretrained", "data", "checkpoint", "metrics"),
     *("update", "run", "rollouts", "evaluate", "reporting", "trainer", "train", "sft", "export"),
 ]

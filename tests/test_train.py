@@ -17,6 +17,7 @@ from iapo_jax import export, pretrained
 from iapo_jax import train as train_module
 from iapo_jax.config import TrainConfig, load_config, to_yaml
 from iapo_jax.errors import UserError
+from iapo_jax.evaluate import read_result
 from iapo_jax.metrics import read_jsonl
 from iapo_jax.model import init_params
 from iapo_jax.sharding import fetch
@@ -216,7 +217,7 @@ def test_the_final_model_is_the_last_state(straight):
 def test_the_table_before_and_after(straight):
     summary = json.loads((straight.directory / "eval" / "summary.json").read_text())
     for name in ("before", "after"):
-        length = np.array(summary[f"{name}_completions"]["length"])
+        length = read_result(straight.directory / "eval" / f"{name}.json").length
         assert length.shape == (12, 1)
         assert summary[name]["length"]["value"] == pytest.approx(length.mean())
     difference = summary["after"]["length"]["value"] - summary["before"]["length"]["value"]
@@ -232,6 +233,12 @@ def test_a_resumed_run_is_the_same_bit_for_bit(straight, finish):
     assert list(map(reproducible, resumed.rows)) == list(map(reproducible, straight.rows))
     for step in (1, 2, 3, 4):
         assert completions(resumed, step) == completions(straight, step)
+    # Going back writes the later steps again.
+    checkpoint = first.directory / "checkpoints" / "4"
+    written = checkpoint.stat().st_mtime_ns
+    again = finish("resume=2", directory=first.directory)
+    assert list(map(reproducible, again.rows)) == list(map(reproducible, straight.rows))
+    assert checkpoint.stat().st_mtime_ns > written
 
 
 MESHES = ["mesh.data=8", "mesh.data=2 mesh.fsdp=4", "mesh.data=2 mesh.fsdp=2 mesh.tensor=2"]
@@ -376,7 +383,7 @@ def test_export_opens_a_checkpoint(straight, tmp_path, capsys):
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        (["--step", "3"], "resume is '3'; expected auto, never or one of the steps [2, 4]"),
+        (["--step", "3"], "--step is '3'; expected auto, never or one of the steps [2, 4]"),
         (["--dtype", "int8"], "--dtype is 'int8'; expected float32"),
     ],
 )
