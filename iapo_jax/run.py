@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from iapo_jax import pretrained
+from iapo_jax import pretrained, weights
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
 from iapo_jax.config import to_yaml
 from iapo_jax.errors import UserError
@@ -43,7 +43,7 @@ def open_run(config: Any) -> Run:
 def abstract_params(run: Run) -> Params:
     """Shapes of the parameters; of a directory, its tensors are checked against them."""
     if run.pretrained.directory is not None:
-        pretrained.check_tensors(run.pretrained.directory, run.pretrained.config)
+        weights.check_tensors(run.pretrained.directory, run.pretrained.config)
     return jax.eval_shape(lambda: init_params(run.pretrained.config, jax.random.key(0)))
 
 
@@ -53,7 +53,7 @@ def initial_params(run: Run, seed: int) -> Params:
     places = param_shardings(run.mesh, jax.eval_shape(build))
     if run.pretrained.directory is None:
         return jax.jit(build, out_shardings=places)()
-    return pretrained.load_params(run.pretrained.directory, run.pretrained.config, places)
+    return weights.load_params(run.pretrained.directory, run.pretrained.config, places)
 
 
 def prepare_directory(run: Run, config: Any) -> None:

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 from iapo_jax.model import DecoderConfig, init_params, make_model
-from iapo_jax.pretrained import decoder_config, load_params
+from iapo_jax.pretrained import decoder_config
 from iapo_jax.types import Model
+from iapo_jax.weights import load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"

@@ -11,7 +11,7 @@ READING_ORDER = [
     *("types", "errors", "config"),
     *("advantages", "losses", "algorithms"),
     *("sharding", "attention", "model", "scoring", "sampling", "information", "signals"),
-    *("answers", "rewards", "pretrained", "data", "checkpoint", "metrics"),
+    *("answers", "rewards", "weights", "pretrained", "data", "checkpoint", "metrics"),
     *("update", "run", "rollouts", "evaluate", "reporting", "trainer", "train", "sft", "export"),
 ]
 
@@ -19,12 +19,12 @@ HOMES = {
     "datasets": {"data"},
     "flax": {"model"},
     "grain": {"data"},
-    "huggingface_hub": {"pretrained"},
+    "huggingface_hub": {"weights", "pretrained"},
     "math_verify": {"answers"},
     "omegaconf": {"config"},
     "optax": {"update"},
     "orbax": {"checkpoint"},
-    "safetensors": {"pretrained"},
+    "safetensors": {"weights"},
     "tensorboardX": {"metrics"},
     "tqdm": {"metrics"},
     "transformers": {"pretrained"},

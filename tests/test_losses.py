@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax import pretrained, update
+from iapo_jax import pretrained, update, weights
 from iapo_jax.losses import LOSS_TYPES, LossOptions, aggregate, k3, loss_scale, policy_loss
 from iapo_jax.model import make_model
 from iapo_jax.scoring import score_completions
@@ -26,8 +26,8 @@ def golden(root):
 def policy(root):
     """The model whose gradients TRL computed."""
     directory = root / "tests" / "golden" / "models" / "qwen2_tied"
-    config = pretrained.decoder_config(pretrained.read_json(directory / "config.json"))
-    params = pretrained.load_params(directory, config)
+    config = pretrained.decoder_config(weights.read_json(directory / "config.json"))
+    params = weights.load_params(directory, config)
     return SimpleNamespace(config=config, model=make_model(config), params=params)
 
 
@@ -89,7 +89,7 @@ def run(golden, policy, loss_type, batch, micro=1):
 def test_loss_and_every_gradient_are_trls(golden, policy, loss_type, which):
     gradient, loss, _ = run(golden, policy, loss_type, batch_of(golden, which))
     np.testing.assert_allclose(loss, golden[f"loss/{loss_type}/{which}"], atol=1e-5)
-    ours = pretrained.hf_tensors(jax.device_get(gradient), policy.config.num_layers, np.float32)
+    ours = weights.hf_tensors(jax.device_get(gradient), policy.config.num_layers, np.float32)
     prefix = f"grad/{loss_type}/{which}/"
     theirs = {key.removeprefix(prefix): golden[key] for key in golden if key.startswith(prefix)}
     assert set(ours) == set(theirs)

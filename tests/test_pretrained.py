@@ -13,7 +13,7 @@ import pytest
 from conftest import GOLDEN, ROOT, golden_model
 from safetensors.numpy import load_file, save_file
 
-from iapo_jax import export, pretrained
+from iapo_jax import export, pretrained, weights
 from iapo_jax.checkpoint import Checkpoints
 from iapo_jax.config import ModelSection, OptimizerSection, PromptSection, TrainConfig, to_yaml
 from iapo_jax.data import render_prompt
@@ -23,16 +23,15 @@ from iapo_jax.pretrained import (
     decode_completions,
     decoder_config,
     encode,
-    load_params,
     load_tokenizer,
     open_pretrained,
-    read_json,
     resolve_directory,
     save_pretrained,
     stop_ids,
     thinking_lengths,
 )
 from iapo_jax.update import make_optimizer, new_state
+from iapo_jax.weights import load_params, read_json
 
 MODELS = sorted(path.name for path in (GOLDEN / "models").iterdir())
 
@@ -119,7 +118,7 @@ def test_a_directory_comes_back_bit_by_bit(tmp_path, name):
 
 
 def test_shards_are_written_with_an_index_and_read_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrained, "_SHARD", "30KB")
+    monkeypatch.setattr(weights, "_SHARD", "30KB")
     golden, out = golden_model("qwen3_untied"), tmp_path / "out"
     hf = read_json(GOLDEN / "models" / "qwen3_untied" / "config.json")
     save_pretrained(golden.params, hf, None, out)

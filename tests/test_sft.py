@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import plain_logits
 
-from iapo_jax import data, pretrained, sft, update
+from iapo_jax import data, pretrained, sft, update, weights
 from iapo_jax.config import OptimizerSection, SftConfig, load_config, to_yaml
 from iapo_jax.errors import UserError
 from iapo_jax.metrics import read_jsonl
@@ -120,7 +120,7 @@ def test_a_run_writes_its_directory(straight):
     found = {path.name for path in straight.directory.iterdir()}
     assert found == {"config.yaml", "env.json", "metrics.jsonl", "checkpoints", "hf"}
     config = pretrained.decoder_config(ARCHITECTURE)
-    loaded = fetch(pretrained.load_params(straight.directory / "hf", config))
+    loaded = fetch(weights.load_params(straight.directory / "hf", config))
     jax.tree.map(np.testing.assert_array_equal, loaded, straight.params)
     assert pretrained.load_tokenizer(straight.directory / "hf").eos_token == "<eos>"
 
@@ -219,11 +219,11 @@ def test_a_dry_run_writes_nothing(configure, tmp_path, capsys):
 def by_brute_force(model, params, rows):
     """- sum w log p / sum w, one whole sequence after the other; masked tokens never enter."""
     total, count = 0.0, 0.0
-    for prompt, tokens, weights in rows:
+    for prompt, tokens, row_weights in rows:
         sequence = jnp.asarray([*prompt, *tokens])
         sequence = jnp.pad(sequence, (0, 12 - len(sequence)))[None]  # one program for all
         log_p = jax.nn.log_softmax(plain_logits(model, params, sequence)[0])
-        for t, (token, weight) in enumerate(zip(tokens, weights, strict=True)):
+        for t, (token, weight) in enumerate(zip(tokens, row_weights, strict=True)):
             if weight:
                 total = total - weight * log_p[len(prompt) + t - 1, token]
                 count += weight
@@ -255,8 +255,8 @@ def test_the_loss_and_its_gradient_are_those_of_the_weighted_tokens(
     prompts = Prompts(*data.pad_rows([row[0] for row in rows], 5))
     tokens, _ = data.pad_rows([row[1] for row in rows], 8)
     weight = np.zeros((2, 8), np.float32)
-    for i, (_, ids, weights) in enumerate(rows):
-        weight[i, : len(ids)] = weights
+    for i, (_, ids, row_weights) in enumerate(rows):
+        weight[i, : len(ids)] = row_weights
     _, metrics = one_step(SftBatch(prompts, tokens[:, None], weight[:, None]))
     loss, gradient = jax.value_and_grad(partial(by_brute_force, tiny_model, rows=rows))(tiny_params)
     norm = np.sqrt(sum((np.asarray(x) ** 2).sum() for x in jax.tree.leaves(gradient)))

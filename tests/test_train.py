@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax import export, pretrained
+from iapo_jax import export, pretrained, weights
 from iapo_jax import train as train_module
 from iapo_jax.config import TrainConfig, load_config, to_yaml
 from iapo_jax.errors import UserError
@@ -210,7 +210,7 @@ def test_the_ratio_is_one_on_the_first_update(straight):
 
 def test_the_final_model_is_the_last_state(straight):
     config = pretrained.decoder_config(ARCHITECTURE)
-    loaded = pretrained.load_params(straight.directory / "hf", config)
+    loaded = weights.load_params(straight.directory / "hf", config)
     jax.tree.map(np.testing.assert_array_equal, fetch(loaded), straight.params)
 
 
@@ -285,7 +285,7 @@ def test_an_advantage_of_your_own(finish, world):
 
     run = finish("eval.dataset=''", "max_steps=2", "algorithm.beta=0", advantage=nothing)
     config = pretrained.decoder_config(ARCHITECTURE)
-    start = fetch(pretrained.load_params(world / "model", config))
+    start = fetch(weights.load_params(world / "model", config))
     jax.tree.map(np.testing.assert_array_equal, run.params, start)
     assert all(row["loss"] == row["grad_norm"] == row["kl"] == 0 for row in run.rows)
 
@@ -370,12 +370,12 @@ def test_export_opens_a_checkpoint(straight, tmp_path, capsys):
     assert export.main([str(straight.directory), "--out", str(tmp_path / "last")]) == 0
     assert capsys.readouterr().out.strip().endswith(str(tmp_path / "last"))
     config = pretrained.decoder_config(ARCHITECTURE)
-    last = fetch(pretrained.load_params(tmp_path / "last", config))
+    last = fetch(weights.load_params(tmp_path / "last", config))
     jax.tree.map(np.testing.assert_array_equal, last, straight.params)
     pretrained.load_tokenizer(tmp_path / "last")
     options = ["--step", "2", "--out", str(tmp_path / "half"), "--dtype", "bfloat16"]
     assert export.main([str(straight.directory), *options]) == 0
-    half = fetch(pretrained.load_params(tmp_path / "half", config))
+    half = fetch(weights.load_params(tmp_path / "half", config))
     changed = jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max() > 1e-3, half, last))
     assert any(changed)
 

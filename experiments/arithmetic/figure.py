@@ -18,7 +18,8 @@ from matplotlib.patches import Rectangle
 
 from iapo_jax import Prompts, answer_entropy, make_model, read_completions, read_prompts
 from iapo_jax.metrics import read_jsonl
-from iapo_jax.pretrained import decoder_config, encode, load_params, load_tokenizer, read_json
+from iapo_jax.pretrained import decoder_config, encode, load_tokenizer
+from iapo_jax.weights import load_params, read_json
 
 BLUE, ORANGE, GREY = "#2a6fbb", "#d9822b", "#666666"
 POSTFIX = "</think><answer>"

@@ -22,7 +22,8 @@ import torch
 import transformers
 
 from iapo_jax.model import make_model
-from iapo_jax.pretrained import decoder_config, load_params, read_json, save_pretrained
+from iapo_jax.pretrained import decoder_config, save_pretrained
+from iapo_jax.weights import load_params, read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
