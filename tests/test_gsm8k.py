@@ -19,10 +19,9 @@ from iapo_jax import metrics
 VOCABULARY, WIDTH, HIDDEN = 151_936, 32, 64
 
 
-def write_model(directory, tokenizer_directory):
-    """A Qwen2 directory: real tokenizer and vocabulary, two small random layers."""
-    rng = np.random.default_rng(0)
-    config = transformers.Qwen2Config(
+def small_config():
+    """Qwen2 with the real vocabulary and two small layers."""
+    return transformers.Qwen2Config(
         vocab_size=VOCABULARY,
         hidden_size=WIDTH,
         intermediate_size=HIDDEN,
@@ -32,10 +31,20 @@ def write_model(directory, tokenizer_directory):
         tie_word_embeddings=True,
         eos_token_id=151645,
     )
-    config.save_pretrained(directory)
+
+
+def write_tokenizer(directory, tokenizer_directory):
+    """The real tokenizer and generation config."""
     transformers.AutoTokenizer.from_pretrained(tokenizer_directory).save_pretrained(directory)
     generation = json.loads((tokenizer_directory / "generation_config.json").read_text())
     (directory / "generation_config.json").write_text(json.dumps(generation))
+
+
+def write_model(directory, tokenizer_directory):
+    """A Qwen2 directory: real tokenizer and vocabulary, two small random layers."""
+    rng = np.random.default_rng(0)
+    small_config().save_pretrained(directory)
+    write_tokenizer(directory, tokenizer_directory)
     normal = lambda *shape: rng.normal(0, 0.2, shape).astype(np.float32)  # noqa: E731
     tensors = {"model.embed_tokens.weight": normal(VOCABULARY, WIDTH)}
     tensors["model.norm.weight"] = np.ones(WIDTH, np.float32)
@@ -54,12 +63,8 @@ def write_model(directory, tokenizer_directory):
     save_file(tensors, directory / "model.safetensors")
 
 
-@pytest.fixture(scope="module")
-def finished_run(root, shared_data, tmp_path_factory):
-    place = tmp_path_factory.mktemp("gsm8k")
-    model = place / "model"
-    model.mkdir()
-    write_model(model, shared_data / "tokenizers" / "qwen2.5-instruct")
+def run_two_steps(root, shared_data, model, output_dir):
+    """The experiment's file with the smallest possible numbers, from the command line: stdout."""
     overrides = {
         "model.path": model,
         "data.dataset": shared_data / "gsm8k" / "train.jsonl",
@@ -67,7 +72,7 @@ def finished_run(root, shared_data, tmp_path_factory):
         "eval.dataset": shared_data / "gsm8k" / "test.jsonl",
         "eval.max_rows": 4,
         "eval.prompts_per_batch": 4,
-        "output_dir": place / "run",
+        "output_dir": output_dir,
         "max_steps": 2,
         "batch.prompts_per_step": 2,
         "batch.num_generations": 4,
@@ -81,7 +86,15 @@ def finished_run(root, shared_data, tmp_path_factory):
     command += [f"{key}={value}" for key, value in overrides.items()]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
-    return place / "run", done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def finished_run(root, shared_data, tmp_path_factory):
+    place = tmp_path_factory.mktemp("gsm8k")
+    (place / "model").mkdir()
+    write_model(place / "model", shared_data / "tokenizers" / "qwen2.5-instruct")
+    return place / "run", run_two_steps(root, shared_data, place / "model", place / "run")
 
 
 def test_two_steps_on_gsm8k_from_the_command_line(finished_run):
