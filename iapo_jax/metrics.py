@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -119,7 +120,13 @@ def write_environment(output_dir: Path) -> None:
 
 
 def progress_bar(first: int, last: int, *, unit: str = "step", shown: bool) -> tqdm.tqdm:
-    """A bar over the steps (or other units) first .. last."""
+    """A bar over the steps (or other units) first .. last; in a file, a line every half minute."""
     return tqdm.tqdm(
-        total=last, initial=first, disable=not shown, dynamic_ncols=True, unit=unit, smoothing=0.1
+        total=last,
+        initial=first,
+        disable=not shown,
+        dynamic_ncols=True,
+        unit=unit,
+        smoothing=0.1,
+        mininterval=0.1 if sys.stderr.isatty() else 30.0,
     )

@@ -167,7 +167,8 @@ def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState:
                 logged, started = step + 1, now
                 row["compiles"] = compiles()
                 writer.metrics(step + 1, row)
-                bar.set_postfix(loss=f"{row['loss']:.4f}", entropy=f"{row['entropy']:.3f}")
+                text = f"loss {row['loss']:.4f} entropy {row['entropy']:.3f}"
+                bar.set_postfix_str(text, refresh=False)
             bar.update()
             if config.save_steps and (step + 1) % config.save_steps == 0:
                 checkpoints.save(step + 1, state)

@@ -65,7 +65,7 @@ def train(
             for step in range(first, config.max_steps):
                 state, scored, row = run_step(trainer, state, ref_params, step)
                 _write(trainer, writer, step + 1, scored, row)
-                bar.set_postfix_str(reporting.headline(row))
+                bar.set_postfix_str(reporting.headline(row), refresh=False)
                 bar.update()
                 if config.save_steps and (step + 1) % config.save_steps == 0:
                     checkpoints.save(step + 1, state)
