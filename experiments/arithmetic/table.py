@@ -1,0 +1,45 @@
+"""The Markdown table of several runs' eval/summary.json.
+
+    python experiments/arithmetic/table.py RUN_DIR ...
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+FIGURES = {"accuracy": "{:.3f}", "length": "{:.1f}", "ratio": "{:.2f}"}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path)
+    runs = parser.parse_args().runs
+    print("| run | accuracy | | tokens | | accuracy per 100 tokens | |")
+    print("|---|---|---|---|---|---|---|")
+    print("| | before | after [difference, 95%] | before | after [difference, 95%] | before | after |")
+    rows = []
+    for run in runs:
+        summary = json.loads((run / "eval" / "summary.json").read_text())
+        cells = []
+        for name, form in FIGURES.items():
+            before, after = summary["before"][name]["value"], summary["after"][name]["value"]
+            rows.append((name, before, after))
+            text = form.format(after)
+            if name != "ratio":
+                gap = summary["difference"][name]
+                signed = form.replace(":", ":+")
+                text += f" [{signed.format(gap['low'])}, {signed.format(gap['high'])}]"
+            cells += [form.format(before), text]
+        print(f"| {run.name} | {' | '.join(cells)} |")
+    means = []
+    for name, form in FIGURES.items():
+        part = np.asarray([row[1:] for row in rows if row[0] == name])
+        means += [form.format(x) for x in part.mean(0)]
+    print(f"| mean of {len(runs)} | {' | '.join(means)} |")
+
+
+if __name__ == "__main__":
+    main()
