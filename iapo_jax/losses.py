@@ -36,7 +36,11 @@ def loss_scale(weight: Array) -> LossScale:
 
 
 def k3(log_prob: Array, ref_log_prob: Array) -> Array:
-    """exp(d) - d - 1 with d = ref - log_prob: an unbiased, non-negative estimate of the KL."""
+    """exp(d) - d - 1 with d = ref - log_prob: an unbiased, non-negative estimate of the KL.
+
+    Unbiased for tokens drawn from the policy that is scored. TRL since 1.10 multiplies it by the
+    ratio unless `use_bias_correction_kl=False`; with one update per rollout the ratio is 1.
+    """
     d = ref_log_prob - log_prob
     return jnp.exp(d) - d - 1
 

@@ -110,7 +110,8 @@ def sft_step(
     state: TrainState, batch: SftBatch, *, mesh: Mesh, model: Any, optimizer: Any, micro: int
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update on a batch, in `micro` micro-batches."""
-    total = jnp.maximum(batch.weight.sum(), 1.0)
+    weights = batch.weight.sum()
+    total = jnp.where(weights > 0, weights, 1.0)
 
     def loss(params: Params, part: SftBatch) -> tuple[Array, dict[str, Mean]]:
         scores = score_completions(model, params, part.prompts, part.tokens, 1.0)
