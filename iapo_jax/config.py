@@ -128,7 +128,9 @@ class InformationSection:
     """The early exit that asks for the answer after every prefix."""
 
     postfix: str = option("</think>\n<answer>", "text that ends thinking and opens the answer")
-    end_of_thinking: str = option("</think>", "tokens from this text on are not thinking")
+    end_of_thinking: list[str] = option(
+        lambda: ["</think>", "<answer>"], "tokens from the first of these texts on are not thinking"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

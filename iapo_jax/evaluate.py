@@ -1,5 +1,7 @@
 """Accuracy and length on held-out problems, with 95% intervals by a bootstrap over problems."""
 
+import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,10 +13,10 @@ from iapo_jax import data, pretrained
 from iapo_jax.config import TrainConfig
 from iapo_jax.data import Problems
 from iapo_jax.errors import UserError
-from iapo_jax.metrics import progress_bar
+from iapo_jax.metrics import is_writer, progress_bar
 from iapo_jax.rollouts import Sampler, check_answers, draw_rollout, make_sampler, real_tokens
 from iapo_jax.run import Run
-from iapo_jax.sharding import batch_devices
+from iapo_jax.sharding import batch_devices, from_first
 from iapo_jax.types import Params
 
 _EVAL_STEP = 2**31 - 1  # of the random keys: no training step draws from them
@@ -153,12 +155,16 @@ class HeldOut:
         )
 
     def before(self, params: Params, *, resumed: bool) -> EvalResult | None:
-        """The start model's result; a resumed run takes the one that it wrote down."""
+        """The start model's result; a resumed run takes the one that it wrote down.
+
+        That is only done if it was made from the same problems in the same way.
+        """
         if self.problems is None:
             return None
-        path = self.run.output_dir / "eval" / "before.json"
-        if resumed and path.is_file():
-            return read_result(path)
+        known = read_result(self._path("before"), self._identity()) if resumed else None
+        # Process 0 has the file; all of them sample, or none does.
+        if from_first(np.int32(known is not None)):
+            return known
         return self._sample(params, "before")
 
     def after(self, params: Params) -> EvalResult:
@@ -174,8 +180,18 @@ class HeldOut:
         }
         named = {key: {k: v._asdict() for k, v in part.items()} for key, part in parts.items()}
         text = json.dumps(named, indent=2) + "\n"
-        (self.run.output_dir / "eval" / "summary.json").write_text(text, encoding="utf-8")
+        self._path("summary").write_text(text, encoding="utf-8")
         return table(before, after)
+
+    def _path(self, name: str) -> Path:
+        return self.run.output_dir / "eval" / f"{name}.json"
+
+    def _identity(self) -> str:
+        """A digest of all that an evaluation depends on besides the parameters."""
+        sampled = self.config.sampling.max_completion_length, self.config.seed
+        section = dataclasses.astuple(self.config.eval)
+        parts = (self.problems.texts, self.problems.answers, section, sampled)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def _sample(self, params: Params, name: str) -> EvalResult:
         shown = self.config.log.progress
@@ -189,17 +205,23 @@ class HeldOut:
                 seed=self.config.seed,
                 advance=bar.update,
             )
-        write_result(self.run.output_dir / "eval" / f"{name}.json", result)
+        if is_writer():
+            write_result(self._path(name), result, self._identity())
         return result
 
 
-def write_result(path: Path, result: EvalResult) -> None:
-    """Every completion's verdict and length as JSON."""
+def write_result(path: Path, result: EvalResult, identity: str) -> None:
+    """Every completion's verdict and length as JSON, with what they were made from."""
     path.parent.mkdir(exist_ok=True)
     values = {name: np.asarray(value).tolist() for name, value in result._asdict().items()}
-    path.write_text(json.dumps(values) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({"identity": identity, **values}) + "\n", encoding="utf-8")
 
 
-def read_result(path: Path) -> EvalResult:
-    """The inverse of `write_result`."""
-    return EvalResult(**{k: np.asarray(v) for k, v in json.loads(path.read_text()).items()})
+def read_result(path: Path, identity: str) -> EvalResult | None:
+    """The inverse of `write_result`; None if nothing of this identity was written."""
+    if not path.is_file():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if values.pop("identity", None) != identity:
+        return None
+    return EvalResult(**{name: np.asarray(value) for name, value in values.items()})

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from iapo_jax.scoring import token_scores
 from iapo_jax.types import Array, Cache, Context, Model, Params, Prompts
 
-_PROBE_TOKENS = 2**14  # postfix tokens computed at once, over all devices
+_PROBE_TOKENS = 2**14  # postfix tokens computed at once on each device
 
 
 def answer_entropy(
@@ -39,7 +39,7 @@ def answer_entropy(
     groups = jax.tree.leaves(completion_cache)[0].shape[-5:-3]  # [..., P, G, T+1, M, d]
     cuts = size + 1
     per_cut = groups[0] * groups[1] * postfix.shape[0]
-    chunk = max(1, min(cuts, _PROBE_TOKENS // per_cut))
+    chunk = max(1, min(cuts, model.devices * _PROBE_TOKENS // per_cut))
     chunks = -(-cuts // chunk)
     shape = (*groups, chunk, postfix.shape[0])
 
@@ -53,7 +53,7 @@ def answer_entropy(
         hidden, _ = model.forward(params, tokens, positions, [prompt, completion])
         weight = model.logit_weight(params)
         unused = jnp.zeros(shape[:-1], jnp.int32)
-        return token_scores(hidden[..., -1, :], weight, unused, 1.0).entropy
+        return token_scores(hidden[..., -1, :], weight, unused, 1.0, devices=model.devices).entropy
 
     parts = jax.lax.map(probe, jnp.arange(chunks) * chunk)  # [chunks, P, G, chunk]
     return jnp.moveaxis(parts, 0, 2).reshape(*groups, -1)[..., :cuts]

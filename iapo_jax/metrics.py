@@ -44,22 +44,40 @@ def use_compilation_cache(directory: str) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def is_writer() -> bool:
+    """Whether this process writes files: the first one does."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints, once for all processes."""
+    if is_writer():
+        print(text, flush=True)
+
+
 class RunWriter:
-    """The files of a run directory. Rows after `resume_step` are dropped when a run goes on."""
+    """The files of a run directory. Rows after `resume_step` are dropped when a run goes on.
+
+    Of several processes only the first one writes.
+    """
 
     def __init__(self, output_dir: Path, *, tensorboard: bool, resume_step: int = 0):
         self.directory = output_dir
+        self._file = self._board = None
+        if not is_writer():
+            return
         output_dir.mkdir(parents=True, exist_ok=True)
         path = output_dir / "metrics.jsonl"
         kept = [row for row in read_jsonl(path) if row["step"] <= resume_step and resume_step]
         _write_lines(path, kept)
         self._file = path.open("a", encoding="utf-8")
-        self._board = None
         if tensorboard:
             self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=resume_step + 1)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """One row of metrics.jsonl, and the same to TensorBoard."""
+        if self._file is None:
+            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -68,13 +86,16 @@ class RunWriter:
 
     def completions(self, step: int, rows: Iterable[dict]) -> None:
         """completions/step_N.jsonl, one object a completion."""
+        if self._file is None:
+            return
         path = self.directory / "completions" / f"step_{step}.jsonl"
         path.parent.mkdir(exist_ok=True)
         _write_lines(path, rows)
 
     def close(self) -> None:
         """Ends both files."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
@@ -124,7 +145,7 @@ def progress_bar(first: int, last: int, *, unit: str = "step", shown: bool) -> t
     return tqdm.tqdm(
         total=last,
         initial=first,
-        disable=not shown,
+        disable=not (shown and is_writer()),
         dynamic_ncols=True,
         unit=unit,
         smoothing=0.1,

@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from iapo_jax.attention import Segment, attend
-from iapo_jax.sharding import BATCH_AXES, constrain
+from iapo_jax.sharding import BATCH_AXES, batch_devices, constrain
 from iapo_jax.types import Array, Cache, Context, Model, Params
 
 
@@ -160,9 +160,7 @@ def forward(
       hidden [*lead, S, D] after the final norm, and the cache of the new tokens.
     """
     angles = positions[..., None].astype(jnp.float32) * rope_frequencies(config)
-    # A table split over fsdp would be looked up by every device for the whole batch.
-    table = constrain(params["embedding"], mesh, "tensor")
-    x = _split(mesh, table[tokens].astype(config.dtype))
+    x = _split(mesh, gather(mesh, params)["embedding"][tokens].astype(config.dtype))
     cuts = [
         c.visible.reshape(c.visible.shape + (1,) * (tokens.ndim - c.visible.ndim)) for c in contexts
     ]
@@ -204,11 +202,36 @@ def unroll(config: DecoderConfig, params: Params) -> Params:
     return {**params, "layers": layers}
 
 
+def gather(mesh: Mesh | None, params: Params) -> Params:
+    """Parameters with the embedding table whole along `fsdp`.
+
+    A table that is split there would be looked up by every device for the whole batch. To be
+    called outside loops, once: inside `forward` nothing is left to do then, and the gradients of
+    all look-ups add up before they cross devices. The head stays split.
+    """
+    table = constrain(params["embedding"], mesh, "tensor")
+    return {**params, "embedding": table, "head": params.get("head", params["embedding"])}
+
+
+def logit_weight(mesh: Mesh | None, params: Params) -> Array:
+    """[V, D]. Stacked parameters score: the vocabulary is split over all devices.
+
+    Were it not split over `data`, each chunk of the loss would sum a [V, D] gradient over devices.
+    Unrolled parameters sample, and read the head where it lies.
+    """
+    weight = params.get("head", params["embedding"])
+    if isinstance(params["layers"], list | tuple):
+        return weight
+    return constrain(weight, mesh, ("tensor", "fsdp", "data"))
+
+
 @functools.lru_cache(maxsize=32)
 def make_model(config: DecoderConfig, mesh: Mesh | None = None) -> Model:
     """The architecture as a `types.Model`; the same arguments give the same object."""
     return Model(
         forward=functools.partial(forward, config, mesh),
-        logit_weight=lambda params: params.get("head", params["embedding"]),
+        logit_weight=functools.partial(logit_weight, mesh),
         unroll=functools.partial(unroll, config),
+        gather=functools.partial(gather, mesh),
+        devices=1 if mesh is None else batch_devices(mesh),
     )

@@ -20,6 +20,12 @@ from iapo_jax.model import DecoderConfig, Llama3Rope
 from iapo_jax.types import Params
 from iapo_jax.weights import read_json, save_weights, write_json
 
+_MODEL_FILES = {
+    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+    *("chat_template.jinja", "chat_template.json", "tokenizer.model"),
+}
+_WEIGHT_FILES = (".safetensors", ".safetensors.index.json")
 _END_OF_TURN = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 
 
@@ -131,10 +137,9 @@ def save_pretrained(
     Raises:
       UserError: if `directory` holds anything but a model.
     """
-    replaceable = (directory / "config.json").is_file() or not directory.exists()
-    if not replaceable and not (directory.is_dir() and not any(directory.iterdir())):
-        raise UserError(f"{directory} is there already and is no model directory; not replaced")
     final, directory = directory, directory.with_name(directory.name + ".partial")
+    for place in (final, directory):
+        _refuse_other_files(place)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     save_weights(params, directory, hf_config["num_hidden_layers"], dtype)
@@ -146,6 +151,19 @@ def save_pretrained(
         tokenizer.save_pretrained(directory)
     shutil.rmtree(final, ignore_errors=True)
     directory.rename(final)
+
+
+def _refuse_other_files(directory: Path) -> None:
+    """Only what a model directory consists of may be replaced."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file; expected a directory to write a model to")
+    for path in directory.iterdir() if directory.exists() else ():
+        known = path.name in _MODEL_FILES or path.name.endswith(_WEIGHT_FILES)
+        if path.is_dir() or not known:
+            raise UserError(
+                f"{directory} holds {path.name}, which belongs to no exported model: not replaced; "
+                "expected a new or empty directory, or one that an export wrote"
+            )
 
 
 def load_tokenizer(directory: str | Path) -> Any:

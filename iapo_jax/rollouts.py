@@ -18,7 +18,15 @@ from iapo_jax.errors import UserError
 from iapo_jax.model import init_params
 from iapo_jax.run import Run
 from iapo_jax.sampling import prompt_keys, sample
-from iapo_jax.sharding import AXES, by_prompt, fetch, param_shardings, put, replicated
+from iapo_jax.sharding import (
+    AXES,
+    by_prompt,
+    fetch,
+    from_first,
+    param_shardings,
+    put,
+    replicated,
+)
 from iapo_jax.types import Params, Prompts, Rollout
 
 
@@ -59,6 +67,7 @@ class Sampler(NamedTuple):
     run: Run
     draw: Callable[..., Rollout]
     prepare: Callable[[Params], Params]
+    keys: Callable[[int, int, np.ndarray], jax.Array]
     prompt_width: int
 
 
@@ -79,7 +88,9 @@ def make_sampler(
         top_p=sampling.top_p,
     )
     longest = max(map(len, problems.tokens))
-    return Sampler(run, draw, _unroll(run, sampling.gather_weights), -(-longest // 16) * 16)
+    keys = jax.jit(prompt_keys, out_shardings=by_prompt(run.mesh))
+    width = -(-longest // 16) * 16
+    return Sampler(run, draw, _unroll(run, sampling.gather_weights), keys, width)
 
 
 def _unroll(run: Run, gather: bool) -> Callable[[Params], Params]:
@@ -107,16 +118,37 @@ def draw_rollout(
 ) -> Rollout:
     """Completions of these rows, on the host; a function of parameters, rows, seed and step."""
     prompts = prompts_of(sampler, problems, indices)
-    keys = jax.device_put(
-        prompt_keys(seed, step, np.asarray(indices, np.int32)), by_prompt(sampler.run.mesh)
-    )
+    keys = sampler.keys(seed, step, distinct_rows(indices, len(problems.tokens)))
     return fetch(sampler.draw(sampler.prepare(params), prompts, keys))
+
+
+def distinct_rows(indices: Sequence[int], rows: int) -> np.ndarray:
+    """Numbers [P] to draw keys from: a row's own, and others where it stands again in the batch.
+
+    Otherwise a row that comes twice in a step would get the same completions twice.
+    """
+    seen: dict[int, int] = {}
+    numbers = []
+    for index in map(int, indices):
+        numbers.append(index + rows * seen.get(index, 0))
+        seen[index] = seen.get(index, 0) + 1
+    return np.asarray(numbers, np.int32)
 
 
 def real_tokens(rollout: Rollout) -> list[np.ndarray]:
     """The tokens of all P * G completions without padding."""
     tokens = rollout.tokens.reshape(-1, rollout.tokens.shape[-1])
     return [row[:n] for row, n in zip(tokens, rollout.length.ravel(), strict=True)]
+
+
+def thinking_lengths(
+    tokenizer: Any, tokens: list[np.ndarray], stops: Sequence[int], ends: Sequence[str]
+) -> np.ndarray:
+    """Tokens of each completion before the first text of `ends`; the stop token never thinks."""
+    open_rows = [row[:-1] if len(row) and row[-1] in stops else row for row in tokens]
+    lengths = [[len(row) for row in open_rows]]
+    lengths += [pretrained.thinking_lengths(tokenizer, open_rows, end) for end in ends]
+    return np.min(lengths, axis=0)
 
 
 def check_answers(problems: Problems, rows: Sequence[int], texts: Sequence[str]) -> np.ndarray:
@@ -152,21 +184,23 @@ def collect(
         [problems.answers[i] for i in rows],
         **columns,
     )
-    end = config.information.end_of_thinking
-    thinking = pretrained.thinking_lengths(tokenizer, tokens, end)
+    thinking = thinking_lengths(tokenizer, tokens, stops, config.information.end_of_thinking)
     size = data.bucket(
         int(rollout.length.max()),
         config.sampling.length_bucket,
         config.sampling.max_completion_length,
     )
     cut = rollout._replace(tokens=rollout.tokens[..., :size], log_prob=rollout.log_prob[..., :size])
+    correct = check_answers(problems, rows, texts)
+    # A checker's time-out may strike one process and not another: the first one's word counts.
+    reward, parts, correct = from_first((reward, parts, correct))
     return Scored(
         cut,
         texts,
         np.asarray(indices),
         reward.reshape(shape),
         {name: part.reshape(shape) for name, part in parts.items()},
-        check_answers(problems, rows, texts).reshape(shape),
+        correct.reshape(shape),
         np.asarray(thinking, np.int32).reshape(shape),
         {"time/sample": sampled - started, "time/reward": time.perf_counter() - sampled},
     )

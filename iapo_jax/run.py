@@ -10,7 +10,7 @@ from iapo_jax import pretrained, weights
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
 from iapo_jax.config import to_yaml
 from iapo_jax.errors import UserError
-from iapo_jax.metrics import use_compilation_cache, write_environment
+from iapo_jax.metrics import is_writer, say, use_compilation_cache, write_environment
 from iapo_jax.model import init_params, make_model
 from iapo_jax.pretrained import Pretrained
 from iapo_jax.sharding import fetch, make_mesh, param_shardings
@@ -58,6 +58,8 @@ def initial_params(run: Run, seed: int) -> Params:
 
 def prepare_directory(run: Run, config: Any) -> None:
     """config.yaml and env.json of the run directory."""
+    if not is_writer():
+        return
     try:
         run.output_dir.mkdir(parents=True, exist_ok=True)
         (run.output_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
@@ -72,7 +74,7 @@ def resume_state(config: Any, run: Run, state: TrainState) -> tuple[Checkpoints,
     step = step_to_resume(checkpoints, config.resume)
     if step is None:
         return checkpoints, state, 0
-    print(f"resuming from step {step} of {checkpoints.directory}")
+    say(f"resuming from step {step} of {checkpoints.directory}")
     state = checkpoints.restore(step, state)
     checkpoints.forget_after(step)
     return checkpoints, state, step
@@ -82,7 +84,7 @@ def export_final(run: Run, params: Params) -> Path:
     """Writes `OUTPUT_DIR/hf`, which transformers opens as it is."""
     directory = run.output_dir / "hf"
     host = fetch(params)
-    if jax.process_index() == 0:
+    if is_writer():
         pretrained.save_pretrained(
             host,
             run.pretrained.hf_config,

@@ -156,7 +156,7 @@ def sample(
     return Rollout(prompts, end.tokens, end.length, end.log_prob, end.done)
 
 
-def prompt_keys(seed: int, step: int, indices: Array) -> Array:
-    """Keys [P] of the prompts with these row numbers at this step: a function of all three."""
+def prompt_keys(seed: Array, step: Array, rows: Array) -> Array:
+    """Keys [P] of the prompts with these numbers at this step: a function of all three."""
     key = jax.random.fold_in(jax.random.key(seed), step)
-    return jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(indices))
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.asarray(rows))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from iapo_jax.types import Array, Cache, Context, Model, Params, Prompts
 
-_LOGITS = 2**25  # logits of one chunk, over all devices: 128 MiB of float32
+_LOGITS = 2**25  # logits of one chunk on each device: 128 MiB of float32
 
 
 class TokenScores(NamedTuple):
@@ -19,7 +19,9 @@ class TokenScores(NamedTuple):
     entropy: Array  # of the distribution that the token was drawn from
 
 
-def token_scores(hidden: Array, weight: Array, tokens: Array, temperature: Array) -> TokenScores:
+def token_scores(
+    hidden: Array, weight: Array, tokens: Array, temperature: Array, *, devices: int = 1
+) -> TokenScores:
     """log p(token) and the entropy of p = softmax(hidden W^T / temperature).
 
     Args:
@@ -27,13 +29,14 @@ def token_scores(hidden: Array, weight: Array, tokens: Array, temperature: Array
       weight: [V, D]. Logits, softmax and the gradient of `weight` are float32 whatever its dtype.
       tokens: [..., S] int32.
       temperature: scalar > 0; not differentiated.
+      devices: over so many the rows or the vocabulary are split.
 
     Both outputs are differentiable in `hidden` and `weight`; the backward pass recomputes the
     logits chunk by chunk: d log p/dz = onehot - p,  dH/dz = -p (log p + H).
     """
     chex.assert_equal(hidden.shape[:-1], tokens.shape)
     rows = tokens.size // max(tokens.shape[-1], 1)
-    size = max(1, min(tokens.shape[-1], _LOGITS // (max(rows, 1) * weight.shape[0])))
+    size = max(1, min(tokens.shape[-1], devices * _LOGITS // (max(rows, 1) * weight.shape[0])))
     temperature = jnp.asarray(temperature, jnp.float32)
     return TokenScores(*_scores(hidden, weight, tokens, temperature, size))
 
@@ -149,7 +152,9 @@ def score_completions(
     model: Model, params: Params, prompts: Prompts, tokens: Array, temperature: Array
 ) -> TokenScores:
     """Scores completions [P, G, T] of their prompts; gradients flow into the prompts too."""
+    params = model.gather(params)
     context = read_prompts(model, params, prompts)
     inputs, positions = completion_inputs(prompts, tokens[..., :-1])
     hidden, _ = model.forward(params, inputs, positions, [context])
-    return token_scores(hidden, model.logit_weight(params), tokens, temperature)
+    weight = model.logit_weight(params)
+    return token_scores(hidden, weight, tokens, temperature, devices=model.devices)

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from iapo_jax import data, update
 from iapo_jax.config import SftConfig, run_cli
 from iapo_jax.errors import UserError
-from iapo_jax.metrics import RunWriter, compiles, progress_bar
+from iapo_jax.metrics import RunWriter, compiles, progress_bar, say
 from iapo_jax.pretrained import encode
 from iapo_jax.run import (
     Run,
@@ -150,7 +150,7 @@ def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState:
     fixed = dict(mesh=run.mesh, model=run.model, optimizer=optimizer, micro=micro)
     if dry_run:
         batch = put(rows.batch(0), by_prompt(run.mesh))
-        print(sft_step.lower(state, batch, **fixed).compile().memory_analysis())
+        say(sft_step.lower(state, batch, **fixed).compile().memory_analysis())
         return state
     checkpoints, state, first = resume_state(config, run, state)
     prepare_directory(run, config)
@@ -177,8 +177,8 @@ def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState:
     checkpoints.close()
     writer.close()
     if rows.left_out:
-        print(f"left out {rows.left_out} rows that are longer than the limits of the config")
-    print(f"model: {export_final(run, state.params)}")
+        say(f"left out {rows.left_out} rows that are longer than the limits of the config")
+    say(f"model: {export_final(run, state.params)}")
     return state
 
 

@@ -30,12 +30,16 @@ def compute_signals(
       postfix: [K] int32, the early exit.
     """
 
+    params = model.gather(params)
+
     def one(part: Rollout) -> Signals:
         prompts, tokens = part.prompts, part.tokens
         prompt = read_prompts(model, params, prompts)
         hidden, cache = read_completions(model, params, prompts, tokens, prompt)
         weight = model.logit_weight(params)
-        scores = token_scores(hidden[..., :-1, :], weight, tokens, temperature)
+        scores = token_scores(
+            hidden[..., :-1, :], weight, tokens, temperature, devices=model.devices
+        )
         reference = scores.log_prob
         if ref_params is not None:
             reference = score_completions(model, ref_params, prompts, tokens, temperature).log_prob

@@ -11,7 +11,7 @@ import numpy as np
 
 from iapo_jax import evaluate, reporting, rollouts, update
 from iapo_jax.config import TrainConfig, run_cli
-from iapo_jax.metrics import RunWriter, progress_bar
+from iapo_jax.metrics import RunWriter, is_writer, progress_bar, say
 from iapo_jax.rollouts import Scored
 from iapo_jax.run import (
     abstract_params,
@@ -20,7 +20,6 @@ from iapo_jax.run import (
     prepare_directory,
     resume_state,
 )
-from iapo_jax.sampling import prompt_keys
 from iapo_jax.sharding import by_prompt
 from iapo_jax.signals import compute_signals
 from iapo_jax.trainer import TrainBatch, Trainer, make_trainer, run_step, train_step
@@ -48,9 +47,9 @@ def train(
     trainer = make_trainer(config, advantage=advantage, reward_functions=reward_functions)
     run = trainer.run
     held_out = evaluate.HeldOut(config, run, trainer.problems.texts)
-    print(reporting.describe_run(trainer))
+    say(reporting.describe_run(trainer))
     if dry_run:
-        print(compile_only(trainer))
+        say(compile_only(trainer))
         return None
     params = initial_params(run, config.seed)
     state = update.init_state(run.mesh, trainer.spec.optimizer, params)
@@ -73,9 +72,12 @@ def train(
     finally:
         checkpoints.close()
         writer.close()
-    if before is not None:
-        print(held_out.compare(before, held_out.after(state.params)))
-    print(f"model: {export_final(run, state.params)}")
+    exported = export_final(run, state.params)
+    if held_out.problems is not None:
+        after = held_out.after(state.params)
+        if is_writer():
+            say(held_out.compare(before, after))
+    say(f"model: {exported}")
     return state
 
 
@@ -95,7 +97,7 @@ def compile_only(trainer: Trainer) -> str:
     )
     indices = trainer.order(0)
     prompts = rollouts.prompts_of(trainer.sampler, trainer.problems, indices)
-    keys = jax.device_put(prompt_keys(config.seed, 0, indices), split)
+    keys = trainer.sampler.keys(config.seed, 0, indices)
     shape = (*indices.shape, config.batch.num_generations)
     full = (*shape, config.sampling.max_completion_length)
     struct = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=split)  # noqa: E731

@@ -24,7 +24,6 @@ from iapo_jax.losses import LossOptions, loss_scale, policy_loss
 from iapo_jax.metrics import compiles
 from iapo_jax.rollouts import Scored
 from iapo_jax.run import Run, open_run
-from iapo_jax.sampling import prompt_keys
 from iapo_jax.scoring import score_completions
 from iapo_jax.sharding import batch_devices, by_prompt, fetch, micro_batches, put, replicated
 from iapo_jax.signals import compute_signals, make_groups
@@ -243,7 +242,7 @@ def compute_credit(
         with_information=trainer.algorithm.needs_information,
     )
     groups = jax.jit(make_groups)(rollout, signals, *host)
-    keys = jax.device_put(prompt_keys(trainer.config.seed + 1, step, scored.indices), split)
+    keys = trainer.sampler.keys(trainer.config.seed + 1, step, scored.indices)
     credit = assign_credit(groups, keys, advantage=trainer.algorithm.advantage)
     batch = TrainBatch(
         rollout.prompts, rollout.tokens, signals.log_prob, signals.ref_log_prob, credit

@@ -112,3 +112,6 @@ class Model(NamedTuple):
     # cache of these tokens). New tokens also read themselves, causally.
     logit_weight: Callable[[Params], Array]  # params -> [V, D] float32; logits = hidden @ W^T
     unroll: Callable[[Params], Params]  # the same parameters, laid out for one-token steps
+    gather: Callable[[Params], Params] = lambda params: params
+    # the same parameters, with what every loop body would gather over devices gathered once
+    devices: int = 1  # over so many a batch is split; sizes of chunks are for each of them
