@@ -171,6 +171,9 @@ def test_the_batch_size_does_not_change_the_result(evaluated, in_one_batch, size
 
 
 def test_a_result_is_written_and_read_back(in_one_batch, tmp_path):
-    evaluate.write_result(tmp_path / "eval" / "before.json", in_one_batch)
-    again = evaluate.read_result(tmp_path / "eval" / "before.json")
+    path = tmp_path / "eval" / "before.json"
+    assert evaluate.read_result(path, "these problems") is None
+    evaluate.write_result(path, in_one_batch, "these problems")
+    again = evaluate.read_result(path, "these problems")
     jax.tree.map(np.testing.assert_array_equal, again, in_one_batch)
+    assert evaluate.read_result(path, "other problems") is None

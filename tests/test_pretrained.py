@@ -155,11 +155,24 @@ def test_an_existing_directory_is_replaced_as_a_whole(tmp_path):
     hf = read_json(GOLDEN / "models" / "qwen2_tied" / "config.json")
     out.mkdir()
     (out / "model-00001-of-00002.safetensors").write_text("stale")
-    with pytest.raises(UserError, match="is no model directory; not replaced"):
-        save_pretrained(golden.params, hf, None, out)
     (out / "config.json").write_text("{}")  # an older model
     save_pretrained(golden.params, hf, None, out)
     assert sorted(p.name for p in out.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("place", ["out", "out.partial"])
+def test_a_directory_with_other_files_is_not_replaced(place, tmp_path):
+    golden, out = golden_model("qwen2_tied"), tmp_path / "out"
+    hf = read_json(GOLDEN / "models" / "qwen2_tied" / "config.json")
+    (tmp_path / place).mkdir()
+    (tmp_path / place / "config.json").write_text("{}")
+    (tmp_path / place / "precious.py").write_text("mine")
+    with pytest.raises(UserError, match=r"precious\.py, which belongs to no exported model"):
+        save_pretrained(golden.params, hf, None, out)
+    assert (tmp_path / place / "precious.py").read_text() == "mine"
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        save_pretrained(golden.params, hf, None, tmp_path / "file")
 
 
 def test_a_stray_head_of_a_tied_model_and_old_rotary_buffers_are_passed_over(copy):

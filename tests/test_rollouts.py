@@ -1,0 +1,46 @@
+"""What the host adds to a rollout: keys for repeated rows, where thinking ends."""
+
+import jax
+import numpy as np
+
+from iapo_jax.rollouts import distinct_rows, thinking_lengths
+from iapo_jax.sampling import prompt_keys
+
+
+class OneLetterTokenizer:
+    """Ids are positions in its alphabet; decoding joins them."""
+
+    alphabet = "0123456789=.</>thinkasw"
+
+    def encode(self, text, add_special_tokens):
+        return [self.alphabet.index(letter) for letter in text]
+
+    def decode(self, ids, clean_up_tokenization_spaces):
+        return "".join(self.alphabet[i] for i in ids)
+
+
+def test_a_row_that_comes_twice_draws_twice():
+    numbers = distinct_rows([3, 1, 3, 3, 0], rows=5)
+    # The first time a row keeps its own number; the others are 3 + 5 and 3 + 2 * 5.
+    assert numbers.tolist() == [3, 1, 8, 13, 0]
+    keys = jax.random.key_data(prompt_keys(0, 7, numbers))
+    assert len({tuple(row) for row in np.asarray(keys).tolist()}) == 5
+    alone = jax.random.key_data(prompt_keys(0, 7, np.asarray([3])))
+    np.testing.assert_array_equal(keys[0], alone[0])
+
+
+def test_thinking_ends_at_the_first_sign_of_an_end():
+    tokenizer = OneLetterTokenizer()
+    stop, ends = 99, ["</think>", "<answer>"]
+    cases = {
+        "12</think><answer>3": 2,  # the tag
+        "12<answer>3</think>": 2,  # an answer without the tag
+        "1234": 4,  # cut at the limit: all of it
+    }
+    tokenizer.alphabet += "er"
+    rows = [np.asarray(tokenizer.encode(text, False)) for text in cases]
+    found = thinking_lengths(tokenizer, rows, [stop], ends)
+    assert found.tolist() == list(cases.values())
+    # Stopped without a tag: the stop token is no thought, and competes with going on.
+    stopped = [np.append(tokenizer.encode("1234", False), stop), np.asarray([stop])]
+    assert thinking_lengths(tokenizer, stopped, [stop], ends).tolist() == [4, 0]
