@@ -1,7 +1,7 @@
 """Checkpoints of a `TrainState` in `OUTPUT_DIR/checkpoints`; the home of orbax."""
 
 import logging
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,24 @@ logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file at
 
 
 class Checkpoints:
-    """Saves asynchronously, keeps the newest, restores into the shardings of the current mesh."""
+    """Saves asynchronously, keeps the newest, restores into the shardings of the current mesh.
+
+    The directory is made by the first `save`.
+    """
 
     def __init__(self, output_dir: Path, keep: int):
-        self.directory = (output_dir / "checkpoints").absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep or None, create=True)
-        self._manager = ocp.CheckpointManager(
+        self.directory, self.keep = (output_dir / "checkpoints").absolute(), keep
+
+    @cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=self.keep or None, create=True)
+        return ocp.CheckpointManager(
             self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
         )
 
     def steps(self) -> list[int]:
         """Steps with a committed checkpoint, oldest first."""
-        return sorted(self._manager.all_steps())
+        return sorted(self._manager.all_steps()) if self.directory.is_dir() else []
 
     def save(self, step: int, state: Any) -> None:
         """Begins to write `state`; it is committed by the next `save` or `close`."""
@@ -57,8 +63,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        if "_manager" in vars(self):
+            self._manager.wait_until_finished()
+            self._manager.close()
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -70,22 +77,25 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def step_to_resume(checkpoints: Checkpoints, resume: str, *, option: str = "resume") -> int | None:
     """The step that `option` asks for: auto, never, or a number. None: start from the beginning.
 
+    Only `resume` may be never: what is asked of an export is a checkpoint.
+
     Raises:
       UserError: if the checkpoint is not there, or is there and must not be.
     """
     steps = checkpoints.steps()
     if resume == "auto":
         return steps[-1] if steps else None
-    if resume == "never":
+    if resume == "never" and option == "resume":
         if steps:
             raise UserError(
                 f"resume is never, but {checkpoints.directory} holds checkpoints (steps {steps}): "
                 "choose another output_dir, or remove it"
             )
         return None
-    if not resume.isdigit() or int(resume) not in steps:
+    if not resume.isdecimal() or int(resume) not in steps:
+        words = "auto, never or" if option == "resume" else "auto or"
         raise UserError(
-            f"{option} is {resume!r}; expected auto, never or one of the steps {steps} that "
+            f"{option} is {resume!r}; expected {words} one of the steps {steps} that "
             f"{checkpoints.directory} holds"
         )
     return int(resume)

@@ -7,6 +7,7 @@ command line through omegaconf. Where TRL has a name for something, the name her
 import argparse
 import dataclasses
 import difflib
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -14,11 +15,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 
 from iapo_jax.errors import UserError
 
 Config = TypeVar("Config")
+
+_STRUCTURED = ("'", '"', "[", "{")  # an override that begins so is YAML
 
 
 def option(default: Any, help: str) -> Any:
@@ -254,17 +261,19 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
     if path is not None:
         layers.append((path, _read_yaml(path)))
     for text in overrides:
-        if "=" not in text:
-            raise UserError(f"{text!r} on the command line: expected key=value, as max_steps=10")
-        layers.append((f"{text!r} on the command line", OmegaConf.from_dotlist([_quoted(text)])))
+        layers.append((f"{text!r} on the command line", _read_override(text)))
     for source, layer in layers:
-        _check_names(schema, layer, source)
         try:
+            _check_names(schema, layer, source)
             base = OmegaConf.merge(base, layer)
         except OmegaConfBaseException as error:
-            key, message = error.full_key or "?", str(error).splitlines()[0]
-            raise UserError(f"{source}: field {key}: {message}") from None
-    return OmegaConf.to_object(base)
+            raise UserError(f"{source}: {_first_line(error)}") from None
+        except TypeError as error:  # omegaconf's own, for a path through what is no mapping
+            raise UserError(f"{source}: {_first_line(error)}") from None
+    try:
+        return OmegaConf.to_object(base)
+    except OmegaConfBaseException as error:
+        raise UserError(_first_line(error)) from None
 
 
 def load_run_config(path: Path) -> TrainConfig | SftConfig:
@@ -273,9 +282,39 @@ def load_run_config(path: Path) -> TrainConfig | SftConfig:
     return load_config(schema, str(path))
 
 
-def _quoted(text: str) -> str:
-    # `key=` means the empty text; omegaconf would read it as null.
-    return f"{text}''" if text.endswith("=") else text
+def _first_line(error: Exception) -> str:
+    message = str(error).splitlines()[0]
+    if isinstance(error, InterpolationResolutionError | GrammarParseError):
+        message += " (a literal ${ is written \\${)"
+    return f"field {error.full_key}: {message}" if getattr(error, "full_key", None) else message
+
+
+def _read_override(text: str) -> Any:
+    """`key=value` as a layer.
+
+    A value is YAML where it is quoted, a list, a mapping, a number, true, false or null. Any other
+    is the text as it stands: `#` and `:` are nothing special in it.
+    """
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UserError(f"{text!r} on the command line: expected key=value, as max_steps=10")
+    found: Any = value
+    try:
+        layer = OmegaConf.from_dotlist([f"value={value}"])
+        found = OmegaConf.to_container(layer, resolve=False)["value"]
+    except Exception as error:  # yaml's and omegaconf's own errors share no base class
+        if value.startswith(_STRUCTURED):
+            reason = " ".join(str(error).split())
+            raise UserError(f"{text!r} on the command line: not readable: {reason}") from None
+    plain = not isinstance(found, bool | int | float | None) or re.search(r"(^|\s)#", value)
+    if not value or (plain and not value.startswith(_STRUCTURED)):
+        found = value
+    layer = OmegaConf.create({})
+    try:
+        OmegaConf.update(layer, key, found)
+    except Exception as error:  # a key such as `a..b`, or a broken ${...}
+        raise UserError(f"{text!r} on the command line: {_first_line(error)}") from None
+    return layer
 
 
 def _read_yaml(path: str) -> Any:
@@ -299,16 +338,31 @@ def _check_names(schema: type, layer: Any, source: str, prefix: str = "") -> Non
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
             raise UserError(f"{source}: unknown field {prefix}{key}; {hint}")
         inner = fields[key].default_factory
+        if inner is dataclasses.MISSING:
+            continue
+        value = layer[key]
         if dataclasses.is_dataclass(inner):
-            value = layer[key]
             if not OmegaConf.is_dict(value):
                 raise UserError(f"{source}: {prefix}{key} is a section of fields, found {value!r}")
             _check_names(inner, value, source, f"{prefix}{key}.")
+        elif isinstance(inner(), list) and not OmegaConf.is_list(value):
+            raise UserError(f"{source}: {prefix}{key} is a list, such as [a, b]; found {value!r}")
+        elif isinstance(inner(), dict) and not OmegaConf.is_dict(value):
+            raise UserError(f"{source}: {prefix}{key} is a mapping, as {{a: 1}}; found {value!r}")
 
 
 def to_yaml(config: Any) -> str:
     """The resolved config as YAML; loads back to an equal config."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.create(_escape(dataclasses.asdict(config))))
+
+
+def _escape(value: Any) -> Any:
+    """Values are resolved already: a `${` in a text is meant as it stands."""
+    if isinstance(value, dict):
+        return {key: _escape(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_escape(inner) for inner in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def describe(schema: type) -> str:

@@ -54,14 +54,16 @@ def load_rows(section: DataSection | EvalSection, field: str = "data.dataset") -
 
 def _read_jsonl(path: Path, limit: int) -> list[dict]:
     rows = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if limit and len(rows) == limit:
                 break
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}, line {number}: not UTF-8: {error}") from None
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}, line {number}: not JSON: {error}") from None
             if not isinstance(row, dict):
@@ -95,15 +97,32 @@ def parse_rows(rows: Sequence[dict], source: str) -> list[Row]:
 
 
 def _parse_row(row: dict, where: str) -> Row:
+    question = read_question(row, where)
+    if row.get("answer") is None:
+        raise UserError(f"{where}: expected `answer`, found {', '.join(row)}")
+    columns = {k: v for k, v in row.items() if k not in ("prompt", "question", "answer")}
+    return Row(question, final_answer(str(row["answer"])), columns)
+
+
+def read_question(row: dict, where: str) -> str | list[dict]:
+    """The `prompt`, or else the `question`, of a row: a text or chat messages.
+
+    Raises:
+      UserError: naming the row.
+    """
     question = row.get("prompt", row.get("question"))
     if question is None:
         raise UserError(f"{where}: expected `prompt` or `question`, found {', '.join(row)}")
     if not isinstance(question, str | list) or not question:
         raise UserError(f"{where}: the question is empty or no text: {question!r:.60}")
-    if row.get("answer") is None:
-        raise UserError(f"{where}: expected `answer`, found {', '.join(row)}")
-    columns = {k: v for k, v in row.items() if k not in ("prompt", "question", "answer")}
-    return Row(question, final_answer(str(row["answer"])), columns)
+    for message in question if isinstance(question, list) else []:
+        texts = [message.get(k) for k in ("role", "content")] if isinstance(message, dict) else []
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise UserError(
+                f"{where}: a prompt that is a list holds chat messages, each with the texts `role` "
+                f"and `content`; found {message!r:.60}"
+            )
+    return question
 
 
 def final_answer(text: str) -> str:
@@ -127,7 +146,14 @@ def render_prompt(tokenizer: Any, question: str | list[dict], section: PromptSec
         messages += question
     if not getattr(tokenizer, "chat_template", None):
         return "\n\n".join(message["content"] for message in messages) + "\n\n"
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template refuses by raising, such as for a system turn
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        roles = ", ".join(message["role"] for message in messages)
+        raise UserError(
+            f"the tokenizer's chat template refuses the turns {roles}: {reason}"
+        ) from error
 
 
 def _ask(question: str, section: PromptSection) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from iapo_jax import pretrained, run, update
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
+from iapo_jax.checks import check_writable
 from iapo_jax.config import MeshSection, load_run_config
 from iapo_jax.errors import UserError
 from iapo_jax.sharding import fetch
@@ -39,17 +40,21 @@ def export(
         raise UserError(f"{checkpoints.directory} holds no checkpoint")
     optimizer = update.make_optimizer(config.optimizer, 1)
     like = update.abstract_state(opened.mesh, optimizer, run.abstract_params(opened))
+    out = out or run_dir / f"hf_{number}"
+    check_writable(out.parent, "the directory of --out")
     state = checkpoints.restore(number, like)
     checkpoints.close()
-    out = out or run_dir / f"hf_{number}"
-    pretrained.save_pretrained(
-        fetch(state.params),
-        opened.pretrained.hf_config,
-        opened.pretrained.tokenizer,
-        out,
-        generation_config=opened.pretrained.generation_config,
-        dtype=dtype,
-    )
+    try:
+        pretrained.save_pretrained(
+            fetch(state.params),
+            opened.pretrained.hf_config,
+            opened.pretrained.tokenizer,
+            out,
+            generation_config=opened.pretrained.generation_config,
+            dtype=dtype,
+        )
+    except OSError as error:
+        raise UserError(f"--out {str(out)!r} cannot be written: {error}") from None
     return out
 
 

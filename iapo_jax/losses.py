@@ -101,8 +101,8 @@ def policy_loss(
     per_token = clipped_surrogate(
         ratio, advantage, epsilon=options.epsilon, epsilon_high=options.epsilon_high
     )
-    kl = k3(log_prob, ref_log_prob)
     if options.beta:
+        kl = k3(log_prob, ref_log_prob)
         per_token = per_token + options.beta * kl
     loss = aggregate(per_token, weight, scale, loss_type=options.loss_type, max_length=max_length)
     low = (ratio < 1 - options.epsilon) & (advantage < 0)
@@ -110,7 +110,7 @@ def policy_loss(
     count = real.sum().astype(jnp.float32)
     mean = lambda x: Mean(jnp.where(real, x, 0.0).sum(), count)  # noqa: E731
     metrics = {
-        "kl": mean(kl),
+        **({"kl": mean(kl)} if options.beta else {}),
         "clip_ratio/low_mean": mean(low),
         "clip_ratio/high_mean": mean(high),
         "clip_ratio/region_mean": mean(low | high),

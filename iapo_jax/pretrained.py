@@ -59,6 +59,8 @@ def decoder_config(
     `rope_theta` and `rope_scaling` may stand at the top level or, as transformers 5 writes them,
     in `rope_parameters`.
     """
+    if not isinstance(hf, dict):
+        raise UserError(f"{source}: expected an object, found {hf!r:.60}")
     kind = hf.get("model_type")
     if kind not in ("qwen2", "qwen3", "llama"):
         raise UserError(f"{source}: model_type {kind!r}; expected qwen2, qwen3 or llama")
@@ -81,7 +83,32 @@ def decoder_config(
     missing = [name for name in needed if name not in hf]
     if missing:
         raise UserError(f"{source}: field {missing[0]} is missing")
+    for name in (*needed, "num_key_value_heads", "head_dim"):
+        value, optional = hf.get(name), name not in needed
+        whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if not (whole or (optional and value is None)):
+            raise UserError(f"{source}: {name} is {value!r}; expected a whole number above 0")
+    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        raise UserError(f"{source}: rope_scaling is {rope!r:.60}; expected an object")
+    numbers = ("rms_norm_eps", "initializer_range", "rope_theta", *Llama3Rope.__dataclass_fields__)
+    for name, place in ((name, place) for name in numbers for place in (hf, rope)):
+        value = place.get(name, 1.0)
+        optional = name == "rope_theta" and value is None
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (optional or (number and value >= 0)):
+            raise UserError(f"{source}: {name} is {value!r}; expected a number, at least 0")
     heads = hf["num_attention_heads"]
+    if heads % (hf.get("num_key_value_heads") or heads):
+        raise UserError(
+            f"{source}: num_key_value_heads is {hf['num_key_value_heads']}; expected a divisor of "
+            f"num_attention_heads ({heads})"
+        )
+    if not hf.get("head_dim") and hf["hidden_size"] % heads:
+        raise UserError(
+            f"{source}: hidden_size is {hf['hidden_size']}; expected a multiple of "
+            f"num_attention_heads ({heads}), or head_dim"
+        )
     bias = bool(hf.get("attention_bias", False))
     theta, scaling = _rope(hf, source)
     return DecoderConfig(

@@ -83,11 +83,11 @@ def completion_rows(problems: Problems, scored: Scored) -> list[dict]:
 
 
 def headline(row: dict[str, float]) -> str:
-    """The figures beside the progress bar."""
+    """The figures beside the progress bar; the KL only where it is in the loss."""
+    kl = f"kl {row['kl']:.4f} " if "kl" in row else ""
     return (
         f"reward {row['reward']:+.3f} accuracy {row['accuracy']:.2f} "
-        f"length {row['completions/mean_length']:.1f} kl {row['kl']:.4f} "
-        f"grad {row['grad_norm']:.2f}"
+        f"length {row['completions/mean_length']:.1f} {kl}grad {row['grad_norm']:.2f}"
     )
 
 

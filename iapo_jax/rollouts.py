@@ -50,15 +50,30 @@ class RewardFunctions(NamedTuple):
     weights: list[float]
 
 
-def load_rewards(section: Any) -> RewardFunctions:
-    """The functions of `config.RewardSection`."""
-    functions = [(name.rpartition(":")[2], rewards.load_reward(name)) for name in section.functions]
-    weights = section.weights or [1.0] * len(functions)
-    if len(weights) != len(functions):
+def load_rewards(section: Any, own: Sequence[Callable] | None = None) -> RewardFunctions:
+    """The functions of `config.RewardSection`, or one's `own`, with its weights."""
+    if own is None:
+        for spec in section.functions:
+            if not isinstance(spec, str):
+                raise UserError(f"reward.functions has the entry {spec!r}; expected a name")
+        loaded = [rewards.load_reward(spec) for spec in section.functions]
+        names = [spec.rpartition(":")[2] for spec in section.functions]
+    else:
+        loaded = list(own)
+        names = [getattr(function, "__name__", type(function).__name__) for function in loaded]
+    if not loaded:
+        raise UserError("reward.functions is empty: expected at least one, as [accuracy]")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"reward.functions has two functions {twice[0]!r}; expected distinct names")
+    weights = section.weights or [1.0] * len(loaded)
+    if len(weights) != len(loaded):
         raise UserError(
-            f"reward.weights has {len(weights)} entries, reward.functions {len(functions)}"
+            f"reward.weights has {len(weights)} entries, reward.functions {len(loaded)}"
         )
-    return RewardFunctions(functions, weights)
+    if not np.isfinite(weights).all():
+        raise UserError(f"reward.weights is {weights}; expected finite numbers")
+    return RewardFunctions(list(zip(names, loaded, strict=True)), weights)
 
 
 class Sampler(NamedTuple):

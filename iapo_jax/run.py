@@ -1,5 +1,8 @@
 """What every run begins and ends with: devices, model, run directory, final export."""
 
+import os
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +11,7 @@ from jax.sharding import Mesh
 
 from iapo_jax import pretrained, weights
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
+from iapo_jax.checks import check_writable
 from iapo_jax.config import to_yaml
 from iapo_jax.errors import UserError
 from iapo_jax.metrics import is_writer, say, use_compilation_cache, write_environment
@@ -56,28 +60,65 @@ def initial_params(run: Run, seed: int) -> Params:
     return weights.load_params(run.pretrained.directory, run.pretrained.config, places)
 
 
+def open_checkpoints(config: Any, run: Run) -> tuple[Checkpoints, int | None]:
+    """The run's checkpoints and the step to go on from, if any; before weights are loaded.
+
+    Makes the run directory.
+
+    Raises:
+      UserError: if there is nothing to do after that step, or nothing can be written.
+    """
+    checkpoints = Checkpoints(run.output_dir, config.log.save_total_limit)
+    step = step_to_resume(checkpoints, config.resume)
+    if step is not None and step > config.max_steps:
+        raise UserError(
+            f"max_steps is {config.max_steps}, but the checkpoint to resume from is of step {step} "
+            f"({checkpoints.directory}): expected at least {step}, or another output_dir"
+        )
+    check_writable(checkpoints.directory, "the directory of checkpoints")
+    try:
+        if is_writer():
+            run.output_dir.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=run.output_dir):
+                pass
+    except OSError as error:
+        raise UserError(f"output_dir {str(run.output_dir)!r} cannot be written: {error}") from None
+    return checkpoints, step
+
+
 def prepare_directory(run: Run, config: Any) -> None:
     """config.yaml and env.json of the run directory."""
     if not is_writer():
         return
     try:
-        run.output_dir.mkdir(parents=True, exist_ok=True)
         (run.output_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     except OSError as error:
         raise UserError(f"output_dir {str(run.output_dir)!r} cannot be written: {error}") from None
     write_environment(run.output_dir)
 
 
-def resume_state(config: Any, run: Run, state: TrainState) -> tuple[Checkpoints, TrainState, int]:
-    """The run's checkpoints, the state to go on from, and its step."""
-    checkpoints = Checkpoints(run.output_dir, config.log.save_total_limit)
-    step = step_to_resume(checkpoints, config.resume)
+def resume_state(checkpoints: Checkpoints, step: int | None, state: TrainState) -> TrainState:
+    """The state of that step, or `state` where the run begins."""
     if step is None:
-        return checkpoints, state, 0
+        return state
     say(f"resuming from step {step} of {checkpoints.directory}")
     state = checkpoints.restore(step, state)
     checkpoints.forget_after(step)
-    return checkpoints, state, step
+    return state
+
+
+def leave(code: int) -> int:
+    """The exit code; one process of several ends here, at once.
+
+    After a clean shutdown of jax.distributed the interpreter's teardown hangs more often than not
+    (seen with jax 0.10 to 0.12).
+    """
+    if jax.process_count() > 1:
+        jax.distributed.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def export_final(run: Run, params: Params) -> Path:

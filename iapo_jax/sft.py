@@ -7,6 +7,7 @@ which each is tokenised by itself and its tokens enter the loss with that weight
 """
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from iapo_jax import data, update
+from iapo_jax.checks import check_config
 from iapo_jax.config import SftConfig, run_cli
 from iapo_jax.errors import UserError
 from iapo_jax.metrics import RunWriter, compiles, progress_bar, say
@@ -26,6 +28,8 @@ from iapo_jax.run import (
     Run,
     export_final,
     initial_params,
+    leave,
+    open_checkpoints,
     open_run,
     prepare_directory,
     resume_state,
@@ -44,33 +48,68 @@ class SftBatch(NamedTuple):
     weight: Array  # [P, 1, T] float32 >= 0; 0 on padding
 
 
-def encode_completion(
-    tokenizer: Any, completion: str | list, where: str
-) -> tuple[list[int], list[float]]:
-    """Token ids and weights of a row's completion, with the end-of-sequence token after it.
+def read_pieces(completion: Any, where: str) -> list[tuple[str, float]]:
+    """The weighted pieces of a row's completion.
 
     Raises:
       UserError: naming the row, if a piece is no [text, weight] pair.
     """
     pieces = [[completion, 1.0]] if isinstance(completion, str) else completion
-    ids, weights = [], []
     for piece in pieces if isinstance(pieces, list) else [pieces]:
         if not (isinstance(piece, list | tuple) and len(piece) == 2 and isinstance(piece[0], str)):
             raise UserError(
                 f"{where}: `completion` is a text or a list of [text, weight], found {piece!r:.60}"
             )
-        part = encode(tokenizer, piece[0])
+        weight = piece[1]
+        if not (isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0):
+            raise UserError(
+                f"{where}: `completion` is a text or a list of [text, weight] with finite weights "
+                f"of at least 0, found the weight {weight!r:.60}"
+            )
+    return [(text, float(weight)) for text, weight in pieces]
+
+
+def encode_completion(
+    tokenizer: Any, completion: str | list, where: str
+) -> tuple[list[int], list[float]]:
+    """Token ids and weights of a row's completion, with the end-of-sequence token after it."""
+    ids, weights = [], []
+    for text, weight in read_pieces(completion, where):
+        part = encode(tokenizer, text)
         ids += part
-        weights += [float(piece[1])] * len(part)
+        weights += [weight] * len(part)
     return [*ids, tokenizer.eos_token_id], [*weights, 1.0]
 
 
 class _Rows:
-    """Encodes rows when a step asks for them; a long file costs nothing at the start."""
+    """Encodes rows when a step asks for them; at the start only their fields are looked at.
+
+    Raises:
+      UserError: naming the first row that is wrong; if no row fits into the limits.
+    """
 
     def __init__(self, config: SftConfig, tokenizer: Any):
         self.config, self.tokenizer = config, tokenizer
         self.rows = data.load_rows(config.data)
+        if tokenizer.eos_token_id is None:
+            raise UserError("the tokenizer has no eos_token, which ends every completion; set one")
+        for index in range(len(self.rows)):
+            self._read(index)
+        self.limits = config.data.max_prompt_length, config.batch.max_length
+        lengths = []
+        for index in range(len(self.rows)):  # until one fits
+            prompt, ids, _ = self._tokens(index)
+            lengths.append((len(prompt), len(ids)))
+            if self._fits(prompt, ids):
+                break
+        else:
+            shortest = tuple(map(min, zip(*lengths, strict=True)))
+            raise UserError(
+                f"{config.data.dataset}: none of {len(lengths)} rows fits into "
+                f"data.max_prompt_length ({self.limits[0]}) and batch.max_length "
+                f"({self.limits[1]}); the shortest prompt has {shortest[0]} tokens, the shortest "
+                f"completion {shortest[1]}"
+            )
         self.order = data.batch_order(len(self.rows), config.batch.rows_per_step, config.seed)
         self.left_out = 0
 
@@ -86,20 +125,32 @@ class _Rows:
             weight[index, : len(row)] = row
         return SftBatch(padded, data.pad_rows(tokens, size)[0][:, None], weight[:, None])
 
-    def _encode(self, index: int) -> tuple[list[int], list[int], list[float]]:
-        row, where = self.rows[index], f"{self.config.data.dataset}, row {index + 1}"
-        question = row.get("prompt", row.get("question"))
-        if not question or "completion" not in row:
+    def _where(self, index: int) -> str:
+        return f"{self.config.data.dataset}, row {index + 1}"
+
+    def _read(self, index: int) -> str | list[dict]:
+        """The question of a row whose fields are right."""
+        row, where = self.rows[index], self._where(index)
+        if row.get("prompt", row.get("question")) is None or "completion" not in row:
             raise UserError(
                 f"{where}: expected `prompt` or `question`, and `completion`, "
                 f"found {', '.join(row)}"
             )
-        prompt = encode(
-            self.tokenizer, data.render_prompt(self.tokenizer, question, self.config.prompt)
-        )
-        ids, weights = encode_completion(self.tokenizer, row["completion"], where)
-        limits = self.config.data.max_prompt_length, self.config.batch.max_length
-        if len(prompt) > limits[0] or len(ids) > limits[1]:
+        read_pieces(row["completion"], where)
+        return data.read_question(row, where)
+
+    def _tokens(self, index: int) -> tuple[list[int], list[int], list[float]]:
+        text = data.render_prompt(self.tokenizer, self._read(index), self.config.prompt)
+        completion = self.rows[index]["completion"]
+        ids, weights = encode_completion(self.tokenizer, completion, self._where(index))
+        return encode(self.tokenizer, text), ids, weights
+
+    def _fits(self, prompt: list[int], ids: list[int]) -> bool:
+        return len(prompt) <= self.limits[0] and len(ids) <= self.limits[1]
+
+    def _encode(self, index: int) -> tuple[list[int], list[int], list[float]]:
+        prompt, ids, weights = self._tokens(index)
+        if not self._fits(prompt, ids):
             self.left_out += 1
             return [0], [0], [0.0]
         return prompt, ids, weights
@@ -141,41 +192,45 @@ def _check(config: SftConfig, run: Run) -> int:
 
 def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState:
     """Fine-tunes, saves checkpoints, and exports the model to `OUTPUT_DIR/hf`."""
+    check_config(config)
     run = open_run(config)
     micro = _check(config, run)
     rows = _Rows(config, run.pretrained.tokenizer)
     optimizer = update.make_optimizer(config.optimizer, config.max_steps)
     schedule = update.make_schedule(config.optimizer, config.max_steps)
+    checkpoints, resumed = (None, None) if dry_run else open_checkpoints(config, run)
     state = update.init_state(run.mesh, optimizer, initial_params(run, config.seed))
     fixed = dict(mesh=run.mesh, model=run.model, optimizer=optimizer, micro=micro)
     if dry_run:
         batch = put(rows.batch(0), by_prompt(run.mesh))
         say(sft_step.lower(state, batch, **fixed).compile().memory_analysis())
         return state
-    checkpoints, state, first = resume_state(config, run, state)
+    state, first = resume_state(checkpoints, resumed, state), resumed or 0
     prepare_directory(run, config)
     writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
-    with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
-        logged, started = first, time.perf_counter()
-        for step in range(first, config.max_steps):
-            batch = put(rows.batch(step), by_prompt(run.mesh))
-            state, metrics = sft_step(state, batch, **fixed)
-            if (step + 1) % config.log.logging_steps == 0 or step + 1 == config.max_steps:
-                row = {name: float(value) for name, value in metrics.items()}
-                row["learning_rate"] = float(schedule(step))
-                now = time.perf_counter()
-                row["time/step"] = (now - started) / (step + 1 - logged)
-                logged, started = step + 1, now
-                row["compiles"] = compiles()
-                writer.metrics(step + 1, row)
-                text = f"loss {row['loss']:.4f} entropy {row['entropy']:.3f}"
-                bar.set_postfix_str(text, refresh=False)
-            bar.update()
-            if config.save_steps and (step + 1) % config.save_steps == 0:
-                checkpoints.save(step + 1, state)
-    checkpoints.save(config.max_steps, state)
-    checkpoints.close()
-    writer.close()
+    try:
+        with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
+            logged, started = first, time.perf_counter()
+            for step in range(first, config.max_steps):
+                batch = put(rows.batch(step), by_prompt(run.mesh))
+                state, metrics = sft_step(state, batch, **fixed)
+                if (step + 1) % config.log.logging_steps == 0 or step + 1 == config.max_steps:
+                    row = {name: float(value) for name, value in metrics.items()}
+                    row["learning_rate"] = float(schedule(step))
+                    now = time.perf_counter()
+                    row["time/step"] = (now - started) / (step + 1 - logged)
+                    logged, started = step + 1, now
+                    row["compiles"] = compiles()
+                    writer.metrics(step + 1, row)
+                    text = f"loss {row['loss']:.4f} entropy {row['entropy']:.3f}"
+                    bar.set_postfix_str(text, refresh=False)
+                bar.update()
+                if config.save_steps and (step + 1) % config.save_steps == 0:
+                    checkpoints.save(step + 1, state)
+        checkpoints.save(config.max_steps, state)
+    finally:
+        checkpoints.close()
+        writer.close()
     if rows.left_out:
         say(f"left out {rows.left_out} rows that are longer than the limits of the config")
     say(f"model: {export_final(run, state.params)}")
@@ -193,4 +248,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(leave(main()))

@@ -17,6 +17,8 @@ from iapo_jax.run import (
     abstract_params,
     export_final,
     initial_params,
+    leave,
+    open_checkpoints,
     prepare_directory,
     resume_state,
 )
@@ -37,7 +39,8 @@ def train(
     """Trains, writes the run directory, prints the table before and after, exports the model.
 
     Args:
-      advantage: a credit rule of your own, instead of the one that `algorithm.name` names.
+      advantage: a credit rule of your own, instead of the one that `algorithm.name` names; the
+        loss stays that algorithm's. The information of every prefix is always computed for it.
       reward_functions: your own, instead of `reward.functions`.
       dry_run: check and compile everything, print the memory, and return None.
 
@@ -51,9 +54,10 @@ def train(
     if dry_run:
         say(compile_only(trainer))
         return None
+    checkpoints, resumed = open_checkpoints(config, run)
     params = initial_params(run, config.seed)
     state = update.init_state(run.mesh, trainer.spec.optimizer, params)
-    checkpoints, state, first = resume_state(config, run, state)
+    state, first = resume_state(checkpoints, resumed, state), resumed or 0
     prepare_directory(run, config)
     before = held_out.before(params, resumed=first > 0)
     ref_params = params if trainer.algorithm.loss.beta else None
@@ -150,4 +154,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(leave(main()))

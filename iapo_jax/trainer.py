@@ -13,11 +13,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from iapo_jax import data, pretrained, reporting, rollouts, update
 from iapo_jax.algorithms import Algorithm, make_algorithm
+from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig
 from iapo_jax.errors import UserError
 from iapo_jax.losses import LossOptions, loss_scale, policy_loss
@@ -114,13 +116,13 @@ def make_trainer(
     Raises:
       UserError: one sentence for the first thing that is wrong.
     """
+    check_config(config)
     algorithm = _algorithm(config, advantage)
-    paid = rollouts.load_rewards(config.reward)
-    if reward_functions is not None:
-        named = [(function.__name__, function) for function in reward_functions]
-        paid = rollouts.RewardFunctions(named, config.reward.weights or [1.0] * len(named))
+    paid = rollouts.load_rewards(config.reward, reward_functions)
     _check_sampling(config)
     run = open_run(config)
+    _check_rule(config, algorithm, "advantage" if advantage else "algorithm.options")
+    _check_top_k(config, run)
     micro = _micro_batch_size(config, run)
     rows = data.parse_rows(data.load_rows(config.data), config.data.dataset)
     problems = data.make_problems(
@@ -174,14 +176,53 @@ def _algorithm(config: TrainConfig, advantage: Callable[..., Credit] | None) -> 
         )
     except ValueError as error:
         raise UserError(str(error)) from None
-    return algorithm._replace(advantage=advantage) if advantage else algorithm
+    if advantage:  # it may look at anything
+        algorithm = algorithm._replace(advantage=advantage, needs_information=True)
+    return algorithm
+
+
+def _check_rule(config: TrainConfig, algorithm: Algorithm, source: str) -> None:
+    """Traces the rule on shapes alone: a wrong option, signature or result shows at once."""
+    shape = (config.batch.num_generations, config.sampling.max_completion_length)
+    struct = lambda shape, dtype: jax.ShapeDtypeStruct((1, *shape), dtype)  # noqa: E731
+    floats, flags = struct(shape, np.float32), struct(shape, bool)
+    group = Group(
+        mask=flags,
+        reward=struct(shape[:1], np.float32),
+        correct=struct(shape[:1], bool),
+        log_prob=floats,
+        entropy=floats,
+        uncertainty=struct((shape[0], shape[1] + 1), np.float32),
+        informativeness=floats,
+        thinking=flags,
+    )
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    expected = f"Credit of two float arrays [G, T] = {list(shape)}"
+    try:
+        credit = jax.eval_shape(partial(assign_credit, advantage=algorithm.advantage), group, keys)
+    except Exception as error:  # whatever a rule of one's own may raise
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        called = f"; the rule is called with (group, key) and returns {expected}"
+        raise UserError(f"{source}: {reason}" + called * (source == "advantage")) from error
+    found = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", credit)
+    fits = lambda x: x.shape[1:] == shape and jnp.issubdtype(x.dtype, jnp.floating)  # noqa: E731
+    if not isinstance(credit, Credit) or not all(map(fits, jax.tree.leaves(credit))):
+        raise UserError(f"{source}: the rule returned {found}; expected {expected}")
+
+
+def _check_top_k(config: TrainConfig, run: Run) -> None:
+    size = run.pretrained.config.vocab_size
+    for name in ("sampling", "eval"):
+        k = getattr(config, name).top_k
+        if k > size:
+            raise UserError(f"{name}.top_k is {k}; expected at most the vocabulary of {size}")
 
 
 def _postfix(text: str, tokenizer: Any) -> list[int]:
     """The exit postfix as ids, if the tokenizer can write it."""
-    ids = pretrained.encode(tokenizer, text)
-    if not ids:
+    if not text:
         raise UserError("information.postfix is empty: expected the text that opens the answer")
+    ids = pretrained.encode(tokenizer, text)
     written = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     if written != text:
         raise UserError(
@@ -193,8 +234,6 @@ def _postfix(text: str, tokenizer: Any) -> list[int]:
 
 def _check_sampling(config: TrainConfig) -> None:
     section = config.sampling
-    if section.temperature <= 0:
-        raise UserError(f"sampling.temperature is {section.temperature}; expected more than 0")
     truncated = section.top_p < 1 or section.top_k > 0
     if truncated and not section.allow_truncated_distribution:
         raise UserError(
@@ -207,16 +246,13 @@ def _check_sampling(config: TrainConfig) -> None:
 def _micro_batch_size(config: TrainConfig, run: Run) -> int:
     """Prompts in one forward and backward pass, checked against the rest of the batch."""
     batch, devices = config.batch, batch_devices(run.mesh)
-    for name in ("prompts_per_step", "num_generations", "mini_batches", "num_iterations"):
-        if getattr(batch, name) < 1:
-            raise UserError(f"batch.{name} is {getattr(batch, name)}; expected at least 1")
     prompts, minis = batch.prompts_per_step, batch.mini_batches
     if prompts % minis:
         raise UserError(
             f"batch.mini_batches is {minis}; it must divide prompts_per_step ({prompts})"
         )
     micro = batch.micro_batch_size or prompts // minis
-    if micro < 1 or (prompts // minis) % micro or micro % devices:
+    if (prompts // minis) % micro or micro % devices:
         raise UserError(
             f"batch.micro_batch_size is {micro}; it must divide the {prompts // minis} prompts of "
             f"an optimizer update and be a multiple of the {devices} devices that share a batch"

@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from iapo_jax.algorithms import ALGORITHMS, make_algorithm
+from iapo_jax.checks import RANGES, check_config
 from iapo_jax.config import (
     SftConfig,
     TrainConfig,
@@ -137,6 +139,21 @@ def test_flags_and_config_reach_main(write):
         ("max_steps: 3", ["max_steps"], ["'max_steps' on the command line", "key=value"]),
         ("max_steps: 3", ["bach.num_generations=2"], ["command line", "bach", "batch?"]),
         ("max_steps: 3", ["log.progress=perhaps"], ["log.progress", "perhaps"]),
+        ("max_steps: 3", ["=3"], ["'=3' on the command line", "key=value"]),
+        ("prompt:\n  system: ${foo}", [], ["prompt.system", "'foo' not found", "\\${"]),
+        ("max_steps: 3", ["prompt.system=${oc.env:NO_SUCH}"], ["prompt.system", "NO_SUCH"]),
+        ("max_steps: 3", ["prompt.system=${"], ["command line", "prompt.system"]),
+        ("max_steps: 3", ["optimizer=${foo}"], ["command line", "optimizer", "foo"]),
+        ("max_steps: 3", ["reward.functions=accuracy"], ["reward.functions is a list, such as"]),
+        ("reward:\n  weights: 1", [], ["reward.weights is a list, such as", "found 1"]),
+        ("max_steps: 3", ["reward.functions.0=a"], ["reward.functions is a list"]),
+        ("max_steps: 3", ["algorithm.options=5"], ["algorithm.options is a mapping", "found 5"]),
+        (
+            "max_steps: 3",
+            ["data.dataset=[a"],
+            ["'data.dataset=[a' on the command line", "not read"],
+        ),
+        ("max_steps: 3", ["max_steps=5 # five"], ["max_steps", "5 # five"]),
     ],
 )
 def test_a_mistake_is_one_sentence(write, capsys, text, overrides, parts):
@@ -182,9 +199,145 @@ def test_configs_are_frozen():
         load_config(TrainConfig, None, ["seed=1"]).seed = 2
 
 
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("", ""),
+        ("rows #1.jsonl", "rows #1.jsonl"),
+        ("#1", "#1"),
+        ("Answer: ", "Answer: "),
+        ("- a", "- a"),
+        ("two\nlines", "two\nlines"),
+        ("a\\nb", "a\\nb"),
+        ("'quoted # text'", "quoted # text"),
+        ('"a\\nb"', "a\nb"),
+        ("5", "5"),
+        ("[a", UserError),
+        ("\\${x}", "${x}"),
+    ],
+)
+def test_an_override_is_the_text_as_it_stands(write, text, found):
+    if found is UserError:
+        with pytest.raises(UserError):
+            load_config(TrainConfig, None, [f"prompt.system={text}"])
+        return
+    config = load_config(TrainConfig, None, [f"prompt.system={text}"])
+    assert config.prompt.system == found
+    assert load_config(TrainConfig, write(to_yaml(config))) == config
+
+
+def test_an_override_may_be_a_list_a_mapping_or_refer_to_a_field():
+    overrides = ["reward.functions=[accuracy, a.py:b]", "algorithm.options={alpha: 1e-3}"]
+    config = load_config(TrainConfig, None, [*overrides, "seed=7", "max_steps=${seed}"])
+    assert config.reward.functions == ["accuracy", "a.py:b"]
+    assert config.algorithm.options == {"alpha": 1e-3}
+    assert config.max_steps == 7
+
+
+def schema_of(path):
+    return SftConfig if "rows_per_step" in path.read_text() else TrainConfig
+
+
 def test_the_repositorys_experiments_load(root):
     files = sorted((root / "experiments").rglob("*.yaml"))
     assert files
     for path in files:
-        schema = SftConfig if "rows_per_step" in path.read_text() else TrainConfig
-        load_config(schema, str(path))
+        check_config(load_config(schema_of(path), str(path)))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_algorithm_is_a_key_away_in_every_experiment(root, name):
+    for path in sorted((root / "experiments").rglob("*.yaml")):
+        if schema_of(path) is TrainConfig:
+            config = load_config(TrainConfig, str(path), [f"algorithm.name={name}"])
+            section = config.algorithm
+            make_algorithm(section.name, section.options, beta=section.beta)
+
+
+# ---------------------------------------------------------------------------------- ranges
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_defaults_are_in_their_ranges(schema):
+    check_config(schema())
+
+
+def test_every_range_is_that_of_a_field():
+    known = {name for schema in SCHEMAS for name, _ in leaves(schema)}
+    named = [name for names, *_ in RANGES for name in names.split()]
+    assert set(named) <= known
+    assert len(named) == len(set(named))
+    numbers = {
+        name
+        for schema in SCHEMAS
+        for name, field in leaves(schema)
+        if field.type in (int, float, float | None)
+    }
+    assert numbers - set(named) == {"mesh.data", "mesh.fsdp", "mesh.tensor"}  # make_mesh's
+
+
+@pytest.mark.parametrize(
+    "override, sentence",
+    [
+        ("max_steps=-1", "max_steps is -1; expected at least 0"),
+        ("save_steps=-1", "save_steps is -1; expected at least 0"),
+        ("seed=-1", "seed is -1; expected from 0 to 2147483647"),
+        ("seed=2147483648", "seed is 2147483648; expected from 0"),
+        ("log.logging_steps=0", "log.logging_steps is 0; expected at least 1"),
+        ("log.completion_steps=-1", "log.completion_steps is -1; expected at least 0"),
+        ("log.save_total_limit=-1", "log.save_total_limit is -1"),
+        ("sampling.max_completion_length=0", "max_completion_length is 0; expected at least 1"),
+        ("sampling.length_bucket=-8", "sampling.length_bucket is -8; expected at least 0"),
+        ("sampling.temperature=0", "sampling.temperature is 0.0; expected more than 0 (for greedy"),
+        ("sampling.top_p=0", "sampling.top_p is 0.0; expected more than 0 and at most 1"),
+        ("sampling.top_k=-1", "sampling.top_k is -1; expected at least 0"),
+        ("data.max_rows=-1", "data.max_rows is -1; expected at least 0"),
+        ("data.max_prompt_length=0", "data.max_prompt_length is 0; expected at least 1"),
+        ("batch.num_generations=0", "batch.num_generations is 0; expected at least 1"),
+        ("batch.micro_batch_size=-2", "batch.micro_batch_size is -2; expected at least 0"),
+        ("eval.num_samples=0", "eval.num_samples is 0; expected at least 1"),
+        ("eval.max_rows=-3", "eval.max_rows is -3; expected at least 0"),
+        ("eval.prompts_per_batch=0", "eval.prompts_per_batch is 0; expected at least 1"),
+        ("eval.temperature=0", "expected more than 0 (for greedy decoding use top_k=1)"),
+        ("eval.top_p=1.5", "eval.top_p is 1.5; expected more than 0 and at most 1"),
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate is -1.0; expected at least 0"),
+        ("optimizer.learning_rate=.nan", "optimizer.learning_rate is nan; expected at least 0"),
+        ("optimizer.learning_rate=.inf", "optimizer.learning_rate is inf; expected at least 0"),
+        ("optimizer.warmup_steps=-1", "optimizer.warmup_steps is -1"),
+        ("optimizer.adam_beta1=1", "optimizer.adam_beta1 is 1.0; expected from 0 to below 1"),
+        ("optimizer.adam_beta2=-0.1", "optimizer.adam_beta2 is -0.1; expected from 0 to below 1"),
+        ("optimizer.adam_epsilon=0", "optimizer.adam_epsilon is 0.0; expected more than 0"),
+        ("optimizer.weight_decay=-1", "optimizer.weight_decay is -1.0"),
+        ("optimizer.max_grad_norm=-1", "optimizer.max_grad_norm is -1.0"),
+        ("algorithm.beta=-0.1", "algorithm.beta is -0.1; expected at least 0"),
+        ("algorithm.epsilon=-0.1", "algorithm.epsilon is -0.1"),
+        ("algorithm.epsilon_high=-0.1", "algorithm.epsilon_high is -0.1"),
+        ("algorithm.options={alpha: .nan}", "algorithm.options.alpha is nan; expected a finite"),
+        ("output_dir=", "output_dir is ''; expected a directory"),
+    ],
+)
+def test_a_value_out_of_range_is_one_sentence(override, sentence):
+    with pytest.raises(UserError) as caught:
+        check_config(load_config(TrainConfig, None, [override]))
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["batch.rows_per_step=0", "batch.max_length=0", "seed=-1"])
+def test_the_ranges_of_fine_tuning(override):
+    with pytest.raises(UserError, match=override.split("=")[0]):
+        check_config(load_config(SftConfig, None, [override]))
+
+
+def test_output_dir_must_be_a_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    for wrong in ("file", "file/run"):
+        with pytest.raises(UserError, match="output_dir is '.*', but .*file is no directory"):
+            check_config(TrainConfig(output_dir=str(tmp_path / wrong)))
+    check_config(TrainConfig(output_dir=str(tmp_path / "a" / "b")))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_output_dir_must_be_writable(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(UserError, match="output_dir is '.*run', but .* is not writable"):
+        check_config(TrainConfig(output_dir=str(tmp_path / "run")))

@@ -81,13 +81,14 @@ def test_a_split_on_disk(tmp_path):
     [
         ('{"question": "1"}\n{"question" "2"}\n', "rows.jsonl, line 2: not JSON"),
         ('{"question": "1"}\n\n[1, 2]\n', "rows.jsonl, line 3: expected an object, found [1, 2]"),
+        ('{"question": "1"}\n{"question": "caf\xe9"}\n', "rows.jsonl, line 2: not UTF-8"),
         ("", "rows.jsonl has no rows"),
         ("\n \n", "rows.jsonl has no rows"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(tmp_path, text, sentence):
     path = tmp_path / "rows.jsonl"
-    path.write_text(text)
+    path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError) as caught:
         data.load_rows(section(path))
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
@@ -123,6 +124,12 @@ def test_parse_rows():
         ({"question": "1+1", "answer": None}, "row 2: expected `answer`"),
         ({"question": "", "answer": "2"}, "row 2: the question is empty or no text: ''"),
         ({"question": 5, "answer": "2"}, "row 2: the question is empty or no text: 5"),
+        ({"prompt": ["1+1"], "answer": "2"}, "row 2: a prompt that is a list holds chat messages"),
+        ({"prompt": [{"role": "user"}], "answer": "2"}, "row 2: a prompt that is a list holds"),
+        (
+            {"prompt": [{"role": "user", "content": [{"text": "1+1"}]}], "answer": "2"},
+            "row 2: a prompt that is a list holds chat messages, each with the texts `role`",
+        ),
     ],
 )
 def test_a_bad_row_is_named_with_its_number(row, sentence):
@@ -174,6 +181,18 @@ def test_chat_messages_are_taken_as_they_are():
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     rendered = data.render_prompt(Words(), chat, PromptSection(instruction="not added"))
     assert rendered == "<user> a <assistant> b <assistant>"
+
+
+def test_a_template_that_refuses_is_one_sentence():
+    class Strict(Words):
+        def apply_chat_template(self, messages, **options):
+            raise RuntimeError("System role not supported\nin line 1")
+
+    with pytest.raises(UserError) as caught:
+        data.render_prompt(Strict(), "1+1", PromptSection(system="s"))
+    assert str(caught.value) == (
+        "the tokenizer's chat template refuses the turns system, user: System role not supported"
+    )
 
 
 def test_a_tokenizer_without_a_template_gets_plain_text():

@@ -262,6 +262,13 @@ def test_other_formats_are_refused_by_name(copy, other):
         (dict(rope_scaling={"type": "linear", "factor": 2.0}), r"rope scaling 'linear'"),
         (dict(rope_parameters={"rope_type": "yarn", "factor": 4.0}), r"rope scaling 'yarn'"),
         (dict(rope_parameters={"rope_type": "llama3", "factor": 8.0}), r"lacks low_freq_factor"),
+        (dict(vocab_size="a"), r"vocab_size is 'a'; expected a whole number above 0"),
+        (dict(num_hidden_layers=0), r"num_hidden_layers is 0; expected a whole number above 0"),
+        (dict(head_dim=1.5), r"head_dim is 1\.5; expected a whole number above 0"),
+        (dict(num_key_value_heads=3), r"num_key_value_heads is 3; expected a divisor of"),
+        (dict(rms_norm_eps=None), r"rms_norm_eps is None; expected a number, at least 0"),
+        (dict(rope_theta="x"), r"rope_theta is 'x'; expected a number, at least 0"),
+        (dict(rope_scaling="linear"), r"rope_scaling is 'linear'; expected an object"),
     ],
 )
 def test_an_unsupported_config_is_refused_by_field(copy, fields, message):

@@ -165,6 +165,26 @@ def test_a_wrong_completion_is_named(tokenizer, wrong):
         encode_completion(tokenizer, wrong, "rows, row 3")
 
 
+@pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), "1", None])
+def test_a_wrong_weight_is_named(tokenizer, weight):
+    with pytest.raises(UserError, match=r"rows, row 3: `completion` is .* found the weight"):
+        encode_completion(tokenizer, [["a", 1], ["b", weight]], "rows, row 3")
+
+
+def test_rows_that_are_all_too_long_are_an_error(configure, tmp_path, tokenizer):
+    with pytest.raises(UserError) as caught:
+        sft._Rows(configure(tmp_path, "batch.max_length=2"), tokenizer)
+    assert "none of 24 rows fits into data.max_prompt_length (512) and batch.max_length (2)" in str(
+        caught.value
+    )
+    assert "the shortest completion 7" in str(caught.value)
+
+
+def test_a_tokenizer_must_end_a_completion(configure, tmp_path):
+    with pytest.raises(UserError, match="has no eos_token"):
+        sft._Rows(configure(tmp_path), SimpleNamespace(eos_token_id=None))
+
+
 def test_rows_that_are_too_long_have_no_weight(configure, tmp_path, tokenizer):
     config = configure(tmp_path, "batch.max_length=9", "data.max_rows=8")
     rows = sft._Rows(config, tokenizer)
@@ -181,13 +201,19 @@ def test_rows_that_are_too_long_have_no_weight(configure, tmp_path, tokenizer):
     [
         ({"question": "1+1"}, "row 1: expected `prompt` or `question`, and `completion`, found q"),
         ({"completion": "2"}, "row 1: expected `prompt` or `question`, and `completion`, found c"),
+        ({"prompt": 5, "completion": "2"}, "the question is empty or no text: 5"),
+        ({"prompt": ["5"], "completion": "2"}, "holds chat messages"),
+        ({"prompt": "5", "completion": [["a", -1]]}, "found the weight -1"),
     ],
 )
 def test_a_wrong_row_is_named(configure, tmp_path, row, sentence):
-    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    # The last row of the file, of which the first step would not ask.
+    rows = [*ROWS, row] if "row 1:" not in sentence else [row]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError) as caught:
         train_sft(configure(tmp_path / "run", f"data.dataset={tmp_path / 'rows.jsonl'}"))
-    assert sentence in str(caught.value)
+    assert sentence in str(caught.value) and f"row {len(rows)}:" in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -196,6 +222,9 @@ def test_a_wrong_row_is_named(configure, tmp_path, row, sentence):
         ("batch.micro_batch_size=3", "micro_batch_size is 3; it must divide rows_per_step (8)"),
         ("mesh.data=8 batch.micro_batch_size=4", "multiple of the 8 devices"),
         ("model.tokenizer=null", "needs model.tokenizer beside it"),
+        ("optimizer.learning_rate=-1", "optimizer.learning_rate is -1.0; expected at least 0"),
+        ("batch.rows_per_step=0", "batch.rows_per_step is 0; expected at least 1"),
+        ("resume=3", "resume is '3'; expected auto, never or one of the steps []"),
     ],
 )
 def test_a_wrong_config_is_one_sentence(configure, tmp_path, overrides, sentence):
@@ -203,6 +232,16 @@ def test_a_wrong_config_is_one_sentence(configure, tmp_path, overrides, sentence
         train_sft(configure(tmp_path / "run", *overrides.split()))
     assert sentence in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_cannot_end_before_the_step_it_resumes_from(configure, straight, monkeypatch):
+    monkeypatch.setattr(sft, "initial_params", lambda *_: pytest.fail("weights were loaded"))
+    written = (straight.directory / "config.yaml").read_text()
+    with pytest.raises(UserError, match="max_steps is 30, but the checkpoint .* of step 40"):
+        train_sft(configure(straight.directory, "max_steps=30"))
+    with pytest.raises(UserError, match="resume is never, but"):
+        train_sft(configure(straight.directory, "max_steps=50", "resume=never"))
+    assert (straight.directory / "config.yaml").read_text() == written
 
 
 def test_a_dry_run_writes_nothing(configure, tmp_path, capsys):

@@ -15,11 +15,12 @@ import pytest
 
 from iapo_jax import export, pretrained, weights
 from iapo_jax import train as train_module
+from iapo_jax.algorithms import ALGORITHMS
 from iapo_jax.config import TrainConfig, load_config, to_yaml
 from iapo_jax.errors import UserError
-from iapo_jax.evaluate import read_result
-from iapo_jax.metrics import read_jsonl
+from iapo_jax.metrics import read_jsonl, use_compilation_cache
 from iapo_jax.model import init_params
+from iapo_jax.reporting import headline
 from iapo_jax.sharding import fetch
 from iapo_jax.train import train
 from iapo_jax.trainer import make_trainer
@@ -217,7 +218,8 @@ def test_the_final_model_is_the_last_state(straight):
 def test_the_table_before_and_after(straight):
     summary = json.loads((straight.directory / "eval" / "summary.json").read_text())
     for name in ("before", "after"):
-        length = read_result(straight.directory / "eval" / f"{name}.json").length
+        written = json.loads((straight.directory / "eval" / f"{name}.json").read_text())
+        length = np.asarray(written["length"])
         assert length.shape == (12, 1)
         assert summary[name]["length"]["value"] == pytest.approx(length.mean())
     difference = summary["after"]["length"]["value"] - summary["before"]["length"]["value"]
@@ -287,7 +289,9 @@ def test_an_advantage_of_your_own(finish, world):
     config = pretrained.decoder_config(ARCHITECTURE)
     start = fetch(weights.load_params(world / "model", config))
     jax.tree.map(np.testing.assert_array_equal, run.params, start)
-    assert all(row["loss"] == row["grad_norm"] == row["kl"] == 0 for row in run.rows)
+    assert all(row["loss"] == row["grad_norm"] == 0 for row in run.rows)
+    # Without a reference there is no KL to it, and none is shown.
+    assert all("kl" not in row and "kl" not in headline(row) for row in run.rows)
 
 
 def test_rewards_of_your_own(finish):
@@ -311,6 +315,22 @@ def test_rewards_of_your_own(finish):
         ("sampling.top_p=0.9", "sampling.top_p is 0.9"),
         ("sampling.top_k=5", "top_k 5"),
         ("sampling.temperature=0", "sampling.temperature is 0.0; expected more than 0"),
+        ("sampling.top_k=99 sampling.allow_truncated_distribution=true", "vocabulary of 64"),
+        ("eval.top_k=65", "eval.top_k is 65; expected at most the vocabulary of 64"),
+        ("max_steps=-1", "max_steps is -1; expected at least 0"),
+        (
+            "output_dir=/dev/null/run",
+            "output_dir is '/dev/null/run', but /dev/null is no directory",
+        ),
+        ("reward.functions=[]", "reward.functions is empty"),
+        ("reward.functions=[[accuracy]]", "reward.functions has the entry ['accuracy']"),
+        ("reward.functions=[format,format]", "has two functions 'format'; expected distinct names"),
+        ("reward.weights=[.inf]", "reward.weights is [inf]; expected finite numbers"),
+        (
+            "algorithm.options={scale_rewards: foo}",
+            "algorithm.options: scale_rewards is 'foo'; expected group or none",
+        ),
+        ("information.postfix=\u2603", "information.postfix is '\u2603', which this tokenizer"),
         ("batch.micro_batch_size=3", "batch.micro_batch_size is 3; it must divide the 8 prompts"),
         ("mesh.data=8 batch.micro_batch_size=4", "multiple of the 8 devices"),
         ("batch.mini_batches=3", "batch.mini_batches is 3; it must divide prompts_per_step (8)"),
@@ -338,6 +358,81 @@ def test_a_wrong_config_is_one_sentence(configure, tmp_path, overrides, sentence
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def takes_no_key(group):
+    return Credit(group.log_prob, group.log_prob)
+
+
+RULES = [
+    (takes_no_key, "takes 1 positional argument but 2 were given; the rule is called with (group"),
+    (lambda group, key: group.nothing, "has no attribute 'nothing'; the rule is called with"),
+    (lambda group, key: group.log_prob, "the rule returned float32[4, 16]; expected Credit of two"),
+    (lambda group, key: Credit(group.reward, group.log_prob), "(advantage='float32[4]', weight"),
+    (lambda group, key: Credit(group.log_prob, group.mask), "weight='bool[4, 16]'"),
+    (lambda group, key: 1.0, "advantage: "),
+]
+
+
+@pytest.mark.parametrize("rule, sentence", RULES)
+def test_a_wrong_rule_of_your_own_is_one_sentence(configure, tmp_path, rule, sentence):
+    with pytest.raises(UserError) as caught:
+        make_trainer(configure(tmp_path / "run"), advantage=rule)
+    assert str(caught.value).startswith("advantage: ") and "\n" not in str(caught.value)
+    assert sentence in str(caught.value) and "[G, T] = [4, 16]" in str(caught.value)
+
+
+def test_rewards_of_your_own_need_a_weight_each(configure, tmp_path):
+    config = configure(tmp_path / "run", "reward.weights=[1.0, 2.0]")
+    with pytest.raises(UserError, match=r"reward.weights has 2 entries, reward.functions 1"):
+        make_trainer(config, reward_functions=[lambda **columns: []])
+
+
+def test_a_rule_of_your_own_gets_information(configure, tmp_path):
+    rule = lambda group, key: Credit(group.log_prob, group.log_prob)  # noqa: E731
+    config = configure(tmp_path / "run", "algorithm.name=grpo")  # which needs none itself
+    assert not ALGORITHMS["grpo"].needs_information
+    assert make_trainer(config, advantage=rule).algorithm.needs_information
+
+
+@pytest.mark.parametrize(
+    "overrides, sentence",
+    [
+        ("max_steps=1", "max_steps is 1, but the checkpoint to resume from is of step 4"),
+        ("resume=never", "resume is never, but"),
+        ("resume=3", "resume is '3'; expected auto, never or one of the steps [2, 4]"),
+    ],
+)
+def test_what_cannot_be_resumed_costs_nothing(
+    configure, straight, monkeypatch, overrides, sentence
+):
+    monkeypatch.setattr(train_module, "initial_params", lambda *_: pytest.fail("weights loaded"))
+    files = sorted(straight.directory.rglob("*"))
+    written = (straight.directory / "config.yaml").read_text()
+    with pytest.raises(UserError) as caught:
+        train(configure(straight.directory, overrides))
+    assert sentence in str(caught.value)
+    assert (straight.directory / "config.yaml").read_text() == written
+    assert sorted(straight.directory.rglob("*")) == files
+
+
+def test_a_directory_that_cannot_be_written_costs_nothing(configure, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_module, "initial_params", lambda *_: pytest.fail("weights loaded"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("a file")
+    with pytest.raises(UserError, match="the directory of checkpoints is .* is no directory"):
+        train(configure(tmp_path / "run"))
+    with pytest.raises(UserError, match="output_dir .*'/proc/run'.* writ"):
+        train(configure("/proc/run"))
+
+
+def test_a_compilation_cache_that_cannot_be_written_is_said(capsys):
+    before = jax.config.jax_compilation_cache_dir
+    use_compilation_cache("/dev/null/programs")
+    assert jax.config.jax_compilation_cache_dir == before
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert printed.err.startswith("log.compilation_cache: going on without one: ")
 
 
 def test_held_out_means_held_out(configure, tmp_path):
@@ -383,7 +478,10 @@ def test_export_opens_a_checkpoint(straight, tmp_path, capsys):
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        (["--step", "3"], "--step is '3'; expected auto, never or one of the steps [2, 4]"),
+        (["--step", "3"], "--step is '3'; expected auto or one of the steps [2, 4]"),
+        (["--step", "never"], "--step is 'never'; expected auto or one of the steps [2, 4]"),
+        (["--out", "/dev/null/hf"], "the directory of --out is '/dev/null', but /dev/null is no"),
+        (["--out", "/proc/hf"], "--out"),  # root is told by the attempt, others by the look
         (["--dtype", "int8"], "--dtype is 'int8'; expected float32"),
     ],
 )
