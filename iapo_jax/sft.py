@@ -20,7 +20,8 @@ from jax.sharding import Mesh
 
 from iapo_jax import data, update
 from iapo_jax.checks import check_config
-from iapo_jax.config import SftConfig, run_cli
+from iapo_jax.cli import run_cli
+from iapo_jax.config import SftConfig
 from iapo_jax.errors import UserError
 from iapo_jax.metrics import RunWriter, compiles, progress_bar, say
 from iapo_jax.pretrained import encode

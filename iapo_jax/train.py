@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from iapo_jax import evaluate, reporting, rollouts, update
-from iapo_jax.config import TrainConfig, run_cli
+from iapo_jax.cli import run_cli
+from iapo_jax.config import TrainConfig
 from iapo_jax.metrics import RunWriter, is_writer, progress_bar, say
 from iapo_jax.rollouts import Scored
 from iapo_jax.run import (

@@ -6,13 +6,12 @@ import pytest
 
 from iapo_jax.algorithms import ALGORITHMS, make_algorithm
 from iapo_jax.checks import RANGES, check_config
+from iapo_jax.cli import describe, run_cli
 from iapo_jax.config import (
     SftConfig,
     TrainConfig,
-    describe,
     load_config,
     load_run_config,
-    run_cli,
     to_yaml,
 )
 from iapo_jax.errors import UserError

@@ -8,7 +8,7 @@ import pytest
 
 # Each module imports only from those before it.
 READING_ORDER = [
-    *("types", "errors", "config", "checks"),
+    *("types", "errors", "config", "cli", "checks"),
     *("advantages", "losses", "algorithms"),
     *("sharding", "attention", "model", "scoring", "sampling", "information", "signals"),
     *("answers", "rewards", "weights", "pretrained", "data", "checkpoint", "metrics"),

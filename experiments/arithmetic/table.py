@@ -1,6 +1,6 @@
 """The Markdown table of several runs' eval/summary.json.
 
-    python experiments/arithmetic/table.py RUN_DIR ...
+python experiments/arithmetic/table.py RUN_DIR ...
 """
 
 import argparse
@@ -19,7 +19,9 @@ def main() -> None:
     runs = parser.parse_args().runs
     print("| run | accuracy | | tokens | | accuracy per 100 tokens | |")
     print("|---|---|---|---|---|---|---|")
-    print("| | before | after [difference, 95%] | before | after [difference, 95%] | before | after |")
+    print(
+        "| | before | after [difference, 95%] | before | after [difference, 95%] | before | after |"
+    )
     rows = []
     for run in runs:
         summary = json.loads((run / "eval" / "summary.json").read_text())

@@ -1,0 +1,72 @@
+"""The command line that train and sft share: --config FILE, flags, key=value overrides, --help."""
+
+import argparse
+import dataclasses
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from iapo_jax.config import Config, load_config, to_yaml
+from iapo_jax.errors import UserError
+
+
+def describe(schema: type) -> str:
+    """Every field with its default and meaning, one a line, by section."""
+    lines, sections = [], []
+    for field in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(field.default_factory):
+            sections.append((field.name, field.default_factory))
+        else:
+            lines.append(_describe_field(field, ""))
+    for name, section in sections:
+        lines.append(f"\n{name}: {section.__doc__}")
+        lines += [_describe_field(field, f"{name}.") for field in dataclasses.fields(section)]
+    return "\n".join(lines)
+
+
+def _describe_field(field: dataclasses.Field, prefix: str) -> str:
+    has_factory = field.default_factory is not dataclasses.MISSING
+    default = field.default_factory() if has_factory else field.default
+    head = f"  {prefix}{field.name} = {default!r}"
+    return f"{head:<44} {field.metadata['help']}"
+
+
+def run_cli(
+    schema: type[Config],
+    main: Callable[[Config, argparse.Namespace], Any],
+    *,
+    prog: str,
+    flags: dict[str, str],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parses `--config FILE [--flag] [key=value ...]`, loads the config and calls `main`.
+
+    Returns the exit code: 0, or 2 after a `UserError`, which is printed as one sentence.
+    """
+    doc = textwrap.dedent(schema.__doc__ or "")
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=doc,
+        epilog=f"fields of the config file, and of key=value:\n{describe(schema)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML; only what differs from the defaults"
+    )
+    for name, help in {"print_config": "print the resolved config and stop", **flags}.items():
+        parser.add_argument(f"--{name}", action="store_true", help=help)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="override single fields")
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.config is None and not arguments.overrides:
+            raise UserError(f"nothing to do: expected --config FILE (python -m {prog} --help)")
+        config = load_config(schema, arguments.config, arguments.overrides)
+        if arguments.print_config:
+            print(to_yaml(config), end="")
+        else:
+            main(config, arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
