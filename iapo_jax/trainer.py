@@ -278,7 +278,8 @@ def compute_credit(
         with_information=trainer.algorithm.needs_information,
     )
     groups = jax.jit(make_groups)(rollout, signals, *host)
-    keys = trainer.sampler.keys(trainer.config.seed + 1, step, scored.indices)
+    rows = rollouts.distinct_rows(scored.indices, len(trainer.problems.tokens))
+    keys = trainer.sampler.keys(trainer.config.seed, -1 - step, rows)  # apart from the sampler's
     credit = assign_credit(groups, keys, advantage=trainer.algorithm.advantage)
     batch = TrainBatch(
         rollout.prompts, rollout.tokens, signals.log_prob, signals.ref_log_prob, credit
