@@ -46,7 +46,7 @@ def run_cli(
     """
     doc = textwrap.dedent(schema.__doc__ or "")
     parser = argparse.ArgumentParser(
-        prog=prog,
+        prog=f"python -m {prog}",
         description=doc,
         epilog=f"fields of the config file, and of key=value:\n{describe(schema)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

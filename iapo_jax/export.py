@@ -60,7 +60,7 @@ def export(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="iapo_jax.export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m iapo_jax.export", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="output_dir of a train or sft run")
     parser.add_argument("--step", default="auto", help="checkpoint; default: the newest")
     parser.add_argument("--out", type=Path, help="default: RUN_DIR/hf_STEP")
