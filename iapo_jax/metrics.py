@@ -159,3 +159,17 @@ def progress_bar(first: int, last: int, *, unit: str = "step", shown: bool) -> t
         smoothing=0.1,
         mininterval=0.1 if sys.stderr.isatty() else 30.0,
     )
+
+
+def memory_table(programs: dict[str, Any]) -> str:
+    """Compiles lowered programs and tells the memory that each needs on a device."""
+    lines = [f"{'program':<10} {'arguments':>12} {'temporary':>12} {'output':>12}   MiB a device"]
+    for name, lowered in programs.items():
+        memory = lowered.compile().memory_analysis()
+        sizes = (
+            memory.argument_size_in_bytes,
+            memory.temp_size_in_bytes,
+            memory.output_size_in_bytes,
+        )
+        lines.append(f"{name:<10} " + " ".join(f"{size / 2**20:>12.1f}" for size in sizes))
+    return "\n".join(lines)

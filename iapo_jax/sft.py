@@ -23,10 +23,11 @@ from iapo_jax.checks import check_config
 from iapo_jax.cli import run_cli
 from iapo_jax.config import SftConfig
 from iapo_jax.errors import UserError
-from iapo_jax.metrics import RunWriter, compiles, progress_bar, say
+from iapo_jax.metrics import RunWriter, compiles, memory_table, progress_bar, say
 from iapo_jax.pretrained import encode
 from iapo_jax.run import (
     Run,
+    abstract_params,
     export_final,
     initial_params,
     leave,
@@ -191,21 +192,25 @@ def _check(config: SftConfig, run: Run) -> int:
     return rows // micro
 
 
-def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState:
-    """Fine-tunes, saves checkpoints, and exports the model to `OUTPUT_DIR/hf`."""
+def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState | None:
+    """Fine-tunes, saves checkpoints, and exports the model to `OUTPUT_DIR/hf`.
+
+    With `dry_run` everything is checked and compiled, from shapes alone, and the memory is said.
+    """
     check_config(config)
     run = open_run(config)
     micro = _check(config, run)
     rows = _Rows(config, run.pretrained.tokenizer)
     optimizer = update.make_optimizer(config.optimizer, config.max_steps)
     schedule = update.make_schedule(config.optimizer, config.max_steps)
-    checkpoints, resumed = (None, None) if dry_run else open_checkpoints(config, run)
-    state = update.init_state(run.mesh, optimizer, initial_params(run, config.seed))
     fixed = dict(mesh=run.mesh, model=run.model, optimizer=optimizer, micro=micro)
     if dry_run:
+        state = update.abstract_state(run.mesh, optimizer, abstract_params(run))
         batch = put(rows.batch(0), by_prompt(run.mesh))
-        say(sft_step.lower(state, batch, **fixed).compile().memory_analysis())
-        return state
+        say(memory_table({"update": sft_step.lower(state, batch, **fixed)}))
+        return None
+    checkpoints, resumed = open_checkpoints(config, run)
+    state = update.init_state(run.mesh, optimizer, initial_params(run, config.seed))
     state, first = resume_state(checkpoints, resumed, state), resumed or 0
     prepare_directory(run, config)
     writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)

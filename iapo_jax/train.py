@@ -12,7 +12,7 @@ import numpy as np
 from iapo_jax import evaluate, reporting, rollouts, update
 from iapo_jax.cli import run_cli
 from iapo_jax.config import TrainConfig
-from iapo_jax.metrics import RunWriter, is_writer, progress_bar, say
+from iapo_jax.metrics import RunWriter, is_writer, memory_table, progress_bar, say
 from iapo_jax.rollouts import Scored
 from iapo_jax.run import (
     abstract_params,
@@ -124,16 +124,7 @@ def compile_only(trainer: Trainer) -> str:
         ),
         "update": train_step.lower(state, batch, np.int32(0), trainer.temperature, spec=spec),
     }
-    lines = [f"{'program':<10} {'arguments':>12} {'temporary':>12} {'output':>12}   MiB a device"]
-    for name, lowered in programs.items():
-        memory = lowered.compile().memory_analysis()
-        sizes = (
-            memory.argument_size_in_bytes,
-            memory.temp_size_in_bytes,
-            memory.output_size_in_bytes,
-        )
-        lines.append(f"{name:<10} " + " ".join(f"{size / 2**20:>12.1f}" for size in sizes))
-    return "\n".join(lines)
+    return memory_table(programs)
 
 
 def _write(trainer: Trainer, writer: RunWriter, step: int, scored: Scored, row: dict) -> None:
