@@ -248,7 +248,8 @@ def test_a_dry_run_writes_nothing(configure, tmp_path, capsys):
     path = tmp_path / "run.yaml"
     path.write_text(to_yaml(configure(tmp_path / "run")))
     assert sft.main(["--config", str(path), "--dry_run"]) == 0
-    assert "temp_size_in_bytes" in capsys.readouterr().out
+    memory = capsys.readouterr().out.splitlines()[-1].split()
+    assert memory[0] == "update" and all(float(size) > 0 for size in memory[1:])
     assert not (tmp_path / "run").exists()
 
 
