@@ -1,10 +1,11 @@
 """Memory of scoring and of its gradient, compiled only, on a mesh of virtual CPU devices.
 
-    python benchmarks/step_memory.py [--layers 2] [--devices 8] [--length 2048]
+    python benchmarks/step_memory.py [--layers 2] [--devices 8] [--length 2048] [--unplaced]
 
 Shapes of Qwen2.5-1.5B in bfloat16, rematerialised layers, one prompt of 512 tokens with 8
 completions on each device. Nothing is computed. The CPU backend computes bfloat16 in float32: the
-figures are upper bounds for an accelerator; what they show is that nothing is gathered.
+figures are upper bounds for an accelerator; what they show is that nothing is gathered. With
+`--unplaced` the model says nothing of where activations lie, and XLA decides.
 """
 
 import argparse
@@ -17,6 +18,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--unplaced", action="store_true", help="leave activations to XLA")
     arguments = parser.parse_args()
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={arguments.devices}"
 
@@ -48,7 +50,8 @@ def main() -> None:
         remat=True,
     )
     mesh = make_mesh(1, arguments.devices, 1)
-    model, split = make_model(config, mesh), by_prompt(mesh)
+    model = make_model(config, None if arguments.unplaced else mesh)
+    split = by_prompt(mesh)
     shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     places = param_shardings(mesh, shapes)
     struct = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
