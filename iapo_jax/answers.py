@@ -106,6 +106,15 @@ def _decide(candidate: str, gold: str) -> bool | None:
     return False if right and right[1].isupper() else None
 
 
+def same_answer(one: str, other: str) -> bool:
+    """Whether two answers surely say the same: equal texts, numbers or choices. No child process.
+
+    1,000 and 1000.0 are the same; 1/2 and 0.5 only for `answers_match`.
+    """
+    one, other = _bare(one), _bare(other)
+    return one == other or bool(_decide(one, other))
+
+
 def _serve(descriptor: int, memory: int) -> None:
     """Answer `[candidate, gold, timeout in s]` with `{"equal": bool}` or `{"error": str}`.
 

@@ -19,6 +19,7 @@ _ONE_OR_MORE = """
     log.logging_steps data.max_prompt_length sampling.max_completion_length
     batch.prompts_per_step batch.num_generations batch.mini_batches batch.num_iterations
     batch.rows_per_step batch.max_length eval.num_samples eval.prompts_per_batch
+    information.stride information.max_answer_length
 """
 # Names of fields, what is expected of them, and the test of it. Fields that the schema lacks, or
 # that are null, pass. No number may be infinite or NaN.

@@ -129,9 +129,25 @@ class AlgorithmSection:
 
 @dataclasses.dataclass(frozen=True)
 class InformationSection:
-    """The early exit that asks for the answer after every prefix."""
+    """The early exit that asks for the answer after every prefix, or some of them."""
 
+    estimator: str = option(
+        "answer_entropy", "of the uncertainty: answer_entropy, answer_log_prob, answer_set_entropy"
+    )
+    reference: str = option(
+        "gold", "whose answer answer_log_prob teacher-forces: gold, or each completion's own"
+    )
     postfix: str = option("</think>\n<answer>", "text that ends thinking and opens the answer")
+    answer_end: str = option(
+        "</answer>", "text that closes an answer; teacher-forced with it: 1 is no part of 12 then"
+    )
+    max_answer_length: int = option(
+        16, "tokens of an answer with its end; longer ones are told by their first"
+    )
+    stride: int = option(1, "probe after every so many tokens; the sum over a segment is kept")
+    boundaries: list[str] = option(
+        list, "probe only after tokens that hold one of these texts, such as ['.', \"\\n\"]"
+    )
     end_of_thinking: list[str] = option(
         lambda: ["</think>", "<answer>"], "tokens from the first of these texts on are not thinking"
     )

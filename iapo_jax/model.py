@@ -56,14 +56,18 @@ class DecoderConfig:
 
 
 class DecoderLayer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); returns its keys and values too."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); returns its keys and values too.
+
+    Tokens before `read_from` give keys and values and nothing else.
+    """
 
     config: DecoderConfig
     mesh: Mesh | None = None
+    read_from: int = 0
 
     @nn.compact
     def __call__(self, x: Array, angles: Array, contexts: Sequence[Segment]) -> tuple[Array, Cache]:
-        """x [*lead, S, D], angles [*lead, S, d/2] -> x and the cache of this layer."""
+        """x [*lead, S, D], angles [*lead, S, d/2] -> x of the tokens read, cache of all."""
         c = self.config
         split = functools.partial(_split, self.mesh)
         init = nn.initializers.normal(c.initializer_range)
@@ -72,13 +76,14 @@ class DecoderLayer(nn.Module):
 
         h = norm(name="attention_norm")(x)
         project = functools.partial(dense, use_bias=c.qkv_bias)
-        q = split(project((c.num_heads, c.head_dim), name="query")(h), -2)
         k = split(project((c.num_kv_heads, c.head_dim), name="key")(h), -2)
         v = split(project((c.num_kv_heads, c.head_dim), name="value")(h), -2)
+        h, x, read = (y[..., self.read_from :, :] for y in (h, x, angles))
+        q = split(project((c.num_heads, c.head_dim), name="query")(h), -2)
         if c.qk_norm:
             q, k = norm(name="query_norm")(q), norm(name="key_norm")(k)
-        q, k = rotate(q, angles), rotate(k, angles)
-        own = Segment(k, v, jnp.arange(1, x.shape[-2] + 1))
+        q, k = rotate(q, read), rotate(k, angles)
+        own = Segment(k, v, jnp.arange(self.read_from + 1, angles.shape[-2] + 1))
         mixed = split(attend(q, [*contexts, own]), -2)
         output = dense(c.hidden_size, axis=(-2, -1), use_bias=c.output_bias, name="output")
         x = split(x + output(mixed))
@@ -147,6 +152,7 @@ def forward(
     tokens: Array,
     positions: Array,
     contexts: Sequence[Context] = (),
+    read_from: int = 0,
 ) -> tuple[Array, Cache]:
     """New tokens read a tree of contexts and, causally, themselves.
 
@@ -155,9 +161,11 @@ def forward(
       params: of `init_params`; the layers stacked (scanned here) or a list (unrolled here).
       tokens: [*lead, S] int32; positions the same shape, in tokens from the prompt's start.
       contexts: what was computed before; their caches in the layout of `params`.
+      read_from: the states of the tokens before are not needed: the last layer is computed for
+        the others alone. Not meant to be differentiated where it is not 0.
 
     Returns:
-      hidden [*lead, S, D] after the final norm, and the cache of the new tokens.
+      hidden [*lead, S - read_from, D] after the final norm, and the cache of the new tokens.
     """
     angles = positions[..., None].astype(jnp.float32) * rope_frequencies(config)
     x = _split(mesh, gather(mesh, params)["embedding"][tokens].astype(config.dtype))
@@ -165,25 +173,42 @@ def forward(
         c.visible.reshape(c.visible.shape + (1,) * (tokens.ndim - c.visible.ndim)) for c in contexts
     ]
 
-    def layer(x, weights_and_caches):
+    def layer(x, weights_and_caches, read_from=0):
         weights, caches = weights_and_caches
         segments = [Segment(*cache, cut) for cache, cut in zip(caches, cuts, strict=True)]
-        return DecoderLayer(config, mesh).apply({"params": weights}, x, angles, segments)
+        module = DecoderLayer(config, mesh, read_from)
+        return module.apply({"params": weights}, x, angles, segments)
 
-    if config.remat:
-        layer = jax.checkpoint(layer)
     caches = [context.cache for context in contexts]
     if isinstance(params["layers"], list | tuple):
         made = []
         for index, weights in enumerate(params["layers"]):
             past = [Cache(c.keys[index], c.values[index]) for c in caches]
-            x, cache = layer(x, (weights, past))
+            last = index == config.num_layers - 1
+            x, cache = layer(x, (weights, past), read_from if last else 0)
             made.append(cache)
         cache = Cache(tuple(c.keys for c in made), tuple(c.values for c in made))
+    elif read_from:
+        x, cache = _scan_all_but_last(layer, x, (params["layers"], caches), read_from)
     else:
-        x, cache = jax.lax.scan(layer, x, (params["layers"], caches))
+        body = jax.checkpoint(layer) if config.remat else layer
+        x, cache = jax.lax.scan(body, x, (params["layers"], caches))
     final_norm = nn.RMSNorm(epsilon=config.rms_norm_eps, dtype=config.dtype)
     return final_norm.apply({"params": params["final_norm"]}, x), cache
+
+
+def _scan_all_but_last(layer: Any, x: Array, stacked: Any, read_from: int) -> tuple[Array, Cache]:
+    """The last layer for the tokens from `read_from` on; the others for all.
+
+    The loop picks its layer by index: a stack without its last layer would be a copy of it.
+    """
+    last = jax.tree.leaves(stacked)[0].shape[0] - 1
+    pick = lambda index: jax.tree.map(  # noqa: E731
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stacked
+    )
+    x, caches = jax.lax.scan(lambda x, index: layer(x, pick(index)), x, jnp.arange(last))
+    x, cache = layer(x, jax.tree.map(lambda leaf: leaf[last], stacked), read_from)
+    return x, jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), caches, cache)
 
 
 def unroll(config: DecoderConfig, params: Params) -> Params:

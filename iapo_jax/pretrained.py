@@ -280,6 +280,13 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
 
 
+def token_texts(tokenizer: Any, size: int) -> list[str]:
+    """The text of each id alone; "" for ids that stand for no token."""
+    known = min(size, len(tokenizer))
+    texts = tokenizer.batch_decode([[i] for i in range(known)], clean_up_tokenization_spaces=False)
+    return texts + [""] * (size - known)
+
+
 def decode_completions(
     tokenizer: Any, rows: Iterable[np.ndarray], stop: Iterable[int]
 ) -> list[str]:

@@ -172,6 +172,15 @@ def check_answers(problems: Problems, rows: Sequence[int], texts: Sequence[str])
     return np.asarray(answers.are_correct(whole, [problems.answers[i] for i in rows]), bool)
 
 
+def answered(problems: Problems, scored: Scored) -> tuple[list[str], list[list[str]]]:
+    """The gold answers of P prompts, and the texts of the G completions of each."""
+    size = scored.rollout.length.shape[1]
+    rows = np.repeat(scored.indices, size)
+    whole = rewards.whole_texts([problems.texts[i] for i in rows], scored.texts)
+    groups = [whole[i : i + size] for i in range(0, len(whole), size)]
+    return [problems.answers[i] for i in scored.indices], groups
+
+
 def collect(
     sampler: Sampler,
     params: Params,

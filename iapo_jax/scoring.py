@@ -54,7 +54,7 @@ def _chunks(x: Array, size: int, axis: int) -> Array:
 def _join(x: Array, length: int, axis: int) -> Array:
     axis = axis % (x.ndim - 1)
     x = jnp.moveaxis(x, 0, axis)
-    x = x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+    x = x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
     return jax.lax.slice_in_dim(x, 0, length, axis=axis)
 
 
@@ -72,6 +72,33 @@ def logits_of(hidden: Array, weight: Array) -> Array:
 def _log_softmax(hidden: Array, weight: Array, temperature: Array) -> Array:
     logits = logits_of(hidden, weight)
     return jax.nn.log_softmax(logits / temperature, axis=-1)
+
+
+def next_token_scores(
+    hidden: Array, weight: Array, tokens: Array, *, devices: int = 1
+) -> TokenScores:
+    """Several candidates for the next token of one state, at temperature 1; not differentiable.
+
+    Args:
+      hidden: [P, G, S, D].
+      weight: [V, D].
+      tokens: [P, G or 1, Y] int32, the same for all S states; Y may be 0.
+      devices: as for `token_scores`.
+
+    Returns:
+      log_prob [P, G, S, Y] of each candidate, entropy [P, G, S] of the whole distribution.
+    """
+    *groups, length, _ = hidden.shape
+    rows = groups[0] * groups[1]
+    size = max(1, min(length, devices * _LOGITS // (rows * weight.shape[0])))
+
+    def chunk(h: Array) -> tuple[Array, Array]:
+        log_p = _log_softmax(h, weight, jnp.float32(1.0))
+        index = jnp.broadcast_to(tokens[:, :, None], (*h.shape[:-1], tokens.shape[-1]))
+        return jnp.take_along_axis(log_p, index, axis=-1), -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+    log_prob, entropy = jax.lax.map(chunk, _chunks(hidden, size, -2))
+    return TokenScores(_join(log_prob, length, -2), _join(entropy, length, -1))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -6,33 +6,38 @@ import jax
 import jax.numpy as jnp
 
 from iapo_jax import information
+from iapo_jax.information import Probe
 from iapo_jax.scoring import read_completions, read_prompts, score_completions, token_scores
 from iapo_jax.sharding import micro_batches, undo_micro_batches
 from iapo_jax.types import Array, Group, Model, Params, Rollout, Signals, valid_mask
 
 
-@partial(jax.jit, static_argnames=("model", "micro", "with_information"))
+@partial(jax.jit, static_argnames=("model", "micro", "estimator"))
 def compute_signals(
     model: Model,
     params: Params,
     ref_params: Params | None,
     rollout: Rollout,
-    postfix: Array,
+    probe: Probe | None,
     temperature: Array,
     *,
-    micro: int,
-    with_information: bool,
+    micro: int = 1,
+    estimator: str = "answer_entropy",
 ) -> Signals:
     """Log-probabilities, entropies and uncertainties of a rollout, in `micro` micro-batches.
 
     Args:
       ref_params: the reference of the KL; None where there is none.
-      postfix: [K] int32, the early exit.
+      probe: what to ask about the answer, and where; None where nobody wants to know.
+      estimator: a name of `information.ESTIMATORS`.
     """
 
     params = model.gather(params)
+    postfix = None if probe is None else probe.postfix
+    per_prompt = None if probe is None else (probe.cuts, probe.answers)
 
-    def one(part: Rollout) -> Signals:
+    def one(parts: tuple) -> Signals:
+        part, asked = parts
         prompts, tokens = part.prompts, part.tokens
         prompt = read_prompts(model, params, prompts)
         hidden, cache = read_completions(model, params, prompts, tokens, prompt)
@@ -45,17 +50,18 @@ def compute_signals(
             reference = score_completions(model, ref_params, prompts, tokens, temperature).log_prob
         size = tokens.shape[-1]
         uncertainty = jnp.zeros((*tokens.shape[:-1], size + 1))
-        if with_information:
-            uncertainty = information.answer_entropy(
-                model, params, prompts, (prompt, cache), postfix, size
+        if asked is not None:
+            uncertainty = information.answer_uncertainty(
+                estimator, model, params, prompts, (prompt, cache), Probe(postfix, *asked), size
             )
         mask = valid_mask(part.length, size)
         hide = lambda x: jnp.where(mask, x, 0.0)  # noqa: E731
         return Signals(hide(scores.log_prob), hide(reference), hide(scores.entropy), uncertainty)
 
+    batch = (rollout, per_prompt)
     if micro == 1:
-        return one(rollout)
-    return undo_micro_batches(jax.lax.map(one, micro_batches(rollout, micro)))
+        return one(batch)
+    return undo_micro_batches(jax.lax.map(one, micro_batches(batch, micro)))
 
 
 def make_groups(

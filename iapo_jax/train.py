@@ -13,6 +13,7 @@ from iapo_jax import evaluate, reporting, rollouts, update
 from iapo_jax.cli import run_cli
 from iapo_jax.config import TrainConfig
 from iapo_jax.metrics import RunWriter, is_writer, memory_table, progress_bar, say
+from iapo_jax.probes import abstract_probe
 from iapo_jax.rollouts import Scored
 from iapo_jax.run import (
     abstract_params,
@@ -117,10 +118,10 @@ def compile_only(trainer: Trainer) -> str:
             state.params,
             ref_params,
             rollout,
-            trainer.postfix,
+            abstract_probe(trainer.asker, full) if trainer.asker else None,
             trainer.temperature,
             micro=spec.micro_batches * spec.mini_batches,
-            with_information=trainer.algorithm.needs_information,
+            estimator=config.information.estimator,
         ),
         "update": train_step.lower(state, batch, np.int32(0), trainer.temperature, spec=spec),
     }

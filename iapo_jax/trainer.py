@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from iapo_jax import data, pretrained, reporting, rollouts, update
+from iapo_jax import data, probes, reporting, rollouts, update
 from iapo_jax.algorithms import Algorithm, make_algorithm
 from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig
@@ -101,7 +101,7 @@ class Trainer(NamedTuple):
     order: Callable[[int], np.ndarray]
     schedule: Callable[[int], Array]
     spec: UpdateSpec
-    postfix: Array
+    asker: probes.Asker | None  # of the answer probe; None where the rule needs none
     temperature: Array
 
 
@@ -135,7 +135,9 @@ def make_trainer(
         max_length=config.sampling.max_completion_length,
         sampling=config.sampling,
     )
-    postfix = _postfix(config.information.postfix, run.pretrained.tokenizer)
+    asker = None
+    if algorithm.needs_information:
+        asker = probes.make_asker(config.information, run.pretrained, run.mesh, problems.answers)
     everywhere = replicated(run.mesh)
     batch = config.batch
     updates = config.max_steps * batch.mini_batches * batch.num_iterations
@@ -158,7 +160,7 @@ def make_trainer(
         data.batch_order(len(problems.tokens), config.batch.prompts_per_step, config.seed),
         update.make_schedule(config.optimizer, updates),
         spec,
-        put(np.asarray(postfix, np.int32), everywhere),
+        asker,
         put(np.float32(config.sampling.temperature), everywhere),
     )
 
@@ -218,20 +220,6 @@ def _check_top_k(config: TrainConfig, run: Run) -> None:
             raise UserError(f"{name}.top_k is {k}; expected at most the vocabulary of {size}")
 
 
-def _postfix(text: str, tokenizer: Any) -> list[int]:
-    """The exit postfix as ids, if the tokenizer can write it."""
-    if not text:
-        raise UserError("information.postfix is empty: expected the text that opens the answer")
-    ids = pretrained.encode(tokenizer, text)
-    written = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-    if written != text:
-        raise UserError(
-            f"information.postfix is {text!r}, which this tokenizer writes as {written!r}: "
-            "expected a text of its own tokens"
-        )
-    return ids
-
-
 def _check_sampling(config: TrainConfig) -> None:
     section = config.sampling
     truncated = section.top_p < 1 or section.top_k > 0
@@ -267,15 +255,19 @@ def compute_credit(
     split = by_prompt(trainer.run.mesh)
     rollout = put(scored.rollout, split)
     host = put((scored.reward, scored.correct, scored.thinking_length), split)
+    probe = None
+    if trainer.asker is not None:
+        golds, texts = rollouts.answered(trainer.problems, scored)
+        probe = probes.ask(trainer.asker, rollout.tokens, host[-1], golds, texts)
     signals = compute_signals(
         trainer.run.model,
         params,
         ref_params,
         rollout,
-        trainer.postfix,
+        probe,
         trainer.temperature,
         micro=trainer.spec.micro_batches * trainer.spec.mini_batches,
-        with_information=trainer.algorithm.needs_information,
+        estimator=trainer.config.information.estimator,
     )
     groups = jax.jit(make_groups)(rollout, signals, *host)
     rows = rollouts.distinct_rows(scored.indices, len(trainer.problems.tokens))

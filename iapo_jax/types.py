@@ -3,8 +3,9 @@
 Shapes
     P prompts in a step          G completions of one prompt
     L prompt tokens              T completion tokens
-    K tokens of the exit postfix V vocabulary         D model width
-    N layers                     H query heads, M key/value heads, d head width
+    K tokens of the exit postfix A tokens of an answer    C probed prefixes (cuts)
+    V vocabulary                 D model width            N layers
+    H query heads                M key/value heads        d head width
 
 Units: entropies, log-probabilities and information in nats; lengths in tokens. Masks are True on
 real tokens. Every segment is right-padded: row i holds ``length[i]`` real tokens, then padding.
@@ -43,6 +44,24 @@ class Signals(NamedTuple):
     ref_log_prob: Array  # [P, G, T] nats, under the reference; equal to `log_prob` without one
     entropy: Array  # [P, G, T] nats, of the next-token distribution before token t
     uncertainty: Array  # [P, G, T+1] nats, u_t about the answer after t tokens; 0 if not asked for
+
+
+class Cuts(NamedTuple):
+    """After how many tokens of each completion the model is made to answer."""
+
+    position: Array  # [P, G, C] int32, ascending; tokens read. From `count` on the last, repeated
+    count: Array  # [P, G] int32, at least 1
+
+
+class Answers(NamedTuple):
+    """Answers to teacher-force, right-padded; the second axis is 1 where a group shares them.
+
+    Those of one completion stand at the front: `length` is 0 where there is none.
+    """
+
+    tokens: Array  # [P, G or 1, Y, A] int32; Y answers
+    length: Array  # [P, G or 1, Y] int32
+    meaning: Array  # [P, G or 1, Y] int32 in [0, Y); equal where two texts are the same answer
 
 
 class Group(NamedTuple):
@@ -108,8 +127,9 @@ class Model(NamedTuple):
     """A language model as pure functions; the maths never sees more of it than this."""
 
     forward: Callable[..., tuple[Array, Cache]]
-    # forward(params, tokens [*lead, S], positions [*lead, S], contexts) -> (hidden [*lead, S, D],
-    # cache of these tokens). New tokens also read themselves, causally.
+    # forward(params, tokens [*lead, S], positions [*lead, S], contexts, read_from=0) ->
+    # (hidden [*lead, S - read_from, D], states of the tokens from there on, and the cache of all).
+    # New tokens also read themselves, causally.
     logit_weight: Callable[[Params], Array]  # params -> [V, D] float32; logits = hidden @ W^T
     unroll: Callable[[Params], Params]  # the same parameters, laid out for one-token steps
     gather: Callable[[Params], Params] = lambda params: params

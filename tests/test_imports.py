@@ -11,7 +11,8 @@ READING_ORDER = [
     *("types", "errors", "config", "cli", "checks"),
     *("advantages", "losses", "algorithms"),
     *("sharding", "attention", "model", "scoring", "sampling", "information", "signals"),
-    *("answers", "rewards", "weights", "pretrained", "data", "checkpoint", "metrics"),
+    *("answers", "rewards", "weights", "pretrained", "probes", "data"),
+    *("checkpoint", "metrics"),
     *("update", "run", "rollouts", "evaluate", "reporting", "trainer", "train", "sft", "export"),
 ]
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import golden_model, plain_logits
 
 from iapo_jax import information
-from iapo_jax.information import answer_entropy, informativeness
+from iapo_jax.information import answer_entropy, every_prefix, informativeness
 from iapo_jax.scoring import read_completions, read_prompts
 from iapo_jax.types import Cache, Model, Prompts
 
@@ -38,7 +38,8 @@ def _jitted(limit):
             prompt = read_prompts(model, params, prompts)
             _, cache = read_completions(model, params, prompts, completions, prompt)
             size = completions.shape[-1]
-            return answer_entropy(model, params, prompts, (prompt, cache), postfix, size)
+            cuts = every_prefix(jnp.full(completions.shape[:2], size), size)
+            return answer_entropy(model, params, prompts, (prompt, cache), postfix, cuts)
         finally:
             information._PROBE_TOKENS = before
 
@@ -131,9 +132,9 @@ def markov_model(states):
     `params` is the transition matrix. The cache is empty of meaning, but has its axes.
     """
 
-    def forward(params, tokens, positions, contexts):
+    def forward(params, tokens, positions, contexts, read_from=0):
         keys = jnp.zeros((1, *tokens.shape, 1, 1))  # [N, *lead, S, M, d]
-        return jax.nn.one_hot(tokens, states), Cache(keys, keys)
+        return jax.nn.one_hot(tokens[..., read_from:], states), Cache(keys, keys)
 
     return Model(forward, lambda params: jnp.log(params).T, lambda params: params)
 
@@ -152,9 +153,9 @@ def counting_model(size):
     """Knows how many tokens stand before the answer: after position i the answer is uniform over
     i + 1 tokens. Its entropy is log(i + 1), which gives u_t = log(prompt + t + K) exactly."""
 
-    def forward(params, tokens, positions, contexts):
+    def forward(params, tokens, positions, contexts, read_from=0):
         keys = jnp.zeros((1, *tokens.shape, 1, 1))
-        return jax.nn.one_hot(positions, size), Cache(keys, keys)
+        return jax.nn.one_hot(positions[..., read_from:], size), Cache(keys, keys)
 
     table = np.where(np.tri(size, dtype=bool), 0.0, -1e9).astype(np.float32)  # [position, token]
     return Model(forward, lambda params: jnp.asarray(table).T, lambda params: params)

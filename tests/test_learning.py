@@ -61,10 +61,8 @@ def rewards():
             state.params,
             None,
             rollout,
-            jnp.zeros(1, jnp.int32),
+            None,
             one,
-            micro=1,
-            with_information=False,
         )
         groups = make_groups(rollout, signals, reward, reward > 0.5, rollout.length)
         credit = assign_credit(groups, prompt_keys(1, step, np.arange(P)), advantage=grpo)

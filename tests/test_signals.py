@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import golden_model, random_params
 
-from iapo_jax.information import answer_entropy
+from iapo_jax.information import Probe, answer_entropy, every_prefix
 from iapo_jax.scoring import read_completions, read_prompts, score_completions
 from iapo_jax.signals import compute_signals, make_groups
 from iapo_jax.types import Prompts, Rollout, Signals
@@ -30,8 +30,8 @@ ROLLOUT = Rollout(
 
 
 def signals(rollout=ROLLOUT, ref=REF, micro=1, with_information=True):
-    options = dict(micro=micro, with_information=with_information)
-    made = compute_signals(MODEL, PARAMS, ref, rollout, POSTFIX, TEMPERATURE, **options)
+    probe = Probe(POSTFIX, every_prefix(rollout.length, T)) if with_information else None
+    made = compute_signals(MODEL, PARAMS, ref, rollout, probe, TEMPERATURE, micro=micro)
     return jax.tree.map(np.asarray, made)
 
 
@@ -57,7 +57,8 @@ def test_signals_are_their_parts(whole):
             score_completions(MODEL, params, prompts, tokens, TEMPERATURE)
             for params in (PARAMS, REF)
         )
-        u = answer_entropy(MODEL, PARAMS, prompts, (prompt, cache), POSTFIX, T)
+        cuts = every_prefix(jnp.full((P, G), T), T)
+        u = answer_entropy(MODEL, PARAMS, prompts, (prompt, cache), POSTFIX, cuts)
         return Signals(policy.log_prob, reference.log_prob, policy.entropy, u)
 
     want = parts()

@@ -16,7 +16,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 
-from iapo_jax import Prompts, answer_entropy, make_model, read_completions, read_prompts
+from iapo_jax import (
+    Prompts,
+    answer_entropy,
+    every_prefix,
+    make_model,
+    read_completions,
+    read_prompts,
+)
 from iapo_jax.metrics import read_jsonl
 from iapo_jax.pretrained import decoder_config, encode, load_tokenizer
 from iapo_jax.weights import load_params, read_json
@@ -62,7 +69,8 @@ def informativeness(model_dir: Path, question: str, reasoning: str) -> tuple[lis
     tokens = jax.numpy.asarray(ids)[None, None]
     _, cache = read_completions(model, params, prompts, tokens, context)
     postfix = jax.numpy.asarray(encode(tokenizer, POSTFIX))
-    u = answer_entropy(model, params, prompts, (context, cache), postfix, len(ids))[0, 0]
+    cuts = every_prefix(jax.numpy.full((1, 1), len(ids)), len(ids))
+    u = answer_entropy(model, params, prompts, (context, cache), postfix, cuts)[0, 0]
     return [tokenizer.decode([i]) for i in ids], np.asarray(u[:-1] - u[1:])
 
 
