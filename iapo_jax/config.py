@@ -43,6 +43,9 @@ class ModelSection:
     )
     tokenizer: str | None = option(None, "directory or hub name; default: the one of path")
     dtype: str = option("float32", "arithmetic of the layers: float32 or bfloat16")
+    attention: str = option(
+        "auto", "auto: the backend's own kernel, if it proves right there; or xla: never"
+    )
     remat: bool = option(False, "recompute each layer in the backward pass to save memory")
 
 

@@ -228,6 +228,7 @@ def _at_cuts(
     per_cut = groups[0] * groups[1] * max(postfix.shape[0], width)
     chunk = max(1, min(columns, model.devices * _PROBE_TOKENS // per_cut))
     chunks = -(-columns // chunk)
+    chunk = -(-columns // chunks)  # all of about one size: the last is computed whole
     extra = chunks * chunk - columns
     position = jnp.pad(cuts.position, ((0, 0), (0, 0), (0, extra)), mode="edge")
 

@@ -52,6 +52,7 @@ class DecoderConfig:
     qk_norm: bool = False
     initializer_range: float = 0.02
     dtype: str = "float32"  # of the layers' arithmetic; norms, softmax and head stay float32
+    attention: str = "auto"  # or xla: not the backend's own kernel
     remat: bool = False  # recompute each layer in the backward pass instead of keeping it
 
 
@@ -66,8 +67,10 @@ class DecoderLayer(nn.Module):
     read_from: int = 0
 
     @nn.compact
-    def __call__(self, x: Array, angles: Array, contexts: Sequence[Segment]) -> tuple[Array, Cache]:
-        """x [*lead, S, D], angles [*lead, S, d/2] -> x of the tokens read, cache of all."""
+    def __call__(
+        self, x: Array, turn: tuple[Array, Array], contexts: Sequence[Segment]
+    ) -> tuple[Array, Cache]:
+        """x [*lead, S, D], turn of [*lead, S, d/2] -> x of the tokens read, cache of all."""
         c = self.config
         split = functools.partial(_split, self.mesh)
         init = nn.initializers.normal(c.initializer_range)
@@ -78,13 +81,15 @@ class DecoderLayer(nn.Module):
         project = functools.partial(dense, use_bias=c.qkv_bias)
         k = split(project((c.num_kv_heads, c.head_dim), name="key")(h), -2)
         v = split(project((c.num_kv_heads, c.head_dim), name="value")(h), -2)
-        h, x, read = (y[..., self.read_from :, :] for y in (h, x, angles))
+        size = x.shape[-2]
+        h, x, *read = (y[..., self.read_from :, :] for y in (h, x, *turn))
         q = split(project((c.num_heads, c.head_dim), name="query")(h), -2)
         if c.qk_norm:
             q, k = norm(name="query_norm")(q), norm(name="key_norm")(k)
-        q, k = rotate(q, read), rotate(k, angles)
-        own = Segment(k, v, jnp.arange(self.read_from + 1, angles.shape[-2] + 1))
-        mixed = split(attend(q, [*contexts, own]), -2)
+        q, k = rotate(q, *read), rotate(k, *turn)
+        own = Segment(k, v, jnp.arange(self.read_from + 1, size + 1))
+        mixed = attend(q, [*contexts, own], mesh=self.mesh, implementation=c.attention)
+        mixed = split(mixed, -2)
         output = dense(c.hidden_size, axis=(-2, -1), use_bias=c.output_bias, name="output")
         x = split(x + output(mixed))
 
@@ -121,9 +126,18 @@ def rope_frequencies(config: DecoderConfig) -> Array:
     return frequency * (keep + (1 - keep) / band.factor)
 
 
-def rotate(x: Array, angles: Array) -> Array:
-    """Rotary embedding of x [..., heads, d] by angles [..., d/2], halves paired as in HF."""
-    cos, sin = jnp.cos(angles)[..., None, :], jnp.sin(angles)[..., None, :]
+def turns(config: DecoderConfig, positions: Array) -> tuple[Array, Array]:
+    """cos and sin of the rotary angles at positions [...]: [..., d/2] float32 each.
+
+    Once for all layers: they cost more than the turning itself.
+    """
+    angles = positions[..., None].astype(jnp.float32) * rope_frequencies(config)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotary embedding of x [..., heads, d] by `turns` [..., d/2], halves paired as in HF."""
+    cos, sin = cos[..., None, :], sin[..., None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = [first * cos - second * sin, second * cos + first * sin]
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
@@ -133,8 +147,8 @@ def init_params(config: DecoderConfig, key: Array) -> Params:
     """Random float32 parameters: normal(initializer_range), norms 1, biases 0; layers stacked."""
     layer_key, embed_key, head_key = jax.random.split(key, 3)
     shape = (config.vocab_size, config.hidden_size)
-    x, angles = jnp.zeros((1, 1, config.hidden_size)), jnp.zeros((1, 1, config.head_dim // 2))
-    one_layer = lambda k: DecoderLayer(config).init(k, x, angles, ())["params"]  # noqa: E731
+    x, turn = jnp.zeros((1, 1, config.hidden_size)), turns(config, jnp.zeros((1, 1)))
+    one_layer = lambda k: DecoderLayer(config).init(k, x, turn, ())["params"]  # noqa: E731
     params = {
         "embedding": config.initializer_range * jax.random.normal(embed_key, shape),
         "layers": jax.vmap(one_layer)(jax.random.split(layer_key, config.num_layers)),
@@ -167,7 +181,7 @@ def forward(
     Returns:
       hidden [*lead, S - read_from, D] after the final norm, and the cache of the new tokens.
     """
-    angles = positions[..., None].astype(jnp.float32) * rope_frequencies(config)
+    turn = turns(config, positions)
     x = _split(mesh, gather(mesh, params)["embedding"][tokens].astype(config.dtype))
     cuts = [
         c.visible.reshape(c.visible.shape + (1,) * (tokens.ndim - c.visible.ndim)) for c in contexts
@@ -177,7 +191,7 @@ def forward(
         weights, caches = weights_and_caches
         segments = [Segment(*cache, cut) for cache, cut in zip(caches, cuts, strict=True)]
         module = DecoderLayer(config, mesh, read_from)
-        return module.apply({"params": weights}, x, angles, segments)
+        return module.apply({"params": weights}, x, turn, segments)
 
     caches = [context.cache for context in contexts]
     if isinstance(params["layers"], list | tuple):

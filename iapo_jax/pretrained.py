@@ -52,7 +52,12 @@ def resolve_directory(name: str, revision: str | None = None) -> Path:
 
 
 def decoder_config(
-    hf: dict, *, dtype: str = "float32", remat: bool = False, source: str = "config.json"
+    hf: dict,
+    *,
+    dtype: str = "float32",
+    attention: str = "auto",
+    remat: bool = False,
+    source: str = "config.json",
 ) -> DecoderConfig:
     """An HF config.json as a `DecoderConfig`; refuses what the decoder would compute wrongly.
 
@@ -66,6 +71,8 @@ def decoder_config(
         raise UserError(f"{source}: model_type {kind!r}; expected qwen2, qwen3 or llama")
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"model.dtype is {dtype!r}; expected float32 or bfloat16")
+    if attention not in ("auto", "xla"):
+        raise UserError(f"model.attention is {attention!r}; expected auto or xla")
     if hf.get("hidden_act", "silu") != "silu":
         raise UserError(f"{source}: hidden_act {hf['hidden_act']!r}; expected silu")
     sliding = hf.get("layer_types") or []
@@ -129,6 +136,7 @@ def decoder_config(
         qk_norm=kind == "qwen3",
         initializer_range=hf.get("initializer_range", 0.02),
         dtype=dtype,
+        attention=attention,
         remat=remat,
     )
 
@@ -261,7 +269,13 @@ def open_pretrained(section: Any) -> Pretrained:
         hf, generation = read_json(directory / "config.json"), read_generation_config(directory)
     else:
         raise UserError("model.path is empty: expected a Hugging Face directory or a hub name")
-    config = decoder_config(hf, dtype=section.dtype, remat=section.remat, source=source)
+    config = decoder_config(
+        hf,
+        dtype=section.dtype,
+        attention=section.attention,
+        remat=section.remat,
+        source=source,
+    )
     tokenizer = load_tokenizer(section.tokenizer or directory)
     if directory is None:
         generation = {
@@ -285,6 +299,27 @@ def token_texts(tokenizer: Any, size: int) -> list[str]:
     known = min(size, len(tokenizer))
     texts = tokenizer.batch_decode([[i] for i in range(known)], clean_up_tokenization_spaces=False)
     return texts + [""] * (size - known)
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    r"""The text of one id alone; bytes of a character that is split over ids as \xf0."""
+    text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    if "\ufffd" not in text:
+        return text
+    letters = tokenizer.convert_ids_to_tokens(token)
+    if any(letter not in _BYTES for letter in letters):
+        return text
+    return bytes(_BYTES[letter] for letter in letters).decode("utf-8", "backslashreplace")
+
+
+def _byte_letters() -> dict[str, int]:
+    """The printable letters by which byte-level vocabularies write bytes (GPT-2's table)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTES = _byte_letters()
 
 
 def decode_completions(

@@ -170,7 +170,7 @@ def make_asker(
     section: InformationSection, opened: Pretrained, mesh: Mesh, golds: Sequence[str]
 ) -> Asker:
     """Postfix, boundary tokens and the width of answers, checked and tokenised once."""
-    _check(section)
+    check_section(section)
     everywhere, tokenizer = replicated(mesh), opened.tokenizer
     postfix = np.asarray(encode_postfix(tokenizer, section.postfix), np.int32)
     boundary, width = None, 1
@@ -182,7 +182,7 @@ def make_asker(
     return Asker(section, tokenizer, mesh, put(postfix, everywhere), boundary, width)
 
 
-def _check(section: InformationSection) -> None:
+def check_section(section: InformationSection) -> None:
     if section.estimator not in ESTIMATORS:
         raise UserError(f"information.estimator is {section.estimator!r}; {_expected(ESTIMATORS)}")
     if section.reference not in REFERENCES:

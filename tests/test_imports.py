@@ -10,10 +10,11 @@ import pytest
 READING_ORDER = [
     *("types", "errors", "config", "cli", "checks"),
     *("advantages", "losses", "algorithms"),
-    *("sharding", "attention", "model", "scoring", "sampling", "information", "signals"),
+    *("sharding", "kernels", "attention", "model", "scoring", "sampling", "information", "signals"),
     *("answers", "rewards", "weights", "pretrained", "probes", "data"),
     *("checkpoint", "metrics"),
     *("update", "run", "rollouts", "evaluate", "reporting", "trainer", "train", "sft", "export"),
+    *("inspection", "terminal", "page", "examine", "inspect"),
 ]
 
 HOMES = {
@@ -25,6 +26,7 @@ HOMES = {
     "omegaconf": {"config"},
     "optax": {"update"},
     "orbax": {"checkpoint"},
+    "rich": {"terminal"},
     "safetensors": {"weights"},
     "tensorboardX": {"metrics"},
     "tqdm": {"metrics"},

@@ -1,0 +1,74 @@
+"""The published algorithm for answer entropies, written anew in PyTorch from its description.
+
+After every prefix the key-value cache of the whole text is cloned, cut and padded, a chunk of
+positions at a time, and the postfix is run as a batch over the clones (arXiv:2602.19049). Positions
+and masks are corrected, so that it computes what it is meant to: each probe sits right behind its
+own prefix and reads nothing of the chunk's longer ones.
+"""
+
+import torch
+from transformers import DynamicCache
+
+CHUNK = 36  # positions cloned at once, as published
+
+
+def entropy_of(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy in nats of softmax(logits) over the last axis."""
+    log_p = logits.float().log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+@torch.no_grad()
+def probe_by_cloning(model, ids, prompt_length: int, postfix, chunk: int = CHUNK):
+    """Entropies [B, T+1] after `postfix` [K] behind each prefix of ids [B, prompt_length + T]."""
+    batch, total = ids.shape
+    full = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+    found = []
+    for first in range(prompt_length, total + 1, chunk):
+        cuts = torch.arange(first, min(first + chunk, total + 1), device=ids.device)
+        cache = _cloned(full, cuts)
+        found.append(_probe(model, cache, cuts, postfix, batch))
+    return torch.cat(found, dim=1)
+
+
+def _cloned(full: DynamicCache, cuts: torch.Tensor) -> DynamicCache:
+    """A copy of the cache for each cut: [B * len(cuts), heads, longest, width] in every layer."""
+    cache, longest = DynamicCache(), int(cuts[-1])
+    for index, layer in enumerate(full.layers):
+        pair = []
+        for states in (layer.keys, layer.values):
+            copies = [
+                torch.nn.functional.pad(states[:, :, :cut], (0, 0, 0, longest - cut))
+                for cut in cuts.tolist()
+            ]
+            pair.append(torch.stack(copies, dim=1).flatten(0, 1))
+        cache.update(*pair, index)
+    return cache
+
+
+def _probe(model, cache: DynamicCache, cuts: torch.Tensor, postfix, batch: int) -> torch.Tensor:
+    size, longest = len(postfix), int(cuts[-1])
+    readable = torch.arange(longest, device=cuts.device) < cuts[:, None]
+    own = torch.ones(len(cuts), size, dtype=torch.bool, device=cuts.device)
+    mask = torch.cat([readable, own], dim=1).long().repeat(batch, 1)
+    positions = (cuts[:, None] + torch.arange(size, device=cuts.device)).repeat(batch, 1)
+    logits = model(
+        input_ids=postfix.expand(batch * len(cuts), -1),
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    return entropy_of(logits).view(batch, len(cuts))
+
+
+@torch.no_grad()
+def probe_by_full_forwards(model, ids, prompt_length: int, postfix, cuts):
+    """The same at some cuts (completion tokens read), by a full forward of each prefix."""
+    found = []
+    for cut in cuts:
+        prefix = ids[:, : prompt_length + cut]
+        text = torch.cat([prefix, postfix.expand(ids.shape[0], -1)], dim=1)
+        found.append(entropy_of(model(input_ids=text, logits_to_keep=1).logits[:, -1]))
+    return torch.stack(found, dim=1)

@@ -1,0 +1,126 @@
+"use strict";
+const data = JSON.parse(document.getElementById("data").textContent);
+const tip = document.getElementById("tip");
+const nats = (x) => (x < 0 ? "\u2212" : "+") + Math.abs(x).toFixed(3);
+const shown = (text) => JSON.stringify(text).slice(1, -1).replaceAll('\\"', '"');
+
+function describe(one, i) {
+  const s = one.informativeness[i];
+  const lines = [];
+  if (i >= one.thinking_length) lines.push("after the end of thinking: carries none");
+  else lines.push(`${nats(s)} nats: ${s < 0 ? "unsettled the answer" : "told about the answer"}`);
+  lines.push(`u ${one.uncertainty[i].toFixed(3)} \u2192 ${one.uncertainty[i + 1].toFixed(3)}`);
+  lines.push(`probability ${Math.exp(one.log_prob[i]).toFixed(3)}, entropy ${one.entropy[i].toFixed(3)}`);
+  return lines;
+}
+
+function hide() {
+  tip.hidden = true;
+  for (const on of document.querySelectorAll(".t.on")) {
+    on.classList.remove("on");
+    on.removeAttribute("aria-describedby");
+  }
+  for (const marker of document.querySelectorAll(".marker")) marker.hidden = true;
+}
+
+function mark(token) {
+  hide();
+  const card = token.closest("article");
+  const one = data[card.dataset.index];
+  const i = Number(token.dataset.i);
+  const marker = card.querySelector(".marker");
+  marker.style.left = `${(100 * (i + 1)) / one.tokens.length}%`;
+  marker.style.setProperty("--y", 1 - Math.max(one.uncertainty[i + 1], 0) / one.top);
+  marker.hidden = false;
+  token.classList.add("on");
+  token.setAttribute("aria-describedby", "tip");
+  const title = document.createElement("b");
+  title.textContent = shown(one.tokens[i]);
+  tip.replaceChildren(`token ${i + 1} of ${one.tokens.length}  `, title);
+  for (const line of describe(one, i)) tip.append(document.createElement("br"), line);
+  tip.hidden = false;
+  place(token.getClientRects()[0] || token.getBoundingClientRect());
+}
+
+function place(box) {
+  const { width, height } = tip.getBoundingClientRect();
+  const left = Math.min(Math.max(box.left, 8), innerWidth - width - 8);
+  const above = box.top - height - 8;
+  tip.style.left = `${Math.max(left, 4)}px`;
+  tip.style.top = `${above > 4 ? above : box.bottom + 8}px`;
+}
+
+function move(token, key) {
+  const all = [...token.parentElement.querySelectorAll(".t")];
+  const at = all.indexOf(token);
+  const telling = (x) => x.dataset.big === "1";
+  const steps = {
+    ArrowRight: () => all[at + 1],
+    ArrowLeft: () => all[at - 1],
+    ArrowDown: () => all.slice(at + 1).find(telling),
+    ArrowUp: () => all.slice(0, at).reverse().find(telling),
+    Home: () => all[0],
+    End: () => all.at(-1),
+  };
+  return steps[key] ? steps[key]() || token : null;
+}
+
+function focus(token) {
+  for (const other of token.parentElement.querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;
+  token.tabIndex = 0;
+  token.focus();
+}
+
+function table(card) {
+  const one = data[card.dataset.index];
+  const body = card.querySelector("tbody");
+  if (body.childElementCount) return;
+  one.tokens.forEach((text, i) => {
+    const row = body.insertRow();
+    const cells = [i + 1, shown(text), nats(one.informativeness[i]), one.uncertainty[i + 1].toFixed(3),
+      one.entropy[i].toFixed(3), Math.exp(one.log_prob[i]).toFixed(3)];
+    for (const cell of cells) row.insertCell().textContent = cell;
+  });
+}
+
+document.addEventListener("pointerover", (event) => {
+  const token = event.target.closest(".t");
+  if (token) mark(token);
+  else if (!event.target.closest(".plot")) hide();
+});
+document.addEventListener("pointermove", (event) => {
+  const plot = event.target.closest(".plot");
+  if (!plot) return;
+  const box = plot.getBoundingClientRect();
+  const all = plot.closest("article").querySelectorAll(".t");
+  const i = Math.round(((event.clientX - box.left) / box.width) * all.length) - 1;
+  if (all.length) mark(all[Math.min(Math.max(i, 0), all.length - 1)]);
+});
+document.addEventListener("focusin", (event) => {
+  if (event.target.classList.contains("t")) mark(event.target);
+  else hide();
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") hide();
+  if (!event.target.classList?.contains("t")) return;
+  const next = move(event.target, event.key);
+  if (next) {
+    event.preventDefault();
+    focus(next);
+  }
+});
+document.addEventListener("click", (event) => {
+  const token = event.target.closest(".t");
+  if (token) focus(token);
+});
+document.addEventListener("scroll", hide, { passive: true });
+for (const card of document.querySelectorAll("article")) {
+  card.querySelector("details")?.addEventListener("toggle", () => table(card));
+}
+document.getElementById("theme").addEventListener("click", () => {
+  const root = document.documentElement;
+  const dark = root.dataset.theme
+    ? root.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+});

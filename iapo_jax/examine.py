@@ -1,0 +1,241 @@
+"""Completions under the probe, one by one: what each of their tokens tells about the answer."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from iapo_jax import answers, pretrained, probes, rewards, run
+from iapo_jax.config import InformationSection, MeshSection, ModelSection, TrainConfig
+from iapo_jax.data import pad_rows
+from iapo_jax.errors import UserError
+from iapo_jax.inspection import Inspection
+from iapo_jax.rollouts import real_tokens, thinking_lengths
+from iapo_jax.run import Run
+from iapo_jax.sampling import prompt_keys, sample
+from iapo_jax.sharding import by_prompt, fetch, put
+from iapo_jax.signals import compute_signals
+from iapo_jax.types import Params, Prompts, Rollout, Signals
+
+_LENGTHS = 64  # completions are padded to a multiple of it: few shapes, few compilations
+
+
+class OpenModel(NamedTuple):
+    """A model that can be asked."""
+
+    run: Run
+    params: Params
+
+
+def open_model(model: str | ModelSection) -> OpenModel:
+    """A Hugging Face directory or hub name, its weights split over all devices.
+
+    Raises:
+      UserError: if it is no model directory, or has no tokenizer.
+    """
+    section = ModelSection(path=model) if isinstance(model, str) else model
+    if section.config:
+        raise UserError("model.config starts a random model: there is nothing to look at")
+    opened = run.open_run(TrainConfig(model=section, mesh=MeshSection(1, 1, -1)))
+    return OpenModel(opened, run.initial_params(opened, 0))
+
+
+def encode_prompt(opened: OpenModel, text: str, room: int) -> list[int]:
+    """The prompt's ids, without special tokens around them.
+
+    Raises:
+      UserError: if there are none, or they and `room` tokens more do not fit the model's context.
+    """
+    ids = pretrained.encode(opened.run.pretrained.tokenizer, text)
+    if not ids:
+        raise UserError("--prompt is empty: expected a text")
+    limit = _context_length(opened)
+    if len(ids) + room > limit:
+        raise UserError(
+            f"--prompt has {len(ids)} tokens, and {room} come behind them; expected at most "
+            f"{limit} together, the model's context (max_position_embeddings)"
+        )
+    return ids
+
+
+def _context_length(opened: OpenModel) -> int:
+    """Tokens that the model was made for; unbounded where its config.json does not say."""
+    return opened.run.pretrained.hf_config.get("max_position_embeddings") or sys.maxsize
+
+
+def sample_completions(
+    opened: OpenModel,
+    prompt: str,
+    count: int,
+    *,
+    max_length: int = 2048,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+    room: int = 0,
+) -> list[list[int]]:
+    """Ids of `count` completions, with the stop token where one ended; the same for a seed.
+
+    `max_length` is cut to what the prompt, and `room` tokens behind, leave of the model's context.
+    """
+    known, mesh = opened.run.pretrained, opened.run.mesh
+    ids = encode_prompt(opened, prompt, room=room + 1)
+    made = sample(
+        opened.run.model,
+        jax.jit(opened.run.model.unroll)(opened.params),
+        _prompts(opened, ids),
+        jax.jit(prompt_keys, out_shardings=by_prompt(mesh))(seed, 0, np.zeros(1, np.int32)),
+        num_generations=count,
+        max_length=min(max_length, _context_length(opened) - len(ids) - room),
+        stop_ids=np.asarray(known.stop_ids, np.int32),
+        allowed=known.allowed,
+        temperature=np.float32(temperature),
+        top_p=top_p,
+        top_k=top_k,
+    )
+    return [row.tolist() for row in real_tokens(fetch(made))]
+
+
+def inspect_completions(
+    opened: OpenModel,
+    prompt: str,
+    completions: Sequence[str | Sequence[int]],
+    *,
+    answer: str | None = None,
+    temperature: float = 1.0,
+    **information: Any,
+) -> list[Inspection]:
+    """Each completion's uncertainty about the answer after every prefix, and its tokens' share.
+
+    Args:
+      prompt: the whole text that the model reads.
+      completions: texts, or ids (with the stop token, if one was drawn).
+      answer: the gold answer, which `answer_log_prob` and `answer_set_entropy` teacher-force.
+      temperature: of `log_prob` and `entropy`; the probe's is 1.
+      information: fields of `config.InformationSection`; probes stand after every prefix.
+
+    Without an end of thinking all tokens but the stop token think. An empty completion has one
+    uncertainty, that of the prompt.
+
+    Raises:
+      UserError: one sentence, if something does not fit the model or the estimator.
+    """
+    if not completions:
+        raise UserError("no completion: expected at least one")
+    section = InformationSection(**{**information, "stride": 1, "boundaries": []})
+    known = opened.run.pretrained
+    rows = [_ids(known.tokenizer, one) for one in completions]
+    texts = pretrained.decode_completions(known.tokenizer, rows, known.stop_ids)
+    whole = rewards.whole_texts([prompt] * len(texts), texts)
+    extracted = [answers.extract_answer(text) for text in whole]
+    asker = _asker(opened, section, answer, extracted)
+    room = max(map(len, rows)) + asker.postfix.shape[0] + asker.width - 1
+    ids = encode_prompt(opened, prompt, room)
+    signals = _signals(opened, asker, ids, rows, answer, whole, temperature)
+    thinking = thinking_lengths(known.tokenizer, rows, known.stop_ids, section.end_of_thinking)
+    right = [None] * len(rows)
+    if answer is not None:
+        right = answers.are_correct(whole, [answer] * len(rows))
+    common = Inspection(
+        prompt=prompt,
+        prompt_ids=ids,
+        postfix=section.postfix,
+        postfix_ids=np.asarray(asker.postfix).tolist(),
+        estimator=section.estimator,
+        answer=answer,
+    )
+    return [
+        _fill(
+            common._replace(
+                completion=texts[g],
+                extracted=extracted[g],
+                correct=right[g],
+                thinking_length=int(thinking[g]),
+                finished=bool(len(row) and row[-1] in known.stop_ids),
+            ),
+            known.tokenizer,
+            row,
+            Signals(*(np.asarray(x[0, g], np.float64) for x in signals)),
+        )
+        for g, row in enumerate(rows)
+    ]
+
+
+def _fill(told: Inspection, tokenizer: Any, row: np.ndarray, signals: Signals) -> Inspection:
+    """The figures of one completion, without padding."""
+    size = len(row)
+    uncertainty = signals.uncertainty[: size + 1]
+    thinks = np.arange(size) < told.thinking_length
+    return told._replace(
+        completion_ids=row.tolist(),
+        tokens=[pretrained.token_text(tokenizer, i) for i in row.tolist()],
+        uncertainty=uncertainty.tolist(),
+        informativeness=np.where(thinks, uncertainty[:-1] - uncertainty[1:], 0.0).tolist(),
+        entropy=signals.entropy[:size].tolist(),
+        log_prob=signals.log_prob[:size].tolist(),
+    )
+
+
+def _ids(tokenizer: Any, completion: str | Sequence[int]) -> np.ndarray:
+    ids = pretrained.encode(tokenizer, completion) if isinstance(completion, str) else completion
+    return np.asarray(ids, np.int32)
+
+
+def check_answer(section: InformationSection, answer: str | None, field: str = "--answer") -> None:
+    """Whether the estimator has what it teacher-forces, as far as can be said beforehand."""
+    if answer is not None and not answer.strip():
+        raise UserError(f"{field} is empty: expected the gold answer")
+    if section.estimator == "answer_log_prob" and section.reference == "gold" and answer is None:
+        raise UserError(
+            f"answer_log_prob teacher-forces a reference answer: expected {field} TEXT, or "
+            "information.reference=own for each completion's own"
+        )
+
+
+def _asker(
+    opened: OpenModel,
+    section: InformationSection,
+    answer: str | None,
+    extracted: Sequence[str | None],
+) -> probes.Asker:
+    """The probe at every prefix, wide enough for all answers."""
+    check_answer(section, answer)
+    known, tokenizer = opened.run.pretrained, opened.run.pretrained.tokenizer
+    own = [text for text in extracted if text and pretrained.encode(tokenizer, text.strip())]
+    golds = own if answer is None else [answer, *own]
+    return probes.make_asker(section, known, opened.run.mesh, golds)
+
+
+def _signals(
+    opened: OpenModel,
+    asker: probes.Asker,
+    prompt: list[int],
+    rows: list[np.ndarray],
+    answer: str | None,
+    whole: list[str],
+    temperature: float,
+) -> Signals:
+    """`signals.compute_signals` of one prompt's completions, probed at every prefix."""
+    size = max(-(-max(map(len, rows)) // _LENGTHS), 1) * _LENGTHS
+    split = by_prompt(opened.run.mesh)
+    tokens, length = (put(x[None], split) for x in pad_rows(rows, size))
+    floats = put(np.zeros((1, len(rows), size), np.float32), split)
+    rollout = Rollout(_prompts(opened, prompt), tokens, length, floats, length > 0)
+    made = compute_signals(
+        opened.run.model,
+        opened.params,
+        None,
+        rollout,
+        probes.ask(asker, tokens, length, [answer], [whole]),
+        np.float32(temperature),
+        estimator=asker.section.estimator,
+    )
+    return fetch(made)
+
+
+def _prompts(opened: OpenModel, ids: list[int]) -> Prompts:
+    padded = Prompts(*pad_rows([ids], -(-len(ids) // 16) * 16))
+    return put(padded, by_prompt(opened.run.mesh))

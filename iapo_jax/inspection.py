@@ -1,0 +1,48 @@
+"""One completion under the probe, as it is written to JSON and shown."""
+
+from typing import Any, NamedTuple
+
+
+class Inspection(NamedTuple):
+    """What is known of one completion; T tokens, information in nats."""
+
+    prompt: str = ""
+    completion: str = ""
+    prompt_ids: list[int] = []
+    completion_ids: list[int] = []  # T, with the stop token where one was drawn
+    postfix_ids: list[int] = []  # what is put behind every prefix
+    tokens: list[str] = []  # T, the text of each id; bytes of a split character as \xf0
+    uncertainty: list[float] = []  # T + 1: u_t about the answer after t tokens
+    informativeness: list[float] = []  # T: u_{t-1} - u_t while thinking, then 0
+    entropy: list[float] = []  # T: of the distribution that each token was drawn from
+    log_prob: list[float] = []  # T: of each token
+    thinking_length: int = 0  # tokens before the end of thinking; all, if it never ends
+    estimator: str = ""
+    postfix: str = ""
+    answer: str | None = None  # the gold one, if it was told
+    extracted: str | None = None  # the completion's own, if it has one
+    correct: bool | None = None  # None where nobody told what is right
+    finished: bool = False  # whether a stop token ended it
+
+
+def to_json(one: Inspection) -> dict[str, Any]:
+    """The fields by name."""
+    return one._asdict()
+
+
+def total(one: Inspection) -> float:
+    """The information of all thinking: u_0 - u_(end of thinking), in nats."""
+    return one.uncertainty[0] - one.uncertainty[one.thinking_length]
+
+
+def visible(text: str) -> str:
+    """A token's text with what a terminal or a reader would not see, or obey, made visible."""
+    names = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
+    shown = [names.get(char) or _spell(char) for char in text]
+    return "".join(shown)
+
+
+def _spell(char: str) -> str:
+    if char == " " or (char.isprintable() and not "\u200b" <= char <= "\u200f"):
+        return char
+    return f"\\u{ord(char):04x}" if ord(char) > 255 else f"\\x{ord(char):02x}"

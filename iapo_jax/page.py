@@ -1,0 +1,182 @@
+"""Completions under the probe as one HTML page that needs nothing else: no network, no files."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from html import escape
+from importlib import resources
+
+from iapo_jax.inspection import Inspection, to_json, total, visible
+
+_BIG = 0.15  # share of the scale from which a token is a stop of the up and down keys
+_INK = 0.62  # opacity of the strongest background: text on it stays readable
+_EMBEDDED = ("tokens", "uncertainty", "informativeness", "entropy", "log_prob", "thinking_length")
+
+
+def render_page(inspections: Sequence[Inspection], title: str = "What each token tells") -> str:
+    """The page: a legend, and for each completion its curve, its coloured text and a table.
+
+    One colour scale for all. Texts of models and users are escaped everywhere; a content security
+    policy forbids every script but the page's own, and every connection.
+    """
+    css, script = (_asset(name) for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    scale = max((abs(s) for one in inspections for s in one.informativeness), default=0.0)
+    top = max((u for one in inspections for u in one.uncertainty), default=0.0) or 1.0
+    cards = "\n".join(_card(one, index, scale, top) for index, one in enumerate(inspections))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>
+{css}</style>
+</head>
+<body>
+<header><h1>{escape(title)}</h1><button id="theme" type="button">light / dark</button></header>
+<p class="lead">After every prefix the model was made to answer at once. u is its uncertainty about
+the answer, in nats; a token tells what u falls by. Hover, tap or use the arrow keys; up and down
+go to the telling tokens.</p>
+{_facts(inspections[0]) if inspections else ""}
+{_legend(scale)}
+<main>
+{cards}
+</main>
+<div id="tip" role="tooltip" hidden></div>
+<script type="application/json" id="data">{_embedded(inspections, top)}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+def _asset(name: str) -> str:
+    return resources.files("iapo_jax").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _embedded(inspections: Sequence[Inspection], top: float) -> str:
+    """Figures for the script, as JSON that cannot end its element."""
+    rows = []
+    for one in inspections:
+        whole = to_json(one)
+        rows.append({name: whole[name] for name in _EMBEDDED} | {"top": top})
+    text = json.dumps(rows, allow_nan=False)  # ASCII: no line separators that end a statement
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _facts(one: Inspection) -> str:
+    answer = f"<dt>gold answer</dt><dd><code>{escape(one.answer)}</code></dd>" if one.answer else ""
+    return f"""<dl class="facts">
+<dt>uncertainty</dt><dd>{escape(one.estimator)}</dd>
+<dt>exit postfix</dt><dd><code>{escape(visible(one.postfix))}</code></dd>
+{answer}
+<dt>prompt</dt><dd><details><summary>{len(one.prompt_ids)} tokens</summary>\
+<div class="prompt">{escape(one.prompt)}</div></details></dd>
+</dl>"""
+
+
+def _legend(scale: float) -> str:
+    steps = [-1.0, -0.5, -0.2, 0.2, 0.5, 1.0]
+    cells = "".join(
+        f'<span class="step {_class(step)}" style="{_strength(step)}">{step * scale:+.2f}</span>'
+        for step in steps
+    )
+    return f"""<div class="legend" role="note"><span>unsettled (dotted)</span>
+<span class="ramp" aria-label="from {-scale:.2f} to {scale:+.2f} nats a token">{cells}</span>
+<span>told (solid)</span><span>nats a token; grey: after the end of thinking</span></div>"""
+
+
+def _class(share: float) -> str:
+    return "plus" if share >= 0 else "minus"
+
+
+def _strength(share: float) -> str:
+    """Opacity of the ground, and thickness of the line under it: colour is not alone."""
+    size = min(abs(share), 1.0)
+    return f"--a:{_INK * size:.3f};--w:{3 * size:.1f}px"
+
+
+def _card(one: Inspection, index: int, scale: float, top: float) -> str:
+    verdict = {True: ("right", "right"), False: ("wrong", "wrong"), None: ("not judged", "none")}
+    word, style = verdict[one.correct]
+    own = escape(visible(one.extracted)) if one.extracted else "no answer"
+    end = one.uncertainty[one.thinking_length]
+    sums = {
+        "answer": own,
+        "tokens": f"{len(one.tokens)}{'' if one.finished else ', no stop token'}",
+        "of thinking": str(one.thinking_length),
+        "u, first to last": f"{one.uncertainty[0]:.3f} → {end:.3f}",
+        "thinking told": f"{total(one):+.3f} nats",
+    }
+    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in sums.items())
+    name = f"completion {index + 1}"
+    return f"""<article data-index="{index}" aria-label="{name}">
+<div class="head"><h2>{name.capitalize()}</h2><span class="verdict {style}">{word}</span></div>
+<dl class="sums">{cells}</dl>
+{_curve(one, index, top)}
+{_text(one, scale, name)}
+{_table() if one.tokens else ""}
+</article>"""
+
+
+def _curve(one: Inspection, index: int, top: float) -> str:
+    """u_t over tokens, 0 to `top` nats; the plot's box is 1 wide and 1 high, and stretched."""
+    count = max(len(one.tokens), 1)
+    points = [(t / count, 1 - max(u, 0.0) / top) for t, u in enumerate(one.uncertainty)]
+    if len(points) == 1:
+        points.append((1.0, points[0][1]))
+    line = "M" + "L".join(f"{x:.5g} {y:.4g}" for x, y in points)
+    ends = one.thinking_length / count
+    highest = max(one.uncertainty)
+    label = (
+        f"from {one.uncertainty[0]:.3f} to {one.uncertainty[-1]:.3f}, at most {highest:.3f} nats"
+    )
+    closed = 0 < one.thinking_length < len(one.tokens)
+    rule = f'<line class="end" x1="{ends:.5g}" x2="{ends:.5g}" y1="0" y2="1"/>' if closed else ""
+    return f"""<figure>
+<figcaption><span>uncertainty u, {top:.2f} nats at the top</span></figcaption>
+<div class="plot">\
+<svg viewBox="0 0 1 1" preserveAspectRatio="none" role="img" \
+aria-labelledby="c{index}t c{index}d"><title id="c{index}t">Uncertainty about the answer</title>\
+<desc id="c{index}d">{label}</desc><path class="under" d="{line}L1 1L0 1Z"/><path d="{line}"/>{rule}\
+</svg><div class="marker" hidden></div></div>
+<figcaption><span>0</span><span>{"dashed: thinking ends" if closed else ""}</span>\
+<span>{len(one.tokens)} tokens</span></figcaption>
+</figure>"""
+
+
+def _text(one: Inspection, scale: float, name: str) -> str:
+    if not one.tokens:
+        return '<p class="empty">an empty completion: one uncertainty, that of the prompt</p>'
+    pieces = [_token(one, i, scale) for i in range(len(one.tokens))]
+    return (
+        f'<div class="text" role="listbox" aria-orientation="horizontal" '
+        f'aria-label="tokens of {name}; arrow keys move">{"".join(pieces)}</div>'
+    )
+
+
+def _token(one: Inspection, i: int, scale: float) -> str:
+    text, share = one.tokens[i], one.informativeness[i] / scale if scale else 0.0
+    shown = escape(visible(text)).replace("⏎", '<span class="nl">⏎</span>\n')
+    after = "" if i < one.thinking_length else " after"
+    big = ' data-big="1"' if abs(share) >= _BIG else ""
+    return (
+        f'<span class="t {_class(share)}{after}" role="option" tabindex="{-(i > 0)}" '
+        f'data-i="{i}"{big} style="{_strength(share)}">{shown}</span>'
+    )
+
+
+def _table() -> str:
+    heads = ("#", "token", "told, nats", "u after", "entropy", "probability")
+    row = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    return (
+        '<details><summary>all figures as a table</summary><div class="scroll" tabindex="0">'
+        f"<table><thead><tr>{row}</tr></thead><tbody></tbody></table></div></details>"
+    )

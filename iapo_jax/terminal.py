@@ -1,0 +1,106 @@
+"""Completions under the probe in the terminal. The home of rich."""
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from iapo_jax.inspection import Inspection, total, visible
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_TOP = 5  # the most informative tokens that are listed
+_LEVELS = (  # share of the scale, background of a token that told, and of one that unsettled
+    (0.75, "#1668b8", "#b8560a"),
+    (0.40, "#5a98d6", "#e08a3c"),
+    (0.15, "#a9cbee", "#f3c493"),
+)
+
+
+def show(inspections: Sequence[Inspection], console: Console | None = None) -> None:
+    """Prints each completion: the curve of u_t, the coloured text, totals, the telling tokens.
+
+    One scale for all of them. Colours only where the terminal has them; the table says the same.
+    """
+    console = console or Console()
+    scale = max((abs(s) for one in inspections for s in one.informativeness), default=0.0)
+    for number, one in enumerate(inspections, 1):
+        title = f"completion {number} of {len(inspections)} · {one.estimator}"
+        parts = [_totals(one), _curve(one, max(console.width - 26, 10)), Text()]
+        parts += [_tokens(one, scale), Text()] if one.tokens else []
+        parts += [_top(one)] if any(one.informativeness) else []
+        console.print(Panel(Group(*parts), title=title, title_align="left"))
+    if scale:
+        console.print(_legend(scale))
+
+
+def _totals(one: Inspection) -> Text:
+    verdict = {True: "right", False: "wrong", None: "not judged"}[one.correct]
+    ended = "" if one.finished else ", no stop token"
+    lines = [
+        f"{len(one.tokens)} tokens, {one.thinking_length} of thinking{ended}; "
+        f"answer {visible(one.extracted) if one.extracted else 'none'} ({verdict})",
+        f"u from {one.uncertainty[0]:.3f} to {one.uncertainty[one.thinking_length]:.3f} nats: "
+        f"thinking told {total(one):+.3f}",
+    ]
+    return Text("\n".join(lines))
+
+
+def _curve(one: Inspection, width: int) -> Text:
+    """u_t as bars, the largest of the prefixes that fall on one column."""
+    values = one.uncertainty
+    columns = min(width, len(values))
+    starts = [index * len(values) // columns for index in range(columns + 1)]
+    peaks = [max(values[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+    top = max(peaks)
+    steps = len(_BARS) - 1
+    bars = "".join(_BARS[round(steps * max(p, 0.0) / top) if top > 0 else 0] for p in peaks)
+    return Text(f"u_t  {bars}  0 to {top:.2f} nats")
+
+
+def _style(share: float) -> str:
+    for level, told, unsettled in _LEVELS:
+        if abs(share) >= level:
+            front = "white" if level > 0.5 else "black"
+            return f"{front} on {told if share > 0 else unsettled}"
+    return ""
+
+
+def _tokens(one: Inspection, scale: float) -> Text:
+    text = Text()
+    for index, (token, value) in enumerate(zip(one.tokens, one.informativeness, strict=True)):
+        style = _style(value / scale if scale else 0.0)
+        text.append(visible(token), style if index < one.thinking_length else "dim")
+        text.append("\n" * token.count("\n"))
+    return text
+
+
+def _top(one: Inspection) -> Table:
+    """The tokens that told most, and the one that unsettled most."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("token", "text", "nats", "u before", "u after"):
+        table.add_column(name, justify="left" if name == "text" else "right")
+    order = sorted(range(len(one.tokens)), key=lambda t: -one.informativeness[t])
+    chosen = [t for t in order[:_TOP] if one.informativeness[t] > 0]
+    chosen += [t for t in order[-1:] if one.informativeness[t] < 0 and t not in chosen]
+    for t in chosen:
+        before, after = one.uncertainty[t : t + 2]
+        figures = f"{one.informativeness[t]:+.3f}", f"{before:.3f}", f"{after:.3f}"
+        table.add_row(str(t + 1), Text(repr(visible(one.tokens[t]))), *figures)
+    return table
+
+
+def _legend(scale: float) -> Text:
+    text = Text("nats per token:  ")
+    for level, _, unsettled in _LEVELS:
+        text.append(
+            f" -{level * scale:.2f} ", f"{'white' if level > 0.5 else 'black'} on {unsettled}"
+        )
+        text.append(" ")
+    text.append(" unsettled | told  ")
+    for level, told, _ in reversed(_LEVELS):
+        text.append(f" +{level * scale:.2f} ", f"{'white' if level > 0.5 else 'black'} on {told}")
+        text.append(" ")
+    text.append("  and more; dim: after the end of thinking")
+    return text

@@ -1,0 +1,153 @@
+"""The backends' attention kernels, interpreted, against one softmax; and their lowering."""
+
+import contextlib
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from iapo_jax import attention, kernels
+from iapo_jax.attention import dense_attention, kernel_attention
+from iapo_jax.sharding import make_mesh
+
+KERNELS = {"gpu": kernels.gpu_attention, "tpu": kernels.tpu_attention}
+ROWS = {"gpu": kernels._GPU_KEYS, "tpu": kernels._TPU_KEYS}
+
+dense = jax.jit(dense_attention)
+
+
+@functools.cache
+def interpreted(platform):
+    return jax.jit(functools.partial(KERNELS[platform], interpret=True))
+
+
+def case(seed, queries, keys, heads, rest, width, dtype=jnp.float32, batch=2):
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)  # noqa: E731
+    visible = rng.integers(0, keys + 1, (batch, queries))
+    visible[0, :2] = 0, keys  # nothing, and all
+    return (
+        normal(batch, queries, heads, rest, width),
+        normal(batch, keys, heads, width),
+        normal(batch, keys, heads, width),
+        jnp.asarray(visible, jnp.int32),
+    )
+
+
+def assert_same(found, want, visible, atol):
+    seen = np.asarray(visible) > 0
+    assert np.isfinite(np.asarray(found[0])).all()
+    for a, b in zip(found, want, strict=True):
+        np.testing.assert_allclose(np.asarray(a)[seen], np.asarray(b)[seen], atol=atol)
+    assert (np.asarray(found[1])[~seen] < -1e29).all()  # it vanishes in a join
+
+
+# queries, keys, key heads, query heads of each, width: below and above a tile, folded probes, odd
+CASES = [(5, 9, 1, 1, 64), (3, 300, 2, 84, 64), (70, 130, 2, 6, 128), (33, 257, 1, 4, 40)]
+
+
+@pytest.mark.parametrize("platform", KERNELS)
+@pytest.mark.parametrize("shape", CASES, ids=str)
+def test_a_kernel_is_one_softmax(platform, shape):
+    arguments = case(0, *shape)
+    assert_same(interpreted(platform)(*arguments), dense(*arguments), arguments[3], 1e-5)
+
+
+@pytest.mark.parametrize("platform", KERNELS)
+def test_in_bfloat16_scores_and_sums_stay_float32(platform):
+    arguments = case(1, 20, 200, 2, 3, 64, jnp.bfloat16)
+    out, lse = interpreted(platform)(*arguments)
+    assert out.dtype == lse.dtype == jnp.float32
+    assert_same((out, lse), dense(*arguments), arguments[3], 2e-2)
+    seen = np.asarray(arguments[3]) > 0
+    np.testing.assert_allclose(lse[seen], dense(*arguments)[1][seen], atol=1e-3)
+
+
+@pytest.mark.parametrize("platform", KERNELS)
+def test_keys_behind_the_cuts_are_not_read(platform):
+    """NaN in every tile behind the largest cut: multiplied even by 0 it would show."""
+    q, k, v, visible = case(2, 10, 2 * ROWS[platform] + 5, 1, 2, 64)
+    visible = jnp.minimum(visible, 30)
+    behind = jnp.arange(k.shape[1]) >= ROWS[platform]
+    bad = [jnp.where(behind[None, :, None, None], jnp.nan, x) for x in (k, v)]
+    found = interpreted(platform)(q, *bad, visible)
+    assert_same(found, dense(q, k, v, visible), visible, 1e-5)
+
+
+def on_abstract_gpu():
+    """Since 0.11 JAX lowers Triton kernels for a device that it knows, if only by its name."""
+    if not hasattr(jax.sharding, "AbstractDevice"):
+        return contextlib.nullcontext()
+    names = list(inspect.signature(jax.sharding.AbstractDevice).parameters)
+    known = {"device_kind": "NVIDIA H100 80GB HBM3", "num_cores": 132, "platform": "gpu"}
+    device = jax.sharding.AbstractDevice(**{name: known[name] for name in names})
+    mesh = jax.sharding.AbstractMesh((), (), abstract_device=device)
+    return jax.sharding.use_abstract_mesh(mesh)
+
+
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+@pytest.mark.parametrize("platform, target", [("gpu", "cuda"), ("tpu", "tpu")])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("width", [64, 128])
+def test_it_lowers_for_its_platform_without_one(platform, target, dtype, width):
+    arguments = case(3, 40, 300, 2, 12, width, dtype)
+    call = {"gpu": "__gpu$xla.gpu.triton", "tpu": "tpu_custom_call"}[platform]
+    allowed = [jax.export.DisabledSafetyCheck.custom_call(call)]
+    export = jax.export.export(
+        jax.jit(KERNELS[platform]), platforms=[target], disabled_checks=allowed
+    )
+    with on_abstract_gpu() if platform == "gpu" else contextlib.nullcontext():
+        exported = export(*arguments)
+    assert exported.platforms == (target,)
+    assert call in exported.mlir_module()
+
+
+def test_a_kernel_that_is_not_at_home_does_not_work():
+    assert not kernels.works("gpu") and not kernels.works("tpu") and not kernels.works("cpu")
+
+
+def test_a_kernel_that_fails_is_said_and_left(monkeypatch):
+    """As on hardware where it does not compile: XLA's loops, with one sentence."""
+    monkeypatch.setattr(kernels.jax, "default_backend", lambda: "gpu")
+    kernels.works.cache_clear()
+    with pytest.warns(UserWarning, match="attention goes back to XLA"):
+        assert attention._choose("auto", None) is attention.blockwise_attention
+    kernels.works.cache_clear()
+
+
+def test_a_kernel_that_works_is_chosen_unless_told_otherwise(monkeypatch):
+    monkeypatch.setattr(attention.jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(kernels, "works", lambda platform: True)
+    chosen = attention._choose("auto", None)
+    assert chosen.func is kernel_attention and chosen.args == (kernels.tpu_attention, None)
+    assert attention._choose("xla", None) is attention.blockwise_attention
+
+
+@pytest.mark.parametrize("axes", [(2, 2, 2), (8, 1, 1), (1, 1, 2), (1, 4, 2)])
+def test_on_a_mesh_each_device_computes_its_part(axes):
+    """Rows over data and fsdp, heads over tensor; where they do not divide, XLA's loops run."""
+    mesh = make_mesh(*axes)
+    kernel = functools.partial(kernels.gpu_attention, interpret=True)
+    arguments = case(4, 9, 70, 2, 2, 16, batch=4)
+    found = jax.jit(functools.partial(kernel_attention, kernel, mesh))(*arguments)
+    assert_same(found, dense(*arguments), arguments[3], 1e-5)
+
+
+def test_gradients_pass_through_a_kernel():
+    q, k, v, visible = case(5, 12, 90, 2, 2, 16)
+    visible = jnp.maximum(visible, 1)
+    kernel = functools.partial(kernels.gpu_attention, interpret=True)
+
+    def total(form, q, k, v):
+        out, lse = form(q, k, v, visible)
+        return (out**2).sum() + lse.sum()
+
+    def gradient(form):
+        return jax.jit(jax.grad(functools.partial(total, form), argnums=(0, 1, 2)))(q, k, v)
+
+    own = functools.partial(kernel_attention, kernel, None)
+    for a, b in zip(gradient(own), gradient(dense_attention), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
