@@ -145,7 +145,8 @@ def _curve(one: Inspection, index: int, top: float) -> str:
 <div class="plot">\
 <svg viewBox="0 0 1 1" preserveAspectRatio="none" role="img" \
 aria-labelledby="c{index}t c{index}d"><title id="c{index}t">Uncertainty about the answer</title>\
-<desc id="c{index}d">{label}</desc><path class="under" d="{line}L1 1L0 1Z"/><path d="{line}"/>{rule}\
+<desc id="c{index}d">{label}</desc>{rule}\
+<path class="under" d="{line}L1 1L0 1Z"/><path d="{line}"/>\
 </svg><div class="marker" hidden></div></div>
 <figcaption><span>0</span><span>{"dashed: thinking ends" if closed else ""}</span>\
 <span>{len(one.tokens)} tokens</span></figcaption>

@@ -9,9 +9,20 @@ import pytest
 from conftest import golden_model, plain_logits
 
 from iapo_jax import information
-from iapo_jax.information import answer_entropy, every_prefix, informativeness
+from iapo_jax.information import (
+    ESTIMATORS,
+    Probe,
+    answer_entropy,
+    choose_cuts,
+    every_prefix,
+    informativeness,
+    spread,
+)
+from iapo_jax.model import DecoderConfig, init_params, make_model
 from iapo_jax.scoring import read_completions, read_prompts
-from iapo_jax.types import Cache, Model, Prompts
+from iapo_jax.sharding import by_prompt, make_mesh, param_shardings, put
+from iapo_jax.signals import compute_signals
+from iapo_jax.types import Answers, Cache, Cuts, Model, Prompts, Rollout
 
 P, G, L, T, K = 2, 2, 6, 9, 3
 PROMPT_LENGTH = np.array([6, 3], np.int32)
@@ -165,6 +176,361 @@ def test_positions_of_the_probe_in_closed_form():
     found = probe(counting_model(32), {}, PROMPTS, PROMPT_LENGTH, COMPLETIONS, POSTFIX)
     seen = PROMPT_LENGTH[:, None, None] + np.arange(T + 1) + K
     np.testing.assert_allclose(found, np.broadcast_to(np.log(seen), found.shape), rtol=1e-5)
+
+
+# ------------------------------------------------------------------ whole answers
+
+A, Y = 4, 3
+# Of three tokens, of one, of four; the second prompt has two answers only.
+ANSWERS = Answers(
+    RNG.integers(2, 90, (P, 1, Y, A)).astype(np.int32),
+    np.array([[[3, 1, 4]], [[2, 4, 0]]], np.int32),
+    np.array([[[0, 1, 0]], [[0, 1, 0]]], np.int32),
+)
+
+
+@functools.partial(jax.jit, static_argnames=("estimator", "model"))
+def ask(estimator, model, params, prompts, completions, postfix, answers, cuts=None):
+    """An estimator with its contexts; one program for all contents of the same shapes."""
+    prompt = read_prompts(model, params, prompts)
+    _, cache = read_completions(model, params, prompts, completions, prompt)
+    size = completions.shape[-1]
+    cuts = every_prefix(jnp.full(completions.shape[:2], size), size) if cuts is None else cuts
+    asked = (postfix, cuts) if answers is None else (postfix, cuts, answers)
+    return getattr(information, estimator)(model, params, prompts, (prompt, cache), *asked)
+
+
+def ask_golden(estimator, golden, answers=ANSWERS, **changed):
+    given = dict(prompts=Prompts(PROMPTS, PROMPT_LENGTH), completions=COMPLETIONS, postfix=POSTFIX)
+    arguments = given | changed | {"answers": answers}
+    return np.asarray(ask(estimator, golden.model, golden.params, **arguments))
+
+
+def brute_log_probs(golden, answers=ANSWERS):
+    """log p of every answer after every prefix by one full forward of each text; [P, G, T+1, Y]."""
+    shape = (P, G, T + 1, answers.length.shape[-1])
+    rows = np.zeros((*shape, L + T + K + A), np.int32)
+    start = np.zeros(shape, int)
+    for p, g, t, y in np.ndindex(shape):
+        own = answers.tokens[p, g % answers.tokens.shape[1], y]
+        parts = PROMPTS[p, : PROMPT_LENGTH[p]], COMPLETIONS[p, g, :t], POSTFIX, own
+        row = np.concatenate(parts)
+        rows[p, g, t, y, : len(row)] = row
+        start[p, g, t, y] = len(row) - A
+    flat = rows.reshape(-1, rows.shape[-1])
+    logits = np.float64(np.asarray(plain_logits(golden.model, golden.params, flat)))
+    log_p = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    found = np.full(shape, -1e30)
+    for index, (p, g, t, y) in enumerate(np.ndindex(shape)):
+        length = answers.length[p, g % answers.length.shape[1], y]
+        at = start[p, g, t, y] + np.arange(length)
+        if length:
+            found[p, g, t, y] = log_p[index, at - 1, flat[index, at]].sum()
+    return found
+
+
+def brute_set_entropy(log_p, meaning, length):
+    """Renormalised over the answers that are there, summed over those that mean the same."""
+    weight = np.where(length[:, :, None] > 0, np.exp(log_p), 0.0)
+    q = weight / weight.sum(-1, keepdims=True)
+    summed = np.stack([(q * (meaning[:, :, None] == m)).sum(-1) for m in range(q.shape[-1])], -1)
+    return -(summed * np.log(np.maximum(summed, 1e-300))).sum(-1)
+
+
+@pytest.mark.parametrize("name", ["qwen2_tied", "qwen3_untied", "llama_tied"])
+def test_whole_answers_are_full_forwards(name):
+    """Answers of 1 to 4 tokens, sets of two and three; log-probabilities and all that is made of
+    them."""
+    golden = golden_model(name)
+    want = brute_log_probs(golden)
+    found = ask_golden("answer_log_probs", golden)
+    np.testing.assert_allclose(found, want, atol=1e-4)
+    np.testing.assert_array_equal(ask_golden("answer_log_prob", golden), -found[..., 0])
+    entropy = ask_golden("answer_set_entropy", golden)
+    wanted = brute_set_entropy(want, ANSWERS.meaning, ANSWERS.length)
+    np.testing.assert_allclose(entropy, wanted, atol=1e-4)
+    assert np.ptp(wanted) > 0.1  # the prefixes differ
+
+
+def test_each_completion_may_have_an_answer_of_its_own(qwen2):
+    """And one without any has uncertainty 0, not NaN."""
+    golden, _ = qwen2
+    own = Answers(
+        RNG.integers(2, 90, (P, G, 1, A)).astype(np.int32),
+        np.array([[[4], [2]], [[0], [1]]], np.int32),
+        np.zeros((P, G, 1), np.int32),
+    )
+    want = -brute_log_probs(golden, own)[..., 0]
+    want[1, 0] = 0.0
+    np.testing.assert_allclose(ask_golden("answer_log_prob", golden, own), want, atol=1e-4)
+
+
+def test_an_answer_of_one_token_is_a_logit_of_the_probe(qwen2):
+    """Width 1: no forward behind the postfix; p(y) over all y of one token sums to 1."""
+    golden, entropy = qwen2
+    size = golden.config.vocab_size
+    every = Answers(
+        np.broadcast_to(np.arange(size, dtype=np.int32)[:, None], (P, 1, size, 1)),
+        np.ones((P, 1, size), np.int32),
+        np.broadcast_to(np.arange(size, dtype=np.int32), (P, 1, size)),
+    )
+    log_p = ask_golden("answer_log_probs", golden, every)
+    np.testing.assert_allclose(np.exp(log_p).sum(-1), 1.0, atol=1e-5)
+    # So the entropy over the set of all tokens is that of the first token.
+    found = ask_golden("answer_set_entropy", golden, every)
+    np.testing.assert_allclose(found, entropy, atol=1e-4)
+
+
+def test_a_set_without_answers_is_no_uncertainty(qwen2):
+    golden, _ = qwen2
+    none = ANSWERS._replace(length=np.zeros_like(ANSWERS.length))
+    assert not ask_golden("answer_set_entropy", golden, none).any()
+    alone = ANSWERS._replace(length=ANSWERS.length * (np.arange(Y) == 0))
+    np.testing.assert_allclose(ask_golden("answer_set_entropy", golden, alone), 0.0, atol=1e-6)
+
+
+def test_contents_share_one_program(qwen2):
+    """Other lengths of answers, other numbers of them, other cuts: nothing is compiled anew."""
+    golden, _ = qwen2
+    ask_golden("answer_set_entropy", golden)
+    before = ask._cache_size()
+    for length in ([[[1, 1, 0]], [[4, 0, 0]]], [[[4, 4, 4]], [[1, 2, 3]]]):
+        ask_golden("answer_set_entropy", golden, ANSWERS._replace(length=np.int32(length)))
+    assert ask._cache_size() == before
+
+
+@pytest.mark.parametrize("estimator", ["answer_log_probs", "answer_set_entropy"])
+def test_padding_neighbours_and_order_change_nothing(qwen2, estimator):
+    golden, _ = qwen2
+    want = ask_golden(estimator, golden)
+    prompts = np.where(np.arange(L) < PROMPT_LENGTH[:, None], PROMPTS, 95)
+    completions = np.where(np.arange(T) < LENGTH[..., None], COMPLETIONS, 95)
+    inside = np.arange(A) < ANSWERS.length[..., None]
+    answers = ANSWERS._replace(tokens=np.where(inside, ANSWERS.tokens, 95))
+    found = ask_golden(
+        estimator, golden, answers, prompts=Prompts(prompts, PROMPT_LENGTH), completions=completions
+    )
+    np.testing.assert_array_equal(found[REAL], want[REAL])
+    turned = ask_golden(estimator, golden, completions=COMPLETIONS[:, ::-1])
+    np.testing.assert_allclose(turned[:, ::-1], want, atol=1e-5)
+    other = Prompts(np.concatenate([PROMPTS[:1], PROMPTS[1:] + 1]), PROMPT_LENGTH)
+    np.testing.assert_array_equal(ask_golden(estimator, golden, prompts=other)[0], want[0])
+
+
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+@pytest.mark.parametrize("axes", [(2, 1, 1), (1, 2, 4)])
+def test_devices_change_nothing(qwen2, estimator, axes):
+    golden, _ = qwen2
+    answers = None if estimator == "answer_entropy" else ANSWERS
+    want = ask_golden(estimator, golden, answers)
+    mesh = make_mesh(*axes)
+    params = jax.device_put(golden.params, param_shardings(mesh, golden.params))
+    split = put((Prompts(PROMPTS, PROMPT_LENGTH), COMPLETIONS, answers), by_prompt(mesh))
+    found = ask(estimator, make_model(golden.config, mesh), params, *split[:2], POSTFIX, split[2])
+    np.testing.assert_allclose(found, want, atol=1e-5)
+
+
+def test_chunks_of_answers_change_nothing(qwen2, monkeypatch):
+    golden, _ = qwen2
+    want = ask_golden("answer_log_probs", golden)
+    monkeypatch.setattr(information, "_PROBE_TOKENS", 3 * P * G * K)
+    ask.clear_cache()
+    np.testing.assert_allclose(ask_golden("answer_log_probs", golden), want, atol=5e-5)
+    ask.clear_cache()
+
+
+def test_a_markov_chain_says_an_answer_in_closed_form():
+    """log p = sum of log transition probabilities, from the last postfix token on."""
+    transition = np.random.default_rng(2).dirichlet(np.ones(90), size=90).astype(np.float32)
+    found = ask(
+        "answer_log_probs",
+        markov_model(90),
+        transition,
+        Prompts(PROMPTS, PROMPT_LENGTH),
+        COMPLETIONS,
+        POSTFIX,
+        ANSWERS,
+    )
+    want = np.full((P, Y), -1e30)
+    for p, y in np.ndindex(P, Y):
+        length = ANSWERS.length[p, 0, y]
+        chain = [POSTFIX[-1], *ANSWERS.tokens[p, 0, y, :length]]
+        if length:
+            steps = zip(chain, chain[1:], strict=False)
+            want[p, y] = sum(np.log(np.float64(transition[i, j])) for i, j in steps)
+    np.testing.assert_allclose(found, np.broadcast_to(want[:, None, None], found.shape), rtol=1e-4)
+
+
+def halving_model(size, start):
+    """Each token halves the answers that are possible: after n of them size / 2^n are, all alike.
+
+    `start` is the position of the first completion token; u_t = log(size) - t log 2.
+    """
+
+    def forward(params, tokens, positions, contexts, read_from=0):
+        keys = jnp.zeros((1, *tokens.shape, 1, 1))
+        read = positions[..., read_from:] - start - K + 1
+        return jax.nn.one_hot(read, 16), Cache(keys, keys)
+
+    open_ones = np.maximum(size // 2 ** np.arange(16), 1)
+    table = np.where(np.arange(size) < open_ones[:, None], 0.0, -1e9).astype(np.float32)
+    return Model(forward, lambda params: jnp.asarray(table).T, lambda params: params)
+
+
+def test_each_halving_token_tells_log_2():
+    """u and s in closed form, by all three estimators."""
+    size = 2**T
+    model, prompts = halving_model(size, L), Prompts(PROMPTS, np.full(P, L, np.int32))
+    answers = Answers(
+        np.broadcast_to(np.arange(size, dtype=np.int32)[:, None], (P, 1, size, 1)),
+        np.ones((P, 1, size), np.int32),
+        np.broadcast_to(np.arange(size, dtype=np.int32), (P, 1, size)),
+    )
+    want = np.log(size) - np.log(2) * np.arange(T + 1)
+    for estimator in ESTIMATORS:
+        asked = None if estimator == "answer_entropy" else answers
+        u = ask(estimator, model, {}, prompts, COMPLETIONS, POSTFIX, asked)
+        np.testing.assert_allclose(u, np.broadcast_to(want, u.shape), atol=1e-5)
+        s = informativeness(u, jnp.ones((P, G, T), bool))
+        np.testing.assert_allclose(s, np.log(2), atol=1e-5)
+
+
+# ------------------------------------------------------------------ where
+
+
+def test_cuts_by_hand():
+    length = jnp.asarray([[5, 0, 6]])
+    for stride, want in [
+        (1, [[0, 1, 2, 3, 4, 5, 5], [0] * 7, [0, 1, 2, 3, 4, 5, 6]]),
+        (2, [[0, 2, 4, 5, 5, 5, 5], [0] * 7, [0, 2, 4, 6, 6, 6, 6]]),
+        (9, [[0, 5, 5, 5, 5, 5, 5], [0] * 7, [0, 6, 6, 6, 6, 6, 6]]),
+    ]:
+        cuts = choose_cuts(length, 6, stride=stride)
+        np.testing.assert_array_equal(cuts.position[0], want)
+        np.testing.assert_array_equal(cuts.count[0], [len(set(row)) for row in want])
+    boundary = jnp.zeros((1, 3, 6), bool).at[0, 0, 2].set(True).at[0, :, 5].set(True)
+    cuts = choose_cuts(length, 6, boundary=boundary)  # the sixth token of the first is padding
+    np.testing.assert_array_equal(cuts.position[0, :, :4], [[0, 3, 5, 5], [0] * 4, [0, 6, 6, 6]])
+    np.testing.assert_array_equal(cuts.count[0], [3, 1, 2])
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_sparse_probes_are_some_of_the_dense_ones(qwen2, stride):
+    golden, dense = qwen2
+    cuts = choose_cuts(jnp.asarray(LENGTH), T, stride=stride)
+    found = ask_golden("answer_entropy", golden, None, cuts=cuts)
+    for p, g in np.ndindex(P, G):
+        count = int(cuts.count[p, g])
+        at = np.asarray(cuts.position[p, g, :count])
+        np.testing.assert_allclose(found[p, g, :count], dense[p, g, at], atol=1e-5)
+        assert (found[p, g, count:] == found[p, g, count - 1]).all()
+
+
+def test_chunks_behind_the_last_cut_are_not_computed(qwen2, monkeypatch):
+    """The loop ends with the longest completion: a forward that is never run cannot count."""
+    golden, _ = qwen2
+    calls = []
+
+    def forward(params, tokens, positions, contexts, read_from=0):
+        if tokens.shape[-1] == K:  # a probe
+            jax.debug.callback(lambda: calls.append(1))
+        return golden.model.forward(params, tokens, positions, contexts, read_from=read_from)
+
+    monkeypatch.setattr(information, "_PROBE_TOKENS", 2 * P * G * K)  # 2 cuts a chunk
+    model = golden.model._replace(forward=forward)
+    for longest, chunks in [(3, 2), (4, 3), (9, 5)]:
+        calls.clear()
+        cuts = choose_cuts(jnp.minimum(jnp.full((P, G), T), longest), T)
+        arguments = Prompts(PROMPTS, PROMPT_LENGTH), COMPLETIONS, POSTFIX, None, cuts
+        jax.block_until_ready(ask("answer_entropy", model, golden.params, *arguments))
+        jax.effects_barrier()
+        assert len(calls) == chunks
+    ask.clear_cache()
+
+
+def test_spread_keeps_the_sum_of_every_segment():
+    """A property: random uncertainties, cuts and ends; between cuts all tokens carry alike."""
+    rng = np.random.default_rng(3)
+    size, rows = 23, 40
+    length = rng.integers(0, size + 1, (1, rows))
+    boundary = rng.random((1, rows, size)) < 0.3
+    for options in ({"stride": 1}, {"stride": 5}, {"boundary": jnp.asarray(boundary)}):
+        cuts = choose_cuts(jnp.asarray(length), size, **options)
+        at_cuts = jnp.asarray(rng.normal(size=(1, rows, size + 1)), jnp.float32)
+        u = np.asarray(spread(at_cuts, cuts, size))
+        thinking = np.arange(size) < length[..., None]
+        s = np.asarray(informativeness(jnp.asarray(u), jnp.asarray(thinking)))
+        assert not s[~thinking].any()
+        for row in range(rows):
+            position = np.asarray(cuts.position[0, row, : cuts.count[0, row]])
+            value = np.asarray(at_cuts[0, row, : cuts.count[0, row]])
+            np.testing.assert_array_equal(u[0, row, position], value)  # to the bit
+            assert (u[0, row, length[0, row] :] == value[-1]).all()
+            np.testing.assert_allclose(s[0, row].sum(), value[0] - value[-1], atol=1e-5)
+            for i, (a, b) in enumerate(zip(position, position[1:], strict=False)):
+                share = (value[i] - value[i + 1]) / (b - a)
+                np.testing.assert_allclose(s[0, row, a:b], share, atol=1e-5)
+
+
+# ------------------------------------------------------------------ its cost
+
+
+def test_no_key_is_copied_for_a_prefix():
+    """Memory of the probe, compiled for T = 512: less than one copy of the cache per prefix of a
+    chunk would take, and about the same for twice the length."""
+    config = DecoderConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=128,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+    )
+    model = make_model(config)
+    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    ids = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
+    temporary = {}
+    for size in (512, 1024):
+        probe = Probe(ids(6), Cuts(ids(1, 2, size + 1), ids(1, 2)))
+        floats, flags = jax.ShapeDtypeStruct((1, 2, size), jnp.float32), ids(1, 2)
+        rollout = Rollout(Prompts(ids(1, 16), ids(1)), ids(1, 2, size), ids(1, 2), floats, flags)
+        one = jax.ShapeDtypeStruct((), jnp.float32)
+        lowered = compute_signals.lower(model, params, None, rollout, probe, one)
+        temporary[size] = lowered.compile().memory_analysis().temp_size_in_bytes
+    chunk = information._PROBE_TOKENS // (2 * 6)
+    copies = min(chunk, 512) * 2 * 512 * config.num_layers * 2 * 2 * 16 * 4  # rows, keys, layers
+    assert temporary[512] < copies / 10
+    assert temporary[1024] < 2.5 * temporary[512]
+
+
+def test_states_that_are_not_read_are_not_computed():
+    """The last layer runs for the read token alone: its products are missing from the program."""
+    golden = golden_model("qwen2_tied")
+    layers, size = golden.config.num_layers, 16
+    tokens = jnp.zeros((2, size), jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(size), tokens.shape)
+
+    def flops(read_from):
+        unrolled = golden.model.unroll(golden.params)
+        run = functools.partial(golden.model.forward, read_from=read_from)
+        cost = jax.jit(run).lower(unrolled, tokens, positions, ()).compile().cost_analysis()
+        return cost["flops"]
+
+    share = flops(size - 1) / flops(0)
+    assert (layers - 1) / layers < share < (layers - 1) / layers + 0.45 / layers
+
+
+@pytest.mark.parametrize("name", ["qwen2_tied", "qwen3_untied"])
+def test_reading_from_a_token_on_gives_the_same_states(name):
+    golden = golden_model(name)
+    tokens = jnp.asarray(COMPLETIONS[:, 0])
+    positions = jnp.broadcast_to(jnp.arange(T), tokens.shape)
+    for params in (golden.params, golden.model.unroll(golden.params)):
+        whole, cache = golden.model.forward(params, tokens, positions, ())
+        part, same = golden.model.forward(params, tokens, positions, (), read_from=6)
+        np.testing.assert_allclose(part, whole[:, 6:], atol=1e-5)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), same, cache)
 
 
 # ------------------------------------------------------------------ informativeness
