@@ -1,0 +1,219 @@
+"""The command that shows what each token tells: its figures, its files, its sentences."""
+
+import json
+import re
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import plain_logits
+
+from iapo_jax import inspect
+from iapo_jax.errors import UserError
+from iapo_jax.examine import inspect_completions, open_model, sample_completions
+
+POSTFIX = "</think><answer>"
+TEXT = "12+30=42. check 12+30=42. </think><answer>42</answer>"
+FIELDS = {
+    *("prompt_ids", "completion_ids", "postfix_ids", "tokens"),
+    *("uncertainty", "informativeness", "entropy", "log_prob"),
+}
+
+
+@pytest.fixture(scope="module")
+def directory(root):
+    return str(root / "experiments" / "arithmetic" / "model")
+
+
+@pytest.fixture(scope="module")
+def opened(directory):
+    return open_model(directory)
+
+
+@pytest.fixture(scope="module")
+def prompt(opened):
+    chat = [{"role": "user", "content": "12+30"}]
+    tokenizer = opened.run.pretrained.tokenizer
+    return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+
+
+@pytest.fixture(scope="module")
+def seen(opened, prompt):
+    """A text with an end of thinking, one without, and none at all, side by side."""
+    texts = [TEXT, "12+30=", ""]
+    return inspect_completions(opened, prompt, texts, answer="42", postfix=POSTFIX)
+
+
+def log_softmax(opened, rows):
+    """Log-probabilities behind every token of whole texts, one plain forward; float64."""
+    width = max(map(len, rows))
+    tokens = jnp.asarray([row + [0] * (width - len(row)) for row in rows], jnp.int32)
+    logits = np.float64(np.asarray(plain_logits(opened.run.model, opened.params, tokens)))
+    return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+
+
+def test_uncertainty_is_a_full_forward_of_every_prefix(opened, seen):
+    """prompt_ids + completion_ids[:t] + postfix_ids, its next token's entropy; T + 1 of them."""
+    for one in seen:
+        rows = [
+            one.prompt_ids + one.completion_ids[:t] + one.postfix_ids
+            for t in range(len(one.tokens) + 1)
+        ]
+        log_p = log_softmax(opened, rows)
+        last = log_p[np.arange(len(rows)), [len(row) - 1 for row in rows]]
+        want = -(np.exp(last) * last).sum(-1)
+        assert len(one.uncertainty) == len(rows)
+        np.testing.assert_allclose(one.uncertainty, want, atol=1e-4)
+
+
+def test_scores_are_those_of_the_policy(opened, seen):
+    one = seen[0]
+    log_p = log_softmax(opened, [one.prompt_ids + one.completion_ids])[0]
+    before = log_p[len(one.prompt_ids) - 1 : -1]
+    np.testing.assert_allclose(
+        one.log_prob, before[np.arange(len(one.tokens)), one.completion_ids], atol=1e-4
+    )
+    np.testing.assert_allclose(one.entropy, -(np.exp(before) * before).sum(-1), atol=1e-4)
+
+
+def test_informativeness_is_thinking_alone(seen):
+    one = seen[0]
+    end = one.tokens.index("</think>")
+    assert one.thinking_length == end
+    assert one.informativeness[end:] == [0.0] * (len(one.tokens) - end)
+    total = one.uncertainty[0] - one.uncertainty[end]
+    assert abs(sum(one.informativeness) - total) < 1e-6
+    assert one.correct is True and one.extracted == "42" and "".join(one.tokens) == TEXT
+
+
+def test_without_an_end_all_tokens_think(seen):
+    one = seen[1]
+    assert one.thinking_length == len(one.tokens) > 0
+    assert one.correct is False and one.extracted is None
+    total = one.uncertainty[0] - one.uncertainty[-1]
+    assert abs(sum(one.informativeness) - total) < 1e-6
+
+
+def test_an_empty_completion_has_the_uncertainty_of_the_prompt(seen):
+    one = seen[2]
+    assert one.tokens == one.informativeness == one.entropy == one.log_prob == []
+    np.testing.assert_allclose(one.uncertainty, seen[0].uncertainty[:1], atol=1e-6)
+
+
+def test_the_reference_answer_is_teacher_forced(opened, prompt):
+    """-log p of 42 and its closing tag behind every prefix, by plain forwards."""
+    options = dict(answer="42", estimator="answer_log_prob", postfix=POSTFIX)
+    (one,) = inspect_completions(opened, prompt, [TEXT], **options)
+    answer = opened.run.pretrained.tokenizer.encode("42</answer>", add_special_tokens=False)
+    for t in (0, 5, len(one.tokens)):
+        row = one.prompt_ids + one.completion_ids[:t] + one.postfix_ids + answer
+        log_p = log_softmax(opened, [row])[0]
+        at = np.arange(len(row) - len(answer), len(row))
+        assert abs(one.uncertainty[t] + log_p[at - 1, answer].sum()) < 1e-4
+
+
+def test_completions_of_one_group_are_the_set(opened, prompt):
+    """With others that answer otherwise there is an uncertainty; alone and right there is none."""
+    other = TEXT.replace("<answer>42", "<answer>43")
+    options = dict(answer="42", estimator="answer_set_entropy", postfix=POSTFIX)
+    both = inspect_completions(opened, prompt, [TEXT, other], **options)
+    assert 0 < both[0].uncertainty[0] <= np.log(2) + 1e-6
+    (alone,) = inspect_completions(opened, prompt, [TEXT], **options)
+    assert max(map(abs, alone.uncertainty)) < 1e-6
+
+
+def test_samples_are_those_of_the_seed(opened, prompt):
+    draw = lambda seed: sample_completions(opened, prompt, 2, max_length=64, seed=seed)  # noqa: E731
+    first = draw(0)
+    assert first == draw(0) != draw(1)
+    stops = opened.run.pretrained.stop_ids
+    assert all(len(row) == 64 or (0 < len(row) < 64 and row[-1] in stops) for row in first)
+
+
+def test_the_command_writes_what_it_shows(directory, tmp_path, capsys):
+    json_path, html_path = tmp_path / "new" / "seen.json", tmp_path / "seen.html"
+    code = inspect.main(
+        [
+            *("--model", directory, "--chat", "--prompt", "12+30", "--completion", TEXT),
+            *("--answer", "42", "--json", str(json_path), "--html", str(html_path)),
+            f"information.postfix={POSTFIX}",
+        ]
+    )
+    shown = capsys.readouterr().out
+    assert code == 0 and "answer 42 (right)" in shown and f"wrote {html_path}" in shown
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    (one,) = json.loads(json_path.read_text(), parse_constant=refuse)
+    assert set(one) >= FIELDS
+    count = len(one["completion_ids"])
+    assert len(one["uncertainty"]) == count + 1
+    assert {len(one[name]) for name in FIELDS - {"uncertainty", "prompt_ids", "postfix_ids"}} == {
+        count
+    }
+    assert html_path.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_the_command_samples(directory, capsys):
+    arguments = ["--model", directory, "--chat", "--prompt", "12+30", "--sample", "2"]
+    arguments += ["sampling.max_completion_length=64", f"information.postfix={POSTFIX}"]
+    assert inspect.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "sampling 2 completion(s)" in shown and "completion 2 of 2" in shown
+
+
+MISTAKES = {
+    "no model": ([], "--model is missing"),
+    "no prompt": (["--model", "DIR"], "--prompt is missing"),
+    "empty prompt": (["--model", "DIR", "--prompt", ""], "--prompt is empty"),
+    "no such model": (["--model", "/nowhere", "--prompt", "1"], "'/nowhere' does not exist"),
+    "no sample": (["--model", "DIR", "--prompt", "1", "--sample", "0"], "--sample is 0; expected"),
+    "empty answer": (["--model", "DIR", "--prompt", "1", "--answer", " "], "--answer is empty"),
+    "unknown estimator": (
+        ["--model", "DIR", "--prompt", "1", "--estimator", "entropy"],
+        "information.estimator is 'entropy'; expected one of answer_entropy, answer_log_prob",
+    ),
+    "no reference": (
+        ["--model", "DIR", "--prompt", "1", "--estimator", "answer_log_prob"],
+        "answer_log_prob teacher-forces a reference answer: expected --answer TEXT",
+    ),
+    "too long": (
+        ["--model", "DIR", "--prompt", "1+" * 3000, "--completion", "2"],
+        "expected at most .* together, the model's context",
+    ),
+    "too long to sample": (
+        ["--model", "DIR", "--prompt", "1+" * 3000, "--sample", "1"],
+        "expected at most .* together, the model's context",
+    ),
+    "misspelt": (["--model", "DIR", "--prompt", "1", "informaton.postfix=x"], "did you mean inf"),
+    "a directory": (["--model", "DIR", "--prompt", "1", "--json", "/tmp"], "'/tmp', a directory"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_sentence(name, directory, capsys):
+    arguments, sentence = MISTAKES[name]
+    arguments = [directory if word == "DIR" else word for word in arguments]
+    assert inspect.main(arguments) == 2
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1 and errors[0].startswith("error: ")
+    assert re.search(sentence, errors[0]), errors[0]
+
+
+def test_a_model_without_a_tokenizer_is_said(directory, tmp_path, capsys):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(f"{directory}/{name}", tmp_path)
+    assert inspect.main(["--model", str(tmp_path), "--prompt", "1"]) == 2
+    assert "tokenizer" in capsys.readouterr().err
+
+
+def test_completion_and_sample_exclude_each_other(directory):
+    with pytest.raises(SystemExit):
+        inspect.parse(["--model", directory, "--completion", "1", "--sample", "2"])
+
+
+def test_nothing_to_look_at_is_said(opened, prompt):
+    with pytest.raises(UserError, match="no completion"):
+        inspect_completions(opened, prompt, [])
