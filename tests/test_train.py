@@ -280,6 +280,29 @@ def test_several_updates_of_a_rollout(straight, finish, updates):
     assert run.rows[1]["reward"] != straight.rows[1]["reward"]
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["information.estimator=answer_log_prob", "information.reference=own"],
+        ["information.estimator=answer_set_entropy", "batch.micro_batch_size=4"],
+        ["information.estimator=answer_log_prob", "information.boundaries=['. ', '=']"],
+    ],
+    ids=lambda words: " ".join(words),
+)
+def test_every_way_to_ask_trains(configure, tmp_path, overrides, capsys):
+    """Finite figures, information in them, nothing compiled after the first step; a dry run too."""
+    config = configure(tmp_path / "run", "max_steps=2", "eval.dataset=''", *overrides)
+    train(config, dry_run=True)
+    assert "signals" in capsys.readouterr().out
+    train(config)
+    rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert all(math.isfinite(value) for row in rows for value in row.values())
+    # A random model seldom writes an answer: of its own ones, or of a set, there is little to know.
+    silent = "own" in overrides[-1] or "set" in overrides[0]
+    assert silent or all(abs(row["iapo/information_per_token"]) > 1e-6 for row in rows)
+    assert len({row["compiles"] for row in rows}) == 1  # a count since the start
+
+
 def test_an_advantage_of_your_own(finish, world):
     # No advantage and no KL: no gradient, and not one bit of the model changes.
     def nothing(group, key):

@@ -1,0 +1,110 @@
+"""Answer information against transformers: a full float32 forward of each prefix and its answers.
+
+    python -m pytest --confcutdir=tests/oracle tests/oracle
+
+Prompts and completions of mixed lengths, answers of one to four tokens, for every architecture.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from iapo_jax import (
+    Answers,
+    Prompts,
+    answer_entropy,
+    answer_log_prob,
+    answer_set_entropy,
+    every_prefix,
+    make_model,
+    read_completions,
+    read_prompts,
+)
+from iapo_jax.pretrained import decoder_config
+from iapo_jax.weights import load_params
+
+MODELS = Path(__file__).resolve().parent.parent / "golden" / "models"
+RNG = np.random.default_rng(0)
+PROMPTS = [RNG.integers(2, 90, n).tolist() for n in (7, 3)]
+COMPLETIONS = [[RNG.integers(2, 90, n).tolist() for n in row] for row in ((9, 4), (1, 7))]
+POSTFIX = RNG.integers(2, 90, 3).tolist()
+ANSWERS = [[RNG.integers(2, 90, n).tolist() for n in row] for row in ((3, 1, 4), (2, 4))]
+MEANING = [[0, 1, 1], [0, 1, 0]]
+
+
+def pad(rows, width):
+    return np.asarray([row + [0] * (width - len(row)) for row in rows], np.int32)
+
+
+@pytest.fixture(scope="module", params=sorted(path.name for path in MODELS.iterdir()))
+def pair(request):
+    """A model of transformers, and ours from the same directory."""
+    directory = MODELS / request.param
+    theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    config = decoder_config(json.loads((directory / "config.json").read_text()))
+    return theirs, make_model(config), load_params(directory, config)
+
+
+@torch.no_grad()
+def log_softmax(model, ids):
+    return model(torch.tensor([ids])).logits[0].double().log_softmax(-1).numpy()
+
+
+def theirs_of(model):
+    """(entropy, log p of each answer) after every prefix; {(p, g, t): ...}."""
+    found = {}
+    for p, g in np.ndindex(2, 2):
+        for t in range(len(COMPLETIONS[p][g]) + 1):
+            stem = PROMPTS[p] + COMPLETIONS[p][g][:t] + POSTFIX
+            last = log_softmax(model, stem)[-1]
+            log_p = []
+            for answer in ANSWERS[p]:
+                rows = log_softmax(model, stem + answer)[len(stem) - 1 : -1]
+                log_p.append(rows[np.arange(len(answer)), answer].sum())
+            found[p, g, t] = -(np.exp(last) * last).sum(), np.asarray(log_p)
+    return found
+
+
+def ours_of(model, params):
+    prompts = Prompts(jnp.asarray(pad(PROMPTS, 8)), jnp.asarray([len(row) for row in PROMPTS]))
+    tokens = jnp.asarray([pad(rows, 10) for rows in COMPLETIONS])
+    length = jnp.asarray([[len(row) for row in rows] for rows in COMPLETIONS])
+    rows = [answers + [[]] * (3 - len(answers)) for answers in ANSWERS]
+    answers = Answers(
+        jnp.asarray([pad(row, 5) for row in rows])[:, None],
+        jnp.asarray([[len(answer) for answer in row] for row in rows])[:, None],
+        jnp.asarray(MEANING)[:, None],
+    )
+
+    @jax.jit
+    def run(params):
+        context = read_prompts(model, params, prompts)
+        _, cache = read_completions(model, params, prompts, tokens, context)
+        asked = model, params, prompts, (context, cache), jnp.asarray(POSTFIX)
+        cuts = every_prefix(length, tokens.shape[-1])
+        return (
+            answer_entropy(*asked, cuts),
+            answer_log_prob(*asked, cuts, answers),
+            answer_set_entropy(*asked, cuts, answers),
+        )
+
+    return [np.asarray(x) for x in run(params)]
+
+
+def test_all_estimators_at_every_prefix(pair):
+    theirs, model, params = pair
+    entropy, log_prob, set_entropy = ours_of(model, params)
+    wanted = theirs_of(theirs)
+    assert len(wanted) == 10 + 5 + 2 + 8
+    for (p, g, t), (want, log_p) in wanted.items():
+        q = np.exp(log_p - np.logaddexp.reduce(log_p))
+        q = np.bincount(MEANING[p][: len(q)], q)
+        np.testing.assert_allclose(entropy[p, g, t], want, atol=1e-4)
+        np.testing.assert_allclose(log_prob[p, g, t], -log_p[0], atol=1e-4)
+        np.testing.assert_allclose(set_entropy[p, g, t], -(q * np.log(q)).sum(), atol=1e-4)

@@ -1,0 +1,295 @@
+"""The HTML page and the terminal view: escaped, self-contained, usable by keyboard."""
+
+import io
+import json
+import math
+import re
+import shutil
+
+import pytest
+from rich.console import Console
+
+from iapo_jax import terminal
+from iapo_jax.inspection import Inspection, total, visible
+from iapo_jax.page import render_page
+
+HOSTILE = "<script>window.hacked = 1</script>"
+
+
+def example(count=40, thinking=30, **changed):
+    """Smooth figures: u falls in one step at token 20, and rises a little at token 10."""
+    u = [2.3 + 0.3 * (9 < t < 15) if t < 20 else 0.1 for t in range(count + 1)]
+    s = [u[t] - u[t + 1] if t < thinking else 0.0 for t in range(count)]
+    fields = dict(
+        prompt=f"What is 6 times 7? {HOSTILE}",
+        completion="six times seven",
+        prompt_ids=[1, 2, 3],
+        completion_ids=list(range(count)),
+        postfix_ids=[4, 5],
+        tokens=[f"w{t} " for t in range(count)],
+        uncertainty=u,
+        informativeness=s,
+        entropy=[0.5] * count,
+        log_prob=[math.log(0.25)] * count,
+        thinking_length=thinking,
+        estimator="answer_entropy",
+        postfix="</think>\n<answer>",
+        answer="42",
+        extracted="42",
+        correct=True,
+        finished=True,
+    )
+    return Inspection(**(fields | changed))
+
+
+def hostile():
+    tokens = [HOSTILE, "\n", "</script>", "\x1b[31m", "&amp;", "[bold]", "\\xf0", "\u2028", "é"]
+    count = len(tokens)
+    return example(count, count, tokens=tokens, extracted=HOSTILE, correct=False, finished=False)
+
+
+EMPTY = example(0, 0, tokens=[], extracted=None, correct=None)
+
+
+# ------------------------------------------------------------------ the page as text
+
+
+def test_the_page_needs_and_allows_nothing_else():
+    page = render_page([example(), hostile(), EMPTY])
+    assert "http://" not in page and "https://" not in page
+    assert not re.search(r"<(link|img|iframe|object)|@import|url\(", page)
+    assert "default-src 'none'" in page and "'unsafe-inline'; script-src 'sha256-" in page
+
+
+def test_texts_of_models_and_users_are_escaped():
+    page = render_page([hostile()], title=HOSTILE)
+    assert "<script>window" not in page
+    assert page.count("<script") == 2  # the figures and the page's own
+    assert page.count("</script>") == 2
+
+
+def test_the_embedded_figures_are_those_that_were_given():
+    one = hostile()
+    page = render_page([one])
+    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1]
+    (told,) = json.loads(text)
+    assert told["tokens"] == one.tokens and told["uncertainty"] == one.uncertainty
+
+
+def test_no_completion_and_no_information_are_pages_too():
+    flat = example(3, 3, uncertainty=[0.0] * 4, informativeness=[0.0] * 3)
+    for page in (render_page([]), render_page([EMPTY]), render_page([flat])):
+        assert "nan" not in page.lower().replace("unanswered", "")
+
+
+def test_what_cannot_be_seen_is_spelt():
+    assert visible("a\n\x1b[0m\t\u200b\xa0é🧮") == "a⏎\\x1b[0m⇥\\u200b\\xa0é🧮"
+
+
+def test_the_total_is_that_of_thinking():
+    assert abs(total(example()) - (2.3 - 0.1)) < 1e-9 and total(EMPTY) == 0.0
+
+
+# ------------------------------------------------------------------ the terminal
+
+
+def shown(inspections, **options):
+    out = io.StringIO()
+    terminal.show(inspections, Console(file=out, width=100, **options))
+    return out.getvalue()
+
+
+def test_the_terminal_shows_figures_without_colours():
+    text = shown([example(), hostile(), EMPTY])
+    assert "\x1b" not in text  # no colours, and no escape of the completion's
+    assert "thinking told +2.200" in text and "completion 3 of 3" in text
+    row = next(line for line in text.splitlines() if "'w19 '" in line)
+    assert re.split(r"\s+", row.strip("│ ")) == ["20", "'w19", "'", "+2.200", "2.300", "0.100"]
+    assert "[bold]" in text  # text, not markup
+
+
+def test_the_terminal_colours_what_told(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    text = shown([example()], force_terminal=True, color_system="truecolor")
+    assert re.search(r"\x1b\[[0-9;]*48;2;22;104;184m" + "w19", text)
+    assert "\x1b[31m" not in shown([hostile()], force_terminal=True, color_system="truecolor")
+
+
+# ------------------------------------------------------------------ the page in a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("chromium and chromedriver are not installed")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in (
+        *("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"),
+        *("disable-background-networking", "disable-component-update", "disable-sync"),
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, tmp_path):
+    """Opens a page of inspections; its own console must stay silent."""
+
+    def open_page(*inspections, width=1200, height=900):
+        path = tmp_path / "page.html"
+        path.write_text(render_page(inspections), encoding="utf-8")
+        browser.set_window_size(width, height)
+        browser.get(path.as_uri())
+        return browser
+
+    yield open_page
+    assert browser.get_log("browser") == []
+
+
+def keys(driver, *names):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    chain = ActionChains(driver)
+    for name in names:
+        chain.send_keys(getattr(Keys, name))
+    chain.perform()
+
+
+def tip(driver):
+    return driver.execute_script(
+        "const t = document.getElementById('tip'); return t.hidden ? null : t.innerText"
+    )
+
+
+def focus_first(driver):
+    driver.execute_script("document.querySelector('.t').focus()")
+
+
+def test_a_script_in_a_completion_does_not_run(page):
+    driver = page(hostile())
+    assert driver.execute_script("return window.hacked") is None
+    assert HOSTILE in driver.find_element("css selector", ".text").text
+
+
+def test_nothing_is_fetched(page, browser):
+    browser.get_log("performance")
+    driver = page(example(), hostile())
+    sent = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    urls = [
+        m["params"]["request"]["url"] for m in sent if m["method"] == "Network.requestWillBeSent"
+    ]
+    assert all(url.startswith("file://") for url in urls)
+
+
+def test_arrow_keys_walk_and_tell(page):
+    driver = page(example(), EMPTY)
+    focus_first(driver)
+    assert "token 1 of 40" in tip(driver) and "u 2.300 → 2.300" in tip(driver)
+    keys(driver, "ARROW_RIGHT", "ARROW_RIGHT")
+    assert "token 3 of 40" in tip(driver)
+    keys(driver, "ARROW_DOWN", "ARROW_DOWN", "ARROW_DOWN")  # up to 10, back down at 15, then 20
+    assert "token 20 of 40" in tip(driver) and "+2.200 nats: told" in tip(driver)
+    assert "probability 0.250" in tip(driver)
+    keys(driver, "END")
+    assert "after the end of thinking" in tip(driver)
+    keys(driver, "HOME", "ARROW_LEFT")
+    assert "token 1 of 40" in tip(driver)
+    keys(driver, "ESCAPE")
+    assert tip(driver) is None
+    focused = "return document.querySelectorAll('.t[tabindex=\"0\"]').length"
+    assert driver.execute_script(focused) == 1  # one stop for the tab key
+
+
+def test_the_tip_is_bound_to_its_token_for_readers(page):
+    driver = page(example())
+    focus_first(driver)
+    described = driver.execute_script(
+        "return document.activeElement.getAttribute('aria-describedby')"
+    )
+    role = driver.execute_script("return document.getElementById('tip').getAttribute('role')")
+    assert (described, role) == ("tip", "tooltip")
+
+
+def test_the_curve_finds_its_token(page):
+    driver = page(example())
+    driver.execute_script(
+        """const box = document.querySelector('.plot').getBoundingClientRect();
+        const at = { bubbles: true, clientX: box.left + box.width * 0.5, clientY: box.top + 5 };
+        document.querySelector('.plot').dispatchEvent(new PointerEvent('pointermove', at));"""
+    )
+    assert "token 20 of 40" in tip(driver)
+    left = driver.execute_script("return document.querySelector('.marker').style.left")
+    assert left == "50%"
+
+
+def test_the_table_has_every_figure(page):
+    driver = page(example())
+    driver.execute_script("document.querySelector('article details').open = true")
+    rows = driver.execute_async_script(
+        """const done = arguments[0], all = () => [...document.querySelectorAll('tbody tr')];
+        setTimeout(() => done(all().map(r => r.innerText)), 200)"""
+    )
+    assert len(rows) == 40
+    assert rows[19].split("\t") == ["20", "w19 ", "+2.200", "0.100", "0.500", "0.250"]
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_nothing_is_wider_than_the_window(page, width):
+    long = example(60, 50, tokens=["antidisestablishmentarianism" * 3] + ["x" * 9] * 59)
+    driver = page(example(), long, hostile(), EMPTY, width=1300)
+    inside = driver.execute_script(
+        """document.body.style.width = arguments[0] + 'px';
+        const wide = document.body.getBoundingClientRect();
+        return [...document.querySelectorAll('article, header, .text, .legend, .sums')]
+          .every(x => x.getBoundingClientRect().right <= wide.right + 1)""",
+        width,
+    )
+    assert inside
+
+
+def test_the_theme_follows_the_system_and_the_button(page):
+    driver = page(example())
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    light = driver.execute_script(ground)
+    driver.find_element("id", "theme").click()
+    dark = driver.execute_script(ground)
+    assert light == "rgb(251, 251, 249)" and dark == "rgb(21, 23, 26)"
+
+
+def test_text_can_be_read_in_both_themes(page):
+    """WCAG AA, 4.5 to 1, of the text on the strongest ground of a token."""
+    driver = page(example())
+
+    def contrast():
+        return driver.execute_script(
+            """const rgb = (c) => c.match(/[\\d.]+/g).map(Number);
+            const light = (c) => { const f = c.slice(0, 3).map(v => v / 255).map(
+              v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+              return 0.2126 * f[0] + 0.7152 * f[1] + 0.0722 * f[2]; };
+            const token = document.querySelectorAll('.t')[19], style = getComputedStyle(token);
+            const over = rgb(style.backgroundColor), a = over[3] ?? 1;
+            const card = rgb(getComputedStyle(token.closest('article')).backgroundColor);
+            const ground = over.slice(0, 3).map((v, i) => a * v + (1 - a) * card[i]);
+            const [x, y] = [light(rgb(style.color)), light(ground)].sort((p, q) => q - p);
+            return (x + 0.05) / (y + 0.05);"""
+        )
+
+    first = contrast()
+    driver.find_element("id", "theme").click()
+    assert first > 4.5 and contrast() > 4.5
+
+
+def test_long_completions_work_alike(page):
+    """2,000 tokens, eight of them; no listener of its own for each."""
+    driver = page(*[example(2000, 1990) for _ in range(8)])
+    focus_first(driver)
+    keys(driver, "ARROW_RIGHT", "ARROW_RIGHT", "END")
+    assert "token 2000 of 2000" in tip(driver)
