@@ -4,6 +4,10 @@ After every prefix the key-value cache of the whole text is cloned, cut and padd
 positions at a time, and the postfix is run as a batch over the clones (arXiv:2602.19049). Positions
 and masks are corrected, so that it computes what it is meant to: each probe sits right behind its
 own prefix and reads nothing of the chunk's longer ones.
+
+Plain, as a reader of the description would write it: clones stacked position by position and then
+put in the order of the batch, the model's head on every postfix token. Tuned: one copy less, the
+head on the last token alone.
 """
 
 import torch
@@ -19,19 +23,19 @@ def entropy_of(logits: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def probe_by_cloning(model, ids, prompt_length: int, postfix, chunk: int = CHUNK):
+def probe_by_cloning(model, ids, prompt_length: int, postfix, *, tuned: bool, chunk: int = CHUNK):
     """Entropies [B, T+1] after `postfix` [K] behind each prefix of ids [B, prompt_length + T]."""
     batch, total = ids.shape
-    full = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+    full = model(input_ids=ids, use_cache=True, logits_to_keep=int(tuned)).past_key_values
     found = []
     for first in range(prompt_length, total + 1, chunk):
         cuts = torch.arange(first, min(first + chunk, total + 1), device=ids.device)
-        cache = _cloned(full, cuts)
-        found.append(_probe(model, cache, cuts, postfix, batch))
+        cache = _cloned(full, cuts, tuned)
+        found.append(_probe(model, cache, cuts, postfix, batch, tuned))
     return torch.cat(found, dim=1)
 
 
-def _cloned(full: DynamicCache, cuts: torch.Tensor) -> DynamicCache:
+def _cloned(full: DynamicCache, cuts: torch.Tensor, tuned: bool) -> DynamicCache:
     """A copy of the cache for each cut: [B * len(cuts), heads, longest, width] in every layer."""
     cache, longest = DynamicCache(), int(cuts[-1])
     for index, layer in enumerate(full.layers):
@@ -41,12 +45,17 @@ def _cloned(full: DynamicCache, cuts: torch.Tensor) -> DynamicCache:
                 torch.nn.functional.pad(states[:, :, :cut], (0, 0, 0, longest - cut))
                 for cut in cuts.tolist()
             ]
-            pair.append(torch.stack(copies, dim=1).flatten(0, 1))
+            if tuned:
+                pair.append(torch.stack(copies, dim=1).flatten(0, 1))
+            else:
+                pair.append(torch.stack(copies).transpose(0, 1).flatten(0, 1))
         cache.update(*pair, index)
     return cache
 
 
-def _probe(model, cache: DynamicCache, cuts: torch.Tensor, postfix, batch: int) -> torch.Tensor:
+def _probe(
+    model, cache: DynamicCache, cuts: torch.Tensor, postfix, batch: int, tuned: bool
+) -> torch.Tensor:
     size, longest = len(postfix), int(cuts[-1])
     readable = torch.arange(longest, device=cuts.device) < cuts[:, None]
     own = torch.ones(len(cuts), size, dtype=torch.bool, device=cuts.device)
@@ -58,7 +67,7 @@ def _probe(model, cache: DynamicCache, cuts: torch.Tensor, postfix, batch: int) 
         position_ids=positions,
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
+        logits_to_keep=int(tuned),
     ).logits[:, -1]
     return entropy_of(logits).view(batch, len(cuts))
 

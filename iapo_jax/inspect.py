@@ -139,9 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = inspect(arguments)
         terminal.show(found)
         if arguments.json is not None:
-            objects = [to_json(one) for one in found]
-            text = json.dumps(objects, ensure_ascii=False, indent=1, allow_nan=False)
-            write(arguments.json, text + "\n", "--json")
+            lines = [json.dumps(to_json(one), ensure_ascii=False, allow_nan=False) for one in found]
+            write(arguments.json, "[\n" + ",\n".join(lines) + "\n]\n", "--json")
         if arguments.html is not None:
             write(arguments.html, render_page(found), "--html")
     except UserError as error:
