@@ -66,6 +66,8 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
     section = config.information
     if arguments.prompt is None:
         raise UserError("--prompt is missing: expected the text that the model reads")
+    for name in ("prompt", "completion", "answer"):
+        _check_text(getattr(arguments, name), f"--{name}")
     if arguments.sample is not None and arguments.sample < 1:
         raise UserError(f"--sample is {arguments.sample}; expected at least 1")
     probes.check_section(section)
@@ -105,6 +107,13 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
         temperature=config.sampling.temperature,
         **dataclasses.asdict(section),
     )
+
+
+def _check_text(value: str | list[str] | None, field: str) -> None:
+    """Bytes of the command line that are no UTF-8 have no tokens."""
+    for text in [value] if isinstance(value, str) else value or []:
+        if any("\ud800" <= char <= "\udfff" for char in text):
+            raise UserError(f"{field} is {text!r}, which is no UTF-8 text")
 
 
 def _config(arguments: argparse.Namespace) -> TrainConfig:

@@ -1,6 +1,10 @@
 """One completion under the probe, as it is written to JSON and shown."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+FAINT = 0.1  # nats; a scale never ends below it, so that rounding is not shown as information
 
 
 class Inspection(NamedTuple):
@@ -33,6 +37,16 @@ def to_json(one: Inspection) -> dict[str, Any]:
 def total(one: Inspection) -> float:
     """The information of all thinking: u_0 - u_(end of thinking), in nats."""
     return one.uncertainty[0] - one.uncertainty[one.thinking_length]
+
+
+def colour_scale(inspections: Sequence[Inspection]) -> float:
+    """Nats that the strongest colour stands for, one scale for all completions."""
+    return max([FAINT, *(abs(s) for one in inspections for s in one.informativeness)])
+
+
+def strength(value: float, scale: float) -> float:
+    """A token's colour, -1 to 1: the root of its share of the scale, so that small ones show."""
+    return math.copysign(math.sqrt(min(abs(value) / scale, 1.0)), value)
 
 
 def visible(text: str) -> str:

@@ -6,19 +6,29 @@ import json
 from collections.abc import Sequence
 from html import escape
 from importlib import resources
+from typing import NamedTuple
 
-from iapo_jax.inspection import Inspection, to_json, total, visible
+from iapo_jax.inspection import FAINT, Inspection, colour_scale, strength, to_json, total, visible
 
 _BIG = 0.15  # share of the scale from which a token is a stop of the up and down keys
+_SHORT = 400  # characters of a prompt that is shown at once
 _INK = 0.62  # opacity of the strongest background: text on it stays readable
 _EMBEDDED = ("tokens", "uncertainty", "informativeness", "entropy", "log_prob", "thinking_length")
+
+
+class Axes(NamedTuple):
+    """Where the curves end; the same for all completions, so that shorter ones look shorter."""
+
+    tokens: int
+    nats: float
 
 
 def render_page(inspections: Sequence[Inspection], title: str = "What each token tells") -> str:
     """The page: a legend, and for each completion its curve, its coloured text and a table.
 
-    One colour scale for all. Texts of models and users are escaped everywhere; a content security
-    policy forbids every script but the page's own, and every connection.
+    One colour scale and one pair of axes for all. Texts of models and users are escaped
+    everywhere; a content security policy forbids every script but the page's own, and every
+    connection.
     """
     css, script = (_asset(name) for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -26,9 +36,12 @@ def render_page(inspections: Sequence[Inspection], title: str = "What each token
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    scale = max((abs(s) for one in inspections for s in one.informativeness), default=0.0)
-    top = max((u for one in inspections for u in one.uncertainty), default=0.0) or 1.0
-    cards = "\n".join(_card(one, index, scale, top) for index, one in enumerate(inspections))
+    scale = colour_scale(inspections)
+    axes = Axes(
+        max([1, *(len(one.tokens) for one in inspections)]),
+        max([FAINT, *(u for one in inspections for u in one.uncertainty)]),
+    )
+    cards = "\n".join(_card(one, index, scale, axes) for index, one in enumerate(inspections))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -41,16 +54,18 @@ def render_page(inspections: Sequence[Inspection], title: str = "What each token
 </head>
 <body>
 <header><h1>{escape(title)}</h1><button id="theme" type="button">light / dark</button></header>
+<main>
 <p class="lead">After every prefix the model was made to answer at once. u is its uncertainty about
 the answer, in nats; a token tells what u falls by. Hover, tap or use the arrow keys; up and down
 go to the telling tokens.</p>
 {_facts(inspections[0]) if inspections else ""}
 {_legend(scale)}
-<main>
+<div class="cards">
 {cards}
-</main>
+</div>
 <div id="tip" role="tooltip" hidden></div>
-<script type="application/json" id="data">{_embedded(inspections, top)}</script>
+</main>
+<script type="application/json" id="data">{_embedded(inspections, axes)}</script>
 <script>{script}</script>
 </body>
 </html>
@@ -61,49 +76,56 @@ def _asset(name: str) -> str:
     return resources.files("iapo_jax").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _embedded(inspections: Sequence[Inspection], top: float) -> str:
+def _embedded(inspections: Sequence[Inspection], axes: Axes) -> str:
     """Figures for the script, as JSON that cannot end its element."""
     rows = []
     for one in inspections:
         whole = to_json(one)
-        rows.append({name: whole[name] for name in _EMBEDDED} | {"top": top})
+        rows.append({name: whole[name] for name in _EMBEDDED} | {"axes": axes._asdict()})
     text = json.dumps(rows, allow_nan=False)  # ASCII: no line separators that end a statement
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _facts(one: Inspection) -> str:
+    is_open = " open" if len(one.prompt) <= _SHORT else ""
     answer = f"<dt>gold answer</dt><dd><code>{escape(one.answer)}</code></dd>" if one.answer else ""
     return f"""<dl class="facts">
 <dt>uncertainty</dt><dd>{escape(one.estimator)}</dd>
 <dt>exit postfix</dt><dd><code>{escape(visible(one.postfix))}</code></dd>
 {answer}
-<dt>prompt</dt><dd><details><summary>{len(one.prompt_ids)} tokens</summary>\
+<dt>prompt</dt><dd><details{is_open}><summary>{len(one.prompt_ids)} tokens</summary>\
 <div class="prompt">{escape(one.prompt)}</div></details></dd>
 </dl>"""
 
 
 def _legend(scale: float) -> str:
-    steps = [-1.0, -0.5, -0.2, 0.2, 0.5, 1.0]
+    steps = [-1.0, -0.7, -0.4, 0.4, 0.7, 1.0]  # strengths: roots of the share
     cells = "".join(
-        f'<span class="step {_class(step)}" style="{_strength(step)}">{step * scale:+.2f}</span>'
+        f'<span class="step {_class(step)}" style="{_style(step)}">'
+        f"{_signed(step * abs(step) * scale)}</span>"
         for step in steps
     )
+    ends = f"from {_signed(-scale)} to {_signed(scale)} nats a token"
     return f"""<div class="legend" role="note"><span>unsettled (dotted)</span>
-<span class="ramp" aria-label="from {-scale:.2f} to {scale:+.2f} nats a token">{cells}</span>
+<span class="ramp" aria-label="{ends}">{cells}</span>
 <span>told (solid)</span><span>nats a token; grey: after the end of thinking</span></div>"""
 
 
-def _class(share: float) -> str:
-    return "plus" if share >= 0 else "minus"
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
-def _strength(share: float) -> str:
+def _class(colour: float) -> str:
+    return "plus" if colour >= 0 else "minus"
+
+
+def _style(colour: float) -> str:
     """Opacity of the ground, and thickness of the line under it: colour is not alone."""
-    size = min(abs(share), 1.0)
+    size = abs(colour)
     return f"--a:{_INK * size:.3f};--w:{3 * size:.1f}px"
 
 
-def _card(one: Inspection, index: int, scale: float, top: float) -> str:
+def _card(one: Inspection, index: int, scale: float, axes: Axes) -> str:
     verdict = {True: ("right", "right"), False: ("wrong", "wrong"), None: ("not judged", "none")}
     word, style = verdict[one.correct]
     own = escape(visible(one.extracted)) if one.extracted else "no answer"
@@ -120,20 +142,19 @@ def _card(one: Inspection, index: int, scale: float, top: float) -> str:
     return f"""<article data-index="{index}" aria-label="{name}">
 <div class="head"><h2>{name.capitalize()}</h2><span class="verdict {style}">{word}</span></div>
 <dl class="sums">{cells}</dl>
-{_curve(one, index, top)}
+{_curve(one, index, axes)}
 {_text(one, scale, name)}
 {_table() if one.tokens else ""}
 </article>"""
 
 
-def _curve(one: Inspection, index: int, top: float) -> str:
-    """u_t over tokens, 0 to `top` nats; the plot's box is 1 wide and 1 high, and stretched."""
-    count = max(len(one.tokens), 1)
-    points = [(t / count, 1 - max(u, 0.0) / top) for t, u in enumerate(one.uncertainty)]
+def _curve(one: Inspection, index: int, axes: Axes) -> str:
+    """u_t over tokens; the plot's box is 1 wide and 1 high, and stretched."""
+    points = [(t / axes.tokens, 1 - max(u, 0.0) / axes.nats) for t, u in enumerate(one.uncertainty)]
     if len(points) == 1:
         points.append((1.0, points[0][1]))
     line = "M" + "L".join(f"{x:.5g} {y:.4g}" for x, y in points)
-    ends = one.thinking_length / count
+    ends, last = one.thinking_length / axes.tokens, points[-1][0]
     highest = max(one.uncertainty)
     label = (
         f"from {one.uncertainty[0]:.3f} to {one.uncertainty[-1]:.3f}, at most {highest:.3f} nats"
@@ -141,15 +162,15 @@ def _curve(one: Inspection, index: int, top: float) -> str:
     closed = 0 < one.thinking_length < len(one.tokens)
     rule = f'<line class="end" x1="{ends:.5g}" x2="{ends:.5g}" y1="0" y2="1"/>' if closed else ""
     return f"""<figure>
-<figcaption><span>uncertainty u, {top:.2f} nats at the top</span></figcaption>
+<figcaption><span>uncertainty u, {axes.nats:.2f} nats at the top</span></figcaption>
 <div class="plot">\
 <svg viewBox="0 0 1 1" preserveAspectRatio="none" role="img" \
 aria-labelledby="c{index}t c{index}d"><title id="c{index}t">Uncertainty about the answer</title>\
 <desc id="c{index}d">{label}</desc>{rule}\
-<path class="under" d="{line}L1 1L0 1Z"/><path d="{line}"/>\
+<path class="under" d="{line}L{last:.5g} 1L0 1Z"/><path d="{line}"/>\
 </svg><div class="marker" hidden></div></div>
 <figcaption><span>0</span><span>{"dashed: thinking ends" if closed else ""}</span>\
-<span>{len(one.tokens)} tokens</span></figcaption>
+<span>{axes.tokens} tokens</span></figcaption>
 </figure>"""
 
 
@@ -164,13 +185,14 @@ def _text(one: Inspection, scale: float, name: str) -> str:
 
 
 def _token(one: Inspection, i: int, scale: float) -> str:
-    text, share = one.tokens[i], one.informativeness[i] / scale if scale else 0.0
-    shown = escape(visible(text)).replace("⏎", '<span class="nl">⏎</span>\n')
+    text, told = one.tokens[i], one.informativeness[i]
+    colour = strength(told, scale)
+    shown = escape(visible(text) or "∅").replace("⏎", '<span class="nl">⏎</span>\n')
     after = "" if i < one.thinking_length else " after"
-    big = ' data-big="1"' if abs(share) >= _BIG else ""
+    big = ' data-big="1"' if abs(told) >= _BIG * scale else ""
     return (
-        f'<span class="t {_class(share)}{after}" role="option" tabindex="{-(i > 0)}" '
-        f'data-i="{i}"{big} style="{_strength(share)}">{shown}</span>'
+        f'<span class="t {_class(colour)}{after}" role="option" tabindex="{-(i > 0)}" '
+        f'data-i="{i}"{big} style="{_style(colour)}">{shown}</span>'
     )
 
 

@@ -7,11 +7,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from iapo_jax.inspection import Inspection, total, visible
+from iapo_jax.inspection import FAINT, Inspection, colour_scale, strength, total, visible
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _TOP = 5  # the most informative tokens that are listed
-_LEVELS = (  # share of the scale, background of a token that told, and of one that unsettled
+_LEVELS = (  # strength, background of a token that told, and of one that unsettled
     (0.75, "#1668b8", "#b8560a"),
     (0.40, "#5a98d6", "#e08a3c"),
     (0.15, "#a9cbee", "#f3c493"),
@@ -24,14 +24,14 @@ def show(inspections: Sequence[Inspection], console: Console | None = None) -> N
     One scale for all of them. Colours only where the terminal has them; the table says the same.
     """
     console = console or Console()
-    scale = max((abs(s) for one in inspections for s in one.informativeness), default=0.0)
+    scale = colour_scale(inspections)
     for number, one in enumerate(inspections, 1):
         title = f"completion {number} of {len(inspections)} · {one.estimator}"
         parts = [_totals(one), _curve(one, max(console.width - 26, 10)), Text()]
         parts += [_tokens(one, scale), Text()] if one.tokens else []
         parts += [_top(one)] if any(one.informativeness) else []
         console.print(Panel(Group(*parts), title=title, title_align="left"))
-    if scale:
+    if any(s for one in inspections for s in one.informativeness):
         console.print(_legend(scale))
 
 
@@ -53,24 +53,24 @@ def _curve(one: Inspection, width: int) -> Text:
     columns = min(width, len(values))
     starts = [index * len(values) // columns for index in range(columns + 1)]
     peaks = [max(values[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
-    top = max(peaks)
+    top = max(FAINT, *peaks)
     steps = len(_BARS) - 1
-    bars = "".join(_BARS[round(steps * max(p, 0.0) / top) if top > 0 else 0] for p in peaks)
+    bars = "".join(_BARS[round(steps * max(p, 0.0) / top)] for p in peaks)
     return Text(f"u_t  {bars}  0 to {top:.2f} nats")
 
 
-def _style(share: float) -> str:
+def _style(colour: float) -> str:
     for level, told, unsettled in _LEVELS:
-        if abs(share) >= level:
+        if abs(colour) >= level:
             front = "white" if level > 0.5 else "black"
-            return f"{front} on {told if share > 0 else unsettled}"
+            return f"{front} on {told}" if colour > 0 else f"underline {front} on {unsettled}"
     return ""
 
 
 def _tokens(one: Inspection, scale: float) -> Text:
     text = Text()
     for index, (token, value) in enumerate(zip(one.tokens, one.informativeness, strict=True)):
-        style = _style(value / scale if scale else 0.0)
+        style = _style(strength(value, scale))
         text.append(visible(token), style if index < one.thinking_length else "dim")
         text.append("\n" * token.count("\n"))
     return text
@@ -93,14 +93,9 @@ def _top(one: Inspection) -> Table:
 
 def _legend(scale: float) -> Text:
     text = Text("nats per token:  ")
-    for level, _, unsettled in _LEVELS:
-        text.append(
-            f" -{level * scale:.2f} ", f"{'white' if level > 0.5 else 'black'} on {unsettled}"
-        )
-        text.append(" ")
+    for level, *_ in _LEVELS:
+        text.append(f" -{level**2 * scale:.2f} ", _style(-level)).append(" ")
     text.append(" unsettled | told  ")
-    for level, told, _ in reversed(_LEVELS):
-        text.append(f" +{level * scale:.2f} ", f"{'white' if level > 0.5 else 'black'} on {told}")
-        text.append(" ")
-    text.append("  and more; dim: after the end of thinking")
-    return text
+    for level, *_ in reversed(_LEVELS):
+        text.append(f" +{level**2 * scale:.2f} ", _style(level)).append(" ")
+    return text.append("  and more; dim: after the end of thinking")

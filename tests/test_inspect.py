@@ -187,6 +187,11 @@ MISTAKES = {
         ["--model", "DIR", "--prompt", "1+" * 3000, "--sample", "1"],
         "expected at most .* together, the model's context",
     ),
+    "no text": (["--model", "DIR", "--prompt", "1\udcff"], "--prompt is .*no UTF-8 text"),
+    "no texts": (
+        ["--model", "DIR", "--prompt", "1", "--completion", "2", "--completion", "\udcff"],
+        "--completion is .*no UTF-8 text",
+    ),
     "misspelt": (["--model", "DIR", "--prompt", "1", "informaton.postfix=x"], "did you mean inf"),
     "a directory": (["--model", "DIR", "--prompt", "1", "--json", "/tmp"], "'/tmp', a directory"),
 }

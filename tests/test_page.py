@@ -82,6 +82,33 @@ def test_no_completion_and_no_information_are_pages_too():
         assert "nan" not in page.lower().replace("unanswered", "")
 
 
+def grounds(page):
+    """The opacity of every token's ground, in the order of the page."""
+    return [float(a) for a in re.findall(r'role="option"[^>]*--a:([\d.]+)', page)]
+
+
+def test_rounding_is_not_shown_as_information():
+    """u of 1e-7 nats, as one answer alone leaves it: no colour, and a flat curve."""
+    u = [1e-7 * (t % 2) for t in range(4)]
+    noise = example(3, 3, uncertainty=u, informativeness=[-1e-7, 1e-7, -1e-7])
+    page = render_page([noise])
+    assert max(grounds(page)) < 0.01 and "0.10 nats at the top" in page
+    assert "0 to 0.10 nats" in shown([noise])
+
+
+def test_the_colour_is_the_root_of_the_share():
+    one = example(3, 3, uncertainty=[2.0, 1.0, 0.75, 0.75], informativeness=[1.0, 0.25, 0.0])
+    full, quarter, none = grounds(render_page([one]))
+    assert abs(quarter - full / 2) < 1e-3 and none == 0.0
+
+
+def test_curves_share_their_axes():
+    """20 tokens beside 40 end in the middle of the plot."""
+    page = render_page([example(40, 30), example(20, 15)])
+    lines = re.findall(r'<path d="(M[^"]*)"', page)
+    assert [line.rpartition("L")[2].split()[0] for line in lines] == ["1", "0.5"]
+
+
 def test_what_cannot_be_seen_is_spelt():
     assert visible("a\n\x1b[0m\t\u200b\xa0é🧮") == "a⏎\\x1b[0m⇥\\u200b\\xa0é🧮"
 
@@ -113,6 +140,13 @@ def test_the_terminal_colours_what_told(monkeypatch):
     text = shown([example()], force_terminal=True, color_system="truecolor")
     assert re.search(r"\x1b\[[0-9;]*48;2;22;104;184m" + "w19", text)
     assert "\x1b[31m" not in shown([hostile()], force_terminal=True, color_system="truecolor")
+
+
+def test_the_terminal_tells_doubt_without_colours_too():
+    """With 16 colours the pale ones are alike: what unsettled is underlined."""
+    text = shown([example()], force_terminal=True, color_system="standard")
+    assert re.search(r"\x1b\[(4;[0-9;]*)m" + "w9 ", text)
+    assert not re.search(r"\x1b\[(4;[0-9;]*)m" + "w19 ", text)
 
 
 # ------------------------------------------------------------------ the page in a browser
@@ -206,6 +240,22 @@ def test_arrow_keys_walk_and_tell(page):
     assert tip(driver) is None
     focused = "return document.querySelectorAll('.t[tabindex=\"0\"]').length"
     assert driver.execute_script(focused) == 1  # one stop for the tab key
+
+
+def test_a_focus_that_scrolls_keeps_its_figures(page):
+    """The browser scrolls to the token that gets the focus; what it tells must go along."""
+    driver = page(*[example()] * 4, width=500, height=500)
+    shown = driver.execute_async_script(
+        """const done = arguments[0], tip = document.getElementById('tip');
+        const token = [...document.querySelectorAll('article')].at(-1).querySelector('.t');
+        token.focus();
+        setTimeout(() => {
+          const [own, at] = [tip, token].map((x) => x.getBoundingClientRect());
+          done([scrollY > 500, tip.hidden, own.top >= 0 && own.bottom <= innerHeight,
+                Math.min(Math.abs(own.bottom - at.top), Math.abs(own.top - at.bottom))]);
+        }, 300)"""
+    )
+    assert shown[:3] == [True, False, True] and shown[3] < 20
 
 
 def test_the_tip_is_bound_to_its_token_for_readers(page):

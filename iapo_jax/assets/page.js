@@ -29,8 +29,8 @@ function mark(token) {
   const one = data[card.dataset.index];
   const i = Number(token.dataset.i);
   const marker = card.querySelector(".marker");
-  marker.style.left = `${(100 * (i + 1)) / one.tokens.length}%`;
-  marker.style.setProperty("--y", 1 - Math.max(one.uncertainty[i + 1], 0) / one.top);
+  marker.style.left = `${(100 * (i + 1)) / one.axes.tokens}%`;
+  marker.style.setProperty("--y", 1 - Math.max(one.uncertainty[i + 1], 0) / one.axes.nats);
   marker.hidden = false;
   token.classList.add("on");
   token.setAttribute("aria-describedby", "tip");
@@ -93,7 +93,8 @@ document.addEventListener("pointermove", (event) => {
   if (!plot) return;
   const box = plot.getBoundingClientRect();
   const all = plot.closest("article").querySelectorAll(".t");
-  const i = Math.round(((event.clientX - box.left) / box.width) * all.length) - 1;
+  const { tokens } = data[plot.closest("article").dataset.index].axes;
+  const i = Math.round(((event.clientX - box.left) / box.width) * tokens) - 1;
   if (all.length) mark(all[Math.min(Math.max(i, 0), all.length - 1)]);
 });
 document.addEventListener("focusin", (event) => {
@@ -113,7 +114,12 @@ document.addEventListener("click", (event) => {
   const token = event.target.closest(".t");
   if (token) focus(token);
 });
-document.addEventListener("scroll", hide, { passive: true });
+// A focus may scroll: its figures go along. Those under a resting pointer are no longer under it.
+document.addEventListener("scroll", () => {
+  const token = document.activeElement;
+  if (!tip.hidden && token.classList.contains("on")) place(token.getClientRects()[0]);
+  else hide();
+}, { passive: true });
 for (const card of document.querySelectorAll("article")) {
   card.querySelector("details")?.addEventListener("toggle", () => table(card));
 }
