@@ -169,7 +169,11 @@ class Asker(NamedTuple):
 def make_asker(
     section: InformationSection, opened: Pretrained, mesh: Mesh, golds: Sequence[str]
 ) -> Asker:
-    """Postfix, boundary tokens and the width of answers, checked and tokenised once."""
+    """Postfix, boundary tokens and the width of answers, checked and tokenised once.
+
+    Raises:
+      UserError: for a field that is wrong, or a text that this tokenizer cannot write.
+    """
     check_section(section)
     everywhere, tokenizer = replicated(mesh), opened.tokenizer
     postfix = np.asarray(encode_postfix(tokenizer, section.postfix), np.int32)
@@ -183,6 +187,11 @@ def make_asker(
 
 
 def check_section(section: InformationSection) -> None:
+    """What can be said of the section without a tokenizer, whether or not a rule asks for it.
+
+    Raises:
+      UserError: naming the field, what was found and what is expected.
+    """
     if section.estimator not in ESTIMATORS:
         raise UserError(f"information.estimator is {section.estimator!r}; {_expected(ESTIMATORS)}")
     if section.reference not in REFERENCES:

@@ -120,6 +120,7 @@ def make_trainer(
     algorithm = _algorithm(config, advantage)
     paid = rollouts.load_rewards(config.reward, reward_functions)
     _check_sampling(config)
+    probes.check_section(config.information)
     run = open_run(config)
     _check_rule(config, algorithm, "advantage" if advantage else "algorithm.options")
     _check_top_k(config, run)
