@@ -1,18 +1,22 @@
 """The answer probe at every prefix: against the published algorithm, and against its floor.
 
-    python benchmarks/information.py [--lengths 256 512 1024 2048] [--repeats 5]
+    python benchmarks/information.py [--lengths 256 512 1024 2048] [--repeats 5] [--group]
     python benchmarks/information.py --gpu [--shape qwen2.5-1.5b] [--length 2048]
     python benchmarks/information.py --memory [--length 2048]
 
 The first needs torch and transformers (`.[oracle]`): a random Qwen2 model (8 layers of width 256,
-8 query and 2 key heads, float32), 2 prompts of 32 tokens with a completion of T tokens each, a
-postfix of K = 6. On the same weights, in one process, by turns:
-- ours: the scoring pass that makes the cache, and the probes of all T + 1 prefixes;
+8 query and 2 key heads, float32), 2 prompts of 32 tokens with a completion of T tokens each (with
+`--group`, 2 completions of one prompt), a postfix of K = 6. On the same weights, in one process, by
+turns:
+- ours: the pass that makes the cache, and the probes of all T + 1 prefixes;
+- probes: the second part of it alone, given the cache;
 - published: `published_probe.py`, its own pass for the cache included, plain (with transformers'
-  default attention) and tuned (with whichever attention is faster for it);
+  default attention) and tuned (with whichever attention is faster for it at that length);
 - floor: K scoring passes over the prompts and completions, log-probability and entropy of every
-  token: about as many tokens as the probes have.
-`--gpu` times ours and the floor at a real model's shapes with random weights, and what share of a
+  token: about as many tokens as the probes have;
+- torch: K forwards of transformers over the same tokens, logits of all.
+`--gpu` times ours and the floor at a real model's shapes with random weights in bfloat16 (and the
+published algorithm, tuned, where torch sees the GPU; its weights are others), and what share of a
 training step the probes take. `--memory` compiles for such shapes and prints what XLA would need.
 """
 
@@ -63,16 +67,19 @@ SHAPES = {
 
 
 class Programs(NamedTuple):
-    """What is timed, jitted; each called as (params, prompts, tokens, postfix)."""
+    """What is timed, jitted; called as (params, prompts, tokens, postfix) but for two."""
 
-    whole: object  # scoring pass and probes
-    score: object  # scoring pass alone
+    whole: object  # the pass that makes the cache, and the probes
+    read: object  # that pass alone, (params, prompts, tokens) -> states, contexts
+    probes: object  # the probes alone, (params, prompts, contexts, postfix, cuts)
+    score: object  # the pass and the head: log-probability and entropy
 
 
 @functools.cache
 def programs(model: Model) -> Programs:
     """Ours, as a training step computes it."""
 
+    @jax.jit
     def read(params, prompts, tokens):
         context = read_prompts(model, params, prompts)
         hidden, cache = read_completions(model, params, prompts, tokens, context)
@@ -81,8 +88,10 @@ def programs(model: Model) -> Programs:
     @jax.jit
     def whole(params, prompts, tokens, postfix):
         _, contexts = read(params, prompts, tokens)
-        size = tokens.shape[-1]
-        cuts = every_prefix(jnp.full(tokens.shape[:2], size), size)
+        return answer_entropy(model, params, prompts, contexts, postfix, all_cuts(tokens))
+
+    @jax.jit
+    def probes(params, prompts, contexts, postfix, cuts):
         return answer_entropy(model, params, prompts, contexts, postfix, cuts)
 
     @jax.jit
@@ -91,7 +100,13 @@ def programs(model: Model) -> Programs:
         weight = model.logit_weight(params)
         return token_scores(hidden[..., :-1, :], weight, tokens, 1.0, devices=model.devices)
 
-    return Programs(whole, score)
+    return Programs(whole, read, probes, score)
+
+
+def all_cuts(tokens) -> Cuts:
+    """Every prefix of completions [P, G, T] without padding."""
+    size = tokens.shape[-1]
+    return every_prefix(jnp.full(tokens.shape[:2], size), size)
 
 
 def clock(run) -> float:
@@ -101,16 +116,34 @@ def clock(run) -> float:
     return time.perf_counter() - start
 
 
+def others_seconds() -> float:
+    """CPU seconds that other processes have used since the machine started; 0 where unknown."""
+    stat = Path("/proc/stat")
+    if not stat.is_file():
+        return 0.0
+    user, nice, system, _, _, interrupt, soft = map(int, stat.read_text().split()[1:8])
+    busy = (user + nice + system + interrupt + soft) / os.sysconf("SC_CLK_TCK")
+    return busy - sum(os.times()[:2])
+
+
 def by_turns(runs: dict, repeats: int, label: str) -> dict[str, list[float]]:
     """Seconds of each, `repeats` times by turns; the first call of each is not counted."""
     for run in runs.values():
         clock(run)
     seconds = {name: [] for name in runs}
     for turn in range(repeats):
+        start, others = time.perf_counter(), others_seconds()
         for name, run in runs.items():
             seconds[name].append(clock(run))
+        others = (others_seconds() - others) / (time.perf_counter() - start)
         told = ", ".join(f"{name} {values[-1]:.2f} s" for name, values in seconds.items())
-        print(f"{label}, turn {turn + 1} of {repeats}: {told}", file=sys.stderr, flush=True)
+        print(
+            f"{label}, turn {turn + 1} of {repeats}: {told}; others took {others:.2f} cores",
+            file=sys.stderr,
+            flush=True,
+        )
+        if others > 0.2:
+            print("busy machine: torch suffers more than JAX", file=sys.stderr, flush=True)
     return seconds
 
 
@@ -128,109 +161,103 @@ def ratio(above: list[float], below: list[float], times: float = 1.0) -> list[fl
 # ---------------------------------------------------------- against the published algorithm
 
 
-def torch_model(directory: Path):
-    """A random Qwen2 model of transformers, saved for ours to read."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        hidden_size=256,
-        intermediate_size=1024,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        vocab_size=4096,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-        initializer_range=0.06,  # so that entropies vary
-    )
-    model = Qwen2ForCausalLM(config).eval().float()
-    model.save_pretrained(directory)
-    return model
+def cpu_name() -> str:
+    """Of Linux, what the kernel says; elsewhere the architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
-def compare(lengths: list[int], repeats: int) -> None:
+def compare(lengths: list[int], repeats: int, group: bool) -> None:
     """The table of times and ratios; stops if results differ by 1e-4 nats."""
     import torch
     import transformers
-    from published_probe import probe_by_cloning, probe_by_full_forwards
+    from published_probe import random_model
 
     from iapo_jax.pretrained import decoder_config
     from iapo_jax.weights import load_params
 
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as name:
-        theirs = torch_model(Path(name))
+        theirs = random_model(Path(name))
         config = decoder_config(json.loads((Path(name) / "config.json").read_text()))
         params = load_params(Path(name), config)
-    torch.set_num_threads(_cores())
-    ours = programs(make_model(config))
-    rng, prompt, rows = np.random.default_rng(0), 32, []
-    for length in lengths:
-        ids = rng.integers(0, config.vocab_size, (2, prompt + length))
-        postfix = rng.integers(0, config.vocab_size, K)
-        prompts = Prompts(jnp.asarray(ids[:, :prompt], jnp.int32), jnp.full(2, prompt, jnp.int32))
-        tokens = jnp.asarray(ids[:, None, prompt:], jnp.int32)
-        arguments = (params, prompts, tokens, jnp.asarray(postfix, jnp.int32))
-        text, exit = torch.from_numpy(ids), torch.from_numpy(postfix)
-        best = fastest_attention(theirs, text, prompt, exit)
-
-        def published(tuned):
-            theirs.set_attn_implementation(best if tuned else "sdpa")  # noqa: B023
-            return probe_by_cloning(theirs, text, prompt, exit, tuned=tuned)  # noqa: B023
-
-        runs = {
-            "ours": lambda: ours.whole(*arguments),  # noqa: B023
-            "published": lambda: published(False),  # noqa: B023
-            "tuned": lambda: published(True),  # noqa: B023
-            "floor": lambda: [jax.block_until_ready(ours.score(*arguments)) for _ in range(K)],  # noqa: B023
-        }
-        found = np.asarray(runs["ours"]())[:, 0]
-        cuts = [0, 1, 7, length // 2, length]
-        full = probe_by_full_forwards(theirs, text, prompt, exit, cuts).numpy()
-        cloned = runs["published"]().numpy()
-        errors = np.abs(found - cloned).max(), np.abs(found[:, cuts] - full).max()
-        assert max(errors) < 1e-4, f"results differ: {errors} nats"
-        seconds = by_turns(runs, repeats, f"T = {length}")
-        rows.append(
-            f"| {length} | {middle(seconds['ours'])} | {middle(seconds['published'])} "
-            f"| {middle(seconds['tuned'])}, {best} | {middle(seconds['floor'])} "
-            f"| {middle(ratio(seconds['published'], seconds['ours']), '{:.1f}')} "
-            f"| {middle(ratio(seconds['tuned'], seconds['ours']), '{:.1f}')} "
-            f"| {middle(ratio(seconds['ours'], seconds['floor']))} "
-            f"| {errors[0]:.0e}, {errors[1]:.0e} |"
-        )
+    model = make_model(config)
+    rows = [compare_at(length, repeats, group, model, params, theirs) for length in lengths]
+    one = "2 completions of one prompt" if group else "2 prompts, a completion each"
     print(
-        f"{platform.machine()}, {_cores()} cores, Python {platform.python_version()}, "
+        f"{cpu_name()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
         f"jax {jax.__version__}, torch {torch.__version__}, transformers "
-        f"{transformers.__version__}; medians (and extremes) of {repeats} turns\n"
+        f"{transformers.__version__}; {one}; medians (and extremes) of {repeats} turns\n"
     )
-    print(
-        f"| T | ours, s | published, s | tuned, s | {K} plain forwards, s | published / ours "
-        f"| tuned / ours | ours / {K} plain | difference, nats: to published, to full forwards |\n"
-        "|---|---|---|---|---|---|---|---|---|"
-    )
+    heads = ["T", "ours, s", "probes alone, s", "published, s", "tuned, s"]
+    heads += [f"{K} plain forwards, s", f"{K} of torch, s", "published / ours", "tuned / ours"]
+    heads += [
+        f"ours / {K} plain",
+        "largest difference, nats: to published; of each to full forwards",
+    ]
+    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     print("\n".join(rows))
 
 
-def fastest_attention(model, text, prompt: int, postfix) -> str:
-    """Of transformers' own attentions, the one with which the published algorithm runs faster."""
-    from published_probe import probe_by_cloning
+def compare_at(length: int, repeats: int, group: bool, model: Model, params, theirs) -> str:
+    """One row of the table."""
+    import torch
+    from published_probe import fastest_attention, plain_forward, probe_by_cloning
 
-    seconds = {}
-    for name in ("sdpa", "eager"):
-        model.set_attn_implementation(name)
-        short = text[:, : prompt + 128]
-        run = functools.partial(probe_by_cloning, model, short, prompt, postfix, tuned=True)
-        run()
-        seconds[name] = clock(run)
-    best = min(seconds, key=seconds.get)
-    model.set_attn_implementation(best)
-    return best
+    ours, prompt = programs(model), 32
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, theirs.config.vocab_size, (2, prompt + length))
+    if group:
+        ids[1, :prompt] = ids[0, :prompt]
+    asked = ids[:1, :prompt] if group else ids[:, :prompt]
+    prompts = Prompts(jnp.asarray(asked, jnp.int32), jnp.full(len(asked), prompt, jnp.int32))
+    tokens = jnp.asarray(ids[:, prompt:].reshape(len(asked), -1, length), jnp.int32)
+    exit = rng.integers(0, theirs.config.vocab_size, K)
+    postfix, cuts = jnp.asarray(exit, jnp.int32), all_cuts(tokens)
+    text, exit = torch.from_numpy(ids), torch.from_numpy(exit)
+    arguments = (params, prompts, tokens, postfix)
+    _, contexts = ours.read(params, prompts, tokens)
+    best = fastest_attention(theirs, text, prompt, exit)
+
+    def published(tuned):
+        theirs.set_attn_implementation(best if tuned else "sdpa")
+        return probe_by_cloning(theirs, text, prompt, exit, tuned=tuned)
+
+    runs = {
+        "ours": lambda: ours.whole(*arguments),
+        "probes": lambda: ours.probes(params, prompts, contexts, postfix, cuts),
+        "published": lambda: published(False),
+        "tuned": lambda: published(True),
+        "floor": lambda: [jax.block_until_ready(ours.score(*arguments)) for _ in range(K)],
+        "torch": lambda: [plain_forward(theirs, text) for _ in range(K)],
+    }
+    errors = largest_differences(runs, theirs, text, prompt, exit)
+    assert max(errors) < 1e-4, f"results differ: {errors} nats"
+    seconds = by_turns(runs, repeats, f"T = {length}")
+    cells = [str(length), *(middle(values) for values in seconds.values())]
+    cells[4] += f", {best}"
+    cells += [middle(ratio(seconds[name], seconds["ours"])) for name in ("published", "tuned")]
+    cells += [middle(ratio(seconds["ours"], seconds["floor"]))]
+    cells += ["; ".join(f"{error:.0e}" for error in errors)]
+    return "| " + " | ".join(cells) + " |"
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+def largest_differences(runs: dict, theirs, text, prompt: int, exit) -> list[float]:
+    """Of ours to the published at every cut, and at some cuts of both to full forwards."""
+    from published_probe import probe_by_full_forwards
+
+    length = text.shape[1] - prompt
+    ours = np.asarray(runs["ours"]()).reshape(2, -1)
+    alone = np.asarray(runs["probes"]()).reshape(2, -1)
+    published = [runs[name]().numpy() for name in ("published", "tuned")]
+    cuts = sorted({0, 1, 7, 35, 36, length // 2, length})
+    full = probe_by_full_forwards(theirs, text, prompt, exit, cuts).numpy()
+    found = [ours, alone, *published]
+    to_published = max(np.abs(a - b).max() for a in found[:2] for b in found[2:])
+    to_full = [np.abs(one[:, cuts] - full).max() for one in found]
+    return [to_published, max(to_full[:2]), max(to_full[2:])]
 
 
 # ---------------------------------------------------------- at a real model's shapes
@@ -276,8 +303,12 @@ def accelerator(config: DecoderConfig, length: int, repeats: int) -> None:
     rng = np.random.default_rng(0)
     ids = lambda s: jnp.asarray(rng.integers(0, config.vocab_size, s.shape), jnp.int32)  # noqa: E731
     full = lambda s, value: jnp.full(s.shape, value, s.dtype)  # noqa: E731
-    prompts = Prompts(ids(shapes.prompts.tokens), full(shapes.prompts.length, 256))
-    tokens, size = ids(shapes.tokens), full(shapes.length, length)
+    size = full(shapes.length, length)
+    prompts = Prompts(
+        ids(shapes.prompts.tokens),
+        full(shapes.prompts.length, shapes.prompts.tokens.shape[-1]),
+    )
+    tokens = ids(shapes.tokens)
     rollout = Rollout(prompts, tokens, size, full(shapes.log_prob, 0), full(shapes.finished, True))
     postfix = jnp.asarray(rng.integers(0, config.vocab_size, K), jnp.int32)
     probe, one = Probe(postfix, every_prefix(size, length)), jnp.float32(1)
@@ -285,31 +316,65 @@ def accelerator(config: DecoderConfig, length: int, repeats: int) -> None:
     ours = programs(model)
 
     @jax.jit
-    def update(params, prompts, tokens):
+    def update(params, prompts, tokens):  # all gradients: XLA leaves out what nobody asks for
         loss = lambda p: score_completions(model, p, prompts, tokens, one).log_prob.mean()  # noqa: E731
-        return jax.grad(loss)(params)["final_norm"]
+        return jax.value_and_grad(loss)(params)
 
-    seconds = by_turns(
-        {
-            "ours": lambda: ours.whole(*arguments),
-            "floor": lambda: [jax.block_until_ready(ours.score(*arguments)) for _ in range(K)],
-            "signals": lambda: compute_signals(model, params, None, rollout, probe, one),
-            "signals without": lambda: compute_signals(model, params, None, rollout, None, one),
-            "update": lambda: update(params, prompts, tokens),
-        },
-        repeats,
-        f"T = {length}",
-    )
+    runs = {
+        "floor": lambda: [jax.block_until_ready(ours.score(*arguments)) for _ in range(K)],
+        "signals without": lambda: compute_signals(model, params, None, rollout, None, one),
+        "ours": lambda: ours.whole(*arguments),
+        "signals": lambda: compute_signals(model, params, None, rollout, probe, one),
+        "update": lambda: update(params, prompts, tokens),
+    }
+    peaks = {name: (clock(run), peak_memory())[1] for name, run in runs.items()}
+    published = published_on_gpu(config, prompts, tokens, postfix)
+    if published:
+        runs["published"] = published
+    seconds = by_turns(runs, repeats, f"T = {length}")
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, T = {length}, 8 completions")
     for name, values in seconds.items():
-        print(f"{name:<24} {middle(values, '{:.3f}')} s")
-    print(f"{f'ours / {K} plain':<24} {middle(ratio(seconds['ours'], seconds['floor']))}")
+        peak = peaks.get(name)
+        told = f", peak so far {peak / 2**30:.1f} GiB" if peak else ""
+        print(f"{name:<28} {middle(values, '{:.3f}')} s{told}")
+    print(f"{f'ours / {K} plain':<28} {middle(ratio(seconds['ours'], seconds['floor']))}")
+    if published:
+        print(f"{'published / ours':<28} {middle(ratio(seconds['published'], seconds['ours']))}")
+        print(f"{'peak of published (torch)':<28} {torch_peak() / 2**30:.1f} GiB")
     probes = [a - b for a, b in zip(seconds["signals"], seconds["signals without"], strict=True)]
     step = [a + b for a, b in zip(seconds["signals"], seconds["update"], strict=True)]
-    print(f"{'share of signals + update':<24} {middle(ratio(probes, step))}")
-    stats = jax.devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        print(f"{'peak memory':<24} {stats['peak_bytes_in_use'] / 2**30:.1f} GiB")
+    print(f"{'share of signals + update':<28} {middle(ratio(probes, step))}")
+
+
+def peak_memory() -> int | None:
+    """Bytes in use at most, since the process started; None where the device does not tell."""
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def torch_peak() -> int:
+    """Bytes of torch's tensors on the GPU at most, weights included."""
+    import torch
+
+    return torch.cuda.max_memory_allocated()
+
+
+def published_on_gpu(config: DecoderConfig, prompts: Prompts, tokens, postfix):
+    """The published algorithm at the same shapes, ready to run; None where torch has no GPU."""
+    try:
+        import torch
+        from published_probe import fastest_attention, model_of, probe_by_cloning
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    theirs = model_of(config).to("cuda", torch.bfloat16)
+    rows = np.asarray(tokens)[0]
+    text = np.concatenate([np.tile(np.asarray(prompts.tokens), (len(rows), 1)), rows], axis=1)
+    text, exit = (torch.tensor(x, device="cuda").long() for x in (text, np.asarray(postfix)))
+    size = prompts.tokens.shape[-1]
+    attention = fastest_attention(theirs, text, size, exit)
+    print(f"published with {attention}", file=sys.stderr, flush=True)
+    return lambda: probe_by_cloning(theirs, text, size, exit, tuned=True).cpu()
 
 
 def main() -> None:
@@ -319,6 +384,7 @@ def main() -> None:
     )
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024, 2048])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--group", action="store_true", help="2 completions of one prompt")
     parser.add_argument("--gpu", action="store_true", help="ours at a real model's shapes")
     parser.add_argument("--memory", action="store_true", help="compile only")
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-1.5b")
@@ -331,9 +397,10 @@ def main() -> None:
     if arguments.memory:
         memory(config, arguments.length)
     elif arguments.gpu:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs room too
         accelerator(config, arguments.length, arguments.repeats)
     else:
-        compare(arguments.lengths, arguments.repeats)
+        compare(arguments.lengths, arguments.repeats, arguments.group)
 
 
 if __name__ == "__main__":

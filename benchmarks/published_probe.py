@@ -10,8 +10,11 @@ put in the order of the batch, the model's head on every postfix token. Tuned: o
 head on the last token alone.
 """
 
+import time
+from pathlib import Path
+
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 CHUNK = 36  # positions cloned at once, as published
 
@@ -81,3 +84,60 @@ def probe_by_full_forwards(model, ids, prompt_length: int, postfix, cuts):
         text = torch.cat([prefix, postfix.expand(ids.shape[0], -1)], dim=1)
         found.append(entropy_of(model(input_ids=text, logits_to_keep=1).logits[:, -1]))
     return torch.stack(found, dim=1)
+
+
+@torch.no_grad()
+def plain_forward(model, ids) -> torch.Tensor:
+    """Logits of all tokens."""
+    return model(input_ids=ids, use_cache=False).logits
+
+
+def fastest_attention(model, ids, prompt_length: int, postfix) -> str:
+    """Sets the attention of transformers with which the cloning runs faster on these inputs.
+
+    Each runs twice, by turns, and its faster time counts.
+    """
+    seconds: dict[str, float] = {}
+    for name in ("sdpa", "eager", "sdpa", "eager"):
+        model.set_attn_implementation(name)
+        start = time.perf_counter()
+        probe_by_cloning(model, ids, prompt_length, postfix, tuned=True).cpu()
+        seconds[name] = min(seconds.get(name, float("inf")), time.perf_counter() - start)
+    best = min(seconds, key=seconds.get)
+    model.set_attn_implementation(best)
+    return best
+
+
+def random_model(directory: Path) -> Qwen2ForCausalLM:
+    """A small random Qwen2 model in float32, saved for ours to read."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        vocab_size=4096,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        initializer_range=0.06,  # so that entropies vary
+    )
+    model = Qwen2ForCausalLM(config).eval().float()
+    model.save_pretrained(directory)
+    return model
+
+
+def model_of(config) -> Qwen2ForCausalLM:
+    """A random Qwen2 model of the shapes of a `DecoderConfig`."""
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            vocab_size=config.vocab_size,
+            max_position_embeddings=32_768,
+            tie_word_embeddings=config.tie_word_embeddings,
+        )
+    ).eval()

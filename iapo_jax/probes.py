@@ -20,7 +20,7 @@ from iapo_jax.pretrained import Pretrained
 from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.types import Answers, Array, Cuts
 
-_CHARS_PER_TOKEN = 32  # an answer is cut to its first tokens: no need to encode a megabyte of it
+_CHARS_PER_TOKEN = 128  # an answer is cut to its first tokens: no need to encode a megabyte of it
 REFERENCES = ("gold", "own")
 
 
@@ -65,10 +65,11 @@ def encode_answer(tokenizer: Any, text: str, end: str, width: int) -> list[int]:
 
     The closing text is part of the event: without it 1 would be a beginning of 12.
     """
-    text = text.strip()[: width * _CHARS_PER_TOKEN]
-    if not pretrained.encode(tokenizer, text):
+    text = text.strip()
+    start = text[: width * _CHARS_PER_TOKEN]
+    if not pretrained.encode(tokenizer, start):
         return []
-    return pretrained.encode(tokenizer, text + end)[:width]
+    return pretrained.encode(tokenizer, start + end if start == text else start)[:width]
 
 
 def answer_width(tokenizer: Any, golds: Sequence[str], end: str, limit: int) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import golden_model, plain_logits
 
-from iapo_jax import information
+from iapo_jax import attention, information, scoring
 from iapo_jax.information import (
     ESTIMATORS,
     Probe,
@@ -21,7 +21,7 @@ from iapo_jax.information import (
 from iapo_jax.model import DecoderConfig, init_params, make_model
 from iapo_jax.scoring import read_completions, read_prompts
 from iapo_jax.sharding import by_prompt, make_mesh, param_shardings, put
-from iapo_jax.signals import compute_signals
+from iapo_jax.signals import compute_signals, make_groups
 from iapo_jax.types import Answers, Cache, Cuts, Model, Prompts, Rollout
 
 P, G, L, T, K = 2, 2, 6, 9, 3
@@ -551,3 +551,429 @@ def test_informativeness_telescopes(qwen2):
     assert not made[~thinking].any()
     end = np.take_along_axis(uncertainty, thinking_length[..., None], -1)[..., 0]
     np.testing.assert_allclose(made.sum(-1), uncertainty[..., 0] - end, atol=1e-5)
+
+
+# ------------------------------------------------------------------ a reader that can be solved
+
+
+def bayesian_model():
+    """Reads every token as evidence: the logits of the next are the sum of table[token] so far.
+
+    `params` is the table [V, V] and the cache holds its rows, so that a key read twice, missed or
+    seen too early shows. All that is known is a sum: every u_t has a closed form.
+    """
+
+    def forward(params, tokens, positions, contexts, read_from=0):
+        own = params[tokens]  # [*lead, S, V]
+        total = jnp.cumsum(own, axis=-2)
+        for cache, visible in contexts:
+            past = cache.keys[0, ..., 0, :]  # [*rows, S', V]
+            rows = past.ndim - 2
+            past = jnp.expand_dims(past, tuple(range(rows, tokens.ndim - 1)))
+            cut = visible.reshape(visible.shape + (1,) * (tokens.ndim - visible.ndim))
+            mask = jnp.arange(past.shape[-2]) < cut[..., None]
+            mask = jnp.broadcast_to(mask, (*tokens.shape, past.shape[-2])).astype(jnp.float32)
+            total += mask @ past
+        keys = own[None, ..., None, :]  # [N, *lead, S, M, d]
+        return total[..., read_from:, :], Cache(keys, keys)
+
+    return Model(forward, lambda params: jnp.eye(params.shape[0]), lambda params: params)
+
+
+TABLE = np.random.default_rng(4).normal(size=(90, 90), scale=0.3).astype(np.float32)
+TABLE[:, 2:8] += 0.4  # what an answer is made of is likely: long and short ones compete
+SPOKEN = ANSWERS._replace(tokens=ANSWERS.tokens % 6 + 2)
+
+
+def log_softmax(logits):
+    return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+
+
+def solve(answers):
+    """(H of the first token, log p of each answer) by Bayes in float64: [P, G, T+1], [..., Y]."""
+    table, entropy = np.float64(TABLE), np.zeros((P, G, T + 1))
+    log_prob = np.full((P, G, T + 1, answers.length.shape[-1]), -1e30)
+    for p, g, t in np.ndindex(entropy.shape):
+        read = [*PROMPTS[p, : PROMPT_LENGTH[p]], *COMPLETIONS[p, g, :t], *POSTFIX]
+        log_p = log_softmax(table[read].sum(0))
+        entropy[p, g, t] = -(np.exp(log_p) * log_p).sum()
+        own = g % answers.length.shape[1]
+        for y, length in enumerate(answers.length[p, own]):
+            said = answers.tokens[p, own, y, :length]
+            steps = [log_softmax(table[[*read, *said[:i]]].sum(0))[z] for i, z in enumerate(said)]
+            if length:
+                log_prob[p, g, t, y] = sum(steps)
+    return entropy, log_prob
+
+
+def wanted_of(estimator, answers):
+    """The estimator's closed form, from `solve`."""
+    entropy, log_prob = solve(answers)
+    if estimator == "answer_entropy":
+        return entropy
+    if estimator == "answer_log_prob":
+        return np.where(answers.length[:, :, :1] > 0, -log_prob[..., 0], 0.0)
+    return brute_set_entropy(log_prob, answers.meaning, answers.length)
+
+
+def ask_bayesian(estimator, answers=SPOKEN):
+    asked = None if estimator == "answer_entropy" else answers
+    prompts = Prompts(PROMPTS, PROMPT_LENGTH)
+    return np.asarray(ask(estimator, bayes, TABLE, prompts, COMPLETIONS, POSTFIX, asked))
+
+
+bayes = bayesian_model()
+
+
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_every_token_of_a_bayesian_reader_tells_what_bayes_says(estimator):
+    """u and s in closed form, where both depend on every token that was read, and on no other."""
+    u, want = ask_bayesian(estimator), wanted_of(estimator, SPOKEN)
+    np.testing.assert_allclose(u, want, atol=1e-4)
+    thinking = np.arange(T) < LENGTH[..., None]
+    s = informativeness(jnp.asarray(u), jnp.asarray(thinking))
+    told = np.where(thinking, want[..., :-1] - want[..., 1:], 0.0)
+    assert np.ptp(told) > 0.1
+    np.testing.assert_allclose(s, told, atol=1e-4)
+
+
+def test_a_markov_chain_is_unsure_of_its_answer_in_closed_form():
+    """Sets of two and three answers, two of which mean the same: no prefix changes that."""
+    transition = np.random.default_rng(2).dirichlet(np.ones(90), size=90).astype(np.float32)
+    inputs = Prompts(PROMPTS, PROMPT_LENGTH), COMPLETIONS, POSTFIX, ANSWERS
+    for estimator in ("answer_log_prob", "answer_set_entropy"):
+        found = np.asarray(ask(estimator, markov_model(90), transition, *inputs))
+        for p in range(P):
+            log_p = np.full(Y, -np.inf)
+            for y, length in enumerate(ANSWERS.length[p, 0]):
+                chain = [POSTFIX[-1], *ANSWERS.tokens[p, 0, y, :length]]
+                if length:
+                    log_p[y] = np.log(np.float64(transition[chain[:-1], chain[1:]])).sum()
+            q = np.bincount(ANSWERS.meaning[p, 0], np.exp(log_p - np.logaddexp.reduce(log_p)))
+            q = q[q > 0]
+            want = -log_p[0] if estimator == "answer_log_prob" else -(q * np.log(q)).sum()
+            np.testing.assert_allclose(found[p], want, rtol=1e-4, atol=1e-6)
+
+
+def test_an_answer_listed_twice_counts_twice_and_far_ones_stay_finite():
+    """q is what the formula says for any set; log-probabilities of -10^4 nats neither overflow
+    nor lose the certain answer."""
+    present = jnp.ones(3, bool)
+    twice = information.set_entropy(jnp.log(jnp.asarray([0.2, 0.2, 0.1])), jnp.arange(3), present)
+    np.testing.assert_allclose(twice, -(0.8 * np.log(0.4) + 0.2 * np.log(0.2)), rtol=1e-5)
+    merged = information.set_entropy(
+        jnp.log(jnp.asarray([0.2, 0.2, 0.1])), jnp.asarray([0, 0, 2]), present
+    )
+    np.testing.assert_allclose(merged, -(0.8 * np.log(0.8) + 0.2 * np.log(0.2)), rtol=1e-5)
+    log_p = jnp.asarray([[-1e4, -1e4, -2e4], [0.0, -1e4, -1e4], [-1e30, -1e30, -1e30]])
+    found = information.set_entropy(log_p, jnp.arange(3), present)
+    np.testing.assert_allclose(found, [np.log(2), 0.0, np.log(3)], atol=1e-6)
+    assert information.set_entropy(log_p, jnp.arange(3), ~present).tolist() == [0.0] * 3
+
+
+# ------------------------------------------------------------------ estimators as the trainer asks
+
+
+def rollout_of(length=LENGTH, completions=COMPLETIONS, prompts=(PROMPTS, PROMPT_LENGTH)):
+    zeros, finished = np.zeros(completions.shape, np.float32), np.ones(length.shape, bool)
+    return Rollout(Prompts(*prompts), completions, np.int32(length), zeros, finished)
+
+
+ONE = np.float32(1.0)
+
+
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_signals_hold_the_estimator_at_its_cuts_and_straight_between(estimator):
+    """Cuts at every fourth token of a thinking of mixed length; numpy interpolates what Bayes
+    says there. In one batch and in two micro-batches, with a set for each prompt."""
+    thinking = np.array([[9, 3], [0, 6]], np.int32)
+    cuts = jax.tree.map(np.asarray, choose_cuts(jnp.asarray(thinking), T, stride=4))
+    answers = None if estimator == "answer_entropy" else SPOKEN
+    want = np.zeros((P, G, T + 1))
+    dense = wanted_of(estimator, SPOKEN)
+    for p, g in np.ndindex(P, G):
+        at = [*range(0, thinking[p, g], 4), thinking[p, g]]
+        want[p, g] = np.interp(np.arange(T + 1), at, dense[p, g, at])
+    for micro in (1, 2):
+        asked = Probe(POSTFIX, cuts, answers)
+        options = dict(micro=micro, estimator=estimator)
+        found = compute_signals(bayes, TABLE, None, rollout_of(), asked, ONE, **options)
+        np.testing.assert_allclose(found.uncertainty, want, atol=1e-4)
+        group = make_groups(rollout_of(), found, *np.zeros((2, P, G)), thinking)
+        first, last = (
+            np.take_along_axis(dense, np.int64(at)[..., None], -1)[..., 0]
+            for at in (np.zeros((P, G)), np.minimum(thinking, LENGTH))
+        )
+        inside = np.arange(T) < np.minimum(thinking, LENGTH)[..., None]
+        s = np.asarray(group.informativeness)
+        np.testing.assert_array_equal(s[~inside], 0.0)
+        whole = thinking <= LENGTH  # the others stop between two cuts
+        np.testing.assert_allclose(s.sum(-1)[whole], (first - last)[whole], atol=1e-4)
+
+
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_nothing_thought_and_nothing_answered_is_never_nan(estimator):
+    """Empty completions, no thinking, no answer at all: finite, and tokens carry exactly 0."""
+    length, thinking = np.array([[0, 9], [1, 0]]), np.zeros((P, G), np.int32)
+    cuts = jax.tree.map(np.asarray, choose_cuts(jnp.asarray(thinking), T))
+    none = ANSWERS._replace(length=np.zeros_like(ANSWERS.length))
+    asked = Probe(POSTFIX, cuts, None if estimator == "answer_entropy" else none)
+    rollout = rollout_of(length)
+    found = compute_signals(bayes, TABLE, None, rollout, asked, ONE, estimator=estimator)
+    group = make_groups(rollout, found, *np.zeros((2, P, G)), thinking)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found, group)))
+    assert not group.informativeness.any() and not group.log_prob[0, 0].any()
+    if estimator != "answer_entropy":
+        assert not found.uncertainty.any()
+    want = solve(ANSWERS)[0][..., :1]  # of the empty prefix, wherever one looks
+    if estimator == "answer_entropy":
+        np.testing.assert_allclose(found.uncertainty, want + np.zeros(T + 1), atol=1e-4)
+
+
+def test_prefixes_of_no_tokens_at_all():
+    """T = 0: one cut, one value, no token to carry anything."""
+    cuts = choose_cuts(jnp.zeros((1, 2), jnp.int32), 0)
+    assert cuts.position.tolist() == [[[0], [0]]] and cuts.count.tolist() == [[1, 1]]
+    u = spread(jnp.asarray([[[1.5], [0.0]]]), cuts, 0)
+    assert u.tolist() == [[[1.5], [0.0]]]
+    assert informativeness(u, jnp.zeros((1, 2, 0), bool)).shape == (1, 2, 0)
+
+
+def test_the_sum_over_the_thinking_of_any_rollout_is_first_minus_last():
+    """The property, over 300 rollouts: any u, length, thinking and choice of cuts. Exact to the
+    bit where every prefix is probed; every segment keeps its sum, and shares it equally."""
+    rng = np.random.default_rng(5)
+    size, rows = 17, 100
+    both = jax.jit(spread, static_argnums=2)
+    for stride, chance in [(1, None), (3, None), (40, None), (1, 0.0), (1, 0.25), (1, 1.0)]:
+        thinking = rng.integers(0, size + 1, (1, rows))
+        thinking[0, :2] = 0, size
+        boundary = None if chance is None else jnp.asarray(rng.random((1, rows, size)) < chance)
+        cuts = choose_cuts(jnp.asarray(thinking), size, stride=stride, boundary=boundary)
+        scale = 10.0 ** rng.integers(-3, 4, (1, rows, 1))
+        dense = np.float32(scale * rng.normal(size=(1, rows, size + 1)))
+        u = np.asarray(both(jnp.take_along_axis(dense, cuts.position, -1), cuts, size))
+        inside = np.arange(size) < thinking[..., None]
+        s = np.asarray(informativeness(jnp.asarray(u), jnp.asarray(inside)))
+        last = np.take_along_axis(dense, thinking[..., None], -1)
+        np.testing.assert_array_equal(s[~inside], 0.0)
+        np.testing.assert_array_equal(u[..., :1], dense[..., :1])
+        behind = np.arange(size + 1) >= thinking[..., None]
+        np.testing.assert_array_equal(u[behind], np.broadcast_to(last, u.shape)[behind])
+        total = (dense[..., :1] - last)[..., 0]
+        error = np.abs(np.float64(s).sum(-1) - total) / scale[..., 0]
+        assert error.max() < 1e-5
+        every = stride == 1 and chance in (None, 1.0)
+        for row in range(rows):
+            n = thinking[0, row]
+            at = [t for t in range(n + 1) if t in (0, n) or (t % stride == 0 and chance is None)]
+            if boundary is not None:
+                at = [t for t in range(n + 1) if t in (0, n) or boundary[0, row, t - 1]]
+            np.testing.assert_array_equal(cuts.position[0, row, : len(at)], at)
+            assert cuts.count[0, row] == len(at)
+            np.testing.assert_array_equal(u[0, row, at], dense[0, row, at])
+            if every:
+                np.testing.assert_array_equal(s[0, row, :n], -np.diff(dense[0, row, : n + 1]))
+            straight = np.interp(np.arange(size + 1), at, dense[0, row, at])
+            np.testing.assert_allclose(u[0, row], straight, atol=1e-5 * scale[0, row, 0])
+
+
+# ------------------------------------------------------------------ what changes nothing
+
+
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+@pytest.mark.parametrize("cuts, rows", [(1, 1), (4, 3)])
+def test_chunks_of_cuts_and_of_logits_change_nothing(monkeypatch, estimator, cuts, rows):
+    """So many cuts at once, and so many of their logits: none divides the 10 cuts."""
+    per_cut = P * G * (K if estimator == "answer_entropy" else max(K, A - 1))
+    monkeypatch.setattr(information, "_PROBE_TOKENS", cuts * per_cut)
+    monkeypatch.setattr(scoring, "_LOGITS", rows * P * G * 90)
+    ask.clear_cache()
+    found = ask_bayesian(estimator)
+    ask.clear_cache()
+    np.testing.assert_allclose(found, wanted_of(estimator, SPOKEN), atol=1e-4)
+
+
+@pytest.mark.parametrize("estimator", list(ESTIMATORS))
+def test_the_order_of_a_group_and_of_its_answers_changes_nothing(estimator):
+    """Completions turned with their own answers; and a set whose rows are turned."""
+    own = Answers(
+        np.random.default_rng(6).integers(2, 8, (P, G, Y, A)).astype(np.int32),
+        np.array([[[3, 1, 4], [2, 2, 0]], [[4, 0, 0], [1, 3, 2]]], np.int32),
+        np.array([[[0, 1, 0], [0, 1, 0]], [[0, 0, 0], [0, 1, 2]]], np.int32),
+    )
+    want = ask_bayesian(estimator, own)
+    np.testing.assert_allclose(want, wanted_of(estimator, own), atol=1e-4)
+    asked = None if estimator == "answer_entropy" else Answers(*(x[:, ::-1] for x in own))
+    inputs = Prompts(PROMPTS, PROMPT_LENGTH), COMPLETIONS[:, ::-1], POSTFIX, asked
+    turned = np.asarray(ask(estimator, bayes, TABLE, *inputs))
+    np.testing.assert_allclose(turned[:, ::-1], want, atol=1e-5)
+    if estimator == "answer_set_entropy":
+        full = own._replace(length=np.maximum(own.length, 1))
+        rows = Answers(*(x[:, :, ::-1] for x in full))
+        np.testing.assert_allclose(
+            ask_bayesian(estimator, rows), ask_bayesian(estimator, full), atol=1e-5
+        )
+
+
+def test_other_candidates_do_not_change_an_answer():
+    """Its log-probability is its own: other tokens, lengths and numbers of the rest of the set."""
+    want = ask_bayesian("answer_log_probs")[..., 0]
+    rest = np.arange(Y) > 0
+    tokens = np.where(rest[:, None], (SPOKEN.tokens + 7) % 90, SPOKEN.tokens)
+    for other in (0, 1, A):
+        length = np.where(rest, other, SPOKEN.length).astype(np.int32)
+        found = ask_bayesian("answer_log_probs", SPOKEN._replace(tokens=tokens, length=length))
+        np.testing.assert_allclose(found[..., 0], want, atol=1e-5)
+
+
+def test_a_mesh_of_eight_changes_no_signal():
+    """Four prompts over data, fsdp and tensor; own sets, strided cuts, chunks of both kinds."""
+    golden = golden_model("qwen3_untied")
+    rng = np.random.default_rng(0)
+    length = np.array([[9, 4], [1, 7], [0, 9], [6, 2]], np.int32)
+    shape = 4, G, T
+    prompts = rng.integers(2, 90, (4, L)).astype(np.int32), np.array([6, 3, 1, 5], np.int32)
+    rollout = rollout_of(length, rng.integers(2, 90, shape).astype(np.int32), prompts)
+    answers = Answers(
+        rng.integers(2, 90, (4, 1, Y, A)).astype(np.int32),
+        np.array([[[3, 3, 4]], [[2, 3, 0]], [[1, 1, 1]], [[0, 0, 0]]], np.int32),
+        np.array([[[0, 1, 0]], [[0, 1, 0]], [[0, 1, 2]], [[0, 0, 0]]], np.int32),
+    )
+    cuts = jax.tree.map(np.asarray, choose_cuts(jnp.asarray(length), T, stride=2))
+    options = dict(estimator="answer_set_entropy")
+    parts = rollout, cuts, answers
+    one = compute_signals(
+        golden.model, golden.params, None, rollout, Probe(POSTFIX, cuts, answers), ONE, **options
+    )
+    mesh = make_mesh(2, 2, 2)
+    params = jax.device_put(golden.params, param_shardings(mesh, golden.params))
+    rollout, cuts, answers = put(parts, by_prompt(mesh))
+    probe = Probe(POSTFIX, cuts, answers)
+    model = make_model(golden.config, mesh)
+    found = compute_signals(model, params, None, rollout, probe, ONE, **options)
+    assert np.ptp(one.uncertainty) > 0.1
+    np.testing.assert_allclose(found.uncertainty, one.uncertainty, atol=1e-5)
+
+
+def test_no_content_of_a_rollout_compiles_anew():
+    """Answers, candidate sets, cuts and lengths of any content: one program for each estimator."""
+    for estimator in ("answer_log_prob", "answer_set_entropy"):
+        before = None
+        for stride, length in [(1, [[3, 1, 4], [2, 4, 0]]), (4, [[0, 0, 0], [1, 0, 0]])]:
+            answers = ANSWERS._replace(length=np.int32(length)[:, None])
+            cuts = jax.tree.map(np.asarray, choose_cuts(jnp.asarray(LENGTH), T, stride=stride))
+            probe = Probe(POSTFIX, cuts, answers)
+            rollout = rollout_of(LENGTH // stride)
+            options = dict(estimator=estimator)
+            compute_signals(bayes, TABLE, None, rollout, probe, ONE, **options)
+            assert before in (None, compute_signals._cache_size())
+            before = compute_signals._cache_size()
+
+
+# ------------------------------------------------------------------ what is not computed
+
+
+def test_keys_beyond_a_chunk_of_cuts_are_not_multiplied(qwen2, monkeypatch):
+    """Tiles of 4 keys; the cache holds NaN from the 5th input on. A chunk of cuts that read up to
+    4 inputs never meets one; the others do."""
+    golden, want = qwen2
+    prompts = Prompts(jnp.asarray(PROMPTS), jnp.asarray(PROMPT_LENGTH))
+
+    @jax.jit
+    def read(params):
+        prompt = read_prompts(golden.model, params, prompts)
+        inputs = params, prompts, jnp.asarray(COMPLETIONS), prompt
+        return prompt, read_completions(golden.model, *inputs)[1]
+
+    prompt, cache = read(golden.params)
+    cache = jax.tree.map(lambda x: x.at[:, :, :, 4:].set(jnp.nan), cache)
+    monkeypatch.setattr(attention, "_DENSE_SCORES", 0)
+    monkeypatch.setattr(attention, "_KEYS", 4)
+    monkeypatch.setattr(attention, "_QUERIES", 8)
+    monkeypatch.setattr(information, "_PROBE_TOKENS", 4 * P * G * K)  # 4 cuts a chunk
+    cuts = choose_cuts(jnp.full((P, G), T), T)
+    contexts = jax.tree.map(jnp.asarray, (prompt, cache))
+    run = jax.jit(functools.partial(answer_entropy, golden.model))
+    found = np.asarray(run(golden.params, prompts, contexts, POSTFIX, cuts))
+    np.testing.assert_allclose(found[..., :4], want[..., :4], atol=1e-4)
+    assert np.isnan(found[..., 4:]).all()
+
+
+def widest(jaxpr, size):
+    """The most rows of any value in a program whose last axis is `size`, loops included."""
+    most = 0
+    for equation in jaxpr.eqns:
+        for value in equation.outvars:
+            shape = getattr(value.aval, "shape", ())
+            if shape and shape[-1] == size:
+                most = max(most, int(np.prod(shape[:-1])))
+        inner = jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns"))
+        for program in (getattr(x, "jaxpr", x) for x in inner):
+            if hasattr(program, "eqns"):
+                most = max(most, widest(program, size))
+    return most
+
+
+def test_the_head_runs_only_where_it_is_read(qwen2, monkeypatch):
+    """One row of logits for each cut of a chunk, not one for each token of the postfix; of a
+    whole answer one for each of its other tokens, one answer at a time. The last layer too is
+    asked for the last postfix token alone."""
+    golden, _ = qwen2
+    seen = []
+
+    def forward(params, tokens, *args, read_from=0):
+        seen.append((tokens.shape[2:], read_from))
+        return golden.model.forward(params, tokens, *args, read_from=read_from)
+
+    model = golden.model._replace(forward=forward)
+    vocabulary = golden.config.vocab_size
+    monkeypatch.setattr(information, "_PROBE_TOKENS", 2 * P * G * K)  # 2 cuts a chunk
+
+    def rows(estimator, *answers):
+        def run(params):
+            prompts = Prompts(jnp.asarray(PROMPTS), jnp.asarray(PROMPT_LENGTH))
+            prompt = read_prompts(model, params, prompts)
+            inputs = params, prompts, jnp.asarray(COMPLETIONS), prompt
+            _, cache = read_completions(model, *inputs)
+            cuts = every_prefix(jnp.asarray(LENGTH), T)
+            asked = params, prompts, (prompt, cache), jnp.asarray(POSTFIX), cuts, *answers
+            return getattr(information, estimator)(model, *asked)
+
+        return widest(jax.make_jaxpr(run)(golden.params).jaxpr, vocabulary)
+
+    assert rows("answer_entropy") == 2 * P * G
+    assert {call for call in seen if call[0][1:] == (K,)} == {((2, K), K - 1)}
+    assert rows("answer_log_prob", ANSWERS) == 2 * P * G * (A - 1)
+    assert rows("answer_set_entropy", ANSWERS) == 2 * P * G * (A - 1)
+
+
+def test_no_key_is_copied_for_an_answer():
+    """The same of whole answers, T = 512: nine candidates of eight tokens behind every prefix need
+    a fraction of the cache of each prefix of one chunk."""
+    config = DecoderConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=128,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=16,
+    )
+    size, width, model = 512, 8, make_model(config)
+    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    ids = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
+    prompts, cuts = Prompts(ids(1, 16), ids(1)), Cuts(ids(1, 2, size + 1), ids(1, 2))
+    answers = Answers(ids(1, 1, 9, width), ids(1, 1, 9), ids(1, 1, 9))
+
+    def read(params, prompts, tokens):
+        prompt = read_prompts(model, params, prompts)
+        return prompt, read_completions(model, params, prompts, tokens, prompt)[1]
+
+    contexts = jax.eval_shape(read, params, prompts, ids(1, 2, size))
+    run = jax.jit(functools.partial(information.answer_set_entropy, model))
+    compiled = run.lower(params, prompts, contexts, ids(6), cuts, answers).compile()
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    chunk = min(size, information._PROBE_TOKENS // (2 * (width - 1)))
+    copies = chunk * 2 * size * config.num_layers * 2 * 2 * 16 * 4  # rows, keys, layers
+    assert temporary < copies / 10, (temporary, copies)

@@ -1,6 +1,9 @@
 """What the probe asks, as ids: postfix, boundary tokens, answers of a group."""
 
+import itertools
 import json
+import re
+from fractions import Fraction
 
 import jax
 import numpy as np
@@ -178,3 +181,178 @@ def test_mistakes_are_sentences(opened, options, sentence):
     section = InformationSection(**({"postfix": "</think><answer>"} | options))
     with pytest.raises(UserError, match=sentence):
         probes.make_asker(section, opened, make_mesh(1, 1, 1), ["49"])
+
+
+# ------------------------------------------------------------------ answers of any group
+
+HOSTILE = [
+    "9" * 10**6,
+    "１２",
+    "<|im_end|>",
+    "</answer>",
+    "\\boxed{" * 500,
+    "\x00",
+    "1,000",
+    "é\u200b",
+]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"estimator": "answer_log_prob"},
+        {"estimator": "answer_log_prob", "reference": "own"},
+        {"estimator": "answer_set_entropy"},
+    ],
+    ids=json.dumps,
+)
+def test_any_group_of_a_size_gives_the_same_shapes(opened, options):
+    """No answers at all, one, as many as completions, hostile ones, no gold: one program for all;
+    what is there stands at the front, the rest is zeros, and every id has a row of the model."""
+    nothing, full = ["no answer"] * 8, [says(str(n)) for n in range(8)]
+    groups = [nothing, [says("49")] * 8, full, [says(text) for text in HOSTILE]]
+    golds = ["49", None, "12", ""]
+    shapes = set()
+    for first, gold in itertools.product(groups, golds):
+        made = answers(opened, [first, nothing], golds=[gold, None], **options)
+        shapes.add(tuple((leaf.shape, str(leaf.dtype)) for leaf in made))
+        inside = np.arange(8) < made.length[..., None]
+        assert not made.tokens[~inside].any() and made.length.min() >= 0
+        assert ((made.tokens >= 0) & (made.tokens < opened.config.vocab_size)).all()
+        assert (np.diff(np.sign(made.length), axis=-1) <= 0).all()
+        assert ((made.meaning >= 0) & (made.meaning < made.meaning.shape[-1])).all()
+        assert not made.length[1].any()  # the second prompt has neither gold nor answers
+    rows = {"answer_set_entropy": (2, 1, 9)}.get(
+        options["estimator"], (2, 8 if options.get("reference") == "own" else 1, 1)
+    )
+    assert shapes == {(((*rows, 8), "int32"), (rows, "int32"), (rows, "int32"))}
+
+
+def test_a_group_in_any_order_is_the_same_set(qwen):
+    """With the real tokenizer, equal numbers and hostile texts among them; gold stays the first."""
+    rng = np.random.default_rng(0)
+    group = [says(text) for text in ("1000", "1,000", "1000.0", "A", "a", *HOSTILE)]
+    group += [says(str(n)) for n in range(60)]  # enough for a set to change its order
+    made = [
+        make_answers(
+            qwen,
+            estimator="answer_set_entropy",
+            golds=["zebra"],
+            completions=[[group[i] for i in rng.permutation(len(group))]],
+            answer_end=END,
+            width=8,
+        )
+        for _ in range(10)
+    ]
+    for other in made[1:]:
+        jax.tree.map(np.testing.assert_array_equal, other, made[0])
+    assert made[0].tokens[0, 0, 0, : made[0].length[0, 0, 0]].tolist() == encode(
+        qwen, "zebra" + END
+    )
+    there = made[0].length[0, 0]
+    rows = {tuple(row[:n]) for row, n in zip(made[0].tokens[0, 0], there, strict=True) if n}
+    assert len(rows) == (there > 0).sum()  # each once
+
+
+def test_meanings_are_those_of_exact_numbers(qwen):
+    """Random numbers in several spellings: two answers mean the same where Fraction says so, and
+    digits of other scripts, which Python's int would read, are no numbers."""
+    rng = np.random.default_rng(1)
+    spellings = (str, "{:,}".format, "{}.0".format, "${}".format, "{}.".format, " {} ".format)
+    written = [
+        spell(int(n))
+        for n in rng.integers(-1, 3, 12) * 1000
+        for spell in rng.permutation(spellings)
+    ]
+    wide = ["１０００", "٣"]
+    made = make_answers(
+        qwen,
+        estimator="answer_set_entropy",
+        golds=["1000"],
+        completions=[[says(text) for text in written + wide]],
+        answer_end=END,
+        width=16,
+    )
+    rows = zip(made.tokens[0, 0], made.length[0, 0], made.meaning[0, 0], strict=True)
+    found = {qwen.decode(row[:n]).removesuffix(END): int(m) for row, n, m in rows if n}
+    assert found["1000"] == 0 and len(found) > 10
+    ascii_only = {text: m for text, m in found.items() if text.isascii()}
+    value = {text: Fraction(re.sub(r"[$, ]", "", text).rstrip(".")) for text in ascii_only}
+    for one, other in itertools.combinations(ascii_only, 2):
+        assert (found[one] == found[other]) == (value[one] == value[other]), (one, other)
+    assert set(wide) <= set(found)
+    others = [m for text, m in found.items() if text not in wide]
+    assert all(found[text] not in others for text in wide)
+
+
+def test_an_answer_is_closed_unless_it_is_cut(qwen):
+    """1 is no beginning of 12; `</answer>` keeps its own ids; white space around does not count."""
+    one, twelve = (probes.encode_answer(qwen, text, END, 16) for text in ("1", "12"))
+    assert one != twelve[: len(one)]
+    assert qwen.decode(twelve) == "12</answer>"
+    assert probes.encode_answer(qwen, " \n12\t", END, 16) == twelve
+    assert probes.encode_answer(qwen, "12", END, 2) == twelve[:2]
+    assert probes.encode_answer(qwen, " \n", END, 16) == []
+
+
+@pytest.mark.parametrize("text", ["9" * 10**6, "-" * 1000, "1" + " " * 1000 + "2", "word " * 900])
+def test_a_long_answer_is_told_by_its_first_tokens(qwen, text):
+    """Also where a token holds many characters: it is cut, not closed where it goes on."""
+    width = 8
+    start = encode(qwen, text[:5000])  # far more than `width` tokens
+    assert probes.encode_answer(qwen, text, END, width) == start[:width]
+
+
+# ------------------------------------------------------------------ postfix and boundaries
+
+
+def test_a_postfix_that_the_tokenizer_cannot_write_is_refused(opened):
+    """The arithmetic tokenizer drops letters that it has no token for."""
+    with pytest.raises(UserError, match="which this tokenizer writes as '</think><answer>'"):
+        probes.encode_postfix(opened.tokenizer, "</think>é<answer>")
+    with pytest.raises(UserError, match="^eval.postfix is empty"):
+        probes.encode_postfix(opened.tokenizer, "", "eval.postfix")
+    for text in ("</think>\n<answer>", "<answer>", "\n"):
+        ids = probes.encode_postfix(opened.tokenizer, text)
+        assert opened.tokenizer.decode(ids) == text
+
+
+def test_the_postfix_in_qwens_own_tokens(qwen):
+    """`>` and the line end are one token; a postfix in another script comes back too."""
+    ids = probes.encode_postfix(qwen, "</think>\n<answer>")
+    assert [qwen.decode([i]) for i in ids] == ["</", "think", ">\n", "<", "answer", ">"]
+    for text in ("\n\nFinal answer: \\boxed{", " 答案：", "🧮 é"):
+        assert qwen.decode(probes.encode_postfix(qwen, text)) == text
+
+
+def test_probes_stand_after_tokens_that_hold_a_text(opened):
+    """Through `ask`: cuts behind ". " within the thinking, and at its end; none behind padding."""
+    section = InformationSection(postfix="</think><answer>", boundaries=["."])
+    mesh = make_mesh(1, 1, 1)
+    asker = probes.make_asker(section, opened, mesh, ["49"])
+    text = "<think>1+1=2. 2+2=4. 4+4=8</think><answer>8</answer>"
+    ids = encode(opened.tokenizer, text)
+    stops = [i + 1 for i, token in enumerate(ids) if "." in opened.tokenizer.decode([token])]
+    thinking = ids.index(encode(opened.tokenizer, "</think>")[0])
+    tokens = np.zeros((1, 3, len(ids) + 4), np.int32)
+    tokens[:, :, : len(ids)] = ids
+    length = np.array([[thinking, stops[0] + 1, 0]], np.int32)
+    split = by_prompt(mesh)
+    probe = probes.ask(asker, put(tokens, split), put(length, split), ["49"], [[text] * 3])
+    want = [[0, *stops, thinking], [0, stops[0], stops[0] + 1], [0]]
+    for row, count, cuts in zip(probe.cuts.position[0], probe.cuts.count[0], want, strict=True):
+        assert row[: int(count)].tolist() == cuts and set(row[int(count) :].tolist()) <= {cuts[-1]}
+
+
+def test_a_dry_run_knows_the_places(opened):
+    """Not the shapes alone: `abstract_probe` lies on the devices where `ask` puts it."""
+    section = InformationSection(postfix="</think><answer>", estimator="answer_set_entropy")
+    mesh = make_mesh(2, 2, 2)
+    asker = probes.make_asker(section, opened, mesh, ["49"] * 4)
+    split = by_prompt(mesh)
+    tokens = put(np.zeros((4, 2, 10), np.int32), split)
+    length = put(np.full((4, 2), 6, np.int32), split)
+    made = probes.ask(asker, tokens, length, ["49"] * 4, [[says("4"), says("5")]] * 4)
+    told = probes.abstract_probe(asker, (4, 2, 10))
+    for one, other in zip(jax.tree.leaves(made), jax.tree.leaves(told), strict=True):
+        assert one.sharding.is_equivalent_to(other.sharding, one.ndim)

@@ -17,10 +17,14 @@ from transformers import AutoModelForCausalLM
 
 from iapo_jax import (
     Answers,
+    Probe,
     Prompts,
+    Rollout,
     answer_entropy,
     answer_log_prob,
     answer_set_entropy,
+    choose_cuts,
+    compute_signals,
     every_prefix,
     make_model,
     read_completions,
@@ -108,3 +112,39 @@ def test_all_estimators_at_every_prefix(pair):
         np.testing.assert_allclose(entropy[p, g, t], want, atol=1e-4)
         np.testing.assert_allclose(log_prob[p, g, t], -log_p[0], atol=1e-4)
         np.testing.assert_allclose(set_entropy[p, g, t], -(q * np.log(q)).sum(), atol=1e-4)
+
+
+OWN = [[RNG.integers(2, 90, n).tolist() for n in row] for row in ((4, 1), (0, 2))]
+
+
+def test_own_answers_in_training_signals(pair):
+    """`compute_signals` with an answer of each completion's own, one of which has none, and cuts
+    at every third token: what transformers says there, straight between, constant behind."""
+    theirs, model, params = pair
+    length = np.asarray([[len(row) for row in rows] for rows in COMPLETIONS], np.int32)
+    tokens = np.asarray([pad(rows, 10) for rows in COMPLETIONS])
+    prompts = Prompts(pad(PROMPTS, 8), np.asarray([len(row) for row in PROMPTS], np.int32))
+    zeros, flags = np.zeros(tokens.shape, np.float32), np.ones((2, 2), bool)
+    answers = Answers(
+        np.asarray([pad(rows, 5) for rows in OWN])[:, :, None],
+        np.asarray([[len(row) for row in rows] for rows in OWN], np.int32)[..., None],
+        np.zeros((2, 2, 1), np.int32),
+    )
+    cuts = choose_cuts(jnp.asarray(length), tokens.shape[-1], stride=3)
+    probe = Probe(np.asarray(POSTFIX, np.int32), jax.tree.map(np.asarray, cuts), answers)
+    rollout = Rollout(prompts, tokens, length, zeros, flags)
+    options = dict(estimator="answer_log_prob")
+    found = compute_signals(model, params, None, rollout, probe, np.float32(1.0), **options)
+    for p, g in np.ndindex(2, 2):
+        at, want = sorted({*range(0, length[p, g], 3), int(length[p, g])}), []
+        for t in at:
+            stem = PROMPTS[p] + COMPLETIONS[p][g][:t] + POSTFIX
+            rows = log_softmax(theirs, stem + OWN[p][g])[len(stem) - 1 :]
+            want.append(-rows[np.arange(len(OWN[p][g])), OWN[p][g]].sum() if OWN[p][g] else 0.0)
+        straight = np.interp(np.arange(tokens.shape[-1] + 1), at, want)
+        np.testing.assert_allclose(found.uncertainty[p, g], straight, atol=1e-4)
+        # The other signals of the same pass, against the same model.
+        whole = PROMPTS[p] + COMPLETIONS[p][g]
+        rows = log_softmax(theirs, whole)[len(PROMPTS[p]) - 1 : -1]
+        own = rows[np.arange(length[p, g]), COMPLETIONS[p][g]]
+        np.testing.assert_allclose(found.log_prob[p, g, : length[p, g]], own, atol=1e-4)
