@@ -1,6 +1,7 @@
 """Strict modes for every test, set before JAX starts, and what most tests share."""
 
 import functools
+import gc
 import json
 import os
 from pathlib import Path
@@ -67,6 +68,15 @@ def plain_logits(model, params, tokens):
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     hidden, _ = model.forward(params, tokens, positions, ())
     return jnp.einsum("bsd,vd->bsv", hidden.astype(jnp.float32), model.logit_weight(params))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drop the programs of a module after it: each is mapped memory, and a process may map 65,530
+    pieces (vm.max_map_count). The whole suite needs more; XLA crashes without a word there."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
