@@ -145,7 +145,7 @@ class InformationSection:
         "</answer>", "text that closes an answer; teacher-forced with it: 1 is no part of 12 then"
     )
     max_answer_length: int = option(
-        16, "tokens of an answer with its end; longer ones are told by their first"
+        32, "tokens of an answer with its end; longer ones are told by their first"
     )
     stride: int = option(1, "probe after every so many tokens; the sum over a segment is kept")
     boundaries: list[str] = option(

@@ -12,12 +12,13 @@ from iapo_jax.config import InformationSection, MeshSection, ModelSection, Train
 from iapo_jax.data import pad_rows
 from iapo_jax.errors import UserError
 from iapo_jax.inspection import Inspection
+from iapo_jax.metrics import say
 from iapo_jax.rollouts import real_tokens, thinking_lengths
 from iapo_jax.run import Run
 from iapo_jax.sampling import prompt_keys, sample
 from iapo_jax.sharding import by_prompt, fetch, put
 from iapo_jax.signals import compute_signals
-from iapo_jax.types import Params, Prompts, Rollout, Signals
+from iapo_jax.types import Answers, Params, Prompts, Rollout, Signals
 
 _LENGTHS = 64  # completions are padded to a multiple of it: few shapes, few compilations
 
@@ -134,7 +135,7 @@ def inspect_completions(
     asker = _asker(opened, section, answer, extracted)
     room = max(map(len, rows)) + asker.postfix.shape[0] + asker.width - 1
     ids = encode_prompt(opened, prompt, room)
-    signals = _signals(opened, asker, ids, rows, answer, whole, temperature)
+    signals, asked = _signals(opened, asker, ids, rows, answer, whole, temperature)
     thinking = thinking_lengths(known.tokenizer, rows, known.stop_ids, section.end_of_thinking)
     right = [None] * len(rows)
     if answer is not None:
@@ -155,6 +156,7 @@ def inspect_completions(
                 correct=right[g],
                 thinking_length=int(thinking[g]),
                 finished=bool(len(row) and row[-1] in known.stop_ids),
+                **_teacher_forced(asked, g),
             ),
             known.tokenizer,
             row,
@@ -177,6 +179,18 @@ def _fill(told: Inspection, tokenizer: Any, row: np.ndarray, signals: Signals) -
         entropy=signals.entropy[:size].tolist(),
         log_prob=signals.log_prob[:size].tolist(),
     )
+
+
+def _teacher_forced(asked: Answers | None, completion: int) -> dict[str, list]:
+    """The answers that the estimator looked at for one completion, as fields of `Inspection`."""
+    if asked is None:
+        return {}
+    tokens, length, meaning = (x[0, min(completion, x.shape[1] - 1)] for x in asked)
+    there = np.flatnonzero(length).tolist()
+    return {
+        "answer_ids": [tokens[y, : length[y]].tolist() for y in there],
+        "answer_meanings": meaning[there].tolist(),
+    }
 
 
 def _ids(tokenizer: Any, completion: str | Sequence[int]) -> np.ndarray:
@@ -206,7 +220,9 @@ def _asker(
     known, tokenizer = opened.run.pretrained, opened.run.pretrained.tokenizer
     own = [text for text in extracted if text and pretrained.encode(tokenizer, text.strip())]
     golds = own if answer is None else [answer, *own]
-    return probes.make_asker(section, known, opened.run.mesh, golds)
+    asker = probes.make_asker(section, known, opened.run.mesh, golds)
+    say(f"asking: {probes.describe(asker)}")
+    return asker
 
 
 def _signals(
@@ -217,23 +233,24 @@ def _signals(
     answer: str | None,
     whole: list[str],
     temperature: float,
-) -> Signals:
-    """`signals.compute_signals` of one prompt's completions, probed at every prefix."""
+) -> tuple[Signals, Answers | None]:
+    """`signals.compute_signals` of one prompt's completions at every prefix; what was asked."""
     size = max(-(-max(map(len, rows)) // _LENGTHS), 1) * _LENGTHS
     split = by_prompt(opened.run.mesh)
     tokens, length = (put(x[None], split) for x in pad_rows(rows, size))
     floats = put(np.zeros((1, len(rows), size), np.float32), split)
     rollout = Rollout(_prompts(opened, prompt), tokens, length, floats, length > 0)
+    probe = probes.ask(asker, tokens, length, [answer], [whole])
     made = compute_signals(
         opened.run.model,
         opened.params,
         None,
         rollout,
-        probes.ask(asker, tokens, length, [answer], [whole]),
+        probe,
         np.float32(temperature),
         estimator=asker.section.estimator,
     )
-    return fetch(made)
+    return fetch(made), probe.answers and fetch(probe.answers)
 
 
 def _prompts(opened: OpenModel, ids: list[int]) -> Prompts:

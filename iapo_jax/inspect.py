@@ -98,7 +98,6 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
             seed=config.seed,
             room=len(probes.encode_postfix(tokenizer, section.postfix)) + section.max_answer_length,
         )
-        say(f"asking for the answer after {sum(map(len, completions)) + count} prefixes")
     return inspect_completions(
         opened,
         prompt,

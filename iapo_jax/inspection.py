@@ -15,6 +15,8 @@ class Inspection(NamedTuple):
     prompt_ids: list[int] = []
     completion_ids: list[int] = []  # T, with the stop token where one was drawn
     postfix_ids: list[int] = []  # what is put behind every prefix
+    answer_ids: list[list[int]] = []  # what is teacher-forced behind it, with what closes it
+    answer_meanings: list[int] = []  # of each of them; equal where two are the same answer
     tokens: list[str] = []  # T, the text of each id; bytes of a split character as \xf0
     uncertainty: list[float] = []  # T + 1: u_t about the answer after t tokens
     informativeness: list[float] = []  # T: u_{t-1} - u_t while thinking, then 0

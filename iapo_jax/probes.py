@@ -87,6 +87,11 @@ def answer_width(tokenizer: Any, golds: Sequence[str], end: str, limit: int) -> 
     return min(limit, -(-longest // 4) * 4)
 
 
+def count_longer(tokenizer: Any, golds: Sequence[str], end: str, width: int) -> int:
+    """Answers of more than `width` tokens with their end: `encode_answer` cuts them."""
+    return sum(len(encode_answer(tokenizer, text, end, width + 1)) > width for text in golds)
+
+
 def make_answers(
     tokenizer: Any,
     *,
@@ -165,6 +170,7 @@ class Asker(NamedTuple):
     postfix: Array  # [K] int32
     boundary: Array | None  # [V] bool; None where probes are not bound to tokens
     width: int  # A
+    longer: int = 0  # known answers of more than A tokens, told by their first A
 
 
 def make_asker(
@@ -178,13 +184,35 @@ def make_asker(
     check_section(section)
     everywhere, tokenizer = replicated(mesh), opened.tokenizer
     postfix = np.asarray(encode_postfix(tokenizer, section.postfix), np.int32)
-    boundary, width = None, 1
+    boundary, width, longer = None, 1, 0
     if section.boundaries:
         tokens = boundary_tokens(tokenizer, opened.config.vocab_size, section.boundaries)
         boundary = put(tokens, everywhere)
     if section.estimator != "answer_entropy":
-        width = answer_width(tokenizer, golds, section.answer_end, section.max_answer_length)
-    return Asker(section, tokenizer, mesh, put(postfix, everywhere), boundary, width)
+        end = section.answer_end
+        width = answer_width(tokenizer, golds, end, section.max_answer_length)
+        longer = count_longer(tokenizer, golds, end, width)
+    return Asker(section, tokenizer, mesh, put(postfix, everywhere), boundary, width, longer)
+
+
+def describe(asker: Asker) -> str:
+    """What is asked, and where, in one line."""
+    section = asker.section
+    what = section.estimator
+    if what == "answer_log_prob":
+        what += f" of the {section.reference} answer"
+    where = "after every token" if section.stride == 1 else f"every {section.stride} tokens"
+    if section.boundaries:
+        where = f"after tokens with one of {section.boundaries}"
+    told = [f"{what} {where}", f"behind {section.postfix!r} ({asker.postfix.shape[0]} tokens)"]
+    if section.estimator != "answer_entropy":
+        told.append(f"answers of up to {asker.width} tokens, {section.answer_end!r} included")
+    if asker.longer:
+        told.append(
+            f"{asker.longer} known answer(s) have more, and are told by their first "
+            "(information.max_answer_length)"
+        )
+    return "; ".join(told)
 
 
 def check_section(section: InformationSection) -> None:

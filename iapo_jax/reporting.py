@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from iapo_jax import probes
 from iapo_jax.answers import checker_counts
 from iapo_jax.data import Problems
 from iapo_jax.model import init_params
@@ -111,6 +112,7 @@ def describe_run(trainer: Any) -> str:
         "prompts",
         f"algorithm   {config.algorithm.name} {config.algorithm.options or ''} "
         f"{trainer.algorithm.loss._asdict()}",
+        *([f"asks        {probes.describe(trainer.asker)}"] if trainer.asker else []),
         f"devices     {dict(trainer.run.mesh.shape)} of {jax.device_count()} "
         f"{jax.devices()[0].platform}",
         f"output      {config.output_dir}",

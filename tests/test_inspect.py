@@ -106,6 +106,7 @@ def test_the_reference_answer_is_teacher_forced(opened, prompt):
     options = dict(answer="42", estimator="answer_log_prob", postfix=POSTFIX)
     (one,) = inspect_completions(opened, prompt, [TEXT], **options)
     answer = opened.run.pretrained.tokenizer.encode("42</answer>", add_special_tokens=False)
+    assert one.answer_ids == [answer] and one.answer_meanings == [0]
     for t in (0, 5, len(one.tokens)):
         row = one.prompt_ids + one.completion_ids[:t] + one.postfix_ids + answer
         log_p = log_softmax(opened, [row])[0]
@@ -119,8 +120,29 @@ def test_completions_of_one_group_are_the_set(opened, prompt):
     options = dict(answer="42", estimator="answer_set_entropy", postfix=POSTFIX)
     both = inspect_completions(opened, prompt, [TEXT, other], **options)
     assert 0 < both[0].uncertainty[0] <= np.log(2) + 1e-6
+    assert both[0].answer_ids == both[1].answer_ids and both[0].answer_meanings == [0, 1]
+    prefix = both[0].prompt_ids + both[0].completion_ids[:9] + both[0].postfix_ids
+    totals = []
+    for ids in both[0].answer_ids:
+        log_p = log_softmax(opened, [prefix + ids])[0]
+        at = np.arange(len(prefix), len(prefix) + len(ids))
+        totals.append(log_p[at - 1, ids].sum())
+    q = np.exp(totals) / np.exp(totals).sum()
+    assert abs(both[0].uncertainty[9] + (q * np.log(q)).sum()) < 1e-4
     (alone,) = inspect_completions(opened, prompt, [TEXT], **options)
     assert max(map(abs, alone.uncertainty)) < 1e-6
+
+
+def test_what_is_asked_is_said(opened, prompt, capsys):
+    """Also that a reference answer is longer than the limit: else its figure would mislead."""
+    options = dict(answer="123456", estimator="answer_log_prob", postfix=POSTFIX)
+    (one,) = inspect_completions(opened, prompt, [TEXT], **options)
+    said = capsys.readouterr().out
+    assert "answer_log_prob of the gold answer after every token; behind '</think><answer>'" in said
+    assert "answers of up to 8 tokens" in said and "have more" not in said
+    (cut,) = inspect_completions(opened, prompt, [TEXT], **options, max_answer_length=4)
+    assert cut.answer_ids == [one.answer_ids[0][:4]]
+    assert "1 known answer(s) have more" in capsys.readouterr().out
 
 
 def test_samples_are_those_of_the_seed(opened, prompt):

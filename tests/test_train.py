@@ -293,7 +293,8 @@ def test_every_way_to_ask_trains(configure, tmp_path, overrides, capsys):
     """Finite figures, information in them, nothing compiled after the first step; a dry run too."""
     config = configure(tmp_path / "run", "max_steps=2", "eval.dataset=''", *overrides)
     train(config, dry_run=True)
-    assert "signals" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "signals" in told and f"asks        {config.information.estimator}" in told
     train(config)
     rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     assert all(math.isfinite(value) for row in rows for value in row.values())
