@@ -5,9 +5,10 @@ positions at a time, and the postfix is run as a batch over the clones (arXiv:26
 and masks are corrected, so that it computes what it is meant to: each probe sits right behind its
 own prefix and reads nothing of the chunk's longer ones.
 
-Plain, as a reader of the description would write it: clones stacked position by position and then
-put in the order of the batch, the model's head on every postfix token. Tuned: one copy less, the
-head on the last token alone.
+Plain, as a reader of the description would write it: a layer's keys and values cloned position by
+position, the clones stacked and then put in the order of the batch, the model's head on every
+postfix token. Tuned: keys and values one after the other, so that memory which the one gave back
+serves the other; one copy less; the head on the last token alone.
 """
 
 import time
@@ -41,17 +42,19 @@ def probe_by_cloning(model, ids, prompt_length: int, postfix, *, tuned: bool, ch
 def _cloned(full: DynamicCache, cuts: torch.Tensor, tuned: bool) -> DynamicCache:
     """A copy of the cache for each cut: [B * len(cuts), heads, longest, width] in every layer."""
     cache, longest = DynamicCache(), int(cuts[-1])
+
+    def clones(states):
+        return [
+            torch.nn.functional.pad(states[:, :, :cut], (0, 0, 0, longest - cut))
+            for cut in cuts.tolist()
+        ]
+
     for index, layer in enumerate(full.layers):
-        pair = []
-        for states in (layer.keys, layer.values):
-            copies = [
-                torch.nn.functional.pad(states[:, :, :cut], (0, 0, 0, longest - cut))
-                for cut in cuts.tolist()
-            ]
-            if tuned:
-                pair.append(torch.stack(copies, dim=1).flatten(0, 1))
-            else:
-                pair.append(torch.stack(copies).transpose(0, 1).flatten(0, 1))
+        if tuned:
+            pair = [torch.stack(clones(x), dim=1).flatten(0, 1) for x in (layer.keys, layer.values)]
+        else:
+            keys, values = clones(layer.keys), clones(layer.values)
+            pair = [torch.stack(x).transpose(0, 1).flatten(0, 1) for x in (keys, values)]
         cache.update(*pair, index)
     return cache
 

@@ -74,6 +74,12 @@ def _log_softmax(hidden: Array, weight: Array, temperature: Array) -> Array:
     return jax.nn.log_softmax(logits / temperature, axis=-1)
 
 
+def _entropy(log_p: Array) -> Array:
+    """-sum p log p over the last axis; as one matrix, since XLA's CPU sums of more axes crawl."""
+    rows = log_p.reshape(-1, log_p.shape[-1])
+    return -jnp.sum(jnp.exp(rows) * rows, axis=-1).reshape(log_p.shape[:-1])
+
+
 def next_token_scores(
     hidden: Array, weight: Array, tokens: Array, *, devices: int = 1
 ) -> TokenScores:
@@ -95,7 +101,7 @@ def next_token_scores(
     def chunk(h: Array) -> tuple[Array, Array]:
         log_p = _log_softmax(h, weight, jnp.float32(1.0))
         index = jnp.broadcast_to(tokens[:, :, None], (*h.shape[:-1], tokens.shape[-1]))
-        return jnp.take_along_axis(log_p, index, axis=-1), -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+        return jnp.take_along_axis(log_p, index, axis=-1), _entropy(log_p)
 
     log_prob, entropy = jax.lax.map(chunk, _chunks(hidden, size, -2))
     return TokenScores(_join(log_prob, length, -2), _join(entropy, length, -1))
@@ -111,7 +117,7 @@ def _scores_forward(hidden, weight, tokens, temperature, size):
         h, token = part
         log_p = _log_softmax(h, weight, temperature)
         log_prob = jnp.take_along_axis(log_p, token[..., None], axis=-1)[..., 0]
-        return log_prob, -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+        return log_prob, _entropy(log_p)
 
     parts = jax.lax.map(chunk, (_chunks(hidden, size, -2), _chunks(tokens, size, -1)))
     log_prob, entropy = (_join(x, tokens.shape[-1], -1) for x in parts)
