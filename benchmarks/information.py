@@ -14,7 +14,7 @@ turns:
   default attention) and tuned (with whichever attention is faster for it at that length);
 - floor: K scoring passes over the prompts and completions, log-probability and entropy of every
   token: about as many tokens as the probes have;
-- torch: K forwards of transformers over the same tokens, logits of all.
+- torch: K forwards of transformers over the same tokens, logits of all, its default attention.
 `--gpu` times ours and the floor at a real model's shapes with random weights in bfloat16 (and the
 published algorithm, tuned, where torch sees the GPU; its weights are others), and what share of a
 training step the probes take. `--memory` compiles for such shapes and prints what XLA would need.
@@ -225,13 +225,17 @@ def compare_at(length: int, repeats: int, group: bool, model: Model, params, the
         theirs.set_attn_implementation(best if tuned else "sdpa")
         return probe_by_cloning(theirs, text, prompt, exit, tuned=tuned)
 
+    def plain():
+        theirs.set_attn_implementation("sdpa")
+        return [plain_forward(theirs, text) for _ in range(K)]
+
     runs = {
         "ours": lambda: ours.whole(*arguments),
         "probes": lambda: ours.probes(params, prompts, contexts, postfix, cuts),
         "published": lambda: published(False),
         "tuned": lambda: published(True),
         "floor": lambda: [jax.block_until_ready(ours.score(*arguments)) for _ in range(K)],
-        "torch": lambda: [plain_forward(theirs, text) for _ in range(K)],
+        "torch": plain,
     }
     errors = largest_differences(runs, theirs, text, prompt, exit)
     assert max(errors) < 1e-4, f"results differ: {errors} nats"
