@@ -65,7 +65,7 @@ def attend(
     Returns:
       [..., H, d] in the dtype of `query`; scores, softmax and the join are float32.
     """
-    tiled = _choose(implementation, mesh)
+    tiled = _choose(implementation, mesh, query.shape[-1])
     parts = [_segment_attention(query, segment, tiled) for segment in segments]
     if len(parts) == 1:
         return parts[0][0].astype(query.dtype)
@@ -77,11 +77,11 @@ Attention = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
 # (q [B,Q,M,R,d], k and v [B,S,M,d], visible [B,Q]) -> (out [B,Q,M,R,d], lse [B,Q,M,R]), float32
 
 
-def _choose(implementation: str, mesh: Mesh | None) -> Attention:
+def _choose(implementation: str, mesh: Mesh | None, width: int) -> Attention:
     """The tiled form: a kernel of the backend that was seen to work on it, else XLA's loops."""
     platform = jax.default_backend()
     own = {"gpu": kernels.gpu_attention, "tpu": kernels.tpu_attention}.get(platform)
-    if implementation == "xla" or own is None or not kernels.works(platform):
+    if implementation == "xla" or own is None or not kernels.works(platform, width):
         return blockwise_attention
     return partial(kernel_attention, own, mesh)
 

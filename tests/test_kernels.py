@@ -106,24 +106,67 @@ def test_it_lowers_for_its_platform_without_one(platform, target, dtype, width):
 
 
 def test_a_kernel_that_is_not_at_home_does_not_work():
-    assert not kernels.works("gpu") and not kernels.works("tpu") and not kernels.works("cpu")
+    assert not any(kernels.works(platform, 64) for platform in ("gpu", "tpu", "cpu"))
 
 
-def test_a_kernel_that_fails_is_said_and_left(monkeypatch):
-    """As on hardware where it does not compile: XLA's loops, with one sentence."""
+@pytest.fixture
+def pretend_gpu(monkeypatch):
+    """A process that believes in a GPU, whose kernel is what a test makes of dense attention."""
     monkeypatch.setattr(kernels.jax, "default_backend", lambda: "gpu")
     kernels.works.cache_clear()
-    with pytest.warns(UserWarning, match="attention goes back to XLA"):
-        assert attention._choose("auto", None) is attention.blockwise_attention
+    yield lambda kernel: monkeypatch.setattr(kernels, "gpu_attention", kernel)
     kernels.works.cache_clear()
 
 
-def test_a_kernel_that_works_is_chosen_unless_told_otherwise(monkeypatch):
-    monkeypatch.setattr(attention.jax, "default_backend", lambda: "tpu")
-    monkeypatch.setattr(kernels, "works", lambda platform: True)
-    chosen = attention._choose("auto", None)
-    assert chosen.func is kernel_attention and chosen.args == (kernels.tpu_attention, None)
-    assert attention._choose("xla", None) is attention.blockwise_attention
+def test_a_kernel_that_fails_is_said_and_left(pretend_gpu):
+    """As on hardware where it does not compile: XLA's loops, with one sentence."""
+    with pytest.warns(UserWarning, match="attention goes back to XLA: its kernel fails on gpu"):
+        assert attention._choose("auto", None, 64) is attention.blockwise_attention
+
+
+def spoiled(how):
+    """Dense attention with one thing wrong."""
+
+    def kernel(q, k, v, visible):
+        out, lse = dense_attention(q, k, v, visible)
+        nothing = (visible == 0)[..., None, None]
+        if how == "by a little":
+            out = out.at[0, 3, 0, 0, 0].add(3e-4) if q.dtype == jnp.float32 else out
+        if how == "in its sum":
+            lse = lse.at[0, 3, 0, 0].add(3e-4) if q.dtype == jnp.float32 else lse
+        if how == "without keys":
+            out = jnp.where(nothing[..., None], jnp.nan, out)
+        if how == "counting nothing":
+            lse = jnp.where(nothing, 0.0, lse)
+        if how == "for wide heads" and q.shape[-1] > 64:
+            raise NotImplementedError("too wide")
+        return out, lse
+
+    return kernel
+
+
+@pytest.mark.parametrize(
+    "how", ["by a little", "in its sum", "without keys", "counting nothing", "for wide heads"]
+)
+def test_a_kernel_that_is_wrong_is_said_and_left(pretend_gpu, how):
+    pretend_gpu(spoiled(how))
+    with pytest.warns(UserWarning, match="attention goes back to XLA.* for heads of 128"):
+        assert attention._choose("auto", None, 128) is attention.blockwise_attention
+
+
+def test_a_kernel_that_works_is_chosen_unless_told_otherwise(pretend_gpu):
+    right = spoiled("not at all")
+    pretend_gpu(right)
+    chosen = attention._choose("auto", None, 128)
+    assert chosen.func is kernel_attention and chosen.args == (right, None)
+    assert attention._choose("xla", None, 128) is attention.blockwise_attention
+
+
+@pytest.mark.parametrize("platform", KERNELS)
+@pytest.mark.parametrize("dtype", kernels._TOLERANCES)
+def test_the_kernels_pass_their_own_trial(platform, dtype):
+    error = kernels.largest_error(interpreted(platform), 128, dtype)
+    assert error <= kernels._TOLERANCES[dtype] / 3
 
 
 @pytest.mark.parametrize("axes", [(2, 2, 2), (8, 1, 1), (1, 1, 2), (1, 4, 2)])
