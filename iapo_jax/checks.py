@@ -45,6 +45,12 @@ def check_config(config: TrainConfig | SftConfig) -> None:
     Raises:
       UserError: naming the first field that is wrong, its value, and what is expected.
     """
+    check_ranges(config)
+    check_writable(Path(config.output_dir), "output_dir")
+
+
+def check_ranges(config: TrainConfig | SftConfig) -> None:
+    """Ranges of all numbers, as `check_config`."""
     for names, expected, fits in RANGES:
         for name in names.split():
             value = _value(config, name)
@@ -55,7 +61,6 @@ def check_config(config: TrainConfig | SftConfig) -> None:
         for name, value in config.algorithm.options.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"algorithm.options.{name} is {value}; expected a finite number")
-    check_writable(Path(config.output_dir), "output_dir")
 
 
 def _value(config: Any, name: str) -> Any:

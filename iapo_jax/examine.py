@@ -1,5 +1,6 @@
 """Completions under the probe, one by one: what each of their tokens tells about the answer."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,10 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from iapo_jax import answers, pretrained, probes, rewards, run
+from iapo_jax import answers, checks, pretrained, probes, rewards, run
 from iapo_jax.config import InformationSection, MeshSection, ModelSection, TrainConfig
 from iapo_jax.data import pad_rows
 from iapo_jax.errors import UserError
+from iapo_jax.information import Probe
 from iapo_jax.inspection import Inspection
 from iapo_jax.metrics import say
 from iapo_jax.rollouts import real_tokens, thinking_lengths
@@ -18,7 +20,7 @@ from iapo_jax.run import Run
 from iapo_jax.sampling import prompt_keys, sample
 from iapo_jax.sharding import by_prompt, fetch, put
 from iapo_jax.signals import compute_signals
-from iapo_jax.types import Answers, Params, Prompts, Rollout, Signals
+from iapo_jax.types import Answers, Array, Params, Prompts, Rollout, Signals
 
 _LENGTHS = 64  # completions are padded to a multiple of it: few shapes, few compilations
 
@@ -49,16 +51,42 @@ def encode_prompt(opened: OpenModel, text: str, room: int) -> list[int]:
     Raises:
       UserError: if there are none, or they and `room` tokens more do not fit the model's context.
     """
-    ids = pretrained.encode(opened.run.pretrained.tokenizer, text)
+    ids = _encode(opened, text, "--prompt")
     if not ids:
         raise UserError("--prompt is empty: expected a text")
     limit = _context_length(opened)
     if len(ids) + room > limit:
         raise UserError(
-            f"--prompt has {len(ids)} tokens, and {room} come behind them; expected at most "
-            f"{limit} together, the model's context (max_position_embeddings)"
+            f"--prompt has {len(ids)} tokens, and what comes behind it (completion, postfix, "
+            f"answer) at least {room}; expected at most {limit} together, the model's context "
+            "(max_position_embeddings)"
         )
     return ids
+
+
+def check_text(text: str, field: str) -> None:
+    """Whether it is a text at all: bytes of a command line may not be.
+
+    Raises:
+      UserError: naming the field.
+    """
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise UserError(f"{field} is {text!r}, which is no UTF-8 text")
+
+
+def _encode(opened: OpenModel, text: str, field: str) -> list[int]:
+    """Ids of a text; says so where they are those of another one, as of unknown characters."""
+    check_text(text, field)
+    tokenizer = opened.run.pretrained.tokenizer
+    ids = pretrained.encode(tokenizer, text)
+    read = pretrained.decode(tokenizer, ids)
+    if read != text:
+        say(f"note: {field} is {_short(text)}, which this tokenizer writes as {_short(read)}")
+    return ids
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 def _context_length(opened: OpenModel) -> int:
@@ -84,13 +112,15 @@ def sample_completions(
     """
     known, mesh = opened.run.pretrained, opened.run.mesh
     ids = encode_prompt(opened, prompt, room=room + 1)
+    max_length = min(max_length, _context_length(opened) - len(ids) - room)
+    say(f"sampling {count} completion(s) of at most {max_length} tokens")
     made = sample(
         opened.run.model,
         jax.jit(opened.run.model.unroll)(opened.params),
         _prompts(opened, ids),
         jax.jit(prompt_keys, out_shardings=by_prompt(mesh))(seed, 0, np.zeros(1, np.int32)),
         num_generations=count,
-        max_length=min(max_length, _context_length(opened) - len(ids) - room),
+        max_length=max_length,
         stop_ids=np.asarray(known.stop_ids, np.int32),
         allowed=known.allowed,
         temperature=np.float32(temperature),
@@ -124,24 +154,31 @@ def inspect_completions(
     Raises:
       UserError: one sentence, if something does not fit the model or the estimator.
     """
-    if not completions:
+    if isinstance(completions, str):
+        raise UserError(f"completions is the text {_short(completions)}; expected a list of them")
+    if not len(completions):
         raise UserError("no completion: expected at least one")
-    section = InformationSection(**{**information, "stride": 1, "boundaries": []})
+    section = _section(information)
     known = opened.run.pretrained
-    rows = [_ids(known.tokenizer, one) for one in completions]
+    rows = [_ids(opened, one, f"completion {i}") for i, one in enumerate(completions, 1)]
     texts = pretrained.decode_completions(known.tokenizer, rows, known.stop_ids)
     whole = rewards.whole_texts([prompt] * len(texts), texts)
     extracted = [answers.extract_answer(text) for text in whole]
     asker = _asker(opened, section, answer, extracted)
-    room = max(map(len, rows)) + asker.postfix.shape[0] + asker.width - 1
+    size = max(-(-max(map(len, rows)) // _LENGTHS), 1) * _LENGTHS
+    tokens, length = (put(x[None], by_prompt(opened.run.mesh)) for x in pad_rows(rows, size))
+    probe = probes.ask(asker, tokens, length, [answer], [whole])
+    asked = probe.answers and fetch(probe.answers)
+    room = max(map(len, rows)) + asker.postfix.shape[0]
+    room += max(int(asked.length.max()) - 1, 0) if asked else 0
     ids = encode_prompt(opened, prompt, room)
-    signals, asked = _signals(opened, asker, ids, rows, answer, whole, temperature)
+    signals = _signals(opened, ids, tokens, length, probe, section.estimator, temperature)
     thinking = thinking_lengths(known.tokenizer, rows, known.stop_ids, section.end_of_thinking)
     right = [None] * len(rows)
     if answer is not None:
         right = answers.are_correct(whole, [answer] * len(rows))
     common = Inspection(
-        prompt=prompt,
+        prompt=pretrained.decode(known.tokenizer, ids),
         prompt_ids=ids,
         postfix=section.postfix,
         postfix_ids=np.asarray(asker.postfix).tolist(),
@@ -193,9 +230,39 @@ def _teacher_forced(asked: Answers | None, completion: int) -> dict[str, list]:
     }
 
 
-def _ids(tokenizer: Any, completion: str | Sequence[int]) -> np.ndarray:
-    ids = pretrained.encode(tokenizer, completion) if isinstance(completion, str) else completion
-    return np.asarray(ids, np.int32)
+def _section(information: dict[str, Any]) -> InformationSection:
+    """The section of these fields, every prefix probed."""
+    names = [field.name for field in dataclasses.fields(InformationSection)]
+    for name in information:
+        if name not in names:
+            raise UserError(f"{name!r} is no field of information; expected {', '.join(names)}")
+    section = InformationSection(**information)
+    checks.check_ranges(TrainConfig(information=section))
+    if section.stride > 1 or section.boundaries:
+        say(
+            "note: information.stride and information.boundaries are those of training; here every "
+            "prefix is probed"
+        )
+    return dataclasses.replace(section, stride=1, boundaries=[])
+
+
+def _ids(opened: OpenModel, completion: str | Sequence[int], field: str) -> np.ndarray:
+    """Ids of a text, or given ones.
+
+    Raises:
+      UserError: if they are no ids of this model, or the text is none.
+    """
+    if isinstance(completion, str):
+        return np.asarray(_encode(opened, completion, field), np.int32)
+    ids, size = np.asarray(completion), opened.run.pretrained.config.vocab_size
+    if ids.size == 0:
+        return ids.astype(np.int32)
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise UserError(f"{field} is neither a text nor a list of token ids")
+    if ids.min() < 0 or ids.max() >= size:
+        wrong = ids[(ids < 0) | (ids >= size)][0]
+        raise UserError(f"{field} has the id {wrong}; expected 0 to {size - 1}, the vocabulary")
+    return ids.astype(np.int32)
 
 
 def check_answer(section: InformationSection, answer: str | None, field: str = "--answer") -> None:
@@ -215,8 +282,10 @@ def _asker(
     answer: str | None,
     extracted: Sequence[str | None],
 ) -> probes.Asker:
-    """The probe at every prefix, wide enough for all answers."""
+    """The probe at every prefix, told and checked."""
     check_answer(section, answer)
+    if answer is not None and section.estimator != "answer_entropy":
+        _encode(opened, answer.strip(), "--answer")
     known, tokenizer = opened.run.pretrained, opened.run.pretrained.tokenizer
     own = [text for text in extracted if text and pretrained.encode(tokenizer, text.strip())]
     golds = own if answer is None else [answer, *own]
@@ -227,20 +296,20 @@ def _asker(
 
 def _signals(
     opened: OpenModel,
-    asker: probes.Asker,
     prompt: list[int],
-    rows: list[np.ndarray],
-    answer: str | None,
-    whole: list[str],
+    tokens: Array,
+    length: Array,
+    probe: Probe,
+    estimator: str,
     temperature: float,
-) -> tuple[Signals, Answers | None]:
-    """`signals.compute_signals` of one prompt's completions at every prefix; what was asked."""
-    size = max(-(-max(map(len, rows)) // _LENGTHS), 1) * _LENGTHS
-    split = by_prompt(opened.run.mesh)
-    tokens, length = (put(x[None], split) for x in pad_rows(rows, size))
-    floats = put(np.zeros((1, len(rows), size), np.float32), split)
+) -> Signals:
+    """`signals.compute_signals` of one prompt's completions.
+
+    Raises:
+      UserError: if the model gives figures that are not finite.
+    """
+    floats = put(np.zeros(tokens.shape, np.float32), by_prompt(opened.run.mesh))
     rollout = Rollout(_prompts(opened, prompt), tokens, length, floats, length > 0)
-    probe = probes.ask(asker, tokens, length, [answer], [whole])
     made = compute_signals(
         opened.run.model,
         opened.params,
@@ -248,9 +317,13 @@ def _signals(
         rollout,
         probe,
         np.float32(temperature),
-        estimator=asker.section.estimator,
+        estimator=estimator,
     )
-    return fetch(made), probe.answers and fetch(probe.answers)
+    made = fetch(made)
+    for name, figures in zip(Signals._fields, made, strict=True):
+        if not np.isfinite(figures).all():
+            raise UserError(f"the model gives no finite {name}: are its weights whole?")
+    return made
 
 
 def _prompts(opened: OpenModel, ids: list[int]) -> Prompts:

@@ -13,6 +13,7 @@ them, are extra query rows against one cache of the completion: no key or value 
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from iapo_jax.scoring import next_token_scores, token_scores
 from iapo_jax.types import Answers, Array, Cache, Context, Cuts, Model, Params, Prompts
 
 _PROBE_TOKENS = 2**13  # tokens behind the cuts computed at once on each device
+_WIDTHS = (4, 8, 16, 32, 64, 128)  # tokens of an answer, one program for each up to A
 _ABSENT = -1e30  # log-probability of an answer that is not there; finite, so that 0 * it is 0
 
 
@@ -88,24 +90,35 @@ def answer_log_probs(
     """
     tokens, length = answers.tokens, answers.length
     size, width = tokens.shape[-2:]
+    at_once = min(width, _WIDTHS[1]) - 1
     weight = model.logit_weight(params)
     most = (length > 0).sum(-1).max()
 
     def rest(exit: Exit, index: Array) -> Array:
         """Log-probability of the tokens of answer `index` behind its first: [P, G, c]."""
-        shape = (*exit.position.shape, width - 1)
         y = jax.lax.dynamic_index_in_dim(tokens, index, axis=2)  # [P, G or 1, 1, A]
         past = jax.lax.dynamic_index_in_dim(length, index, axis=2)[..., None]
-        offset = jnp.arange(width - 1)
-        hidden, _ = model.forward(
-            params,
-            jnp.broadcast_to(y[..., :-1], shape),
-            exit.position[..., None] + offset,
-            exit.contexts,
-        )
-        target = jnp.broadcast_to(y[..., 1:], shape)
-        scores = token_scores(hidden, weight, target, 1.0, devices=model.devices)
-        return jnp.where(offset + 1 < past, scores.log_prob, 0.0).sum(-1)
+
+        def read(width: int) -> Array:
+            def few(exit: Exit) -> Array:
+                shape = (*exit.position.shape, width - 1)
+                offset = jnp.arange(width - 1)
+                hidden, _ = model.forward(
+                    params,
+                    jnp.broadcast_to(y[..., : width - 1], shape),
+                    exit.position[..., None] + offset,
+                    exit.contexts,
+                )
+                target = jnp.broadcast_to(y[..., 1:width], shape)
+                scores = token_scores(hidden, weight, target, 1.0, devices=model.devices)
+                return jnp.where(offset + 1 < past, scores.log_prob, 0.0).sum(-1)
+
+            return _in_pieces(few, exit, -(-(width - 1) // max(at_once, postfix.shape[0])))
+
+        # As wide as the longest one needs: a large A costs nothing while answers are short.
+        widths = [w for w in _WIDTHS if w < width] + [width]
+        narrowest = (past.max() > jnp.array(widths[:-1], jnp.int32)).sum()
+        return jax.lax.switch(narrowest, [partial(read, w) for w in widths])
 
     def log_probs(exit: Exit) -> Array:
         first = next_token_scores(exit.state, weight, tokens[..., 0], devices=model.devices)
@@ -120,7 +133,7 @@ def answer_log_probs(
         return jnp.where(length[:, :, None] > 0, total, _ABSENT)
 
     return _at_cuts(
-        model, params, prompts, contexts, postfix, cuts, log_probs, width=width - 1, answers=size
+        model, params, prompts, contexts, postfix, cuts, log_probs, width=at_once, answers=size
     )
 
 
@@ -271,6 +284,29 @@ def _exit(
     return Exit(hidden[..., 0, :], [prompt, completion, whole], start + size)
 
 
+def _in_pieces(read: Callable[[Exit], Array], exit: Exit, pieces: int) -> Array:
+    """`read`, a figure for each cut [P, G, c], of so many parts of the cuts one after another."""
+    cuts = exit.position.shape[-1]
+    size = -(-cuts // pieces)
+    if size == cuts:
+        return read(exit)
+    prompt, completion, whole = exit.contexts
+
+    def one(index: Array, out: Array) -> Array:
+        start = jnp.minimum(index * size, cuts - size)  # the last overlaps the one before
+        part = partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size)
+        own = jax.tree.map(partial(part, axis=-4), whole.cache)
+        contexts = [
+            prompt,
+            completion._replace(visible=part(completion.visible, axis=2)),
+            whole._replace(cache=own),
+        ]
+        found = read(Exit(part(exit.state, axis=2), contexts, part(exit.position, axis=2)))
+        return jax.lax.dynamic_update_slice_in_dim(out, found, start, axis=2)
+
+    return jax.lax.fori_loop(0, pieces, one, jnp.zeros(exit.position.shape, jnp.float32))
+
+
 # ------------------------------------------------------------------------- where
 
 
@@ -311,9 +347,8 @@ def spread(uncertainty: Array, cuts: Cuts, size: int) -> Array:
     search = jax.vmap(jax.vmap(lambda row: jnp.searchsorted(row, prefix)))
     right = jnp.minimum(search(cuts.position), cuts.count[..., None] - 1)  # first cut at or after
     left = jnp.maximum(right - 1, 0)
-    at = lambda x, index: jnp.take_along_axis(x, index, axis=-1)  # noqa: E731
-    start, end = at(cuts.position, left), at(cuts.position, right)
-    low, high = at(uncertainty, left), at(uncertainty, right)
+    start, low = (jnp.take_along_axis(x, left, axis=-1) for x in (cuts.position, uncertainty))
+    end, high = (jnp.take_along_axis(x, right, axis=-1) for x in (cuts.position, uncertainty))
     share = (prefix - start) / jnp.maximum(end - start, 1)
     return jnp.where(prefix >= end, high, low + share * (high - low))
 

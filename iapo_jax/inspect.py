@@ -6,6 +6,7 @@ the terminal, as JSON and as one HTML page.
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -16,7 +17,13 @@ from iapo_jax import data, probes, terminal
 from iapo_jax.checks import check_config, check_writable
 from iapo_jax.config import TrainConfig, load_config
 from iapo_jax.errors import UserError
-from iapo_jax.examine import check_answer, inspect_completions, open_model, sample_completions
+from iapo_jax.examine import (
+    check_answer,
+    check_text,
+    inspect_completions,
+    open_model,
+    sample_completions,
+)
 from iapo_jax.inspection import Inspection, to_json
 from iapo_jax.metrics import say
 from iapo_jax.page import render_page
@@ -26,7 +33,8 @@ key=value sets any field of a training config, and --config FILE reads one, such
   information.postfix=$'</think>\\n<answer>'   information.reference=own   seed=1
   sampling.temperature=0.7   sampling.max_completion_length=512   model.dtype=bfloat16
   prompt.system=r1   prompt.instruction='...'   (with --chat)
-Texts are taken as they stand; in bash $'...' writes a new line as \\n. Uncertainty is in nats.
+Texts are taken as they stand; in bash $'...' writes a new line as \\n. A text that begins with -
+is given as --prompt=-5+3. Uncertainty is in nats.
 """
 
 
@@ -53,7 +61,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--json", metavar="FILE", type=Path, help="write one object for each completion")
     add("--html", metavar="FILE", type=Path, help="write one self-contained page")
     add("overrides", nargs="*", metavar="key=value", help="fields of the config")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def inspect(arguments: argparse.Namespace) -> list[Inspection]:
@@ -67,7 +75,9 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
     if arguments.prompt is None:
         raise UserError("--prompt is missing: expected the text that the model reads")
     for name in ("prompt", "completion", "answer"):
-        _check_text(getattr(arguments, name), f"--{name}")
+        given = getattr(arguments, name) or []
+        for text in [given] if isinstance(given, str) else given:
+            check_text(text, f"--{name}")
     if arguments.sample is not None and arguments.sample < 1:
         raise UserError(f"--sample is {arguments.sample}; expected at least 1")
     probes.check_section(section)
@@ -77,6 +87,8 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
             check_writable(path.parent, f"the directory of {field}")
             if path.is_dir():
                 raise UserError(f"{field} is {str(path)!r}, a directory; expected a file")
+    if arguments.json and arguments.html and arguments.json.resolve() == arguments.html.resolve():
+        raise UserError(f"--json and --html are both {str(arguments.json)!r}; expected two files")
     opened = open_model(config.model)
     tokenizer, prompt = opened.run.pretrained.tokenizer, arguments.prompt
     if arguments.chat:
@@ -86,7 +98,6 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
     completions = arguments.completion
     if completions is None:
         count, sampling = arguments.sample or 1, config.sampling
-        say(f"sampling {count} completion(s) of at most {sampling.max_completion_length} tokens")
         completions = sample_completions(
             opened,
             prompt,
@@ -108,13 +119,6 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
     )
 
 
-def _check_text(value: str | list[str] | None, field: str) -> None:
-    """Bytes of the command line that are no UTF-8 have no tokens."""
-    for text in [value] if isinstance(value, str) else value or []:
-        if any("\ud800" <= char <= "\udfff" for char in text):
-            raise UserError(f"{field} is {text!r}, which is no UTF-8 text")
-
-
 def _config(arguments: argparse.Namespace) -> TrainConfig:
     config = load_config(TrainConfig, arguments.config, arguments.overrides)
     model, section = config.model, config.information
@@ -129,12 +133,16 @@ def _config(arguments: argparse.Namespace) -> TrainConfig:
 
 
 def write(path: Path, text: str, field: str) -> None:
-    """Writes the file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
+    """Writes the file whole or not at all; through a link, and into a pipe or device as it is."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8")
+        else:
+            target = path.resolve()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(target.name + ".partial")
+            partial.write_text(text, encoding="utf-8")
+            os.replace(partial, target)
     except OSError as error:
         raise UserError(f"{field} {str(path)!r} cannot be written: {error}") from None
     say(f"wrote {path}")
@@ -143,14 +151,16 @@ def write(path: Path, text: str, field: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit code is 0, or 2 after a mistake in it."""
     arguments = parse(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         found = inspect(arguments)
-        terminal.show(found)
         if arguments.json is not None:
             lines = [json.dumps(to_json(one), ensure_ascii=False, allow_nan=False) for one in found]
             write(arguments.json, "[\n" + ",\n".join(lines) + "\n]\n", "--json")
         if arguments.html is not None:
             write(arguments.html, render_page(found), "--html")
+        terminal.show(found)  # last: nobody may be reading
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ FAINT = 0.1  # nats; a scale never ends below it, so that rounding is not shown 
 class Inspection(NamedTuple):
     """What is known of one completion; T tokens, information in nats."""
 
-    prompt: str = ""
+    prompt: str = ""  # as the model reads it
     completion: str = ""
     prompt_ids: list[int] = []
     completion_ids: list[int] = []  # T, with the stop token where one was drawn
@@ -18,9 +18,9 @@ class Inspection(NamedTuple):
     answer_ids: list[list[int]] = []  # what is teacher-forced behind it, with what closes it
     answer_meanings: list[int] = []  # of each of them; equal where two are the same answer
     tokens: list[str] = []  # T, the text of each id; bytes of a split character as \xf0
-    uncertainty: list[float] = []  # T + 1: u_t about the answer after t tokens
+    uncertainty: list[float] = []  # T + 1: u_t about the answer after t tokens, to the very end
     informativeness: list[float] = []  # T: u_{t-1} - u_t while thinking, then 0
-    entropy: list[float] = []  # T: of the distribution that each token was drawn from
+    entropy: list[float] = []  # T: of the distribution before each token, without top-p or top-k
     log_prob: list[float] = []  # T: of each token
     thinking_length: int = 0  # tokens before the end of thinking; all, if it never ends
     estimator: str = ""
@@ -39,6 +39,15 @@ def to_json(one: Inspection) -> dict[str, Any]:
 def total(one: Inspection) -> float:
     """The information of all thinking: u_0 - u_(end of thinking), in nats."""
     return one.uncertainty[0] - one.uncertainty[one.thinking_length]
+
+
+def why_certain(one: Inspection) -> str:
+    """Why u is 0 from the start, where the estimator had nothing to be unsure of; else ""."""
+    if one.estimator == "answer_log_prob" and not one.answer_ids:
+        return "no answer to teacher-force: u is 0"
+    if one.estimator == "answer_set_entropy" and len(set(one.answer_meanings)) < 2:
+        return "fewer than two different answers, nothing to be unsure of: u is 0"
+    return ""
 
 
 def colour_scale(inspections: Sequence[Inspection]) -> float:

@@ -58,9 +58,13 @@ def is_writer() -> bool:
 
 
 def say(text: str) -> None:
-    """Prints, once for all processes."""
-    if is_writer():
+    """Prints, once for all processes; where nobody reads any more (`| head`), the work goes on."""
+    if not is_writer():
+        return
+    try:
         print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class RunWriter:

@@ -8,7 +8,16 @@ from html import escape
 from importlib import resources
 from typing import NamedTuple
 
-from iapo_jax.inspection import FAINT, Inspection, colour_scale, strength, to_json, total, visible
+from iapo_jax.inspection import (
+    FAINT,
+    Inspection,
+    colour_scale,
+    strength,
+    to_json,
+    total,
+    visible,
+    why_certain,
+)
 
 _BIG = 0.15  # share of the scale from which a token is a stop of the up and down keys
 _SHORT = 400  # characters of a prompt that is shown at once
@@ -88,13 +97,17 @@ def _embedded(inspections: Sequence[Inspection], axes: Axes) -> str:
 
 def _facts(one: Inspection) -> str:
     is_open = " open" if len(one.prompt) <= _SHORT else ""
-    answer = f"<dt>gold answer</dt><dd><code>{escape(one.answer)}</code></dd>" if one.answer else ""
+    answer = (
+        f"<dt>gold answer</dt><dd><code>{escape(visible(one.answer))}</code></dd>"
+        if one.answer
+        else ""
+    )
     return f"""<dl class="facts">
 <dt>uncertainty</dt><dd>{escape(one.estimator)}</dd>
 <dt>exit postfix</dt><dd><code>{escape(visible(one.postfix))}</code></dd>
 {answer}
 <dt>prompt</dt><dd><details{is_open}><summary>{len(one.prompt_ids)} tokens</summary>\
-<div class="prompt">{escape(one.prompt)}</div></details></dd>
+<div class="prompt">{_lines(one.prompt)}</div></details></dd>
 </dl>"""
 
 
@@ -134,14 +147,15 @@ def _card(one: Inspection, index: int, scale: float, axes: Axes) -> str:
         "answer": own,
         "tokens": f"{len(one.tokens)}{'' if one.finished else ', no stop token'}",
         "of thinking": str(one.thinking_length),
-        "u, first to last": f"{one.uncertainty[0]:.3f} → {end:.3f}",
+        "u, first to end of thinking": f"{one.uncertainty[0]:.3f} → {end:.3f}",
         "thinking told": f"{total(one):+.3f} nats",
     }
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in sums.items())
+    certain = why_certain(one)
     name = f"completion {index + 1}"
     return f"""<article data-index="{index}" aria-label="{name}">
 <div class="head"><h2>{name.capitalize()}</h2><span class="verdict {style}">{word}</span></div>
-<dl class="sums">{cells}</dl>
+<dl class="sums">{cells}</dl>{f'<p class="empty">{certain}</p>' if certain else ""}
 {_curve(one, index, axes)}
 {_text(one, scale, name)}
 {_table() if one.tokens else ""}
@@ -156,18 +170,23 @@ def _curve(one: Inspection, index: int, axes: Axes) -> str:
     line = "M" + "L".join(f"{x:.5g} {y:.4g}" for x, y in points)
     ends, last = one.thinking_length / axes.tokens, points[-1][0]
     highest = max(one.uncertainty)
+    end = one.uncertainty[one.thinking_length]
     label = (
-        f"from {one.uncertainty[0]:.3f} to {one.uncertainty[-1]:.3f}, at most {highest:.3f} nats"
+        f"from {one.uncertainty[0]:.3f} to {end:.3f} where thinking ends, "
+        f"{one.uncertainty[-1]:.3f} at the last token; at most {highest:.3f} nats"
     )
     closed = 0 < one.thinking_length < len(one.tokens)
-    rule = f'<line class="end" x1="{ends:.5g}" x2="{ends:.5g}" y1="0" y2="1"/>' if closed else ""
+    rule = veil = ""
+    if closed:
+        rule = f'<line class="end" x1="{ends:.5g}" x2="{ends:.5g}" y1="0" y2="1"/>'
+        veil = f'<rect class="veil" x="{ends:.5g}" y="0" width="{last - ends:.5g}" height="1"/>'
     return f"""<figure>
 <figcaption><span>uncertainty u, {axes.nats:.2f} nats at the top</span></figcaption>
 <div class="plot">\
 <svg viewBox="0 0 1 1" preserveAspectRatio="none" role="img" \
 aria-labelledby="c{index}t c{index}d"><title id="c{index}t">Uncertainty about the answer</title>\
 <desc id="c{index}d">{label}</desc>{rule}\
-<path class="under" d="{line}L{last:.5g} 1L0 1Z"/><path d="{line}"/>\
+<path class="under" d="{line}L{last:.5g} 1L0 1Z"/><path d="{line}"/>{veil}\
 </svg><div class="marker" hidden></div></div>
 <figcaption><span>0</span><span>{"dashed: thinking ends" if closed else ""}</span>\
 <span>{axes.tokens} tokens</span></figcaption>
@@ -187,13 +206,18 @@ def _text(one: Inspection, scale: float, name: str) -> str:
 def _token(one: Inspection, i: int, scale: float) -> str:
     text, told = one.tokens[i], one.informativeness[i]
     colour = strength(told, scale)
-    shown = escape(visible(text) or "∅").replace("⏎", '<span class="nl">⏎</span>\n')
+    shown = _lines(text) or "∅"
     after = "" if i < one.thinking_length else " after"
     big = ' data-big="1"' if abs(told) >= _BIG * scale else ""
     return (
         f'<span class="t {_class(colour)}{after}" role="option" tabindex="{-(i > 0)}" '
         f'data-i="{i}"{big} style="{_style(colour)}">{shown}</span>'
     )
+
+
+def _lines(text: str) -> str:
+    """Escaped, what cannot be seen made visible, line ends kept."""
+    return escape(visible(text)).replace("⏎", '<span class="nl">⏎</span>\n')
 
 
 def _table() -> str:

@@ -5,7 +5,7 @@ Never runs code from a model's directory. The home of transformers.
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -291,7 +291,12 @@ def open_pretrained(section: Any) -> Pretrained:
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Ids of a text as it is, without special tokens around it."""
-    return tokenizer.encode(text, add_special_tokens=False)
+    return tokenizer.encode(text, add_special_tokens=False, verbose=False)
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of ids as it is, special tokens too."""
+    return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
 def token_texts(tokenizer: Any, size: int) -> list[str]:
@@ -303,7 +308,7 @@ def token_texts(tokenizer: Any, size: int) -> list[str]:
 
 def token_text(tokenizer: Any, token: int) -> str:
     r"""The text of one id alone; bytes of a character that is split over ids as \xf0."""
-    text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    text = decode(tokenizer, [token])
     if "\ufffd" not in text:
         return text
     letters = tokenizer.convert_ids_to_tokens(token)
@@ -343,14 +348,13 @@ def thinking_lengths(tokenizer: Any, rows: Iterable[np.ndarray], end: str) -> li
     if len(single) == 1:
         hits = [np.flatnonzero(row == single[0]) for row in rows]
         return [int(hit[0]) if len(hit) else len(row) for hit, row in zip(hits, rows, strict=True)]
-    decode = lambda ids: tokenizer.decode(ids, clean_up_tokenization_spaces=False)  # noqa: E731
     lengths = []
     for row in rows:
-        offset = decode(row).find(end)
+        offset = decode(tokenizer, row).find(end)
         low, high = 0, len(row)
         while offset >= 0 and low < high:  # the longest prefix whose text ends before `end`
             middle = (low + high + 1) // 2
-            if len(decode(row[:middle])) <= offset:
+            if len(decode(tokenizer, row[:middle])) <= offset:
                 low = middle
             else:
                 high = middle - 1

@@ -33,7 +33,7 @@ def encode_postfix(tokenizer: Any, text: str, field: str = "information.postfix"
     if not text:
         raise UserError(f"{field} is empty: expected the text that opens the answer")
     ids = pretrained.encode(tokenizer, text)
-    written = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    written = pretrained.decode(tokenizer, ids)
     if written != text:
         raise UserError(
             f"{field} is {text!r}, which this tokenizer writes as {written!r}: "
@@ -53,7 +53,7 @@ def boundary_tokens(
     written = pretrained.token_texts(tokenizer, size)
     found = np.zeros(size, bool)
     for text in texts:
-        hits = [bool(text) and text in token for token in written]
+        hits = [text in token for token in written]
         if not any(hits):
             raise UserError(f"{field} has {text!r}, which no token of this tokenizer holds")
         found |= hits
@@ -72,19 +72,15 @@ def encode_answer(tokenizer: Any, text: str, end: str, width: int) -> list[int]:
     return pretrained.encode(tokenizer, start + end if start == text else start)[:width]
 
 
-def answer_width(tokenizer: Any, golds: Sequence[str], end: str, limit: int) -> int:
-    """Tokens A of the longest gold answer, rounded up to a multiple of 4, at most `limit`.
+def check_answers(tokenizer: Any, golds: Sequence[str], end: str) -> None:
+    """Whether there is something to teacher-force.
 
     Raises:
       UserError: naming an answer that is empty or has no tokens.
     """
-    longest = 1
     for text in set(golds):
-        ids = encode_answer(tokenizer, text, end, limit)
-        if not ids:
+        if not encode_answer(tokenizer, text, end, 1):
             raise UserError(f"the answer {text!r} has no tokens: there is nothing to teacher-force")
-        longest = max(longest, len(ids))
-    return min(limit, -(-longest // 4) * 4)
 
 
 def count_longer(tokenizer: Any, golds: Sequence[str], end: str, width: int) -> int:
@@ -119,15 +115,12 @@ def make_answers(
         return None
     encode = lambda text: encode_answer(tokenizer, text or "", answer_end, width)  # noqa: E731
     if estimator == "answer_set_entropy":
-        return _stack([[_candidates(encode, *row)] for row in _pairs(golds, completions)], width)
+        rows = zip(golds, completions, strict=True)
+        return _stack([[_candidates(encode, *row)] for row in rows], width)
     if reference == "gold":
         return _stack([[[(encode(gold), 0)]] for gold in golds], width)
     own = [[[(encode(extract_answer(text)), 0)] for text in group] for group in completions]
     return _stack(own, width)
-
-
-def _pairs(golds, completions):
-    return zip(golds, completions, strict=True)
 
 
 def _candidates(encode, gold: str | None, completions: Sequence[str]) -> list[tuple]:
@@ -176,7 +169,7 @@ class Asker(NamedTuple):
 def make_asker(
     section: InformationSection, opened: Pretrained, mesh: Mesh, golds: Sequence[str]
 ) -> Asker:
-    """Postfix, boundary tokens and the width of answers, checked and tokenised once.
+    """Postfix and boundary tokens, checked and tokenised once; the known answers checked.
 
     Raises:
       UserError: for a field that is wrong, or a text that this tokenizer cannot write.
@@ -189,9 +182,9 @@ def make_asker(
         tokens = boundary_tokens(tokenizer, opened.config.vocab_size, section.boundaries)
         boundary = put(tokens, everywhere)
     if section.estimator != "answer_entropy":
-        end = section.answer_end
-        width = answer_width(tokenizer, golds, end, section.max_answer_length)
-        longer = count_longer(tokenizer, golds, end, width)
+        width = section.max_answer_length
+        check_answers(tokenizer, golds, section.answer_end)
+        longer = count_longer(tokenizer, golds, section.answer_end, width)
     return Asker(section, tokenizer, mesh, put(postfix, everywhere), boundary, width, longer)
 
 
@@ -225,6 +218,9 @@ def check_section(section: InformationSection) -> None:
         raise UserError(f"information.estimator is {section.estimator!r}; {_expected(ESTIMATORS)}")
     if section.reference not in REFERENCES:
         raise UserError(f"information.reference is {section.reference!r}; {_expected(REFERENCES)}")
+    for name in ("boundaries", "end_of_thinking"):
+        if "" in getattr(section, name):
+            raise UserError(f"information.{name} has '', an empty text; expected texts of tokens")
     if section.boundaries and section.stride > 1:
         raise UserError(
             f"information.stride is {section.stride}, and information.boundaries "

@@ -7,7 +7,15 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from iapo_jax.inspection import FAINT, Inspection, colour_scale, strength, total, visible
+from iapo_jax.inspection import (
+    FAINT,
+    Inspection,
+    colour_scale,
+    strength,
+    total,
+    visible,
+    why_certain,
+)
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _TOP = 5  # the most informative tokens that are listed
@@ -43,20 +51,25 @@ def _totals(one: Inspection) -> Text:
         f"answer {visible(one.extracted) if one.extracted else 'none'} ({verdict})",
         f"u from {one.uncertainty[0]:.3f} to {one.uncertainty[one.thinking_length]:.3f} nats: "
         f"thinking told {total(one):+.3f}",
+        why_certain(one),
     ]
-    return Text("\n".join(lines))
+    return Text("\n".join(filter(None, lines)))
 
 
 def _curve(one: Inspection, width: int) -> Text:
-    """u_t as bars, the largest of the prefixes that fall on one column."""
-    values = one.uncertainty
+    """u_t as bars, the largest of the prefixes on one column; a line where the thinking ends."""
+    values, ends = one.uncertainty, one.thinking_length + 1
     columns = min(width, len(values))
     starts = [index * len(values) // columns for index in range(columns + 1)]
     peaks = [max(values[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
     top = max(FAINT, *peaks)
     steps = len(_BARS) - 1
     bars = "".join(_BARS[round(steps * max(p, 0.0) / top)] for p in peaks)
-    return Text(f"u_t  {bars}  0 to {top:.2f} nats")
+    thinking = sum(start < ends for start in starts[:-1])
+    text = Text(f"u_t  {bars[:thinking]}")
+    if thinking < columns:
+        text.append(f"│{bars[thinking:]}", "dim")
+    return text.append(f"  0 to {top:.2f} nats")
 
 
 def _style(colour: float) -> str:

@@ -139,7 +139,7 @@ def test_what_is_asked_is_said(opened, prompt, capsys):
     (one,) = inspect_completions(opened, prompt, [TEXT], **options)
     said = capsys.readouterr().out
     assert "answer_log_prob of the gold answer after every token; behind '</think><answer>'" in said
-    assert "answers of up to 8 tokens" in said and "have more" not in said
+    assert "answers of up to 32 tokens" in said and "have more" not in said
     (cut,) = inspect_completions(opened, prompt, [TEXT], **options, max_answer_length=4)
     assert cut.answer_ids == [one.answer_ids[0][:4]]
     assert "1 known answer(s) have more" in capsys.readouterr().out

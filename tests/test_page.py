@@ -113,6 +113,38 @@ def test_what_cannot_be_seen_is_spelt():
     assert visible("a\n\x1b[0m\t\u200b\xa0é🧮") == "a⏎\\x1b[0m⇥\\u200b\\xa0é🧮"
 
 
+def test_why_nothing_is_unsure_is_said_in_both_views():
+    """Else a row of zeros would look like a finding."""
+    alone = example(3, 3, uncertainty=[0.0] * 4, informativeness=[0.0] * 3)
+    sure = alone._replace(estimator="answer_set_entropy", answer_meanings=[0, 0])
+    silent = alone._replace(estimator="answer_log_prob")
+    for one, reason in ((sure, "fewer than two different answers"), (silent, "no answer to teach")):
+        assert reason in shown([one]) and reason in render_page([one])
+    two = sure._replace(answer_meanings=[0, 1])
+    told = silent._replace(answer_ids=[[1]], answer_meanings=[0])
+    for one in (alone, two, told):
+        assert "u is 0" not in shown([one]) + render_page([one])
+
+
+def test_the_end_of_thinking_is_marked_in_both_views():
+    """u may rise again behind it: that is no thinking."""
+    u = [2.0] * 5 + [0.1] * 3 + [1.9] * 3
+    closed = example(10, 7, uncertainty=u, informativeness=[0.0] * 10)
+    (bars,) = [line for line in shown([closed]).splitlines() if "u_t" in line]
+    assert re.search(r"u_t  █{5} {3}│█{3} ", bars)
+    page = render_page([closed])
+    assert '<rect class="veil" x="0.7" y="0" width="0.3"' in page
+    assert "2.000 → 0.100" in page and "0.100 where thinking ends, 1.900 at the last" in page
+    open_end = render_page([example(10, 10, uncertainty=u, informativeness=[0.0] * 10)])
+    assert "veil" not in open_end.partition("<body>")[2]
+
+
+def test_the_prompt_is_shown_as_text_that_obeys_nothing():
+    page = render_page([example(prompt="a\nb\u202ec", answer="4\u202e2")])
+    assert "\u202e" not in page.partition('<script type="application/json"')[0]
+    assert '<span class="nl">⏎</span>\nb\\u202ec' in page
+
+
 def test_the_total_is_that_of_thinking():
     assert abs(total(example()) - (2.3 - 0.1)) < 1e-9 and total(EMPTY) == 0.0
 
@@ -293,48 +325,70 @@ def test_the_table_has_every_figure(page):
 
 @pytest.mark.parametrize("width", [400, 1200])
 def test_nothing_is_wider_than_the_window(page, width):
-    long = example(60, 50, tokens=["antidisestablishmentarianism" * 3] + ["x" * 9] * 59)
-    driver = page(example(), long, hostile(), EMPTY, width=1300)
-    inside = driver.execute_script(
+    """Neither a box, nor what it holds."""
+    one_word = example(60, 50, tokens=["antidisestablishmentarianism" * 3] + ["x" * 9] * 59)
+    one_word = one_word._replace(prompt="y" * 300, answer="z" * 300, extracted="1" * 300)
+    driver = page(one_word, example(), hostile(), EMPTY, width=1300)
+    wide = driver.execute_script(
         """document.body.style.width = arguments[0] + 'px';
-        const wide = document.body.getBoundingClientRect();
-        return [...document.querySelectorAll('article, header, .text, .legend, .sums')]
-          .every(x => x.getBoundingClientRect().right <= wide.right + 1)""",
+        const right = document.body.getBoundingClientRect().right + 1;
+        const boxes = 'article, header, .text, .legend, .sums, .sums dd, .facts, .facts dd, .prompt';
+        return [...document.querySelectorAll(boxes)]
+          .filter(x => x.getBoundingClientRect().right > right || x.scrollWidth > x.clientWidth + 1)
+          .map(x => `${x.tagName}.${x.className} ${x.scrollWidth} in ${x.clientWidth}`)""",
         width,
     )
-    assert inside
+    assert wide == []
 
 
-def test_the_theme_follows_the_system_and_the_button(page):
+LIGHT, DARK = "rgb(251, 251, 249)", "rgb(21, 23, 26)"
+
+
+@pytest.fixture
+def system_theme(browser):
+    """Sets the theme that the system says it has."""
+
+    def choose(name):
+        features = [{"name": "prefers-color-scheme", "value": name}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+    yield choose
+    choose("")
+
+
+@pytest.mark.parametrize("system, grounds", [("light", (LIGHT, DARK)), ("dark", (DARK, LIGHT))])
+def test_the_theme_follows_the_system_and_the_button(page, system_theme, system, grounds):
+    system_theme(system)
     driver = page(example())
     ground = "return getComputedStyle(document.body).backgroundColor"
-    light = driver.execute_script(ground)
+    before = driver.execute_script(ground)
     driver.find_element("id", "theme").click()
-    dark = driver.execute_script(ground)
-    assert light == "rgb(251, 251, 249)" and dark == "rgb(21, 23, 26)"
+    assert (before, driver.execute_script(ground)) == grounds
 
 
-def test_text_can_be_read_in_both_themes(page):
-    """WCAG AA, 4.5 to 1, of the text on the strongest ground of a token."""
-    driver = page(example())
-
-    def contrast():
-        return driver.execute_script(
-            """const rgb = (c) => c.match(/[\\d.]+/g).map(Number);
-            const light = (c) => { const f = c.slice(0, 3).map(v => v / 255).map(
-              v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-              return 0.2126 * f[0] + 0.7152 * f[1] + 0.0722 * f[2]; };
-            const token = document.querySelectorAll('.t')[19], style = getComputedStyle(token);
-            const over = rgb(style.backgroundColor), a = over[3] ?? 1;
-            const card = rgb(getComputedStyle(token.closest('article')).backgroundColor);
-            const ground = over.slice(0, 3).map((v, i) => a * v + (1 - a) * card[i]);
-            const [x, y] = [light(rgb(style.color)), light(ground)].sort((p, q) => q - p);
-            return (x + 0.05) / (y + 0.05);"""
-        )
-
-    first = contrast()
-    driver.find_element("id", "theme").click()
-    assert first > 4.5 and contrast() > 4.5
+@pytest.mark.parametrize("system", ["light", "dark"])
+@pytest.mark.parametrize("sign", [1, -1], ids=["told", "unsettled"])
+def test_text_can_be_read_in_both_themes(page, system_theme, system, sign):
+    """WCAG AA, 4.5 to 1, of the text on the strongest ground of a token, and in the legend."""
+    system_theme(system)
+    u = [2.0 + sign, 2.0, 2.0]
+    driver = page(example(2, 2, uncertainty=u, informativeness=[float(sign), 0.0]))
+    contrasts = driver.execute_script(
+        """const rgb = (c) => c.match(/[\\d.]+/g).map(Number);
+        const light = (c) => { const f = c.slice(0, 3).map(v => v / 255).map(
+          v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+          return 0.2126 * f[0] + 0.7152 * f[1] + 0.0722 * f[2]; };
+        const contrast = (element, under) => {
+          const style = getComputedStyle(element), over = rgb(style.backgroundColor);
+          const below = rgb(getComputedStyle(under).backgroundColor), a = over[3] ?? 1;
+          const ground = over.slice(0, 3).map((v, i) => a * v + (1 - a) * below[i]);
+          const [x, y] = [light(rgb(style.color)), light(ground)].sort((p, q) => q - p);
+          return (x + 0.05) / (y + 0.05); };
+        const token = document.querySelector('.t');
+        return [contrast(token, token.closest('article')),
+          ...[...document.querySelectorAll('.step')].map(x => contrast(x, document.body))]"""
+    )
+    assert len(contrasts) == 7 and min(contrasts) > 4.5
 
 
 def test_long_completions_work_alike(page):

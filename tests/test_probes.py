@@ -104,12 +104,22 @@ def test_answers_that_begin_alike_beyond_the_width_are_one(opened):
     assert texts(opened, made) == ["49</answer>", "1234"]
 
 
-def test_the_width_is_that_of_the_longest_gold_answer(opened):
-    width = lambda *golds, limit=16: probes.answer_width(opened.tokenizer, golds, END, limit)  # noqa: E731
-    assert width("7") == 4 and width("7", "12345") == 8 and width("1" * 50) == 16
-    assert width("12345", limit=3) == 3
+def test_an_answer_without_tokens_is_named(opened):
+    probes.check_answers(opened.tokenizer, ["7", "12345"], END)
     with pytest.raises(UserError, match="'  ' has no tokens"):
-        width("7", "  ")
+        probes.check_answers(opened.tokenizer, ["7", "  "], END)
+
+
+def test_wrong_answers_longer_than_every_gold_one_are_whole(opened):
+    """In training too, where only the gold answers are known beforehand."""
+    section = InformationSection(postfix="</think><answer>", estimator="answer_set_entropy")
+    mesh = make_mesh(1, 1, 1)
+    asker = probes.make_asker(section, opened, mesh, ["42", "7"])
+    tokens = put(np.zeros((1, 2, 10), np.int32), by_prompt(mesh))
+    length = put(np.full((1, 2), 6, np.int32), by_prompt(mesh))
+    made = probes.ask(asker, tokens, length, ["42"], [[says("123456"), says("123499")]])
+    wanted = ["42</answer>", "123456</answer>", "123499</answer>"]
+    assert texts(opened, made.answers) == wanted
 
 
 def test_the_postfix_is_tokenised_as_it_is_written(opened, qwen):
@@ -175,6 +185,7 @@ def test_a_dry_run_knows_the_shapes(opened, options):
         ({"stride": 2, "boundaries": ["."]}, "information.stride is 2, and information.boundaries"),
         ({"postfix": ""}, "information.postfix is empty"),
         ({"boundaries": [""]}, "information.boundaries has ''"),
+        ({"end_of_thinking": ["a", ""]}, "information.end_of_thinking has ''"),
     ],
 )
 def test_mistakes_are_sentences(opened, options, sentence):
