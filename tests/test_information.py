@@ -208,15 +208,15 @@ def ask_golden(estimator, golden, answers=ANSWERS, **changed):
 
 def brute_log_probs(golden, answers=ANSWERS):
     """log p of every answer after every prefix by one full forward of each text; [P, G, T+1, Y]."""
-    shape = (P, G, T + 1, answers.length.shape[-1])
-    rows = np.zeros((*shape, L + T + K + A), np.int32)
+    shape, width = (P, G, T + 1, answers.length.shape[-1]), answers.tokens.shape[-1]
+    rows = np.zeros((*shape, L + T + K + width), np.int32)
     start = np.zeros(shape, int)
     for p, g, t, y in np.ndindex(shape):
         own = answers.tokens[p, g % answers.tokens.shape[1], y]
         parts = PROMPTS[p, : PROMPT_LENGTH[p]], COMPLETIONS[p, g, :t], POSTFIX, own
         row = np.concatenate(parts)
         rows[p, g, t, y, : len(row)] = row
-        start[p, g, t, y] = len(row) - A
+        start[p, g, t, y] = len(row) - width
     flat = rows.reshape(-1, rows.shape[-1])
     logits = np.float64(np.asarray(plain_logits(golden.model, golden.params, flat)))
     log_p = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
@@ -250,6 +250,32 @@ def test_whole_answers_are_full_forwards(name):
     wanted = brute_set_entropy(want, ANSWERS.meaning, ANSWERS.length)
     np.testing.assert_allclose(entropy, wanted, atol=1e-4)
     assert np.ptp(wanted) > 0.1  # the prefixes differ
+
+
+def test_room_for_long_answers_costs_nothing_while_they_are_short(qwen2):
+    """A = 20: the forward behind the postfix is as wide as the longest answer of its place needs,
+    in one program for all; long answers are computed a few cuts at a time."""
+    golden, _ = qwen2
+    widths = []
+
+    def forward(params, tokens, positions, contexts, read_from=0):
+        if len(contexts) == 3:  # prompt, completion, postfix: an answer
+            jax.debug.callback(lambda: widths.append(tokens.shape[-1] + 1))
+        return golden.model.forward(params, tokens, positions, contexts, read_from=read_from)
+
+    watched = golden._replace(model=golden.model._replace(forward=forward))
+    wide = RNG.integers(2, 90, (P, 1, Y, 20)).astype(np.int32)
+    for length, ran in [
+        ([[[3, 4, 0]], [[2, 1, 0]]], [4] * 2),
+        ([[[3, 20, 9]], [[17, 4, 0]]], [20] * 3 + [20] * 3 + [16] * 3),
+    ]:
+        answers = Answers(wide, np.int32(length), ANSWERS.meaning)
+        widths.clear()
+        found = ask_golden("answer_log_probs", watched, answers)
+        jax.effects_barrier()
+        np.testing.assert_allclose(found, brute_log_probs(golden, answers), atol=1e-4)
+        assert widths == ran
+    ask.clear_cache()
 
 
 def test_each_completion_may_have_an_answer_of_its_own(qwen2):
@@ -475,33 +501,38 @@ def test_spread_keeps_the_sum_of_every_segment():
 # ------------------------------------------------------------------ its cost
 
 
-def test_no_key_is_copied_for_a_prefix():
-    """Memory of the probe, compiled for T = 512: less than one copy of the cache per prefix of a
-    chunk would take, and about the same for twice the length."""
-    config = DecoderConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=128,
-        num_layers=4,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=16,
-    )
-    model = make_model(config)
-    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+SMALL = DecoderConfig(
+    vocab_size=512,
+    hidden_size=64,
+    intermediate_size=128,
+    num_layers=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+)
+
+
+def test_the_probes_add_one_chunk_to_the_scoring_pass():
+    """Compiled for T = 512 and 1024: beyond scoring they keep its cache, and need less than as much
+    again for a chunk and a layer's keys. Without chunks it would be twice to three times as much,
+    and with a cache for each prefix hundreds of times."""
+    model, rows = make_model(SMALL), 8
+    params = jax.eval_shape(lambda: init_params(SMALL, jax.random.key(0)))
     ids = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
-    temporary = {}
-    for size in (512, 1024):
-        probe = Probe(ids(6), Cuts(ids(1, 2, size + 1), ids(1, 2)))
-        floats, flags = jax.ShapeDtypeStruct((1, 2, size), jnp.float32), ids(1, 2)
-        rollout = Rollout(Prompts(ids(1, 16), ids(1)), ids(1, 2, size), ids(1, 2), floats, flags)
-        one = jax.ShapeDtypeStruct((), jnp.float32)
+    one = jax.ShapeDtypeStruct((), jnp.float32)
+
+    def temporary(size, probe):
+        floats, flags = jax.ShapeDtypeStruct((1, rows, size), jnp.float32), ids(1, rows)
+        tokens, prompts = ids(1, rows, size), Prompts(ids(1, 16), ids(1))
+        rollout = Rollout(prompts, tokens, ids(1, rows), floats, flags)
         lowered = compute_signals.lower(model, params, None, rollout, probe, one)
-        temporary[size] = lowered.compile().memory_analysis().temp_size_in_bytes
-    chunk = information._PROBE_TOKENS // (2 * 6)
-    copies = min(chunk, 512) * 2 * 512 * config.num_layers * 2 * 2 * 16 * 4  # rows, keys, layers
-    assert temporary[512] < copies / 10
-    assert temporary[1024] < 2.5 * temporary[512]
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    for size in (512, 1024):
+        probe = Probe(ids(6), Cuts(ids(1, rows, size + 1), ids(1, rows)))
+        added = temporary(size, probe) - temporary(size, None)
+        cache = rows * (size + 1) * SMALL.num_layers * 2 * SMALL.num_kv_heads * SMALL.head_dim * 4
+        assert cache < added < 2 * cache
 
 
 def test_states_that_are_not_read_are_not_computed():
@@ -951,17 +982,8 @@ def test_the_head_runs_only_where_it_is_read(qwen2, monkeypatch):
 def test_no_key_is_copied_for_an_answer():
     """The same of whole answers, T = 512: nine candidates of eight tokens behind every prefix need
     a fraction of the cache of each prefix of one chunk."""
-    config = DecoderConfig(
-        vocab_size=512,
-        hidden_size=64,
-        intermediate_size=128,
-        num_layers=4,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=16,
-    )
-    size, width, model = 512, 8, make_model(config)
-    params = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    size, width, model = 512, 8, make_model(SMALL)
+    params = jax.eval_shape(lambda: init_params(SMALL, jax.random.key(0)))
     ids = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
     prompts, cuts = Prompts(ids(1, 16), ids(1)), Cuts(ids(1, 2, size + 1), ids(1, 2))
     answers = Answers(ids(1, 1, 9, width), ids(1, 1, 9), ids(1, 1, 9))
@@ -975,5 +997,5 @@ def test_no_key_is_copied_for_an_answer():
     compiled = run.lower(params, prompts, contexts, ids(6), cuts, answers).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     chunk = min(size, information._PROBE_TOKENS // (2 * (width - 1)))
-    copies = chunk * 2 * size * config.num_layers * 2 * 2 * 16 * 4  # rows, keys, layers
+    copies = chunk * 2 * size * SMALL.num_layers * 2 * 2 * 16 * 4  # rows, keys, layers
     assert temporary < copies / 10, (temporary, copies)

@@ -1,9 +1,13 @@
 """The command that shows what each token tells: its figures, its files, its sentences."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -216,6 +220,14 @@ MISTAKES = {
     ),
     "misspelt": (["--model", "DIR", "--prompt", "1", "informaton.postfix=x"], "did you mean inf"),
     "a directory": (["--model", "DIR", "--prompt", "1", "--json", "/tmp"], "'/tmp', a directory"),
+    "one file twice": (
+        ["--model", "DIR", "--prompt", "1", "--json", "/tmp/x", "--html", "/tmp/../tmp/x"],
+        "--json and --html are both '/tmp/x'; expected two files",
+    ),
+    "no end": (
+        ["--model", "DIR", "--prompt", "1", "information.end_of_thinking=['']"],
+        "information.end_of_thinking has '', an empty text",
+    ),
 }
 
 
@@ -241,6 +253,83 @@ def test_completion_and_sample_exclude_each_other(directory):
         inspect.parse(["--model", directory, "--completion", "1", "--sample", "2"])
 
 
-def test_nothing_to_look_at_is_said(opened, prompt):
-    with pytest.raises(UserError, match="no completion"):
-        inspect_completions(opened, prompt, [])
+@pytest.mark.parametrize(
+    "completions, options, sentence",
+    [
+        ([], {}, "no completion"),
+        ("12+30=42", {}, "completions is the text '12\\+30=42'; expected a list"),
+        ([[1, 99999]], {}, "completion 1 has the id 99999; expected 0 to 63, the vocabulary"),
+        (["1", [-1]], {}, "completion 2 has the id -1; expected 0 to"),
+        ([[0.5]], {}, "completion 1 is neither a text nor a list of token ids"),
+        (["\udcff"], {}, "completion 1 is .*no UTF-8 text"),
+        (
+            ["1"],
+            {"estimater": "answer_entropy"},
+            "'estimater' is no field of information; expected",
+        ),
+        (
+            ["1"],
+            {"max_answer_length": 0},
+            "information.max_answer_length is 0; expected at least 1",
+        ),
+        (["1" * 300], {}, "--prompt has 8 tokens, and what comes behind it .* at least 302"),
+    ],
+)
+def test_a_mistake_in_python_is_one_sentence_too(opened, prompt, completions, options, sentence):
+    with pytest.raises(UserError, match=sentence):
+        inspect_completions(opened, prompt, completions, postfix=POSTFIX, **options)
+
+
+def test_broken_weights_are_said(opened, prompt):
+    broken = opened._replace(params=jax.tree.map(lambda x: x * jnp.nan, opened.params))
+    with pytest.raises(UserError, match="no finite log_prob: are its weights whole"):
+        inspect_completions(broken, prompt, ["1"], postfix=POSTFIX)
+
+
+def test_characters_without_tokens_are_said(opened, prompt, capsys):
+    options = dict(postfix=POSTFIX, answer="é42", estimator="answer_log_prob")
+    (one,) = inspect_completions(opened, prompt, [TEXT + "\x00"], **options)
+    said = capsys.readouterr().out
+    assert "note: completion 1 is" in said and "note: --answer is 'é42', which this token" in said
+    assert "note: --prompt" not in said and one.prompt == prompt
+
+
+def test_every_prefix_is_probed_whatever_training_does(opened, prompt, seen, capsys):
+    """A training config may probe some only."""
+    (one,) = inspect_completions(opened, prompt, [TEXT], postfix=POSTFIX, stride=4, answer="42")
+    np.testing.assert_allclose(one.uncertainty, seen[0].uncertainty, atol=1e-5)
+    assert "those of training; here every prefix is probed" in capsys.readouterr().out
+
+
+def run_command(directory, *more, **env):
+    command = [sys.executable, "-m", "iapo_jax.inspect", "--model", directory, "--chat"]
+    command += ["--prompt", "12+30", f"information.postfix={POSTFIX}", "--completion", TEXT]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **env}
+    return subprocess.Popen(
+        [*command, *more, "information.max_answer_length=4"],  # overrides on both sides of options
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+
+
+def test_a_terminal_that_lacks_characters_loses_nothing(directory, tmp_path):
+    target = tmp_path / "target.json"
+    (tmp_path / "link.json").symlink_to(target)
+    process = run_command(
+        directory, "--json", str(tmp_path / "link.json"), PYTHONIOENCODING="ascii"
+    )
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert b"thinking told" in out
+    assert (tmp_path / "link.json").is_symlink() and len(json.loads(target.read_text())) == 1
+
+
+def test_nobody_reading_loses_nothing(directory, tmp_path):
+    """As behind `| head -1`."""
+    process = run_command(directory, "--html", str(tmp_path / "seen.html"))
+    process.stdout.close()
+    err = process.stderr.read()
+    process.wait(timeout=120)
+    process.stderr.close()
+    assert b"Traceback" not in err and (tmp_path / "seen.html").is_file()

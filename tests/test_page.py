@@ -324,21 +324,22 @@ def test_the_table_has_every_figure(page):
 
 
 @pytest.mark.parametrize("width", [400, 1200])
-def test_nothing_is_wider_than_the_window(page, width):
+def test_nothing_is_wider_than_the_window(page, browser, width):
     """Neither a box, nor what it holds."""
     one_word = example(60, 50, tokens=["antidisestablishmentarianism" * 3] + ["x" * 9] * 59)
     one_word = one_word._replace(prompt="y" * 300, answer="z" * 300, extracted="1" * 300)
-    driver = page(one_word, example(), hostile(), EMPTY, width=1300)
-    wide = driver.execute_script(
-        """document.body.style.width = arguments[0] + 'px';
-        const right = document.body.getBoundingClientRect().right + 1;
-        const boxes = 'article, header, .text, .legend, .sums, .sums dd, .facts, .facts dd, .prompt';
-        return [...document.querySelectorAll(boxes)]
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    driver = page(one_word, example(), hostile(), EMPTY)
+    seen, wide = driver.execute_script(
+        """const right = document.documentElement.clientWidth + 1;
+        const boxes = 'article, header, .text, .legend, .sums, .sums dd, .facts dd, .prompt';
+        return [innerWidth, [...document.querySelectorAll(boxes)]
           .filter(x => x.getBoundingClientRect().right > right || x.scrollWidth > x.clientWidth + 1)
-          .map(x => `${x.tagName}.${x.className} ${x.scrollWidth} in ${x.clientWidth}`)""",
-        width,
+          .map(x => `${x.tagName}.${x.className} ${x.scrollWidth} in ${x.clientWidth}`)]"""
     )
-    assert wide == []
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert (seen, wide) == (width, [])
 
 
 LIGHT, DARK = "rgb(251, 251, 249)", "rgb(21, 23, 26)"
