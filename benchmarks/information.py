@@ -16,8 +16,9 @@ turns:
   token: about as many tokens as the probes have;
 - torch: K forwards of transformers over the same tokens, logits of all, its default attention.
 `--gpu` times ours and the floor at a real model's shapes with random weights in bfloat16 (and the
-published algorithm, tuned, where torch sees the GPU; its weights are others), and what share of a
-training step the probes take. `--memory` compiles for such shapes and prints what XLA would need.
+published algorithm, tuned, where torch sees the GPU; its weights are others), and what share of
+scoring, probes and update together the probes take. `--memory` compiles for such shapes and prints
+what XLA would need.
 """
 
 import argparse

@@ -147,7 +147,7 @@ def _card(one: Inspection, index: int, scale: float, axes: Axes) -> str:
         "answer": own,
         "tokens": f"{len(one.tokens)}{'' if one.finished else ', no stop token'}",
         "of thinking": str(one.thinking_length),
-        "u, first to end of thinking": f"{one.uncertainty[0]:.3f} → {end:.3f}",
+        "u in thinking": f"{one.uncertainty[0]:.2f} → {end:.2f}",
         "thinking told": f"{total(one):+.3f} nats",
     }
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in sums.items())

@@ -134,7 +134,7 @@ def test_the_end_of_thinking_is_marked_in_both_views():
     assert re.search(r"u_t  █{5} {3}│█{3} ", bars)
     page = render_page([closed])
     assert '<rect class="veil" x="0.7" y="0" width="0.3"' in page
-    assert "2.000 → 0.100" in page and "0.100 where thinking ends, 1.900 at the last" in page
+    assert "2.00 → 0.10" in page and "0.100 where thinking ends, 1.900 at the last" in page
     open_end = render_page([example(10, 10, uncertainty=u, informativeness=[0.0] * 10)])
     assert "veil" not in open_end.partition("<body>")[2]
 
