@@ -148,7 +148,7 @@ def _card(one: Inspection, index: int, scale: float, axes: Axes) -> str:
         "tokens": f"{len(one.tokens)}{'' if one.finished else ', no stop token'}",
         "of thinking": str(one.thinking_length),
         "u in thinking": f"{one.uncertainty[0]:.2f} → {end:.2f}",
-        "thinking told": f"{total(one):+.3f} nats",
+        "told, nats": f"{total(one):+.3f}",
     }
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in sums.items())
     certain = why_certain(one)
