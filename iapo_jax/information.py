@@ -99,26 +99,27 @@ def answer_log_probs(
         y = jax.lax.dynamic_index_in_dim(tokens, index, axis=2)  # [P, G or 1, 1, A]
         past = jax.lax.dynamic_index_in_dim(length, index, axis=2)[..., None]
 
-        def read(width: int) -> Array:
-            def few(exit: Exit) -> Array:
-                shape = (*exit.position.shape, width - 1)
-                offset = jnp.arange(width - 1)
-                hidden, _ = model.forward(
-                    params,
-                    jnp.broadcast_to(y[..., : width - 1], shape),
-                    exit.position[..., None] + offset,
-                    exit.contexts,
-                )
-                target = jnp.broadcast_to(y[..., 1:width], shape)
-                scores = token_scores(hidden, weight, target, 1.0, devices=model.devices)
-                return jnp.where(offset + 1 < past, scores.log_prob, 0.0).sum(-1)
+        def teacher_force(width: int, exit: Exit) -> Array:
+            shape = (*exit.position.shape, width - 1)
+            offset = jnp.arange(width - 1)
+            hidden, _ = model.forward(
+                params,
+                jnp.broadcast_to(y[..., : width - 1], shape),
+                exit.position[..., None] + offset,
+                exit.contexts,
+            )
+            target = jnp.broadcast_to(y[..., 1:width], shape)
+            scores = token_scores(hidden, weight, target, 1.0, devices=model.devices)
+            return jnp.where(offset + 1 < past, scores.log_prob, 0.0).sum(-1)
 
-            return _in_pieces(few, exit, -(-(width - 1) // max(at_once, postfix.shape[0])))
+        def branch(width: int) -> Callable[[], Array]:
+            pieces = -(-(width - 1) // max(at_once, postfix.shape[0]))
+            return partial(_in_pieces, partial(teacher_force, width), exit, pieces)
 
         # As wide as the longest one needs: a large A costs nothing while answers are short.
         widths = [w for w in _WIDTHS if w < width] + [width]
         narrowest = (past.max() > jnp.array(widths[:-1], jnp.int32)).sum()
-        return jax.lax.switch(narrowest, [partial(read, w) for w in widths])
+        return jax.lax.switch(narrowest, [branch(w) for w in widths])
 
     def log_probs(exit: Exit) -> Array:
         first = next_token_scores(exit.state, weight, tokens[..., 0], devices=model.devices)
