@@ -25,7 +25,7 @@ class Words:
 
     chat_template = "yes"
 
-    def encode(self, text, add_special_tokens):
+    def encode(self, text, add_special_tokens=False, verbose=True):
         assert add_special_tokens is False
         return [len(word) for word in text.split()]
 

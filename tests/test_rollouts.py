@@ -12,7 +12,7 @@ class OneLetterTokenizer:
 
     alphabet = "0123456789=.</>thinkasw"
 
-    def encode(self, text, add_special_tokens):
+    def encode(self, text, add_special_tokens=False, verbose=True):
         return [self.alphabet.index(letter) for letter in text]
 
     def decode(self, ids, clean_up_tokenization_spaces):
@@ -38,9 +38,9 @@ def test_thinking_ends_at_the_first_sign_of_an_end():
         "1234": 4,  # cut at the limit: all of it
     }
     tokenizer.alphabet += "er"
-    rows = [np.asarray(tokenizer.encode(text, False)) for text in cases]
+    rows = [np.asarray(tokenizer.encode(text)) for text in cases]
     found = thinking_lengths(tokenizer, rows, [stop], ends)
     assert found.tolist() == list(cases.values())
     # Stopped without a tag: the stop token is no thought, and competes with going on.
-    stopped = [np.append(tokenizer.encode("1234", False), stop), np.asarray([stop])]
+    stopped = [np.append(tokenizer.encode("1234"), stop), np.asarray([stop])]
     assert thinking_lengths(tokenizer, stopped, [stop], ends).tolist() == [4, 0]
