@@ -353,7 +353,7 @@ def test_devices_change_nothing(qwen2, estimator, axes):
     params = jax.device_put(golden.params, param_shardings(mesh, golden.params))
     split = put((Prompts(PROMPTS, PROMPT_LENGTH), COMPLETIONS, answers), by_prompt(mesh))
     found = ask(estimator, make_model(golden.config, mesh), params, *split[:2], POSTFIX, split[2])
-    np.testing.assert_allclose(found, want, atol=1e-5)
+    np.testing.assert_allclose(found, want, atol=1e-5, rtol=1e-6)  # up to 28 nats, in float32
 
 
 def test_chunks_of_answers_change_nothing(qwen2, monkeypatch):
