@@ -102,9 +102,10 @@ MILLION = 1_000_000
     ids=lambda text: text[:20],
 )
 def test_hostile_texts_take_linear_time(hostile, no_child):
+    """A second or two on a slow core; a step for each pair of characters would take a day."""
     start = time.process_time()
     assert answers.is_correct(hostile, "12") is False
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 30.0
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from iapo_jax import attention, kernels
-from iapo_jax.attention import dense_attention, kernel_attention
+from iapo_jax.attention import Segment, attend, dense_attention, kernel_attention
 from iapo_jax.sharding import make_mesh
 
 KERNELS = {"gpu": kernels.gpu_attention, "tpu": kernels.tpu_attention}
@@ -120,7 +121,7 @@ def pretend_gpu(monkeypatch):
 
 def test_a_kernel_that_fails_is_said_and_left(pretend_gpu):
     """As on hardware where it does not compile: XLA's loops, with one sentence."""
-    with pytest.warns(UserWarning, match="attention goes back to XLA: its kernel fails on gpu"):
+    with pytest.warns(UserWarning, match="fails on gpu.*[Ii]nterpret mode"):
         assert attention._choose("auto", None, 64) is attention.blockwise_attention
 
 
@@ -160,6 +161,38 @@ def test_a_kernel_that_works_is_chosen_unless_told_otherwise(pretend_gpu):
     chosen = attention._choose("auto", None, 128)
     assert chosen.func is kernel_attention and chosen.args == (right, None)
     assert attention._choose("xla", None, 128) is attention.blockwise_attention
+
+
+@pytest.mark.parametrize("platform", KERNELS)
+def test_a_program_that_attends_tries_the_kernel_and_runs_it(platform, monkeypatch):
+    """From inside jit, scan and grad, where the model asks: no warning, and the real kernel in it."""
+    ran = []
+
+    def kernel(q, k, v, visible):
+        ran.append(q.shape)
+        return functools.partial(KERNELS[platform], interpret=True)(q, k, v, visible)
+
+    q, k, v, visible = case(6, 9, 130, 2, 2, 64)
+    visible = jnp.maximum(visible, 1)
+    folded, q = q.shape, q.reshape(2, 9, 4, 64)
+
+    def total(q, k, v):
+        step = lambda _, x: (None, attend(x, [Segment(k, v, visible)]))  # noqa: E731
+        return (jax.lax.scan(step, None, q[None])[1] ** 2).sum()
+
+    program = lambda: jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(q, k, v)  # noqa: E731
+    want = program()
+    monkeypatch.setattr(kernels.jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(kernels, f"{platform}_attention", kernel)
+    monkeypatch.setattr(attention, "_DENSE_SCORES", 0)
+    kernels.works.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = program()
+    kernels.works.cache_clear()
+    assert folded in ran
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("platform", KERNELS)
