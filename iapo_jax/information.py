@@ -289,7 +289,8 @@ def _in_pieces(read: Callable[[Exit], Array], exit: Exit, pieces: int) -> Array:
     """`read`, a figure for each cut [P, G, c], of so many parts of the cuts one after another."""
     cuts = exit.position.shape[-1]
     size = -(-cuts // pieces)
-    if size == cuts:
+    pieces = -(-cuts // size)  # fewer, where pieces of whole cuts are larger
+    if pieces == 1:
         return read(exit)
     prompt, completion, whole = exit.contexts
 

@@ -278,6 +278,31 @@ def test_room_for_long_answers_costs_nothing_while_they_are_short(qwen2):
     ask.clear_cache()
 
 
+def test_no_cut_of_a_long_answer_is_computed_twice(qwen2, monkeypatch):
+    """Chunks of 2 cuts whose answers of 20 tokens would fill 3 pieces: 2 pieces of one cut each."""
+    golden, _ = qwen2
+    at_once = 7
+    monkeypatch.setattr(information, "_PROBE_TOKENS", 2 * P * G * at_once)
+    cuts = []
+
+    def forward(params, tokens, positions, contexts, read_from=0):
+        if len(contexts) == 3:
+            jax.debug.callback(lambda: cuts.append(tokens.shape[2]))
+        return golden.model.forward(params, tokens, positions, contexts, read_from=read_from)
+
+    watched = golden._replace(model=golden.model._replace(forward=forward))
+    answers = Answers(
+        np.random.default_rng(9).integers(2, 90, (P, 1, 1, 20)).astype(np.int32),
+        np.full((P, 1, 1), 20, np.int32),
+        np.zeros((P, 1, 1), np.int32),
+    )
+    found = ask_golden("answer_log_probs", watched, answers)
+    jax.effects_barrier()
+    ask.clear_cache()
+    assert cuts == [1] * (T + 1)
+    np.testing.assert_allclose(found, brute_log_probs(golden, answers), atol=1e-4)
+
+
 def test_each_completion_may_have_an_answer_of_its_own(qwen2):
     """And one without any has uncertainty 0, not NaN."""
     golden, _ = qwen2
