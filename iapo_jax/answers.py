@@ -21,6 +21,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from fractions import Fraction
 from multiprocessing.connection import Pipe
 from typing import Self
 
@@ -31,6 +32,9 @@ _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # `\\.` steps over \{ 
 # [0-9] and not \d: int("１２") is 12 in Python, and a reader of ASCII answers would not see that.
 _SIGN = r"(?:[+-]?(?:\\?\$)?|\\?\$[+-])"  # -12, $12, -$12, $-12
 _NUMBER = re.compile(_SIGN + r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?")
+_FRACTION = re.compile(
+    r"([+-]?)(?:\\[dt]?frac\s*\{([0-9]+)\}\s*\{([0-9]+)\}|([0-9]+)\s*/\s*([0-9]+))"
+)
 _CHOICE = re.compile(r"(?:\\(?:text|math)[a-z]*\s*\{)?\(?([A-Ea-e])\)?[.:]?\}?\.?")
 _DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
 
@@ -107,12 +111,29 @@ def _decide(candidate: str, gold: str) -> bool | None:
 
 
 def same_answer(one: str, other: str) -> bool:
-    """Whether two answers surely say the same: equal texts, numbers or choices. No child process.
+    r"""Whether two answers surely say the same: equal texts, numbers or choices. No child process.
 
-    1,000 and 1000.0 are the same; 1/2 and 0.5 only for `answers_match`.
+    1,000 and 1000.0 are the same, 0.5 and \frac{1}{2} too; x+1 and 1+x only for `answers_match`.
     """
     one, other = _bare(one), _bare(other)
-    return one == other or bool(_decide(one, other))
+    if one == other or _decide(one, other):
+        return True
+    values = _rational(one), _rational(other)
+    return None not in values and values[0] == values[1]
+
+
+def _rational(text: str) -> Fraction | None:
+    """The exact value of a number, or of a fraction of whole numbers."""
+    if len(text) > MAX_ANSWER_CHARS:
+        return None
+    found = _FRACTION.fullmatch(text)
+    if found is None:
+        number = _number(text)
+        return None if number is None else Fraction(number)
+    sign, over, under = found[1], found[2] or found[4], found[3] or found[5]
+    if not int(under):
+        return None
+    return Fraction(int(over), int(under)) * (-1 if sign == "-" else 1)
 
 
 def _serve(descriptor: int, memory: int) -> None:

@@ -9,7 +9,13 @@ import jax
 import numpy as np
 
 from iapo_jax import answers, checks, pretrained, probes, rewards, run
-from iapo_jax.config import InformationSection, MeshSection, ModelSection, TrainConfig
+from iapo_jax.config import (
+    InformationSection,
+    MeshSection,
+    ModelSection,
+    SamplingSection,
+    TrainConfig,
+)
 from iapo_jax.data import pad_rows
 from iapo_jax.errors import UserError
 from iapo_jax.information import Probe
@@ -45,21 +51,24 @@ def open_model(model: str | ModelSection) -> OpenModel:
     return OpenModel(opened, run.initial_params(opened, 0))
 
 
-def encode_prompt(opened: OpenModel, text: str, room: int) -> list[int]:
+def encode_prompt(opened: OpenModel, text: str, completion: int, probe: int) -> list[int]:
     """The prompt's ids, without special tokens around them.
 
+    Args:
+      completion, probe: tokens behind it, of the longest completion, and of postfix and answer.
+
     Raises:
-      UserError: if there are none, or they and `room` tokens more do not fit the model's context.
+      UserError: if there are none, or all together do not fit the model's context.
     """
-    ids = _encode(opened, text, "--prompt")
+    ids = _encode(opened, text, "the prompt")
     if not ids:
-        raise UserError("--prompt is empty: expected a text")
+        raise UserError("the prompt is empty: expected a text")
     limit = _context_length(opened)
-    if len(ids) + room > limit:
+    if len(ids) + completion + probe > limit:
         raise UserError(
-            f"--prompt has {len(ids)} tokens, and what comes behind it (completion, postfix, "
-            f"answer) at least {room}; expected at most {limit} together, the model's context "
-            "(max_position_embeddings)"
+            f"the prompt has {len(ids)} tokens, a completion behind it at least {completion}, "
+            f"postfix and answer (information.max_answer_length) up to {probe}; expected at most "
+            f"{limit} together, the model's context (max_position_embeddings)"
         )
     return ids
 
@@ -70,6 +79,8 @@ def check_text(text: str, field: str) -> None:
     Raises:
       UserError: naming the field.
     """
+    if not isinstance(text, str):
+        raise UserError(f"{field} is {text!r}; expected a text")
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise UserError(f"{field} is {text!r}, which is no UTF-8 text")
 
@@ -104,14 +115,25 @@ def sample_completions(
     top_p: float = 1.0,
     top_k: int = 0,
     seed: int = 0,
-    room: int = 0,
+    **information: Any,
 ) -> list[list[int]]:
     """Ids of `count` completions, with the stop token where one ended; the same for a seed.
 
-    `max_length` is cut to what the prompt, and `room` tokens behind, leave of the model's context.
+    Args:
+      max_length: in tokens; cut to what the model's context leaves beside the prompt and the probe.
+      information: as for `inspect_completions`, which then has room for postfix and answer.
+
+    Raises:
+      UserError: one sentence, for a value out of its range or a prompt that does not fit.
     """
+    if count < 1:
+        raise UserError(f"count is {count}; expected at least 1")
+    section = _section(information, SamplingSection(temperature, top_p, top_k, max_length))
     known, mesh = opened.run.pretrained, opened.run.mesh
-    ids = encode_prompt(opened, prompt, room=room + 1)
+    room = len(pretrained.encode(known.tokenizer, section.postfix))
+    if section.estimator != "answer_entropy":
+        room += section.max_answer_length - 1
+    ids = encode_prompt(opened, prompt, 1, room)
     max_length = min(max_length, _context_length(opened) - len(ids) - room)
     say(f"sampling {count} completion(s) of at most {max_length} tokens")
     made = sample(
@@ -158,7 +180,16 @@ def inspect_completions(
         raise UserError(f"completions is the text {_short(completions)}; expected a list of them")
     if not len(completions):
         raise UserError("no completion: expected at least one")
-    section = _section(information)
+    if answer is not None:
+        check_text(answer, "the answer")
+    check_text(prompt, "the prompt")
+    section = _section(information, SamplingSection(temperature=temperature))
+    if section.stride > 1 or section.boundaries:
+        say(
+            "note: information.stride and information.boundaries are those of training; here every "
+            "prefix is probed"
+        )
+        section = dataclasses.replace(section, stride=1, boundaries=[])
     known = opened.run.pretrained
     rows = [_ids(opened, one, f"completion {i}") for i, one in enumerate(completions, 1)]
     texts = pretrained.decode_completions(known.tokenizer, rows, known.stop_ids)
@@ -169,9 +200,8 @@ def inspect_completions(
     tokens, length = (put(x[None], by_prompt(opened.run.mesh)) for x in pad_rows(rows, size))
     probe = probes.ask(asker, tokens, length, [answer], [whole])
     asked = probe.answers and fetch(probe.answers)
-    room = max(map(len, rows)) + asker.postfix.shape[0]
-    room += max(int(asked.length.max()) - 1, 0) if asked else 0
-    ids = encode_prompt(opened, prompt, room)
+    room = asker.postfix.shape[0] + (max(int(asked.length.max()) - 1, 0) if asked else 0)
+    ids = encode_prompt(opened, prompt, max(map(len, rows)), room)
     signals = _signals(opened, ids, tokens, length, probe, section.estimator, temperature)
     thinking = thinking_lengths(known.tokenizer, rows, known.stop_ids, section.end_of_thinking)
     right = [None] * len(rows)
@@ -230,20 +260,21 @@ def _teacher_forced(asked: Answers | None, completion: int) -> dict[str, list]:
     }
 
 
-def _section(information: dict[str, Any]) -> InformationSection:
-    """The section of these fields, every prefix probed."""
-    names = [field.name for field in dataclasses.fields(InformationSection)]
-    for name in information:
-        if name not in names:
-            raise UserError(f"{name!r} is no field of information; expected {', '.join(names)}")
+def _section(information: dict[str, Any], sampling: SamplingSection) -> InformationSection:
+    """The section of these fields.
+
+    Raises:
+      UserError: for an unknown field, or a value out of its range, those of `sampling` included.
+    """
+    fields = {field.name: field for field in dataclasses.fields(InformationSection)}
+    for name, value in information.items():
+        if name not in fields:
+            raise UserError(f"{name!r} is no field of information; expected {', '.join(fields)}")
+        if isinstance(value, str) and name in ("boundaries", "end_of_thinking"):
+            raise UserError(f"information.{name} is {value!r}; expected a list of texts")
     section = InformationSection(**information)
-    checks.check_ranges(TrainConfig(information=section))
-    if section.stride > 1 or section.boundaries:
-        say(
-            "note: information.stride and information.boundaries are those of training; here every "
-            "prefix is probed"
-        )
-    return dataclasses.replace(section, stride=1, boundaries=[])
+    checks.check_ranges(TrainConfig(information=section, sampling=sampling))
+    return section
 
 
 def _ids(opened: OpenModel, completion: str | Sequence[int], field: str) -> np.ndarray:
@@ -265,13 +296,13 @@ def _ids(opened: OpenModel, completion: str | Sequence[int], field: str) -> np.n
     return ids.astype(np.int32)
 
 
-def check_answer(section: InformationSection, answer: str | None, field: str = "--answer") -> None:
+def check_answer(section: InformationSection, answer: str | None, field: str) -> None:
     """Whether the estimator has what it teacher-forces, as far as can be said beforehand."""
     if answer is not None and not answer.strip():
         raise UserError(f"{field} is empty: expected the gold answer")
     if section.estimator == "answer_log_prob" and section.reference == "gold" and answer is None:
         raise UserError(
-            f"answer_log_prob teacher-forces a reference answer: expected {field} TEXT, or "
+            f"answer_log_prob teacher-forces a reference answer: expected {field}, or "
             "information.reference=own for each completion's own"
         )
 
@@ -283,13 +314,17 @@ def _asker(
     extracted: Sequence[str | None],
 ) -> probes.Asker:
     """The probe at every prefix, told and checked."""
-    check_answer(section, answer)
-    if answer is not None and section.estimator != "answer_entropy":
-        _encode(opened, answer.strip(), "--answer")
+    check_answer(section, answer, "the answer")
     known, tokenizer = opened.run.pretrained, opened.run.pretrained.tokenizer
     own = [text for text in extracted if text and pretrained.encode(tokenizer, text.strip())]
-    golds = own if answer is None else [answer, *own]
-    asker = probes.make_asker(section, known, opened.run.mesh, golds)
+    golds = [] if answer is None else [answer]
+    if answer is not None and section.estimator != "answer_entropy":
+        _encode(opened, answer.strip(), "the answer")
+    if section.estimator == "answer_set_entropy":
+        golds += own
+    elif section.reference == "own":
+        golds = own
+    asker = probes.make_asker(section, known, opened.run.mesh, list(dict.fromkeys(golds)))
     say(f"asking: {probes.describe(asker)}")
     return asker
 

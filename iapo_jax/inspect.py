@@ -81,7 +81,9 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
     if arguments.sample is not None and arguments.sample < 1:
         raise UserError(f"--sample is {arguments.sample}; expected at least 1")
     probes.check_section(section)
-    check_answer(section, arguments.answer)
+    if not arguments.prompt:
+        raise UserError("--prompt is empty: expected a text")
+    check_answer(section, arguments.answer, "--answer")
     for field, path in (("--json", arguments.json), ("--html", arguments.html)):
         if path is not None:
             check_writable(path.parent, f"the directory of {field}")
@@ -95,7 +97,7 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(f"--chat: the tokenizer of {config.model.path} has no chat template")
         prompt = data.render_prompt(tokenizer, prompt, config.prompt)
-    completions = arguments.completion
+    completions, asked = arguments.completion, dataclasses.asdict(section)
     if completions is None:
         count, sampling = arguments.sample or 1, config.sampling
         completions = sample_completions(
@@ -107,7 +109,7 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
             top_p=sampling.top_p,
             top_k=sampling.top_k,
             seed=config.seed,
-            room=len(probes.encode_postfix(tokenizer, section.postfix)) + section.max_answer_length,
+            **asked,
         )
     return inspect_completions(
         opened,
@@ -115,7 +117,7 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
         completions,
         answer=arguments.answer,
         temperature=config.sampling.temperature,
-        **dataclasses.asdict(section),
+        **asked,
     )
 
 
@@ -155,16 +157,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         found = inspect(arguments)
-        if arguments.json is not None:
-            lines = [json.dumps(to_json(one), ensure_ascii=False, allow_nan=False) for one in found]
-            write(arguments.json, "[\n" + ",\n".join(lines) + "\n]\n", "--json")
-        if arguments.html is not None:
-            write(arguments.html, render_page(found), "--html")
-        terminal.show(found)  # last: nobody may be reading
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return _complain(error)
+    lines = [json.dumps(to_json(one), ensure_ascii=False, allow_nan=False) for one in found]
+    code = 0
+    for field, path, text in (
+        ("--json", arguments.json, "[\n" + ",\n".join(lines) + "\n]\n"),
+        ("--html", arguments.html, render_page(found)),
+    ):
+        try:
+            if path is not None:
+                write(path, text, field)
+        except UserError as error:  # what was computed is shown all the same
+            code = _complain(error)
+    terminal.show(found)  # last: nobody may be reading
+    return code
+
+
+def _complain(error: UserError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

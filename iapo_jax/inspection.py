@@ -41,12 +41,26 @@ def total(one: Inspection) -> float:
     return one.uncertainty[0] - one.uncertainty[one.thinking_length]
 
 
+def signed(nats: float) -> str:
+    """+1.234 or -1.234; without a sign where it rounds to nothing."""
+    text = f"{nats:+.3f}"
+    return text if told_something(nats) else text[1:]
+
+
+def told_something(nats: float) -> bool:
+    """Whether there is anything to see of it in three decimals."""
+    return float(f"{nats:.3f}") != 0
+
+
 def why_certain(one: Inspection) -> str:
     """Why u is 0 from the start, where the estimator had nothing to be unsure of; else ""."""
     if one.estimator == "answer_log_prob" and not one.answer_ids:
         return "no answer to teacher-force: u is 0"
     if one.estimator == "answer_set_entropy" and len(set(one.answer_meanings)) < 2:
-        return "fewer than two different answers, nothing to be unsure of: u is 0"
+        return (
+            "fewer than two answers that differ within information.max_answer_length, "
+            "nothing to be unsure of: u is 0"
+        )
     return ""
 
 

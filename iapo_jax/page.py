@@ -12,6 +12,7 @@ from iapo_jax.inspection import (
     FAINT,
     Inspection,
     colour_scale,
+    signed,
     strength,
     to_json,
     total,
@@ -22,7 +23,10 @@ from iapo_jax.inspection import (
 _BIG = 0.15  # share of the scale from which a token is a stop of the up and down keys
 _SHORT = 400  # characters of a prompt that is shown at once
 _INK = 0.62  # opacity of the strongest background: text on it stays readable
-_EMBEDDED = ("tokens", "uncertainty", "informativeness", "entropy", "log_prob", "thinking_length")
+_EMBEDDED = ("uncertainty", "informativeness", "entropy", "log_prob", "thinking_length")
+
+
+_NOTHING = "∅"  # a token without text
 
 
 class Axes(NamedTuple):
@@ -90,7 +94,9 @@ def _embedded(inspections: Sequence[Inspection], axes: Axes) -> str:
     rows = []
     for one in inspections:
         whole = to_json(one)
-        rows.append({name: whole[name] for name in _EMBEDDED} | {"axes": axes._asdict()})
+        shown = [visible(text) or _NOTHING for text in one.tokens]
+        figures = {name: whole[name] for name in _EMBEDDED}
+        rows.append(figures | {"shown": shown, "axes": axes._asdict()})
     text = json.dumps(rows, allow_nan=False)  # ASCII: no line separators that end a statement
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -120,7 +126,7 @@ def _legend(scale: float) -> str:
     )
     ends = f"from {_signed(-scale)} to {_signed(scale)} nats a token"
     return f"""<div class="legend" role="note"><span>unsettled (dotted)</span>
-<span class="ramp" aria-label="{ends}">{cells}</span>
+<span class="ramp" role="img" aria-label="{ends}">{cells}</span>
 <span>told (solid)</span><span>nats a token; grey: after the end of thinking</span></div>"""
 
 
@@ -148,7 +154,7 @@ def _card(one: Inspection, index: int, scale: float, axes: Axes) -> str:
         "tokens": f"{len(one.tokens)}{'' if one.finished else ', no stop token'}",
         "of thinking": str(one.thinking_length),
         "u in thinking": f"{one.uncertainty[0]:.2f} → {end:.2f}",
-        "told, nats": f"{total(one):+.3f}",
+        "told, nats": signed(total(one)),
     }
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in sums.items())
     certain = why_certain(one)
@@ -158,7 +164,7 @@ def _card(one: Inspection, index: int, scale: float, axes: Axes) -> str:
 <dl class="sums">{cells}</dl>{f'<p class="empty">{certain}</p>' if certain else ""}
 {_curve(one, index, axes)}
 {_text(one, scale, name)}
-{_table() if one.tokens else ""}
+{_table(name) if one.tokens else ""}
 </article>"""
 
 
@@ -166,7 +172,7 @@ def _curve(one: Inspection, index: int, axes: Axes) -> str:
     """u_t over tokens; the plot's box is 1 wide and 1 high, and stretched."""
     points = [(t / axes.tokens, 1 - max(u, 0.0) / axes.nats) for t, u in enumerate(one.uncertainty)]
     if len(points) == 1:
-        points.append((1.0, points[0][1]))
+        points.append((0.5 / axes.tokens, points[0][1]))  # one value: long enough to be seen
     line = "M" + "L".join(f"{x:.5g} {y:.4g}" for x, y in points)
     ends, last = one.thinking_length / axes.tokens, points[-1][0]
     highest = max(one.uncertainty)
@@ -206,12 +212,17 @@ def _text(one: Inspection, scale: float, name: str) -> str:
 def _token(one: Inspection, i: int, scale: float) -> str:
     text, told = one.tokens[i], one.informativeness[i]
     colour = strength(told, scale)
-    shown = _lines(text) or "∅"
+    shown = _lines(text) or _NOTHING
+    blank = (
+        f' aria-label="{len(text)} blank{"s" * (len(text) > 1)}"'
+        if text and not text.strip(" ")
+        else ""
+    )
     after = "" if i < one.thinking_length else " after"
     big = ' data-big="1"' if abs(told) >= _BIG * scale else ""
     return (
         f'<span class="t {_class(colour)}{after}" role="option" tabindex="{-(i > 0)}" '
-        f'data-i="{i}"{big} style="{_style(colour)}">{shown}</span>'
+        f'data-i="{i}"{big}{blank} style="{_style(colour)}">{shown}</span>'
     )
 
 
@@ -220,10 +231,11 @@ def _lines(text: str) -> str:
     return escape(visible(text)).replace("⏎", '<span class="nl">⏎</span>\n')
 
 
-def _table() -> str:
+def _table(name: str) -> str:
     heads = ("#", "token", "told, nats", "u after", "entropy", "probability")
     row = "".join(f'<th scope="col">{head}</th>' for head in heads)
     return (
-        '<details><summary>all figures as a table</summary><div class="scroll" tabindex="0">'
+        "<details><summary>all figures as a table</summary>"
+        f'<div class="scroll" role="region" aria-label="figures of {name}" tabindex="0">'
         f"<table><thead><tr>{row}</tr></thead><tbody></tbody></table></div></details>"
     )

@@ -83,6 +83,19 @@ def check_answers(tokenizer: Any, golds: Sequence[str], end: str) -> None:
             raise UserError(f"the answer {text!r} has no tokens: there is nothing to teacher-force")
 
 
+def tokenised_apart(tokenizer: Any, postfix: str, golds: Sequence[str], width: int) -> list[str]:
+    """Answers that running text would tokenise otherwise than behind the ids of the postfix.
+
+    Such as -5 where `>-` is one token: what is teacher-forced is then not what the model writes
+    most, at every prefix alike.
+    """
+    start = pretrained.encode(tokenizer, postfix)
+    joined = lambda text: pretrained.encode(tokenizer, postfix + text.strip())  # noqa: E731
+    alone = lambda text: pretrained.encode(tokenizer, text.strip())  # noqa: E731
+    short = [text for text in dict.fromkeys(golds) if len(text) <= width * _CHARS_PER_TOKEN]
+    return [text for text in short if joined(text) != start + alone(text)]
+
+
 def count_longer(tokenizer: Any, golds: Sequence[str], end: str, width: int) -> int:
     """Answers of more than `width` tokens with their end: `encode_answer` cuts them."""
     return sum(len(encode_answer(tokenizer, text, end, width + 1)) > width for text in golds)
@@ -164,6 +177,7 @@ class Asker(NamedTuple):
     boundary: Array | None  # [V] bool; None where probes are not bound to tokens
     width: int  # A
     longer: int = 0  # known answers of more than A tokens, told by their first A
+    apart: Sequence[str] = ()  # known answers of `tokenised_apart`
 
 
 def make_asker(
@@ -177,7 +191,7 @@ def make_asker(
     check_section(section)
     everywhere, tokenizer = replicated(mesh), opened.tokenizer
     postfix = np.asarray(encode_postfix(tokenizer, section.postfix), np.int32)
-    boundary, width, longer = None, 1, 0
+    boundary, width, longer, apart = None, 1, 0, []
     if section.boundaries:
         tokens = boundary_tokens(tokenizer, opened.config.vocab_size, section.boundaries)
         boundary = put(tokens, everywhere)
@@ -185,7 +199,9 @@ def make_asker(
         width = section.max_answer_length
         check_answers(tokenizer, golds, section.answer_end)
         longer = count_longer(tokenizer, golds, section.answer_end, width)
-    return Asker(section, tokenizer, mesh, put(postfix, everywhere), boundary, width, longer)
+        apart = tokenised_apart(tokenizer, section.postfix, golds, width)
+    where = put(postfix, everywhere)
+    return Asker(section, tokenizer, mesh, where, boundary, width, longer, apart)
 
 
 def describe(asker: Asker) -> str:
@@ -204,6 +220,11 @@ def describe(asker: Asker) -> str:
         told.append(
             f"{asker.longer} known answer(s) have more, and are told by their first "
             "(information.max_answer_length)"
+        )
+    if asker.apart:
+        told.append(
+            f"{len(asker.apart)} known answer(s), such as {asker.apart[0]!r}, are tokenised "
+            "otherwise in running text, whose tokens join the postfix with them"
         )
     return "; ".join(told)
 

@@ -159,8 +159,8 @@ def real_tokens(rollout: Rollout) -> list[np.ndarray]:
 def thinking_lengths(
     tokenizer: Any, tokens: list[np.ndarray], stops: Sequence[int], ends: Sequence[str]
 ) -> np.ndarray:
-    """Tokens of each completion before the first text of `ends`; the stop token never thinks."""
-    open_rows = [row[:-1] if len(row) and row[-1] in stops else row for row in tokens]
+    """Tokens of each completion before the first text of `ends`, or the first stop token."""
+    open_rows = [row[: np.argmax(np.append(np.isin(row, stops), True))] for row in tokens]
     lengths = [[len(row) for row in open_rows]]
     lengths += [pretrained.thinking_lengths(tokenizer, open_rows, end) for end in ends]
     return np.min(lengths, axis=0)

@@ -11,7 +11,9 @@ from iapo_jax.inspection import (
     FAINT,
     Inspection,
     colour_scale,
+    signed,
     strength,
+    told_something,
     total,
     visible,
     why_certain,
@@ -35,9 +37,9 @@ def show(inspections: Sequence[Inspection], console: Console | None = None) -> N
     scale = colour_scale(inspections)
     for number, one in enumerate(inspections, 1):
         title = f"completion {number} of {len(inspections)} · {one.estimator}"
-        parts = [_totals(one), _curve(one, max(console.width - 26, 10)), Text()]
+        parts = [_totals(one), _curve(one, console.width - 4), Text()]
         parts += [_tokens(one, scale), Text()] if one.tokens else []
-        parts += [_top(one)] if any(one.informativeness) else []
+        parts += [_top(one)] if any(map(told_something, one.informativeness)) else []
         console.print(Panel(Group(*parts), title=title, title_align="left"))
     if any(s for one in inspections for s in one.informativeness):
         console.print(_legend(scale))
@@ -50,7 +52,7 @@ def _totals(one: Inspection) -> Text:
         f"{len(one.tokens)} tokens, {one.thinking_length} of thinking{ended}; "
         f"answer {visible(one.extracted) if one.extracted else 'none'} ({verdict})",
         f"u from {one.uncertainty[0]:.3f} to {one.uncertainty[one.thinking_length]:.3f} nats: "
-        f"thinking told {total(one):+.3f}",
+        f"thinking told {signed(total(one))}",
         why_certain(one),
     ]
     return Text("\n".join(filter(None, lines)))
@@ -59,17 +61,18 @@ def _totals(one: Inspection) -> Text:
 def _curve(one: Inspection, width: int) -> Text:
     """u_t as bars, the largest of the prefixes on one column; a line where the thinking ends."""
     values, ends = one.uncertainty, one.thinking_length + 1
-    columns = min(width, len(values))
+    top = max(FAINT, *values)
+    name, unit = "u_t  ", f"  0 to {top:.2f} nats"
+    columns = min(max(width - len(name) - len("│") - len(unit), 5), len(values))
     starts = [index * len(values) // columns for index in range(columns + 1)]
     peaks = [max(values[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
-    top = max(FAINT, *peaks)
     steps = len(_BARS) - 1
     bars = "".join(_BARS[round(steps * max(p, 0.0) / top)] for p in peaks)
     thinking = sum(start < ends for start in starts[:-1])
-    text = Text(f"u_t  {bars[:thinking]}")
+    text = Text(f"{name}{bars[:thinking]}")
     if thinking < columns:
         text.append(f"│{bars[thinking:]}", "dim")
-    return text.append(f"  0 to {top:.2f} nats")
+    return text.append(unit)
 
 
 def _style(colour: float) -> str:
@@ -94,13 +97,14 @@ def _top(one: Inspection) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("token", "text", "nats", "u before", "u after"):
         table.add_column(name, justify="left" if name == "text" else "right")
-    order = sorted(range(len(one.tokens)), key=lambda t: -one.informativeness[t])
+    telling = [t for t, nats in enumerate(one.informativeness) if told_something(nats)]
+    order = sorted(telling, key=lambda t: -one.informativeness[t])
     chosen = [t for t in order[:_TOP] if one.informativeness[t] > 0]
     chosen += [t for t in order[-1:] if one.informativeness[t] < 0 and t not in chosen]
     for t in chosen:
         before, after = one.uncertainty[t : t + 2]
-        figures = f"{one.informativeness[t]:+.3f}", f"{before:.3f}", f"{after:.3f}"
-        table.add_row(str(t + 1), Text(repr(visible(one.tokens[t]))), *figures)
+        figures = signed(one.informativeness[t]), f"{before:.3f}", f"{after:.3f}"
+        table.add_row(str(t + 1), Text(f"'{visible(one.tokens[t])}'"), *figures)
     return table
 
 

@@ -109,6 +109,25 @@ def test_hostile_texts_take_linear_time(hostile, no_child):
 
 
 @pytest.mark.parametrize(
+    "one, other, same",
+    [
+        (r"\frac{1}{2}", "0.5", True),
+        (r"$-\dfrac{3}{4}$", "-3/4", True),
+        ("1/2", "2 / 4", True),
+        ("4/2", "2", True),
+        ("1/3", "0.333333", False),
+        ("1/0", "1/0.0", False),
+        ("1/0", "2/0", False),
+        (r"\frac{x}{2}", "0.5", False),
+        ("1" * 3000 + "/2", "1" * 3001 + "/2", False),
+        ("１/２", "0.5", False),
+    ],
+)
+def test_exact_values_mean_the_same_without_a_child(one, other, same, no_child):
+    assert answers.same_answer(one, other) is answers.same_answer(other, one) is same
+
+
+@pytest.mark.parametrize(
     "candidate, gold, equal",
     [
         ("12", "12", True),

@@ -194,6 +194,7 @@ MISTAKES = {
     "no model": ([], "--model is missing"),
     "no prompt": (["--model", "DIR"], "--prompt is missing"),
     "empty prompt": (["--model", "DIR", "--prompt", ""], "--prompt is empty"),
+    "empty question": (["--model", "DIR", "--chat", "--prompt", ""], "--prompt is empty"),
     "no such model": (["--model", "/nowhere", "--prompt", "1"], "'/nowhere' does not exist"),
     "no sample": (["--model", "DIR", "--prompt", "1", "--sample", "0"], "--sample is 0; expected"),
     "empty answer": (["--model", "DIR", "--prompt", "1", "--answer", " "], "--answer is empty"),
@@ -203,7 +204,7 @@ MISTAKES = {
     ),
     "no reference": (
         ["--model", "DIR", "--prompt", "1", "--estimator", "answer_log_prob"],
-        "answer_log_prob teacher-forces a reference answer: expected --answer TEXT",
+        "answer_log_prob teacher-forces a reference answer: expected --answer, or",
     ),
     "too long": (
         ["--model", "DIR", "--prompt", "1+" * 3000, "--completion", "2"],
@@ -272,12 +273,91 @@ def test_completion_and_sample_exclude_each_other(directory):
             {"max_answer_length": 0},
             "information.max_answer_length is 0; expected at least 1",
         ),
-        (["1" * 300], {}, "--prompt has 8 tokens, and what comes behind it .* at least 302"),
+        (["1" * 300], {}, "prompt has 8 tokens, a completion .* least 300, postfix .* up to 2;"),
+        (["1"], {"answer": 42}, "the answer is 42; expected a text"),
+        (["1"], {"answer": " "}, "the answer is empty"),
+        (["1"], {"estimator": "answer_log_prob"}, "expected the answer, or information.reference"),
+        (["1"], {"temperature": 0.0}, "sampling.temperature is 0.0; expected more than 0"),
+        (["1"], {"end_of_thinking": "<answer>"}, "end_of_thinking is '<answer>'; expected a list"),
+        (["1"], {"boundaries": "."}, "information.boundaries is '.'; expected a list of texts"),
     ],
 )
 def test_a_mistake_in_python_is_one_sentence_too(opened, prompt, completions, options, sentence):
     with pytest.raises(UserError, match=sentence):
         inspect_completions(opened, prompt, completions, postfix=POSTFIX, **options)
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"count": 0}, "count is 0; expected at least 1"),
+        ({"max_length": 0}, "sampling.max_completion_length is 0; expected at least 1"),
+        ({"temperature": 0.0}, "sampling.temperature is 0.0; expected more than 0"),
+        ({"top_p": 0.0}, "sampling.top_p is 0.0; expected more than 0"),
+        ({"prompt": None}, "the prompt is None; expected a text"),
+        ({"prompt": ""}, "the prompt is empty"),
+        ({"prompt": "1" * 300}, "prompt has 300 tokens, a completion .* least 1, postfix"),
+    ],
+)
+def test_a_mistake_in_sampling_is_one_sentence(opened, options, sentence):
+    arguments = {"prompt": "1+1=", "count": 1} | options
+    with pytest.raises(UserError, match=sentence):
+        sample_completions(opened, arguments.pop("prompt"), arguments.pop("count"), **arguments)
+
+
+@pytest.mark.parametrize("estimator, room", [("answer_entropy", 0), ("answer_set_entropy", 31)])
+def test_samples_leave_room_for_what_will_be_asked_and_no_more(opened, estimator, room):
+    """The longest prompt that fits beside one token, the postfix and the longest answer."""
+    limit = opened.run.pretrained.hf_config["max_position_embeddings"]
+    options = dict(estimator=estimator, postfix=POSTFIX)
+    longest = limit - 1 - 2 - room
+    rows = sample_completions(opened, "1" * longest, 1, **options)
+    assert len(rows[0]) == 1
+    (one,) = inspect_completions(opened, "1" * longest, rows, answer="1", **options)
+    assert len(one.prompt_ids) == longest
+    with pytest.raises(UserError, match="expected at most"):
+        sample_completions(opened, "1" * (longest + 1), 1, **options)
+
+
+def test_temperature_is_that_of_the_policy_and_not_of_the_probe(opened, prompt, seen):
+    (one,) = inspect_completions(opened, prompt, [TEXT], postfix=POSTFIX, temperature=2.0)
+    row = one.prompt_ids + one.completion_ids
+    log_p = log_softmax(opened, [row])[0] / 2
+    log_p -= np.logaddexp.reduce(log_p, axis=-1, keepdims=True)
+    at = np.arange(len(one.prompt_ids), len(row))
+    np.testing.assert_allclose(one.log_prob, log_p[at - 1, one.completion_ids], atol=1e-4)
+    entropy = -(np.exp(log_p) * log_p).sum(-1)[at - 1]
+    np.testing.assert_allclose(one.entropy, entropy, atol=1e-4)
+    np.testing.assert_allclose(one.uncertainty, seen[0].uncertainty, atol=1e-5)
+
+
+def test_behind_the_first_stop_token_nothing_thinks(opened, prompt):
+    stop = opened.run.pretrained.stop_ids[0]
+    (one,) = inspect_completions(opened, prompt, [[10, 11, stop, 12, stop]], postfix=POSTFIX)
+    assert one.thinking_length == 2 and not any(one.informativeness[2:])
+
+
+def test_known_answers_are_counted_once_and_where_they_are_asked(opened, prompt, capsys):
+    options = dict(postfix=POSTFIX, max_answer_length=1, answer="42")
+    inspect_completions(opened, prompt, [TEXT, TEXT], estimator="answer_log_prob", **options)
+    assert "1 known answer(s) have more" in capsys.readouterr().out
+    inspect_completions(opened, prompt, [TEXT, TEXT], estimator="answer_set_entropy", **options)
+    assert "1 known answer(s) have more" in capsys.readouterr().out
+
+
+def test_a_file_that_cannot_be_written_costs_no_view(directory, tmp_path, capsys, monkeypatch):
+    """Whatever the disk says after the model has run."""
+
+    def full(path, *_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(inspect.Path, "write_text", full)
+    arguments = ["--model", directory, "--chat", "--prompt", "12+30", "--completion", TEXT]
+    arguments += ["--json", str(tmp_path / "seen.json"), f"information.postfix={POSTFIX}"]
+    assert inspect.main(arguments) == 2
+    told = capsys.readouterr()
+    assert "thinking told" in told.out
+    assert re.fullmatch("error: --json .* cannot be written: .*No space left.*", told.err.strip())
 
 
 def test_broken_weights_are_said(opened, prompt):
@@ -290,8 +370,8 @@ def test_characters_without_tokens_are_said(opened, prompt, capsys):
     options = dict(postfix=POSTFIX, answer="é42", estimator="answer_log_prob")
     (one,) = inspect_completions(opened, prompt, [TEXT + "\x00"], **options)
     said = capsys.readouterr().out
-    assert "note: completion 1 is" in said and "note: --answer is 'é42', which this token" in said
-    assert "note: --prompt" not in said and one.prompt == prompt
+    assert "note: completion 1 is" in said and "note: the answer is 'é42', which this token" in said
+    assert "note: the prompt" not in said and one.prompt == prompt
 
 
 def test_every_prefix_is_probed_whatever_training_does(opened, prompt, seen, capsys):

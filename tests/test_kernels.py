@@ -165,7 +165,7 @@ def test_a_kernel_that_works_is_chosen_unless_told_otherwise(pretend_gpu):
 
 @pytest.mark.parametrize("platform", KERNELS)
 def test_a_program_that_attends_tries_the_kernel_and_runs_it(platform, monkeypatch):
-    """From inside jit, scan and grad, where the model asks: no warning, and the real kernel in it."""
+    """From inside jit, scan and grad, where the model asks: no warning, and the real kernel."""
     ran = []
 
     def kernel(q, k, v, visible):

@@ -73,7 +73,8 @@ def test_the_embedded_figures_are_those_that_were_given():
     page = render_page([one])
     text = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1]
     (told,) = json.loads(text)
-    assert told["tokens"] == one.tokens and told["uncertainty"] == one.uncertainty
+    assert told["shown"] == [visible(token) for token in one.tokens]
+    assert told["uncertainty"] == one.uncertainty
 
 
 def test_no_completion_and_no_information_are_pages_too():
@@ -118,7 +119,10 @@ def test_why_nothing_is_unsure_is_said_in_both_views():
     alone = example(3, 3, uncertainty=[0.0] * 4, informativeness=[0.0] * 3)
     sure = alone._replace(estimator="answer_set_entropy", answer_meanings=[0, 0])
     silent = alone._replace(estimator="answer_log_prob")
-    for one, reason in ((sure, "fewer than two different answers"), (silent, "no answer to teach")):
+    for one, reason in (
+        (sure, "fewer than two answers that differ"),
+        (silent, "no answer to teach"),
+    ):
         assert reason in shown([one]) and reason in render_page([one])
     two = sure._replace(answer_meanings=[0, 1])
     told = silent._replace(answer_ids=[[1]], answer_meanings=[0])
@@ -179,6 +183,27 @@ def test_the_terminal_tells_doubt_without_colours_too():
     text = shown([example()], force_terminal=True, color_system="standard")
     assert re.search(r"\x1b\[(4;[0-9;]*)m" + "w9 ", text)
     assert not re.search(r"\x1b\[(4;[0-9;]*)m" + "w19 ", text)
+
+
+def test_what_rounds_to_nothing_is_not_told_with_a_sign():
+    """Neither as information, nor as a row of the most telling tokens."""
+    u = [0.5, 0.5 + 1e-5, 0.5 - 1e-5, 0.5]
+    s = [u[t] - u[t + 1] for t in range(3)]
+    text = shown([example(3, 3, uncertainty=u, informativeness=s)])
+    assert "thinking told 0.000" in text and "0.000'" not in text and "u before" not in text
+    assert "<dt>told, nats</dt><dd>0.000</dd>" in render_page(
+        [example(3, 3, uncertainty=u, informativeness=s)]
+    )
+
+
+@pytest.mark.parametrize("highest", [2.0, 12.0, 1234.0])
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_curve_stays_on_its_line(highest, width):
+    one = example(60, 50, uncertainty=[highest] * 61)
+    out = io.StringIO()
+    terminal.show([one], Console(file=out, width=width))
+    (line,) = [line for line in out.getvalue().splitlines() if "u_t" in line]
+    assert f"0 to {highest:.2f} nats" in line and len(line) == width
 
 
 # ------------------------------------------------------------------ the page in a browser
@@ -298,6 +323,64 @@ def test_the_tip_is_bound_to_its_token_for_readers(page):
     )
     role = driver.execute_script("return document.getElementById('tip').getAttribute('role')")
     assert (described, role) == ("tip", "tooltip")
+
+
+def test_tip_and_table_show_a_token_as_the_text_does(page):
+    """No character obeyed, none doubled, and nothing where a token has no text."""
+    tokens = ["\u202eabc", "\\frac", "\\xf0", "", "a\nb"]
+    told = ["\\u202eabc", "\\frac", "\\xf0", "∅", "a⏎b"]
+    driver = page(example(5, 5, tokens=tokens))
+    focus_first(driver)
+    for text in told:
+        assert tip(driver).splitlines()[0] == f"token {told.index(text) + 1} of 5 {text}"
+        keys(driver, "ARROW_RIGHT")
+    driver.execute_script("document.querySelector('article details').open = true")
+    cells = driver.execute_async_script(
+        """const done = arguments[0];
+        const all = () => [...document.querySelectorAll('tbody td:nth-child(2)')];
+        setTimeout(() => done(all().map(r => r.textContent)), 200)"""
+    )
+    assert cells == told
+
+
+def test_a_tip_of_nothing_says_so(page):
+    u = [0.5, 0.5 + 1e-5, 0.5]
+    driver = page(example(2, 2, uncertainty=u, informativeness=[-1e-5, 1e-5]))
+    focus_first(driver)
+    for _ in range(2):
+        assert tip(driver).splitlines()[1] == "0.000 nats: told nothing"
+        keys(driver, "ARROW_RIGHT")
+
+
+def test_the_browsers_own_shortcuts_stay(page):
+    driver = page(example())
+    focus_first(driver)
+    left = driver.execute_script(
+        """const press = (options) => document.activeElement.dispatchEvent(new KeyboardEvent(
+          'keydown', { key: 'ArrowRight', bubbles: true, cancelable: true, ...options }));
+        return [{ altKey: true }, { metaKey: true }, { ctrlKey: true }, {}].map(press);"""
+    )
+    assert left == [True, True, True, False]  # False: the page took it
+
+
+def test_what_has_no_text_has_a_name(page):
+    """For screen readers: blanks, the ramp of colours, the box that scrolls."""
+    driver = page(example(3, 3, tokens=["a", "   ", "b"]))
+    name = "return document.querySelector(arguments[0]).getAttribute('aria-label')"
+    assert driver.execute_script(name, "[data-i='1']") == "3 blanks"
+    assert driver.execute_script(name, "[role=region]") == "figures of completion 1"
+    assert "nats a token" in driver.execute_script(name, ".ramp[role=img]")
+
+
+def test_a_narrow_table_keeps_its_words(page):
+    driver = page(example(), width=400)
+    driver.execute_script("document.querySelector('article details').open = true")
+    width = driver.execute_async_script(
+        """const done = arguments[0];
+        const cell = () => document.querySelector('tbody td:nth-child(2)');
+        setTimeout(() => done(cell().getBoundingClientRect().width), 200)"""
+    )
+    assert width > 60
 
 
 def test_the_curve_finds_its_token(page):

@@ -317,6 +317,16 @@ def test_a_long_answer_is_told_by_its_first_tokens(qwen, text):
 # ------------------------------------------------------------------ postfix and boundaries
 
 
+def test_answers_that_text_would_join_to_the_postfix_are_said(qwen):
+    """`>-` is one token of Qwen's: -5 behind `<answer>` begins with another token than in text."""
+    golds = ["5", "-5", "12", "-5", r"\frac{1}{2}"]
+    apart = probes.tokenised_apart(qwen, "</think>\n<answer>", golds, 32)
+    joined = [qwen.encode("<answer>" + gold) for gold in golds]
+    alone = [qwen.encode("<answer>") + qwen.encode(gold) for gold in golds]
+    want = [g for g, a, b in zip(golds, joined, alone, strict=True) if a != b]
+    assert apart == list(dict.fromkeys(want)) and "-5" in apart and "12" not in apart
+
+
 def test_a_postfix_that_the_tokenizer_cannot_write_is_refused(opened):
     """The arithmetic tokenizer drops letters that it has no token for."""
     with pytest.raises(UserError, match="which this tokenizer writes as '</think><answer>'"):

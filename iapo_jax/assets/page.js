@@ -1,13 +1,15 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const tip = document.getElementById("tip");
-const nats = (x) => (x < 0 ? "\u2212" : "+") + Math.abs(x).toFixed(3);
-const shown = (text) => JSON.stringify(text).slice(1, -1).replaceAll('\\"', '"');
+const size = (x) => Math.abs(x).toFixed(3);
+const nothing = (x) => Number(size(x)) === 0;
+const nats = (x) => (nothing(x) ? "" : x < 0 ? "\u2212" : "+") + size(x);
 
 function describe(one, i) {
   const s = one.informativeness[i];
   const lines = [];
   if (i >= one.thinking_length) lines.push("after the end of thinking: carries none");
+  else if (nothing(s)) lines.push(`${nats(s)} nats: told nothing`);
   else lines.push(`${nats(s)} nats: ${s < 0 ? "unsettled the answer" : "told about the answer"}`);
   lines.push(`u ${one.uncertainty[i].toFixed(3)} \u2192 ${one.uncertainty[i + 1].toFixed(3)}`);
   lines.push(`probability ${Math.exp(one.log_prob[i]).toFixed(3)}, entropy ${one.entropy[i].toFixed(3)}`);
@@ -35,8 +37,8 @@ function mark(token) {
   token.classList.add("on");
   token.setAttribute("aria-describedby", "tip");
   const title = document.createElement("b");
-  title.textContent = shown(one.tokens[i]);
-  tip.replaceChildren(`token ${i + 1} of ${one.tokens.length}  `, title);
+  title.textContent = one.shown[i];
+  tip.replaceChildren(`token ${i + 1} of ${one.shown.length}  `, title);
   for (const line of describe(one, i)) tip.append(document.createElement("br"), line);
   tip.hidden = false;
   place(token.getClientRects()[0] || token.getBoundingClientRect());
@@ -75,9 +77,9 @@ function table(card) {
   const one = data[card.dataset.index];
   const body = card.querySelector("tbody");
   if (body.childElementCount) return;
-  one.tokens.forEach((text, i) => {
+  one.shown.forEach((text, i) => {
     const row = body.insertRow();
-    const cells = [i + 1, shown(text), nats(one.informativeness[i]), one.uncertainty[i + 1].toFixed(3),
+    const cells = [i + 1, text, nats(one.informativeness[i]), one.uncertainty[i + 1].toFixed(3),
       one.entropy[i].toFixed(3), Math.exp(one.log_prob[i]).toFixed(3)];
     for (const cell of cells) row.insertCell().textContent = cell;
   });
@@ -104,6 +106,7 @@ document.addEventListener("focusin", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") hide();
   if (!event.target.classList?.contains("t")) return;
+  if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own
   const next = move(event.target, event.key);
   if (next) {
     event.preventDefault();
