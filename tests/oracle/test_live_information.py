@@ -38,7 +38,7 @@ RNG = np.random.default_rng(0)
 PROMPTS = [RNG.integers(2, 90, n).tolist() for n in (7, 3)]
 COMPLETIONS = [[RNG.integers(2, 90, n).tolist() for n in row] for row in ((9, 4), (1, 7))]
 POSTFIX = RNG.integers(2, 90, 3).tolist()
-ANSWERS = [[RNG.integers(2, 90, n).tolist() for n in row] for row in ((3, 1, 4), (2, 4))]
+LENGTHS = [[3, 1, 4], [2, 4]]  # of the answers
 MEANING = [[0, 1, 1], [0, 1, 0]]
 
 
@@ -60,7 +60,24 @@ def log_softmax(model, ids):
     return model(torch.tensor([ids])).logits[0].double().log_softmax(-1).numpy()
 
 
-def theirs_of(model):
+def likely_answers(model):
+    """The most likely first tokens behind a prompt and the postfix, each with its likeliest rest.
+
+    Of random ones a single answer would have all the probability: a set without uncertainty.
+    """
+    found = []
+    for p, lengths in enumerate(LENGTHS):
+        stem = PROMPTS[p] + POSTFIX
+        firsts = np.argsort(-log_softmax(model, stem)[-1])[: len(lengths)].tolist()
+        rows = [[first] for first in firsts]
+        for row, length in zip(rows, lengths, strict=True):
+            while len(row) < length:
+                row.append(int(log_softmax(model, stem + row)[-1].argmax()))
+        found.append(rows)
+    return found
+
+
+def theirs_of(model, answers):
     """(entropy, log p of each answer) after every prefix; {(p, g, t): ...}."""
     found = {}
     for p, g in np.ndindex(2, 2):
@@ -68,18 +85,18 @@ def theirs_of(model):
             stem = PROMPTS[p] + COMPLETIONS[p][g][:t] + POSTFIX
             last = log_softmax(model, stem)[-1]
             log_p = []
-            for answer in ANSWERS[p]:
+            for answer in answers[p]:
                 rows = log_softmax(model, stem + answer)[len(stem) - 1 : -1]
                 log_p.append(rows[np.arange(len(answer)), answer].sum())
             found[p, g, t] = -(np.exp(last) * last).sum(), np.asarray(log_p)
     return found
 
 
-def ours_of(model, params):
+def ours_of(model, params, asked):
     prompts = Prompts(jnp.asarray(pad(PROMPTS, 8)), jnp.asarray([len(row) for row in PROMPTS]))
     tokens = jnp.asarray([pad(rows, 10) for rows in COMPLETIONS])
     length = jnp.asarray([[len(row) for row in rows] for rows in COMPLETIONS])
-    rows = [answers + [[]] * (3 - len(answers)) for answers in ANSWERS]
+    rows = [answers + [[]] * (3 - len(answers)) for answers in asked]
     answers = Answers(
         jnp.asarray([pad(row, 5) for row in rows])[:, None],
         jnp.asarray([[len(answer) for answer in row] for row in rows])[:, None],
@@ -103,15 +120,22 @@ def ours_of(model, params):
 
 def test_all_estimators_at_every_prefix(pair):
     theirs, model, params = pair
-    entropy, log_prob, set_entropy = ours_of(model, params)
-    wanted = theirs_of(theirs)
+    answers = likely_answers(theirs)
+    entropy, log_prob, set_entropy = ours_of(model, params, answers)
+    wanted = theirs_of(theirs, answers)
     assert len(wanted) == 10 + 5 + 2 + 8
+    entropy_of = lambda q: -(q * np.log(q)).sum()  # noqa: E731
+    of_sets, of_texts = [], []
     for (p, g, t), (want, log_p) in wanted.items():
         q = np.exp(log_p - np.logaddexp.reduce(log_p))
+        of_texts.append(entropy_of(q))
         q = np.bincount(MEANING[p][: len(q)], q)
+        of_sets.append(entropy_of(q))
         np.testing.assert_allclose(entropy[p, g, t], want, atol=1e-4)
         np.testing.assert_allclose(log_prob[p, g, t], -log_p[0], atol=1e-4)
-        np.testing.assert_allclose(set_entropy[p, g, t], -(q * np.log(q)).sum(), atol=1e-4)
+        np.testing.assert_allclose(set_entropy[p, g, t], of_sets[-1], atol=1e-4)
+    # The prefixes differ, and so does what is left when answers of one meaning are one.
+    assert np.ptp(of_sets) > 0.1 and np.max(np.subtract(of_texts, of_sets)) > 0.01
 
 
 OWN = [[RNG.integers(2, 90, n).tolist() for n in row] for row in ((4, 1), (0, 2))]
