@@ -213,6 +213,8 @@ def inspect_completions(
         postfix=section.postfix,
         postfix_ids=np.asarray(asker.postfix).tolist(),
         estimator=section.estimator,
+        reference=section.reference,
+        temperature=float(temperature),
         answer=answer,
     )
     return [

@@ -24,6 +24,8 @@ class Inspection(NamedTuple):
     log_prob: list[float] = []  # T: of each token
     thinking_length: int = 0  # tokens before the end of thinking; all, if it never ends
     estimator: str = ""
+    reference: str = "gold"  # whose answer `answer_log_prob` teacher-forces: gold, or its own
+    temperature: float = 1.0  # of `log_prob` and `entropy`; the probe's is 1
     postfix: str = ""
     answer: str | None = None  # the gold one, if it was told
     extracted: str | None = None  # the completion's own, if it has one

@@ -46,10 +46,12 @@ function mark(token) {
 
 function place(box) {
   const { width, height } = tip.getBoundingClientRect();
-  const left = Math.min(Math.max(box.left, 8), innerWidth - width - 8);
-  const above = box.top - height - 8;
-  tip.style.left = `${Math.max(left, 4)}px`;
-  tip.style.top = `${above > 4 ? above : box.bottom + 8}px`;
+  const right = document.documentElement.clientWidth - width - 8;
+  tip.style.left = `${Math.max(Math.min(box.left, right), 4)}px`;
+  // Below: the curve, with its marker, is above the text.
+  const below = box.bottom + 8;
+  const above = Math.max(box.top - height - 8, 4);
+  tip.style.top = `${below + height < innerHeight - 4 ? below : above}px`;
 }
 
 function move(token, key) {
