@@ -24,8 +24,6 @@ _BIG = 0.15  # share of the scale from which a token is a stop of the up and dow
 _SHORT = 400  # characters of a prompt that is shown at once
 _INK = 0.62  # opacity of the strongest background: text on it stays readable
 _EMBEDDED = ("uncertainty", "informativeness", "entropy", "log_prob", "thinking_length")
-
-
 _NOTHING = "∅"  # a token without text
 
 
