@@ -59,9 +59,10 @@ def test_format_reward(prompt, completion, good):
     ids=lambda text: text[:20],
 )
 def test_the_format_of_hostile_texts_takes_linear_time(hostile):
+    """A second or two on a slow core; a step for each pair of characters would take a day."""
     start = time.process_time()
     assert rewards.format_reward(["q"], [hostile]) == [-0.5]
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 30.0
 
 
 def test_whole_texts_gives_back_the_opening_tag():
