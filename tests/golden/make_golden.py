@@ -1,15 +1,17 @@
-"""Make the oracle fixtures with torch, transformers and TRL, for the JAX tests to compare against.
+"""Make the oracle fixtures with torch, transformers, TRL and verl, for the JAX tests to compare to.
 
     python tests/golden/make_golden.py            # rewrites the fixtures beside this file
     python tests/golden/make_golden.py --out DIR  # writes them elsewhere
 
-Needs torch, transformers, trl, datasets, accelerate (`versions.json` says which versions made the
-committed files). CPU only, float32, offline. Every random number comes from numpy with a fixed
-seed, so the weights and the batches do not depend on torch's version.
+Needs torch, transformers, trl, datasets, accelerate, and verl, whose own dependencies nothing here
+uses (`pip install --no-deps verl==0.5.0`). `versions.json` says which versions made the committed
+files. CPU only, float32, offline. Every random number comes from numpy with a fixed seed, so the
+weights and the batches do not depend on torch's version.
 
 models/NAME/      six tiny random models written by `save_pretrained` (`qwen2_untied` is sharded)
 logits.npz        logits of each model on three rows of mixed length, one row at a time
 grpo_loss.npz     TRL's GRPO losses and their gradients on one frozen batch
+advantages.npz    TRL's and verl's advantages of frozen rewards; verl's means of token losses
 versions.json     what made them
 
 `tests/oracle/test_live_oracle.py` makes everything again and compares, so nothing here goes stale.
@@ -20,8 +22,11 @@ import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -42,7 +47,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 GOLDEN = Path(__file__).resolve().parent
 SEED = 20260
@@ -100,6 +105,12 @@ SHARDED = {"qwen2_untied": "40KB"}
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
 HYPER = dict(beta=0.04, epsilon=0.2, epsilon_high=0.28, temperature=0.9)
 MAX_COMPLETION_LENGTH = 16  # longer than T, so that dr_grpo's constant is told apart from T
+AGGREGATIONS = (
+    "token-mean",
+    "seq-mean-token-mean",
+    "seq-mean-token-sum",
+    "seq-mean-token-sum-norm",
+)
 
 
 def settle():
@@ -167,11 +178,18 @@ def make_logits(models):
 # ---------------------------------------------------------------------------------- GRPO
 
 
-def make_trainer(model_directory, output_dir):
-    """A real GRPOTrainer around the model; the data set and the reward are never used."""
+def make_tokenizer():
+    """A tokenizer whose words are `t0` to `t96`, each the token of its number."""
     words = {f"t{i}": i for i in range(VOCAB)}
     tokenizer = Tokenizer(WordLevel(words, unk_token="t2"))
     tokenizer.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="t0", eos_token="t1", unk_token="t2"
+    )
+
+
+def make_trainer(model_directory, output_dir):
+    """A real GRPOTrainer around the model; the data set and the reward are never used."""
     args = GRPOConfig(
         output_dir=str(output_dir),
         num_generations=3,
@@ -190,9 +208,7 @@ def make_trainer(model_directory, output_dir):
         reward_funcs=lambda completions, **_: [0.0] * len(completions),
         args=args,
         train_dataset=Dataset.from_list([{"prompt": "t3 t4"}] * 6),
-        processing_class=PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, pad_token="t0", eos_token="t1", unk_token="t2"
-        ),
+        processing_class=make_tokenizer(),
     )
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1  # Trainer.train() sets it; we call the loss
@@ -339,6 +355,183 @@ def make_grpo(models):
     return arrays
 
 
+# ---------------------------------------------------------------------------------- advantages
+
+
+def make_rewards():
+    """Rewards `[P, G]` of 6 prompts with 5 completions each; each row is another kind."""
+    rng = np.random.default_rng([SEED, 300])
+    mixed, negative, outlier, large = rng.standard_normal((4, 5))
+    outlier[3] = 50.0
+    # The float32 mean of five of these is exact, so each advantage is zero. The mean of six is not:
+    # TRL's advantages would be 3e-4 and verl's 0.03, rounding that is no oracle for anything.
+    equal = np.full(5, 0.1 + 0.2)
+    binary = [1.0, 0.0, 0.0, 1.0, 0.0]
+    rows = [mixed, equal, binary, -1 - np.abs(negative), outlier, 1000 * large]
+    return np.array(rows, np.float32)
+
+
+def trl_advantages(model_directory, reward, trainer_class, config_class, **options):
+    """TRL's own advantages `[P, G]`: one real step of generation, each completion then rewarded.
+
+    TRL samples the completions, but its advantages depend on nothing but the rewards.
+    """
+    P, G = reward.shape
+    prompts = [f"t{3 + p} t2" for p in range(P)]
+
+    def frozen(rewards_of_prompt, **_):
+        return [rewards[i % G] for i, rewards in enumerate(rewards_of_prompt)]
+
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = trainer_class(
+            model=load_model(model_directory),
+            reward_funcs=frozen,
+            args=config_class(
+                output_dir=scratch,
+                num_generations=G,
+                per_device_train_batch_size=P * G,
+                gradient_accumulation_steps=1,
+                steps_per_generation=1,
+                max_completion_length=2,
+                shuffle_dataset=False,
+                gradient_checkpointing=False,
+                bf16=False,
+                use_cpu=True,
+                report_to="none",
+                beta=0.0,
+                **options,
+            ),
+            train_dataset=Dataset.from_dict(
+                {"prompt": prompts, "rewards_of_prompt": reward.tolist()}
+            ),
+            processing_class=make_tokenizer(),
+        )
+    trainer.model.train()
+    rows = next(iter(trainer.get_train_dataloader()))  # TRL repeats each prompt, not we
+    advantages = trainer._generate_and_score_completions(rows)["advantages"]
+    # TRL's own log says that the rewards arrived in this order, G consecutive ones a prompt.
+    assert list(trainer._logs["prompt"]) == [prompt for prompt in prompts for _ in range(G)]
+    assert list(trainer._logs["rewards"]["frozen"]) == reward.ravel().tolist()
+    assert list(trainer._logs["advantages"]) == advantages.tolist()
+    return advantages.numpy().reshape(P, G)
+
+
+def import_verl():
+    """verl's `core_algos` and `DAPORewardManager`; an ImportError where verl is not installed.
+
+    verl imports ray and tensordict at once, for its worker groups and for annotations. Nothing that
+    runs here uses either, so two empty modules stand in for them while verl is imported, and only
+    then: transformers and accelerate ask for ray, too, and must not find these.
+    """
+    ray, tensordict = ModuleType("ray"), ModuleType("tensordict")
+    ray.ObjectRef, tensordict.TensorDict = object, dict  # the names that verl mentions on import
+    stand_ins = {"ray": ray, "tensordict": tensordict}
+    before = {name: sys.modules[name] for name in stand_ins if name in sys.modules}
+    sys.modules.update(stand_ins)
+    try:
+        from verl.trainer.ppo import core_algos
+        from verl.workers.reward_manager.dapo import DAPORewardManager
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+        sys.modules.update(before)
+    return core_algos, DAPORewardManager
+
+
+def make_token_losses(P, G):
+    """Frozen losses and mask, `[P, G, T]` each: every length from 1 to T, nonzero on padding."""
+    rng = np.random.default_rng([SEED, 301])
+    T = 7
+    per_token_loss = rng.standard_normal((P, G, T)).astype(np.float32)
+    length = rng.permutation(np.arange(P * G) % T + 1).reshape(P, G)
+    return per_token_loss, np.arange(T) < length[..., None]
+
+
+def verl_advantages(function, reward, mask, **options):
+    """The advantages `[P, G]` of one of verl's functions, which gives them to unmasked tokens."""
+    (P, G), T = reward.shape, mask.shape[-1]
+    mask = torch.from_numpy(mask.reshape(P * G, T)).long()
+    rewards = torch.zeros(P * G, T)
+    rewards[torch.arange(P * G), mask.sum(1) - 1] = torch.from_numpy(reward.ravel())
+    advantages, _ = function(rewards, mask, index=np.repeat(np.arange(P), G), **options)
+    assert torch.equal(advantages, advantages[:, :1] * mask)  # no row is empty
+    return advantages[:, 0].numpy().reshape(P, G)
+
+
+class Rows(list):
+    """What the reward manager reads of verl's DataProto: rows, and `batch`, their tensors."""
+
+
+def verl_overlong_penalty(manager_class, length, max_length, buffer):
+    """DAPO's soft overlong penalty `[N]`: what verl's reward manager gives for a score of zero."""
+    N, L = len(length), 2
+    responses = torch.full((N, max_length), 2)
+    batch = {
+        "prompts": responses[:, :L],
+        "responses": responses,
+        "attention_mask": (
+            torch.arange(L + max_length) < L + torch.from_numpy(length)[:, None]
+        ).long(),
+    }
+    others = {"reward_model": {"ground_truth": ""}, "data_source": ""}
+    rows = Rows(
+        SimpleNamespace(batch={k: v[i] for k, v in batch.items()}, non_tensor_batch=others)
+        for i in range(N)
+    )
+    rows.batch = batch
+    manager = manager_class(
+        tokenizer=make_tokenizer(),
+        num_examine=0,
+        compute_score=lambda **_: 0.0,
+        max_resp_len=max_length,
+        overlong_buffer_cfg=SimpleNamespace(enable=True, len=buffer, penalty_factor=1.0, log=False),
+    )
+    rewards = manager(rows)
+    penalty = rewards[torch.arange(N), torch.from_numpy(length) - 1]
+    assert torch.equal(rewards.sum(1), penalty)  # it is on the last token alone
+    return penalty.numpy()
+
+
+def make_advantages(models):
+    """The advantages by TRL and verl, and verl's means of token losses and overlong penalties."""
+    core_algos, reward_manager = import_verl()
+    reward = make_rewards()
+    per_token_loss, mask = make_token_losses(*reward.shape)
+    arrays = {"reward": reward, "per_token_loss": per_token_loss, "mask": mask}
+
+    model = models / "qwen2_tied"
+    for scale in ("group", "none"):
+        arrays[f"trl/{scale}"] = trl_advantages(
+            model, reward, GRPOTrainer, GRPOConfig, scale_rewards=scale
+        )
+    arrays["trl/rloo"] = trl_advantages(
+        model, reward, RLOOTrainer, RLOOConfig, normalize_advantages=False
+    )
+
+    rloo, grpo = (
+        core_algos.compute_rloo_outcome_advantage,
+        core_algos.compute_grpo_outcome_advantage,
+    )
+    arrays["verl/rloo"] = verl_advantages(rloo, reward, mask)
+    for key, scaled in {"grpo": True, "dr_grpo": False}.items():
+        arrays[f"verl/{key}"] = verl_advantages(grpo, reward, mask, norm_adv_by_std_in_grpo=scaled)
+    T = mask.shape[-1]
+    rows = torch.from_numpy(per_token_loss).reshape(-1, T), torch.from_numpy(mask).reshape(-1, T)
+    for mode in AGGREGATIONS:
+        arrays[f"verl/agg/{mode}"] = core_algos.agg_loss(rows[0], rows[1].long(), mode).numpy()
+
+    # Below, on and above the first length that is punished; then up to the longest there is.
+    length = np.array([1, 13, 14, 15, 17, 19, 20], np.int32)
+    max_length, buffer = 20, 6
+    arrays |= {
+        "overlong/length": length,
+        "overlong/penalty": verl_overlong_penalty(reward_manager, length, max_length, buffer),
+        "overlong/max_length": np.int32(max_length),
+        "overlong/buffer": np.int32(buffer),
+    }
+    return arrays
+
+
 # ---------------------------------------------------------------------------------- all
 
 
@@ -347,6 +540,7 @@ def versions():
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "trl": trl.__version__,
+        "verl": version("verl"),
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
@@ -358,6 +552,7 @@ def main(out=GOLDEN):
     make_models(out / "models")
     np.savez_compressed(out / "logits.npz", **make_logits(out / "models"))
     np.savez_compressed(out / "grpo_loss.npz", **make_grpo(out / "models"))
+    np.savez_compressed(out / "advantages.npz", **make_advantages(out / "models"))
     (out / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""The committed fixtures are what torch, transformers and TRL give today.
+"""The committed fixtures are what torch, transformers, TRL and verl give today.
 
     python -m pytest --confcutdir=tests/oracle tests/oracle
 
@@ -73,6 +73,12 @@ def test_grpo_loss_is_current(remade):
     )
 
 
+def test_advantages_are_current(remade):
+    assert_same_arrays(
+        np.load(remade / "advantages.npz"), np.load(GOLDEN / "advantages.npz"), rtol=1e-5, atol=1e-5
+    )
+
+
 def test_trl_log_probs_are_those_of_the_padding_free_model():
     """TRL's left padding and chunked head against one plain forward for each completion."""
     golden = np.load(GOLDEN / "grpo_loss.npz")
@@ -108,6 +114,39 @@ def test_batch_exercises_the_loss():
         assert abs(whole - micro) > 1e-2  # bnpo depends on the micro-batches; dapo does not:
         whole, micro = golden[f"loss/dapo/{which}"], golden[f"micro_loss/dapo/{which}"].sum()
         np.testing.assert_allclose(micro, whole, atol=1e-6)
+
+
+def test_advantages_of_trl_and_verl_agree():
+    """As far as they should: up to the epsilon, and to the leave-one-out factor."""
+    golden = np.load(GOLDEN / "advantages.npz")
+    reward = golden["reward"]
+    factor = reward.shape[1] / (reward.shape[1] - 1)
+    close = dict(rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(golden["verl/dr_grpo"], golden["trl/none"], **close)
+    np.testing.assert_allclose(golden["verl/rloo"], golden["trl/rloo"], **close)
+    np.testing.assert_allclose(golden["trl/none"] * factor, golden["trl/rloo"], **close)
+    std = reward.std(axis=1, ddof=1, keepdims=True)
+    for key, epsilon in {"trl/group": 1e-4, "verl/grpo": 1e-6}.items():
+        np.testing.assert_allclose(golden[key] * (std + epsilon), golden["trl/none"], **close)
+    assert np.abs(golden["trl/group"] - golden["verl/grpo"]).max() > 1e-4  # the epsilon is seen
+    equal = (reward == reward[:, :1]).all(axis=1)
+    assert equal.sum() == 1
+    for key in ("trl/group", "trl/none", "trl/rloo", "verl/grpo", "verl/dr_grpo", "verl/rloo"):
+        assert not golden[key][equal].any() and golden[key][~equal].all(), key
+
+
+def test_aggregations_differ():
+    """Each mode has another value, and so it would with the padding; no row is empty."""
+    golden = np.load(GOLDEN / "advantages.npz")
+    loss, mask = golden["per_token_loss"], golden["mask"]
+    P, G, T = mask.shape
+    assert set(mask.sum(-1).ravel()) == set(range(1, T + 1)) and loss[~mask].all()
+    value = {mode: float(golden[f"verl/agg/{mode}"]) for mode in make_golden.AGGREGATIONS}
+    padded = [loss.mean(), loss.sum(-1).mean(), loss.sum() / T]
+    assert np.diff(np.sort([*value.values(), *padded])).min() > 1e-3
+    # verl divides this one by the length T alone, not by the number of rows as well.
+    whole = value["seq-mean-token-sum"] * P * G / T
+    np.testing.assert_allclose(value["seq-mean-token-sum-norm"], whole, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
