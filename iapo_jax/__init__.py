@@ -4,7 +4,14 @@ The functional library, by name. Nothing here imports transformers, datasets, or
 the trainer and its command lines are `iapo_jax.train`, `iapo_jax.sft` and `iapo_jax.export`.
 """
 
-from iapo_jax.advantages import group_advantage, grpo, iapo, iapo_priced, standardise
+from iapo_jax.adaptation import (
+    ADAPTATIONS,
+    Adaptation,
+    keep_for_difficulty,
+    price_for_accuracy,
+    price_for_length,
+)
+from iapo_jax.advantages import grpo, gtpo, iapo, iapo_priced, iapo_reference, rloo
 from iapo_jax.algorithms import ALGORITHMS, Algorithm, make_algorithm
 from iapo_jax.attention import Segment, attend, blockwise_attention, dense_attention
 from iapo_jax.information import (
@@ -30,8 +37,11 @@ from iapo_jax.scoring import (
     score_completions,
     token_scores,
 )
+from iapo_jax.selection import keep_best, select, stochastic_tokens
+from iapo_jax.shaping import l1_max, length_cap, length_penalty, overlong
 from iapo_jax.sharding import by_prompt, make_mesh, param_shardings, replicated
 from iapo_jax.signals import compute_signals, make_groups
+from iapo_jax.statistics import completion_keys, group_advantage, leave_one_out, normalise
 from iapo_jax.types import (
     Answers,
     Cache,
@@ -49,7 +59,9 @@ from iapo_jax.types import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ADAPTATIONS",
     "ALGORITHMS",
+    "Adaptation",
     "Algorithm",
     "Answers",
     "Cache",
@@ -80,30 +92,45 @@ __all__ = [
     "by_prompt",
     "choose_cuts",
     "clipped_surrogate",
+    "completion_keys",
     "compute_signals",
     "dense_attention",
     "every_prefix",
     "group_advantage",
     "grpo",
+    "gtpo",
     "iapo",
     "iapo_priced",
+    "iapo_reference",
     "informativeness",
     "init_params",
     "k3",
+    "keep_best",
+    "keep_for_difficulty",
+    "l1_max",
+    "leave_one_out",
+    "length_cap",
+    "length_penalty",
     "loss_scale",
     "make_algorithm",
     "make_groups",
     "make_mesh",
     "make_model",
+    "normalise",
+    "overlong",
     "param_shardings",
     "policy_loss",
+    "price_for_accuracy",
+    "price_for_length",
     "prompt_keys",
     "read_completions",
     "read_prompts",
     "replicated",
+    "rloo",
     "sample",
     "score_completions",
+    "select",
     "spread",
-    "standardise",
+    "stochastic_tokens",
     "token_scores",
 ]

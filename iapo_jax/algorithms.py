@@ -1,4 +1,10 @@
-"""Named methods: a credit rule, its options, and the loss that its paper uses."""
+"""Named methods: a credit rule and what stands around it, each a pure piece of its own.
+
+    reward -> shape -> keep (filter) -> advantage (the rule) -> token_mask -> loss
+
+A method of your own is a function `(Group, key, *, options) -> Credit` in place of `advantage`, or
+an `Algorithm` of your own pieces.
+"""
 
 import difflib
 import inspect
@@ -6,58 +12,288 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from iapo_jax import advantages
+from iapo_jax import advantages, selection, shaping
+from iapo_jax.adaptation import ADAPTATIONS, Adaptation
 from iapo_jax.losses import LOSS_TYPES, LossOptions
-from iapo_jax.types import Credit
+from iapo_jax.types import Array, Credit, Group
 
 
 class Algorithm(NamedTuple):
-    """What makes a method; all pure values."""
+    """What makes a method; all pure values. Only `advantage` and `loss` are needed."""
 
     advantage: Callable[..., Credit]  # (Group of one prompt, key) -> Credit
     loss: LossOptions
+    shape: Callable[..., Array] | None = None  # Group -> reward [G]
+    keep: Callable[..., Array] | None = None  # Group -> [G] bool; the others are left out
+    token_mask: Callable[..., Array] | None = None  # (Group, key) -> [G, T] bool
+    adapt: Adaptation | None = None  # hyper-parameters of the pieces that follow the run
     needs_information: bool = False  # whether `Group.uncertainty` must be computed
+    after_thinking: bool = False  # and whether behind the end of thinking, too
+    dynamic_sampling: bool = False  # whether groups all right or all wrong are replaced
+    source: str = ""
 
+    def credit(self, group: Group, key: Array | None = None, **settings: Array) -> Credit:
+        """The whole method for one group: the signature of a rule.
+
+        `settings` are those of `adapt`; each piece takes the ones that it knows by name.
+        """
+        call = lambda piece, *given: piece(*given, **_known(piece, settings))  # noqa: E731
+        if self.shape is not None:
+            group = group._replace(reward=call(self.shape, group))
+        if self.keep is not None:
+            group = selection.select(group, call(self.keep, group))
+        credit = call(self.advantage, group, key)
+        if self.token_mask is not None:
+            mask = call(self.token_mask, group, key)
+            credit = credit._replace(weight=credit.weight * mask)
+        return credit
+
+    def pieces(self) -> dict[str, Callable]:
+        """The pieces that are there, by field."""
+        named = {name: getattr(self, name) for name in ("shape", "keep", "advantage", "token_mask")}
+        return {name: piece for name, piece in named.items() if piece is not None}
+
+
+# The paper's loss: token mean, clip-higher, KL 0.001.
+_IAPO_LOSS = LossOptions("bnpo", 0.2, 0.28, 0.001)
+_GRPO_LOSS = LossOptions("grpo", 0.2, 0.2, 0.04)
 
 ALGORITHMS: dict[str, Algorithm] = {
-    # DeepSeekMath, arXiv:2402.03300; KL weight 0.04 as there.
-    "grpo": Algorithm(advantages.grpo, LossOptions("grpo", 0.2, 0.2, 0.04)),
-    # arXiv:2602.19049: token mean, clip-higher, KL 0.001.
-    "iapo": Algorithm(advantages.iapo, LossOptions("bnpo", 0.2, 0.28, 0.001), True),
-    # Ours: IAPO's information as a return, with a price for each token.
-    "iapo_priced": Algorithm(advantages.iapo_priced, LossOptions("bnpo", 0.2, 0.28, 0.001), True),
+    # z(r) + information + exploration, z-scored over the completion.
+    "iapo": Algorithm(
+        advantages.iapo, _IAPO_LOSS, needs_information=True, source="arXiv:2602.19049"
+    ),
+    # The same as the authors' code computes it, mistakes included; probes the whole completion.
+    "iapo_reference": Algorithm(
+        advantages.iapo_reference,
+        _IAPO_LOSS,
+        needs_information=True,
+        after_thinking=True,
+        source="github.com/YinhanHe123/IAPO, g2rpo_trainer.py",
+    ),
+    # Ablation: no information, exploration alone.
+    "iapo_ni": Algorithm(
+        partial(advantages.iapo, alpha=0.0), _IAPO_LOSS, source="arXiv:2602.19049, ablation NI"
+    ),
+    # Ablation: the fall of next-token entropy in place of information.
+    "iapo_ne": Algorithm(
+        partial(advantages.iapo, information="next_token"),
+        _IAPO_LOSS,
+        source="arXiv:2602.19049, ablation NE",
+    ),
+    # Control: the information of a completion, at random places of it.
+    "iapo_shuffled": Algorithm(
+        partial(advantages.iapo, information="shuffled"),
+        _IAPO_LOSS,
+        needs_information=True,
+        source="ours: a control",
+    ),
+    # Control: noise of the information's mean and variance.
+    "iapo_random": Algorithm(
+        partial(advantages.iapo, information="random"),
+        _IAPO_LOSS,
+        needs_information=True,
+        source="ours: a control",
+    ),
+    # Information as a return, with a price for each token; `algorithm.adapt` lets it follow.
+    "iapo_priced": Algorithm(
+        advantages.iapo_priced, _IAPO_LOSS, needs_information=True, source="ours"
+    ),
+    # z(r); mean over tokens, then completions; KL 0.04.
+    "grpo": Algorithm(advantages.grpo, _GRPO_LOSS, source="arXiv:2402.03300"),
+    # r - mean; sum over tokens by a constant; no KL.
+    "dr_grpo": Algorithm(
+        partial(advantages.grpo, scale_rewards="none"),
+        LossOptions("dr_grpo", 0.2, 0.2, 0.0),
+        source="arXiv:2503.20783",
+    ),
+    # Leave-one-out; a completion is one action, so tokens are summed (the constant only scales).
+    # The paper puts the KL into the reward; here it is in the loss, with TRL's weight.
+    "rloo": Algorithm(
+        advantages.rloo, LossOptions("dr_grpo", 0.2, 0.2, 0.05), source="arXiv:2402.14740"
+    ),
+    # z(r), soft overlong penalty, dynamic sampling, clip-higher, token mean, no KL.
+    "dapo": Algorithm(
+        advantages.grpo,
+        LossOptions("dapo", 0.2, 0.28, 0.0),
+        shape=shaping.overlong,
+        dynamic_sampling=True,
+        source="arXiv:2503.14476",
+    ),
+    # z(r) over the shortest (or most efficient) part of the group; token mean, KL 0.001.
+    "gfpo": Algorithm(
+        advantages.grpo,
+        LossOptions("dapo", 0.2, 0.2, 0.001),
+        keep=selection.keep_best,
+        source="arXiv:2508.09726",
+    ),
+    # z over tokens of r +- entropy shares; DAPO's clip and token mean.
+    "gtpo": Algorithm(
+        advantages.gtpo, LossOptions("dapo", 0.2, 0.28, 0.0), source="arXiv:2508.04349"
+    ),
+    # GRPO on a random part of the tokens.
+    "s_grpo": Algorithm(
+        advantages.grpo,
+        _GRPO_LOSS,
+        token_mask=selection.stochastic_tokens,
+        source="arXiv:2504.20834",
+    ),
+    # RLOO on a reward that falls with relative length; never divided by the std (their warning).
+    "length_penalty": Algorithm(
+        advantages.rloo,
+        LossOptions("dr_grpo", 0.2, 0.2, 0.001),
+        shape=shaping.length_penalty,
+        source="arXiv:2502.04463",
+    ),
+    # z(r) where a right answer must come within the cap; DAPO's loss.
+    "length_cap": Algorithm(
+        advantages.grpo,
+        LossOptions("dapo", 0.2, 0.28, 0.0),
+        shape=shaping.length_cap,
+        source="arXiv:2504.01296, arXiv:2510.15110",
+    ),
+    # z(r) where a right answer is paid for what is left of its budget; GRPO's loss.
+    "l1_max": Algorithm(
+        advantages.grpo, _GRPO_LOSS, shape=shaping.l1_max, source="arXiv:2503.04697"
+    ),
 }
+OWN = Algorithm(advantages.grpo, _IAPO_LOSS, needs_information=True, source="your own")
+# ^ around a user's rule: IAPO's loss, so that a comparison with `iapo` compares the rules
 
 
-def make_algorithm(name: str, options: dict[str, Any], **loss: Any) -> Algorithm:
-    """The named algorithm with the rule's `options` bound and `loss` fields (not None) replaced.
+def make_algorithm(
+    method: str | Callable[..., Credit] | Algorithm,
+    options: dict[str, Any] | None = None,
+    *,
+    adapt: str | None = None,
+    max_length: int | None = None,
+    dynamic_sampling: bool | None = None,
+    **loss: Any,
+) -> Algorithm:
+    """A method with its `options` bound to the pieces that know them.
+
+    Args:
+      method: a name of ALGORITHMS, a rule of your own, or an Algorithm.
+      adapt: a name of ADAPTATIONS, whose options are among `options`.
+      max_length: tokens that sampling allows, for the pieces that ask for it.
+      dynamic_sampling, loss: fields (not None) that are replaced.
 
     Raises:
-      ValueError: one sentence that names the nearest known name.
+      ValueError: one sentence that names the field and, for a misspelt name, the nearest.
     """
-    if name not in ALGORITHMS:
-        raise ValueError(f"algorithm.name is {name!r}; {_nearest(name, list(ALGORITHMS))}")
-    algorithm = ALGORITHMS[name]
-    parameters = inspect.signature(algorithm.advantage).parameters
-    defaults = {p.name: p.default for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
-    for key, value in options.items():
-        if key not in defaults:
-            raise ValueError(f"algorithm.options.{key} is unknown; {_nearest(key, list(defaults))}")
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        expected = float if isinstance(defaults[key], float) else type(defaults[key])
-        if not (number if expected is float else isinstance(value, expected)):
-            raise ValueError(
-                f"algorithm.options.{key} is {value!r}; expected {expected.__name__}, "
-                f"such as {defaults[key]!r}"
-            )
+    algorithm, name = _find(method)
+    options = dict(options or {})
+    pieces: dict[str, Callable] = algorithm.pieces()
+    makers = {"adapt": _adaptation_maker(adapt)} if adapt is not None else {}
+    _check_options(name, options, {**pieces, **makers})
+    if max_length is not None:
+        options |= {"max_length": max_length}
+    bound = {field: _bind(piece, options) for field, piece in pieces.items()}
+    for field, piece in bound.items():
+        _check_complete(name, pieces[field], options, needs_length=max_length is None)
+        algorithm = algorithm._replace(**{field: piece})
+    if adapt is not None:
+        _check_complete(f"algorithm.adapt={adapt}", makers["adapt"], options)
+        made = makers["adapt"](**_known(makers["adapt"], options))
+        _check_fit(name, adapt, made, pieces)
+        algorithm = algorithm._replace(adapt=made)
+    if dynamic_sampling is not None:
+        algorithm = algorithm._replace(dynamic_sampling=dynamic_sampling)
     chosen = {field: value for field, value in loss.items() if value is not None}
     if chosen.get("loss_type", "grpo") not in LOSS_TYPES:
         found = chosen["loss_type"]
         raise ValueError(f"algorithm.loss_type is {found!r}; {_nearest(found, LOSS_TYPES)}")
-    return algorithm._replace(
-        advantage=partial(algorithm.advantage, **options) if options else algorithm.advantage,
-        loss=algorithm.loss._replace(**chosen),
-    )
+    return algorithm._replace(loss=algorithm.loss._replace(**chosen))
+
+
+def takes(algorithm: Algorithm, option: str) -> bool:
+    """Whether one of its pieces has a hyper-parameter of this name."""
+    return any(option in _parameters(piece) for piece in algorithm.pieces().values())
+
+
+def _find(method: str | Callable[..., Credit] | Algorithm) -> tuple[Algorithm, str]:
+    if isinstance(method, Algorithm):
+        return method, "the algorithm"
+    if callable(method):
+        name = getattr(method, "__name__", type(method).__name__)
+        return OWN._replace(advantage=method), name
+    if method not in ALGORITHMS:
+        raise ValueError(f"algorithm.name is {method!r}; {_nearest(method, list(ALGORITHMS))}")
+    return ALGORITHMS[method], method
+
+
+def _adaptation_maker(name: str) -> Callable[..., Adaptation]:
+    if name not in ADAPTATIONS:
+        raise ValueError(f"algorithm.adapt is {name!r}; {_nearest(name, list(ADAPTATIONS))}")
+    return ADAPTATIONS[name]
+
+
+def _parameters(piece: Callable) -> dict[str, inspect.Parameter]:
+    """Hyper-parameters by name, those that a partial has bound included."""
+
+    def is_option(p: inspect.Parameter) -> bool:
+        named = p.kind is p.POSITIONAL_OR_KEYWORD and p.default not in (p.empty, None)
+        return p.kind is p.KEYWORD_ONLY or named
+
+    parameters = inspect.signature(piece).parameters.values()
+    return {p.name: p for p in parameters if is_option(p)}
+
+
+def _known(piece: Callable, values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in _parameters(piece) if name in values}
+
+
+def _bind(piece: Callable, options: dict[str, Any]) -> Callable:
+    known = _known(piece, options)
+    return partial(piece, **known) if known else piece
+
+
+def _check_options(name: str, options: dict[str, Any], pieces: dict[str, Callable]) -> None:
+    """Every option belongs to a piece that leaves it open, and has its type."""
+    known: dict[str, inspect.Parameter] = {}
+    fixed: dict[str, Any] = {}
+    for piece in pieces.values():
+        fixed |= getattr(piece, "keywords", {})
+        known |= {
+            key: p
+            for key, p in _parameters(piece).items()
+            if key != "max_length" and p.default is not None
+        }
+    for key, value in options.items():
+        if key in fixed:
+            raise ValueError(
+                f"algorithm.options.{key} is fixed at {fixed[key]!r}: it makes {name}; "
+                "expected another algorithm.name for other values"
+            )
+        if key not in known:
+            expected = _nearest(key, list(known)) if known else f"{name} has none"
+            raise ValueError(f"algorithm.options.{key} is unknown; {expected}")
+        default = known[key].default
+        kind = known[key].annotation if default is inspect.Parameter.empty else type(default)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = {float: number, int: number and isinstance(value, int)}
+        if kind in (float, int, str, bool) and not fits.get(kind, isinstance(value, kind)):
+            such = "" if default is inspect.Parameter.empty else f", such as {default!r}"
+            raise ValueError(
+                f"algorithm.options.{key} is {value!r}; expected {kind.__name__}{such}"
+            )
+
+
+def _check_complete(
+    name: str, piece: Callable, options: dict[str, Any], *, needs_length: bool = False
+) -> None:
+    for key, parameter in _parameters(piece).items():
+        missing = parameter.default is inspect.Parameter.empty and key not in options
+        if missing and not (key == "max_length" and needs_length):
+            kind = getattr(parameter.annotation, "__name__", "a value")
+            raise ValueError(f"algorithm.options.{key} is missing; {name} needs it ({kind})")
+
+
+def _check_fit(name: str, adapt: str, made: Adaptation, pieces: dict[str, Callable]) -> None:
+    known = {key for piece in pieces.values() for key in _parameters(piece)}
+    for setting in made.settings(made.init()):
+        if setting not in known:
+            raise ValueError(f"algorithm.adapt is {adapt!r}, but {name} has no {setting} to adapt")
 
 
 def _nearest(name: str, known: list[str] | tuple[str, ...]) -> str:

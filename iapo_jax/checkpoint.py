@@ -55,6 +55,12 @@ class Checkpoints:
         found = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         return type(like)(**found)
 
+    def saved_memory(self, step: int, place: Any) -> Any:
+        """Shapes of a state's `memory` as they were saved, to restore it without its meaning."""
+        saved = self._manager.item_metadata(step).tree.get("memory") or ()
+        shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
+        return jax.tree.map(shape, saved)
+
     def forget_after(self, step: int) -> None:
         """Deletes later checkpoints: a run that goes back writes these steps again."""
         for later in self.steps():

@@ -19,7 +19,7 @@ _ONE_OR_MORE = """
     log.logging_steps data.max_prompt_length sampling.max_completion_length
     batch.prompts_per_step batch.num_generations batch.mini_batches batch.num_iterations
     batch.rows_per_step batch.max_length eval.num_samples eval.prompts_per_batch
-    information.stride information.max_answer_length
+    information.stride information.max_answer_length algorithm.max_rounds
 """
 # Names of fields, what is expected of them, and the test of it. Fields that the schema lacks, or
 # that are null, pass. No number may be infinite or NaN.
@@ -35,6 +35,7 @@ RANGES: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("sampling.top_p eval.top_p", "more than 0 and at most 1", lambda x: 0 < x <= 1),
     ("optimizer.adam_beta1 optimizer.adam_beta2", "from 0 to below 1", lambda x: 0 <= x < 1),
     ("optimizer.adam_epsilon", "more than 0", lambda x: x > 0),
+    ("information.redundant_below", "more than 0", lambda x: x > 0),
     ("output_dir", "a directory", bool),
 ]
 

@@ -120,8 +120,19 @@ class RewardSection:
 class AlgorithmSection:
     """Which rule gives credit to tokens."""
 
-    name: str = option("iapo", "an entry of iapo_jax.ALGORITHMS")
-    options: dict[str, Any] = option(dict, "the rule's own hyper-parameters, by name")
+    name: str = option(
+        "iapo", "an entry of iapo_jax.ALGORITHMS, or a rule of your own: FILE.py:NAME"
+    )
+    options: dict[str, Any] = option(
+        dict, "hyper-parameters of its pieces (and of adapt), by name; docs/methods.md lists them"
+    )
+    adapt: str | None = option(
+        None, "let one follow the run: price_for_length, price_for_accuracy, keep_for_difficulty"
+    )
+    dynamic_sampling: bool | None = option(
+        None, "replace groups all right or all wrong by fresh ones; default: the algorithm's own"
+    )
+    max_rounds: int = option(10, "of sampling in a step, at most, with dynamic_sampling")
     loss_type: str | None = option(
         None, "grpo, bnpo, dr_grpo or dapo; default: the algorithm's own, here and below"
     )
@@ -150,6 +161,12 @@ class InformationSection:
     stride: int = option(1, "probe after every so many tokens; the sum over a segment is kept")
     boundaries: list[str] = option(
         list, "probe only after tokens that hold one of these texts, such as ['.', \"\\n\"]"
+    )
+    always: bool = option(
+        False, "ask although the algorithm does not look: for the metrics, at the price of probes"
+    )
+    redundant_below: float = option(
+        0.1, "nats; thinking after uncertainty fell below for good counts as redundant"
     )
     end_of_thinking: list[str] = option(
         lambda: ["</think>", "<answer>"], "tokens from the first of these texts on are not thinking"

@@ -11,7 +11,7 @@ from iapo_jax.checkpoint import Checkpoints, step_to_resume
 from iapo_jax.checks import check_writable
 from iapo_jax.config import MeshSection, load_run_config
 from iapo_jax.errors import UserError
-from iapo_jax.sharding import fetch
+from iapo_jax.sharding import fetch, replicated
 
 
 def export(
@@ -39,7 +39,8 @@ def export(
     if number is None:
         raise UserError(f"{checkpoints.directory} holds no checkpoint")
     optimizer = update.make_optimizer(config.optimizer, 1)
-    like = update.abstract_state(opened.mesh, optimizer, run.abstract_params(opened))
+    memory = checkpoints.saved_memory(number, replicated(opened.mesh))
+    like = update.abstract_state(opened.mesh, optimizer, run.abstract_params(opened), memory)
     out = out or run_dir / f"hf_{number}"
     check_writable(out.parent, "the directory of --out")
     state = checkpoints.restore(number, like)

@@ -1,38 +1,58 @@
 """What a step says about itself: metrics under TRL's names, completions, the console."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iapo_jax import probes
+from iapo_jax import diagnostics, probes
 from iapo_jax.answers import checker_counts
 from iapo_jax.data import Problems
 from iapo_jax.model import init_params
 from iapo_jax.rollouts import Scored
-from iapo_jax.types import Array, Credit, Group, Rollout
+from iapo_jax.types import Array, Credit, Group, Mean, Rollout
 
 
-@jax.jit
-def device_metrics(rollout: Rollout, groups: Group, credit: Credit) -> dict[str, Array]:
-    """Masked means over the rollout, float32 scalars; nats where they are information."""
+@partial(jax.jit, static_argnames=("threshold", "asked"))
+def device_metrics(
+    rollout: Rollout, groups: Group, credit: Credit, *, threshold: float, asked: bool
+) -> dict[str, Array]:
+    """Masked means over the rollout, float32 scalars; nats where they are information.
+
+    Args:
+      threshold: nats; below it the answer counts as known.
+      asked: whether the groups hold uncertainties.
+    """
 
     def mean(x: Array, mask: Array) -> Array:
         return jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1)
 
     mask, thinking = groups.mask, groups.thinking
+    figures = jax.vmap(partial(diagnostics.credit_metrics, threshold=threshold, asked=asked))
+    told = {name: Mean(*map(jnp.sum, m)).value() for name, m in figures(groups, credit).items()}
     end = jnp.take_along_axis(groups.uncertainty, thinking.sum(-1)[..., None], axis=-1)[..., 0]
     gap = jnp.abs(groups.log_prob - rollout.log_prob)
     return {
         "entropy": mean(groups.entropy, mask),
         "sampling/log_prob_difference/mean": mean(gap, mask),
         "sampling/log_prob_difference/max": jnp.where(mask, gap, 0.0).max(),
-        "iapo/uncertainty_start": groups.uncertainty[..., 0].mean(),
-        "iapo/uncertainty_end": end.mean(),
-        "iapo/information_per_token": mean(groups.informativeness, thinking),
+        **({"iapo/uncertainty_start": groups.uncertainty[..., 0].mean()} if asked else {}),
+        **({"iapo/uncertainty_end": end.mean()} if asked else {}),
+        **told,
         "advantage/mean": mean(credit.advantage, credit.weight > 0),
         "advantage/abs_mean": mean(jnp.abs(credit.advantage), credit.weight > 0),
+    }
+
+
+def setting_metrics(settings: dict[str, Array]) -> dict[str, Array]:
+    """Hyper-parameters that follow the run, by name, and by place where they are several."""
+    named = {name: jnp.atleast_1d(value) for name, value in settings.items()}
+    return {
+        f"algorithm/{name}" + (f"_{i}" if len(values) > 1 else ""): value
+        for name, values in named.items()
+        for i, value in enumerate(values)
     }
 
 
@@ -110,14 +130,29 @@ def describe_run(trainer: Any) -> str:
         f"{batch.mini_batches * batch.num_iterations} update(s) of {spec.micro_batches} "
         f"micro-batch(es) of {batch.prompts_per_step // batch.mini_batches // spec.micro_batches} "
         "prompts",
-        f"algorithm   {config.algorithm.name} {config.algorithm.options or ''} "
-        f"{trainer.algorithm.loss._asdict()}",
+        f"algorithm   {describe_algorithm(trainer)}",
         *([f"asks        {probes.describe(trainer.asker)}"] if trainer.asker else []),
         f"devices     {dict(trainer.run.mesh.shape)} of {jax.device_count()} "
         f"{jax.devices()[0].platform}",
         f"output      {config.output_dir}",
     ]
     return "\n".join(lines)
+
+
+def describe_algorithm(trainer: Any) -> str:
+    """Name, source, pieces with what is bound to them, and loss, in one line."""
+    algorithm, section = trainer.algorithm, trainer.config.algorithm
+    told = [f"{section.name} ({algorithm.source})" if algorithm.source else section.name]
+    for field, piece in algorithm.pieces().items():
+        bound = getattr(piece, "keywords", {})
+        name = getattr(getattr(piece, "func", piece), "__name__", type(piece).__name__)
+        told.append(f"{field} {name}" + (f" {bound}" if bound else ""))
+    if algorithm.adapt is not None:
+        told.append(f"adapt {section.adapt or 'its own'}")
+    if algorithm.dynamic_sampling:
+        told.append(f"dynamic sampling, up to {section.max_rounds} rounds")
+    told.append(f"loss {algorithm.loss._asdict()}")
+    return "; ".join(told)
 
 
 def _shapes(config: Any) -> Any:

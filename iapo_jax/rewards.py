@@ -6,16 +6,12 @@ each completion; prompts and completions are plain strings.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
+from iapo_jax import plugins
 from iapo_jax.answers import are_correct
 from iapo_jax.errors import UserError
 
@@ -78,37 +74,18 @@ def load_reward(spec: str) -> Callable:
     """
     if spec in REWARDS:
         return REWARDS[spec]
-    place, separator, name = spec.rpartition(":" if ".py:" in spec else ".")
-    if not separator or not place or not name:
+    if not plugins.names_a_place(spec):
         raise RewardError(
             f"Reward {spec!r} is none of {', '.join(REWARDS)}; expected one of these, "
             "'path/to/file.py:name' or 'package.module.name'."
         )
-    module = _load_module(spec, place, is_file=separator == ":")
-    if not hasattr(module, name):
-        raise RewardError(f"Reward {spec!r}: {place} was found but defines no {name!r}.")
-    function = getattr(module, name)
+    function = plugins.load(spec, f"Reward {spec!r}", RewardError)
     if not callable(function):
         raise RewardError(
             f"Reward {spec!r} is a {type(function).__name__}; expected a function "
             "fn(prompts, completions, answer, **columns) -> list of floats."
         )
     return function
-
-
-def _load_module(spec: str, place: str, *, is_file: bool) -> ModuleType:
-    if is_file and not Path(place).is_file():
-        raise RewardError(f"Reward {spec!r}: there is no file {place!r} in {Path.cwd()}.")
-    try:
-        if not is_file:
-            return importlib.import_module(place)
-        found = importlib.util.spec_from_file_location(f"reward_file_{Path(place).stem}", place)
-        module = importlib.util.module_from_spec(found)
-        sys.modules[found.name] = module  # dataclasses look up the module of a class by name
-        found.loader.exec_module(module)
-        return module
-    except Exception as error:
-        raise RewardError(f"Reward {spec!r}: importing {place} raised {error!r}.") from error
 
 
 def combine_rewards(

@@ -130,22 +130,25 @@ def draw_rollout(
     indices: Sequence[int],
     seed: int,
     step: int,
+    round: int = 0,
 ) -> Rollout:
-    """Completions of these rows, on the host; a function of parameters, rows, seed and step."""
+    """Completions of these rows, on the host; a function of parameters, rows and numbers."""
     prompts = prompts_of(sampler, problems, indices)
-    keys = sampler.keys(seed, step, distinct_rows(indices, len(problems.tokens)))
+    rows = len(problems.tokens)
+    keys = sampler.keys(seed, step, distinct_rows(indices, rows, first=round * len(indices) * rows))
     return fetch(sampler.draw(sampler.prepare(params), prompts, keys))
 
 
-def distinct_rows(indices: Sequence[int], rows: int) -> np.ndarray:
+def distinct_rows(indices: Sequence[int], rows: int, first: int = 0) -> np.ndarray:
     """Numbers [P] to draw keys from: a row's own, and others where it stands again in the batch.
 
-    Otherwise a row that comes twice in a step would get the same completions twice.
+    Otherwise a row that comes twice in a step would get the same completions twice. They begin at
+    `first`, and wrap around at 2^31.
     """
     seen: dict[int, int] = {}
     numbers = []
     for index in map(int, indices):
-        numbers.append(index + rows * seen.get(index, 0))
+        numbers.append((first + index + rows * seen.get(index, 0)) % 2**31)
         seen[index] = seen.get(index, 0) + 1
     return np.asarray(numbers, np.int32)
 
@@ -189,10 +192,11 @@ def collect(
     paid: RewardFunctions,
     config: TrainConfig,
     step: int,
+    round: int = 0,
 ) -> Scored:
     """Samples completions of these rows, decodes them, and pays for them."""
     started = time.perf_counter()
-    rollout = draw_rollout(sampler, params, problems, indices, config.seed, step)
+    rollout = draw_rollout(sampler, params, problems, indices, config.seed, step, round)
     sampled = time.perf_counter()
     shape = rollout.length.shape
     tokenizer, stops = sampler.run.pretrained.tokenizer, sampler.run.pretrained.stop_ids

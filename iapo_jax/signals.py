@@ -77,6 +77,7 @@ def make_groups(
     mask = valid_mask(rollout.length, size)
     thinking = mask & valid_mask(thinking_length, size)
     return Group(
+        tokens=rollout.tokens,
         mask=mask,
         reward=reward,
         correct=correct,

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from iapo_jax import evaluate, reporting, rollouts, update
+from iapo_jax.algorithms import Algorithm
 from iapo_jax.cli import run_cli
 from iapo_jax.config import TrainConfig
 from iapo_jax.metrics import RunWriter, is_writer, memory_table, progress_bar, say
@@ -34,15 +35,16 @@ from iapo_jax.update import TrainState
 def train(
     config: TrainConfig,
     *,
-    advantage: Callable[..., Credit] | None = None,
+    advantage: Callable[..., Credit] | Algorithm | None = None,
     reward_functions: Sequence[Callable] | None = None,
     dry_run: bool = False,
 ) -> TrainState | None:
     """Trains, writes the run directory, prints the table before and after, exports the model.
 
     Args:
-      advantage: a credit rule of your own, instead of the one that `algorithm.name` names; the
-        loss stays that algorithm's. The information of every prefix is always computed for it.
+      advantage: a credit rule of your own, instead of the one that `algorithm.name` names; what
+        is around it (loss, shaping, filters) stays that algorithm's, and the information of every
+        prefix is always computed for it. Or an `Algorithm` of your own, pieces and all.
       reward_functions: your own, instead of `reward.functions`.
       dry_run: check and compile everything, print the memory, and return None.
 
@@ -58,7 +60,9 @@ def train(
         return None
     checkpoints, resumed = open_checkpoints(config, run)
     params = initial_params(run, config.seed)
-    state = update.init_state(run.mesh, trainer.spec.optimizer, params)
+    adapt = trainer.algorithm.adapt
+    memory = () if adapt is None else adapt.init()
+    state = update.init_state(run.mesh, trainer.spec.optimizer, params, memory)
     state, first = resume_state(checkpoints, resumed, state), resumed or 0
     prepare_directory(run, config)
     before = held_out.before(params, resumed=first > 0)
@@ -68,7 +72,7 @@ def train(
     try:
         with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
             for step in range(first, config.max_steps):
-                state, scored, row = run_step(trainer, state, ref_params, step)
+                state, scored, row = run_step(trainer, state, ref_params, step, bar.set_postfix_str)
                 _write(trainer, writer, step + 1, scored, row)
                 bar.set_postfix_str(reporting.headline(row), refresh=False)
                 bar.update()
@@ -93,7 +97,9 @@ def compile_only(trainer: Trainer) -> str:
     Parameters and batches are shapes only: a machine too small for the model can ask, too.
     """
     config, run, split = trainer.config, trainer.run, by_prompt(trainer.run.mesh)
-    state = update.abstract_state(run.mesh, trainer.spec.optimizer, abstract_params(run))
+    adapt = trainer.algorithm.adapt
+    memory = () if adapt is None else jax.eval_shape(adapt.init)
+    state = update.abstract_state(run.mesh, trainer.spec.optimizer, abstract_params(run), memory)
     ref_params = state.params if trainer.algorithm.loss.beta else None
     unroll = trainer.sampler.prepare.lower(state.params)
     sampler_params = jax.tree.map(

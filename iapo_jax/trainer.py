@@ -3,7 +3,7 @@
 rollout = sample(...)                                device
 reward  = score(decode(rollout), answers)            host, the only round trip
 signals = log-probs, entropies, answer information   device
-credit  = vmap(algorithm.advantage)(groups, keys)    device
+credit  = vmap(algorithm.credit)(groups, keys)       device
 state   = train_step(state, ...)                     device, donated, scanned over micro-batches
 """
 
@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from iapo_jax import data, probes, reporting, rollouts, update
-from iapo_jax.algorithms import Algorithm, make_algorithm
+from iapo_jax import data, plugins, probes, reporting, resampling, rollouts, update
+from iapo_jax.adaptation import Adaptation
+from iapo_jax.algorithms import ALGORITHMS, OWN, Algorithm, make_algorithm, takes
 from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig
 from iapo_jax.errors import UserError
@@ -31,6 +32,8 @@ from iapo_jax.sharding import batch_devices, by_prompt, fetch, micro_batches, pu
 from iapo_jax.signals import compute_signals, make_groups
 from iapo_jax.types import Array, Credit, Group, Mean, Model, Params, Prompts
 from iapo_jax.update import TrainState
+
+_SPARE = 0x5DA90  # apart from the seed of the order itself
 
 
 class TrainBatch(NamedTuple):
@@ -69,7 +72,8 @@ def train_step(
             scores.log_prob,
             part.old_log_prob,
             part.ref_log_prob,
-            *part.credit,
+            part.credit.advantage,
+            part.credit.weight,
             scale,
             options=spec.loss,
             max_length=spec.max_length,
@@ -83,10 +87,21 @@ def train_step(
     return state, {"loss": value, "grad_norm": norm, **metrics}
 
 
-@partial(jax.jit, static_argnames="advantage")
-def assign_credit(groups: Group, keys: Array, *, advantage: Callable[..., Credit]) -> Credit:
-    """The rule, applied to every prompt's group."""
-    return jax.vmap(advantage)(groups, keys)
+@partial(jax.jit, static_argnames="algorithm")
+def assign_credit(
+    groups: Group, keys: Array, settings: dict[str, Array] | None = None, *, algorithm: Algorithm
+) -> Credit:
+    """The method, applied to every prompt's group."""
+    return jax.vmap(partial(algorithm.credit, **(settings or {})))(groups, keys)
+
+
+@partial(jax.jit, static_argnames="adapt")
+def adapt_settings(
+    memory: Any, groups: Group, *, adapt: Adaptation
+) -> tuple[Any, dict[str, Array]]:
+    """The memory after this step's groups, and the hyper-parameters that follow from it."""
+    memory = adapt.update(memory, groups)
+    return memory, adapt.settings(memory)
 
 
 class Trainer(NamedTuple):
@@ -99,6 +114,7 @@ class Trainer(NamedTuple):
     sampler: rollouts.Sampler
     paid: rollouts.RewardFunctions
     order: Callable[[int], np.ndarray]
+    spare: Callable[[int], np.ndarray]  # further prompts, for dynamic sampling
     schedule: Callable[[int], Array]
     spec: UpdateSpec
     asker: probes.Asker | None  # of the answer probe; None where the rule needs none
@@ -108,7 +124,7 @@ class Trainer(NamedTuple):
 def make_trainer(
     config: TrainConfig,
     *,
-    advantage: Callable[..., Credit] | None = None,
+    advantage: Callable[..., Credit] | Algorithm | None = None,
     reward_functions: Sequence[Callable] | None = None,
 ) -> Trainer:
     """Checks the config and builds what a run needs, before any time is spent.
@@ -122,7 +138,9 @@ def make_trainer(
     _check_sampling(config)
     probes.check_section(config.information)
     run = open_run(config)
-    _check_rule(config, algorithm, "advantage" if advantage else "algorithm.options")
+    own = plugins.names_a_place(config.algorithm.name)
+    source = f"algorithm.name {config.algorithm.name!r}" if own else "algorithm.options"
+    _check_rule(config, algorithm, "advantage" if advantage else source)
     _check_top_k(config, run)
     micro = _micro_batch_size(config, run)
     rows = data.parse_rows(data.load_rows(config.data), config.data.dataset)
@@ -137,7 +155,7 @@ def make_trainer(
         sampling=config.sampling,
     )
     asker = None
-    if algorithm.needs_information:
+    if algorithm.needs_information or config.information.always:
         asker = probes.make_asker(config.information, run.pretrained, run.mesh, problems.answers)
     everywhere = replicated(run.mesh)
     batch = config.batch
@@ -158,7 +176,8 @@ def make_trainer(
         problems,
         sampler,
         paid,
-        data.batch_order(len(problems.tokens), config.batch.prompts_per_step, config.seed),
+        data.batch_order(len(problems.tokens), batch.prompts_per_step, config.seed),
+        data.batch_order(len(problems.tokens), batch.prompts_per_step, config.seed ^ _SPARE),
         update.make_schedule(config.optimizer, updates),
         spec,
         asker,
@@ -166,12 +185,16 @@ def make_trainer(
     )
 
 
-def _algorithm(config: TrainConfig, advantage: Callable[..., Credit] | None) -> Algorithm:
+def _algorithm(
+    config: TrainConfig, advantage: Callable[..., Credit] | Algorithm | None
+) -> Algorithm:
     section = config.algorithm
     try:
-        algorithm = make_algorithm(
-            section.name,
-            {} if advantage else section.options,
+        return make_algorithm(
+            *_method(section, advantage),
+            adapt=section.adapt,
+            max_length=config.sampling.max_completion_length,
+            dynamic_sampling=section.dynamic_sampling,
             loss_type=section.loss_type,
             epsilon=section.epsilon,
             epsilon_high=section.epsilon_high,
@@ -179,9 +202,28 @@ def _algorithm(config: TrainConfig, advantage: Callable[..., Credit] | None) -> 
         )
     except ValueError as error:
         raise UserError(str(error)) from None
-    if advantage:  # it may look at anything
-        algorithm = algorithm._replace(advantage=advantage, needs_information=True)
-    return algorithm
+
+
+def _method(section: Any, advantage: Any) -> tuple[Any, dict[str, Any]]:
+    """The method of the config, or one's own, and its options."""
+    if isinstance(advantage, Algorithm):
+        return advantage, section.options
+    named: Any = section.name
+    if plugins.names_a_place(section.name):
+        named = plugins.load(section.name, f"algorithm.name {section.name!r}")
+        if not callable(named) and not isinstance(named, Algorithm):
+            raise UserError(
+                f"algorithm.name {section.name!r} is a {type(named).__name__}; expected a function "
+                "(group, key) -> Credit, or an Algorithm"
+            )
+    if advantage is None:
+        return named, section.options
+    surrounding = ALGORITHMS.get(named, OWN) if isinstance(named, str) else OWN
+    if isinstance(named, str) and named not in ALGORITHMS:
+        make_algorithm(named)  # its sentence names the nearest
+    # It may look at anything. Options of the rule that it replaces are not its own.
+    mine = surrounding._replace(advantage=advantage, needs_information=True)
+    return mine, {key: value for key, value in section.options.items() if takes(mine, key)}
 
 
 def _check_rule(config: TrainConfig, algorithm: Algorithm, source: str) -> None:
@@ -190,6 +232,7 @@ def _check_rule(config: TrainConfig, algorithm: Algorithm, source: str) -> None:
     struct = lambda shape, dtype: jax.ShapeDtypeStruct((1, *shape), dtype)  # noqa: E731
     floats, flags = struct(shape, np.float32), struct(shape, bool)
     group = Group(
+        tokens=struct(shape, np.int32),
         mask=flags,
         reward=struct(shape[:1], np.float32),
         correct=struct(shape[:1], bool),
@@ -201,8 +244,10 @@ def _check_rule(config: TrainConfig, algorithm: Algorithm, source: str) -> None:
     )
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     expected = f"Credit of two float arrays [G, T] = {list(shape)}"
+    credit = partial(assign_credit, algorithm=algorithm)
+    settings = {} if algorithm.adapt is None else algorithm.adapt.settings(algorithm.adapt.init())
     try:
-        credit = jax.eval_shape(partial(assign_credit, advantage=algorithm.advantage), group, keys)
+        credit = jax.eval_shape(credit, group, keys, settings)
     except Exception as error:  # whatever a rule of one's own may raise
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         called = f"; the rule is called with (group, key) and returns {expected}"
@@ -250,16 +295,22 @@ def _micro_batch_size(config: TrainConfig, run: Run) -> int:
 
 
 def compute_credit(
-    trainer: Trainer, params: Params, ref_params: Params | None, scored: Scored, step: int
-) -> tuple[TrainBatch, dict[str, Array]]:
-    """Signals, groups and credit of a rollout, as the batch of its updates, and their metrics."""
-    split = by_prompt(trainer.run.mesh)
+    trainer: Trainer,
+    params: Params,
+    ref_params: Params | None,
+    memory: Any,
+    scored: Scored,
+    step: int,
+) -> tuple[TrainBatch, Any, dict[str, Array]]:
+    """Signals, groups and credit of a rollout: its updates' batch, the new memory, metrics."""
+    algorithm, split = trainer.algorithm, by_prompt(trainer.run.mesh)
     rollout = put(scored.rollout, split)
     host = put((scored.reward, scored.correct, scored.thinking_length), split)
-    probe = None
+    section, probe = trainer.config.information, None
     if trainer.asker is not None:
         golds, texts = rollouts.answered(trainer.problems, scored)
-        probe = probes.ask(trainer.asker, rollout.tokens, host[-1], golds, texts)
+        until = rollout.length if algorithm.after_thinking else host[-1]
+        probe = probes.ask(trainer.asker, rollout.tokens, until, golds, texts)
     signals = compute_signals(
         trainer.run.model,
         params,
@@ -268,34 +319,72 @@ def compute_credit(
         probe,
         trainer.temperature,
         micro=trainer.spec.micro_batches * trainer.spec.mini_batches,
-        estimator=trainer.config.information.estimator,
+        estimator=section.estimator,
     )
     groups = jax.jit(make_groups)(rollout, signals, *host)
+    settings: dict[str, Array] = {}
+    if algorithm.adapt is not None:
+        memory, settings = adapt_settings(memory, groups, adapt=algorithm.adapt)
     rows = rollouts.distinct_rows(scored.indices, len(trainer.problems.tokens))
     keys = trainer.sampler.keys(trainer.config.seed, -1 - step, rows)  # apart from the sampler's
-    credit = assign_credit(groups, keys, advantage=trainer.algorithm.advantage)
-    batch = TrainBatch(
-        rollout.prompts, rollout.tokens, signals.log_prob, signals.ref_log_prob, credit
+    credit = assign_credit(groups, keys, settings, algorithm=algorithm)
+    metrics = reporting.device_metrics(
+        rollout,
+        groups,
+        credit,
+        threshold=section.redundant_below,
+        asked=trainer.asker is not None,
     )
-    return batch, reporting.device_metrics(rollout, groups, credit)
+    metrics |= reporting.setting_metrics(settings)
+    batch = TrainBatch(
+        rollout.prompts,
+        rollout.tokens,
+        signals.log_prob,
+        signals.ref_log_prob,
+        credit._replace(bonus=None),
+    )
+    return batch, memory, metrics
+
+
+def collect_groups(
+    trainer: Trainer, params: Params, step: int, tell: Callable[[str], Any]
+) -> tuple[Scored, dict[str, float]]:
+    """The step's rollout, in several rounds where the algorithm samples dynamically."""
+    rounds = trainer.config.algorithm.max_rounds if trainer.algorithm.dynamic_sampling else 1
+
+    def collect(round: int) -> Scored:
+        spare = trainer.spare(step * (rounds - 1) + round - 1) if round else trainer.order(step)
+        return rollouts.collect(
+            trainer.sampler,
+            params,
+            trainer.problems,
+            spare,
+            trainer.paid,
+            trainer.config,
+            step,
+            round,
+        )
+
+    if not trainer.algorithm.dynamic_sampling:
+        return collect(0), {}
+    return resampling.collect_mixed(collect, rounds=rounds, tell=tell)
 
 
 def run_step(
-    trainer: Trainer, state: TrainState, ref_params: Params | None, step: int
+    trainer: Trainer,
+    state: TrainState,
+    ref_params: Params | None,
+    step: int,
+    tell: Callable[[str], Any] = lambda _: None,
 ) -> tuple[TrainState, Scored, dict[str, float]]:
-    """One rollout and its updates; `step` counts from 0."""
+    """One rollout and its updates; `step` counts from 0, `tell` hears of further rounds."""
     config, started = trainer.config, time.perf_counter()
-    scored = rollouts.collect(
-        trainer.sampler,
-        state.params,
-        trainer.problems,
-        trainer.order(step),
-        trainer.paid,
-        config,
-        step,
-    )
+    scored, sampling = collect_groups(trainer, state.params, step, tell)
     collected = time.perf_counter()
-    batch, metrics = compute_credit(trainer, state.params, ref_params, scored, step)
+    batch, memory, metrics = compute_credit(
+        trainer, state.params, ref_params, state.memory, scored, step
+    )
+    state = state._replace(memory=memory)
     metrics = fetch(metrics)
     credited = time.perf_counter()
     updates = []
@@ -305,7 +394,7 @@ def run_step(
         updates.append(values)
     updates = fetch(updates)
     ended = time.perf_counter()
-    row = reporting.host_metrics(scored)
+    row = reporting.host_metrics(scored) | sampling
     row |= {name: float(value) for name, value in metrics.items()}
     row |= {name: float(np.mean([u[name] for u in updates])) for name in updates[0]}
     row["learning_rate"] = float(trainer.schedule(step * len(updates)))

@@ -67,7 +67,9 @@ class Answers(NamedTuple):
 class Group(NamedTuple):
     """All that a credit rule may look at: G completions of ONE prompt."""
 
-    mask: Array  # [G, T] bool; tokens up to and including the stop token
+    tokens: Array  # [G, T] int32
+    mask: Array  # [G, T] bool; tokens up to and including the stop token; a completion that a
+    # filter has left out has none
     reward: Array  # [G] float32
     correct: Array  # [G] bool
     log_prob: Array  # [G, T] nats
@@ -82,6 +84,8 @@ class Credit(NamedTuple):
 
     advantage: Array  # [G, T] float32
     weight: Array  # [G, T] float32 >= 0; 0 where a token or a completion is left out of the loss
+    bonus: Array | None = None  # [G, T]: the part of `advantage` that the rule gave token by token,
+    # for the diagnostics; None where a rule does not tell
 
 
 class Mean(NamedTuple):

@@ -24,6 +24,7 @@ class TrainState(NamedTuple):
     step: Array  # int32; optimizer updates done
     params: Params
     opt_state: Any
+    memory: Any = ()  # of `adaptation`: what hyper-parameters that follow the run remember
 
 
 def make_schedule(section: OptimizerSection, updates: int) -> optax.Schedule:
@@ -67,8 +68,10 @@ def _matrices(params: Params) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in names, params)
 
 
-def state_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, params: Any) -> TrainState:
-    """Where a state lies: moments beside their parameters, counters everywhere."""
+def state_shardings(
+    mesh: Mesh, optimizer: optax.GradientTransformation, params: Any, memory: Any = ()
+) -> TrainState:
+    """Where a state lies: moments beside their parameters, counters and memory everywhere."""
     places = param_shardings(mesh, params)
     opt_places = optax.tree_utils.tree_map_params(
         optimizer,
@@ -77,28 +80,34 @@ def state_shardings(mesh: Mesh, optimizer: optax.GradientTransformation, params:
         places,
         transform_non_params=lambda _: replicated(mesh),
     )
-    return TrainState(replicated(mesh), places, opt_places)
+    memory_places = jax.tree.map(lambda _: replicated(mesh), memory)
+    return TrainState(replicated(mesh), places, opt_places, memory_places)
 
 
-def new_state(optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+def new_state(
+    optimizer: optax.GradientTransformation, params: Params, memory: Any = ()
+) -> TrainState:
     """A state at step 0, with a copy of `params`, so that the state can be donated."""
-    return TrainState(jnp.int32(0), jax.tree.map(jnp.copy, params), optimizer.init(params))
+    copy = partial(jax.tree.map, jnp.copy)
+    return TrainState(jnp.int32(0), copy(params), optimizer.init(params), copy(memory))
 
 
 def abstract_state(
-    mesh: Mesh, optimizer: optax.GradientTransformation, params: Params
+    mesh: Mesh, optimizer: optax.GradientTransformation, params: Params, memory: Any = ()
 ) -> TrainState:
     """Shapes and shardings of `init_state`, from shapes of parameters; nothing is computed."""
-    shapes = jax.eval_shape(partial(new_state, optimizer), params)
-    places = state_shardings(mesh, optimizer, params)
+    shapes = jax.eval_shape(partial(new_state, optimizer), params, memory)
+    places = state_shardings(mesh, optimizer, params, memory)
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
     return jax.tree.map(place, shapes, places)
 
 
-def init_state(mesh: Mesh, optimizer: optax.GradientTransformation, params: Params) -> TrainState:
+def init_state(
+    mesh: Mesh, optimizer: optax.GradientTransformation, params: Params, memory: Any = ()
+) -> TrainState:
     """`new_state`, placed on the mesh."""
-    places = state_shardings(mesh, optimizer, params)
-    return jax.jit(partial(new_state, optimizer), out_shardings=places)(params)
+    places = state_shardings(mesh, optimizer, params, memory)
+    return jax.jit(partial(new_state, optimizer), out_shardings=places)(params, memory)
 
 
 def accumulate_gradients(
@@ -136,6 +145,6 @@ def apply_gradient(
     """
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    new = TrainState(state.step + 1, params, opt_state)
-    places = state_shardings(mesh, optimizer, params)
+    new = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+    places = state_shardings(mesh, optimizer, params, state.memory)
     return jax.lax.with_sharding_constraint(new, places), optax.tree.norm(gradient)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from iapo_jax import update
-from iapo_jax.advantages import grpo
+from iapo_jax.algorithms import ALGORITHMS
 from iapo_jax.config import OptimizerSection
 from iapo_jax.losses import LossOptions
 from iapo_jax.model import DecoderConfig, init_params, make_model
@@ -65,8 +65,10 @@ def rewards():
             one,
         )
         groups = make_groups(rollout, signals, reward, reward > 0.5, rollout.length)
-        credit = assign_credit(groups, prompt_keys(1, step, np.arange(P)), advantage=grpo)
-        batch = TrainBatch(prompts, rollout.tokens, *signals[:2], credit)
+        credit = assign_credit(
+            groups, prompt_keys(1, step, np.arange(P)), algorithm=ALGORITHMS["grpo"]
+        )
+        batch = TrainBatch(prompts, rollout.tokens, *signals[:2], credit._replace(bonus=None))
         state, _ = train_step(state, batch, np.int32(0), one, spec=spec)
         means.append(float(reward.mean()))
     return means

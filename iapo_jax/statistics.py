@@ -1,0 +1,108 @@
+"""Masked statistics of one group that credit rules share: baselines, normalisers, draws."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from iapo_jax.types import Array, Group
+
+NORMALISERS = ("completion", "group", "norm", "none")
+REWARD_EPSILON = 1e-4  # TRL's; keeps a group of nearly equal rewards from exploding
+TOKEN_EPSILON = 1e-6
+
+
+def kept(group: Group) -> Array:
+    """Completions that take part: those with a token in the mask; [G] bool."""
+    return group.mask.any(-1)
+
+
+def group_advantage(
+    reward: Array, where: Array | None = None, *, scale_rewards: str = "group"
+) -> Array:
+    """z(r) = (r - mean) / (std + 1e-4), sample std; [G] -> [G].
+
+    `scale_rewards="none"` leaves the division out (Dr. GRPO). Rewards that are all equal give
+    exactly 0: they are compared for equality, not their rounded std with 0. Statistics are those
+    of the completions in `where` ([G] bool; all of them); the others get 0.
+    """
+    chex.assert_rank(reward, 1)
+    where = jnp.ones_like(reward, bool) if where is None else where
+    count = where.sum()
+    centred = _centred(reward, where)
+    if scale_rewards == "group":
+        std = jnp.sqrt((centred**2).sum() / jnp.maximum(count - 1, 1))
+        centred = centred / (std + REWARD_EPSILON)
+    elif scale_rewards != "none":
+        raise ValueError(f"scale_rewards is {scale_rewards!r}; expected group or none")
+    return centred
+
+
+def leave_one_out(reward: Array, where: Array | None = None) -> Array:
+    """r_i - mean of the others' r = (r_i - mean) n / (n - 1); [G] -> [G].
+
+    0 for a completion without others. arXiv:2402.14740 (RLOO). `where` as above.
+    """
+    chex.assert_rank(reward, 1)
+    where = jnp.ones_like(reward, bool) if where is None else where
+    count = where.sum()
+    return _centred(reward, where) * count / jnp.maximum(count - 1, 1)
+
+
+def _centred(reward: Array, where: Array) -> Array:
+    mean = jnp.where(where, reward, 0.0).sum() / jnp.maximum(where.sum(), 1)
+    lowest = jnp.where(where, reward, jnp.inf).min()
+    highest = jnp.where(where, reward, -jnp.inf).max()
+    return jnp.where(where & (highest > lowest), reward - mean, 0.0)
+
+
+def normalise(x: Array, mask: Array, normaliser: str = "completion") -> Array:
+    """Values of tokens on a common scale: [G, T] -> [G, T]; 0 outside the mask.
+
+    completion: (x - mean) / std over the masked tokens of each completion (arXiv:2602.19049);
+    group: the same over those of the whole group; norm: x / |x|_2 of each completion, without
+    centring; none: x. Values that do not vary give 0 where they are centred.
+
+    Raises:
+      ValueError: for another normaliser.
+    """
+    if normaliser not in NORMALISERS:
+        raise ValueError(f"normaliser is {normaliser!r}; expected one of {', '.join(NORMALISERS)}")
+    x = jnp.where(mask, x, 0.0)
+    if normaliser == "none":
+        return x
+    axes = (-2, -1) if normaliser == "group" else -1
+    if normaliser == "norm":
+        return x / (jnp.sqrt((x**2).sum(axes, keepdims=True)) + TOKEN_EPSILON)
+    count = jnp.maximum(mask.sum(axes, keepdims=True), 1)
+    centred = jnp.where(mask, x - x.sum(axes, keepdims=True) / count, 0.0)
+    std = jnp.sqrt((centred**2).sum(axes, keepdims=True) / count)
+    return centred / (std + TOKEN_EPSILON)
+
+
+def least_squares(x: Array, y: Array, mask: Array) -> Array:
+    """The line of y on x over the masked entries, evaluated at every x."""
+    count = jnp.maximum(mask.sum(), 1)
+    mean_x, mean_y = (jnp.where(mask, v, 0.0).sum() / count for v in (x, y))
+    dx, dy = (jnp.where(mask, v - m, 0.0) for v, m in ((x, mean_x), (y, mean_y)))
+    slope = (dx * dy).sum() / ((dx**2).sum() + TOKEN_EPSILON)
+    return mean_y + slope * (x - mean_x)
+
+
+def completion_keys(key: Array, group: Group) -> Array:
+    """A key for each completion, from `key` and its tokens; [G].
+
+    So what is drawn for a completion depends neither on its place in the group nor on padding.
+    Completions of the same tokens share their draws.
+    """
+    place = jnp.arange(1, group.mask.shape[-1] + 1, dtype=jnp.uint32)
+    scramble = place * jnp.uint32(0x9E3779B1) | jnp.uint32(1)  # odd: no token is lost mod 2^32
+    tokens = jnp.where(group.mask, group.tokens.astype(jnp.uint32) + 1, 0)
+    return jax.vmap(lambda digest: jax.random.fold_in(key, digest))((tokens * scramble).sum(-1))
+
+
+def shuffle(key: Array, x: Array, mask: Array) -> Array:
+    """The masked values of one completion [T] in a random order, at the masked places; else 0."""
+    draw = jnp.where(mask, jax.random.uniform(key, x.shape), jnp.inf)
+    places = jnp.argsort(jnp.where(mask, jnp.arange(x.shape[0]), x.shape[0]), stable=True)
+    values = jnp.where(mask, x, 0.0)[jnp.argsort(draw, stable=True)]
+    return jnp.where(mask, jnp.zeros_like(x).at[places].set(values), 0.0)

@@ -1,0 +1,134 @@
+"""Named methods: what binds to which piece, what a wrong option says, a method of one's own."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from groups import usual_group
+
+from iapo_jax import advantages, selection, shaping
+from iapo_jax.algorithms import ALGORITHMS, Algorithm, make_algorithm
+from iapo_jax.losses import LossOptions
+from iapo_jax.types import Credit
+
+
+@pytest.fixture
+def usual():
+    return usual_group()
+
+
+def mine(group, key, *, strength: float = 0.5, cut: int):
+    """A rule of one's own: shorter is better, up to `cut` tokens."""
+    length = group.mask.sum(-1).astype(jnp.float32)
+    base = -strength * jnp.minimum(length, cut)
+    return Credit(base[:, None] * group.mask, group.mask.astype(jnp.float32))
+
+
+def test_options_are_bound_and_losses_replaced(usual):
+    bound = make_algorithm("iapo", {"alpha": 0.0, "beta": 0}, beta=0.5, loss_type="dapo")
+    expected = advantages.grpo(usual)
+    np.testing.assert_array_equal(bound.advantage(usual, None).advantage, expected.advantage)
+    assert bound.loss == ALGORITHMS["iapo"].loss._replace(beta=0.5, loss_type="dapo")
+    assert bound.needs_information
+    assert make_algorithm("grpo", {}) == ALGORITHMS["grpo"]
+
+
+def test_options_find_their_piece(usual):
+    made = make_algorithm("dapo", {"overlong_cache": 4, "scale_rewards": "none"}, max_length=13)
+    reward = shaping.overlong(usual, max_length=13, overlong_cache=4)
+    expected = reward - reward.mean()
+    np.testing.assert_allclose(made.credit(usual).advantage[:, 0], expected, atol=1e-6)
+    assert made.dynamic_sampling
+    assert not make_algorithm("dapo", max_length=13, dynamic_sampling=False).dynamic_sampling
+
+
+def test_the_order_of_the_pieces(usual):
+    # The filter sees shaped rewards, the rule what the filter left, the token mask comes last.
+    seen = []
+
+    def shape(group):
+        seen.append(("shape", np.asarray(group.reward)))
+        return group.reward * 2
+
+    def keep(group):
+        seen.append(("keep", np.asarray(group.reward)))
+        return group.correct
+
+    def rule(group, key):
+        seen.append(("rule", np.asarray(group.mask.any(-1))))
+        return advantages.grpo(group)
+
+    def token_mask(group, key):
+        return jnp.arange(group.mask.shape[1]) < 3
+
+    method = Algorithm(rule, LossOptions(), shape=shape, keep=keep, token_mask=token_mask)
+    credit = method.credit(usual, jax.random.key(0))
+    assert [name for name, _ in seen] == ["shape", "keep", "rule"]
+    np.testing.assert_array_equal(seen[1][1], 2 * usual.reward)
+    np.testing.assert_array_equal(seen[2][1], usual.correct)
+    weight = np.asarray(credit.weight)
+    assert (weight[:, :3] == np.asarray(usual.correct)[:, None]).all() and not weight[:, 3:].any()
+
+
+def test_a_rule_of_your_own(usual):
+    made = make_algorithm(mine, {"strength": 1.0, "cut": 6})
+    np.testing.assert_allclose(made.credit(usual).advantage[:, 0], [-6.0, -6.0, -6.0, -5.0])
+    assert made.needs_information  # it may look at anything
+    assert made.loss == ALGORITHMS["iapo"].loss  # so that the rules are compared, not the losses
+
+
+def test_an_algorithm_of_your_own(usual):
+    own = Algorithm(advantages.rloo, LossOptions("dapo"), keep=partial(selection.keep_best, keep=2))
+    made = make_algorithm(own, {"metric": "efficiency"}, epsilon_high=0.3)
+    assert made.loss == LossOptions("dapo", 0.2, 0.3, 0.0)
+    kept = selection.keep_best(usual, keep=2, metric="efficiency")
+    np.testing.assert_array_equal(made.credit(usual).weight.any(-1), kept)
+
+
+@pytest.mark.parametrize(
+    "build, sentence",
+    [
+        (partial(make_algorithm, "gropo"), "algorithm.name is 'gropo'; did you mean grpo?"),
+        (partial(make_algorithm, "iapo", {"alpa": 1.0}), "options.alpa is unknown; did you mean"),
+        (partial(make_algorithm, "rloo", {"x": 1.0}), "options.x is unknown; rloo has none"),
+        (partial(make_algorithm, "iapo", {"alpha": "1"}), "alpha is '1'; expected float"),
+        (partial(make_algorithm, "iapo", {"alpha": True}), "alpha is True; expected float"),
+        (partial(make_algorithm, "iapo_priced", {"only_correct": 1}), "is 1; expected bool"),
+        (partial(make_algorithm, "gfpo", {"keep": 2.5}), "keep is 2.5; expected int, such as 0"),
+        (partial(make_algorithm, "gfpo", {"quartiles": 1}), "options.quartiles is unknown"),
+        (partial(make_algorithm, "dapo", {"max_length": 9}), "options.max_length is unknown"),
+        (
+            partial(make_algorithm, "iapo_ni", {"alpha": 1.0}),
+            "algorithm.options.alpha is fixed at 0.0: it makes iapo_ni",
+        ),
+        (
+            partial(make_algorithm, "length_cap"),
+            "algorithm.options.cap is missing; length_cap needs it (int)",
+        ),
+        (partial(make_algorithm, "length_cap", {"cap": "8"}), "cap is '8'; expected int"),
+        (partial(make_algorithm, mine, {"strength": 1.0}), "cut is missing; mine needs it (int)"),
+        (
+            partial(make_algorithm, "grpo", adapt="prices"),
+            "algorithm.adapt is 'prices'; expected one",
+        ),
+        (
+            partial(make_algorithm, "iapo_priced", adapt="price_for_length"),
+            "target_length is missing; algorithm.adapt=price_for_length needs it (float)",
+        ),
+        (
+            partial(make_algorithm, "grpo", adapt="price_for_accuracy"),
+            "algorithm.adapt is 'price_for_accuracy', but grpo has no price to adapt",
+        ),
+        (
+            partial(make_algorithm, "iapo_priced", {"rate": -1.0}, adapt="price_for_accuracy"),
+            "rate is -1.0; expected more than 0",
+        ),
+        (partial(make_algorithm, "grpo", loss_type="gropo"), "loss_type is 'gropo'; did you mean"),
+    ],
+)
+def test_make_algorithm_mistakes(build, sentence):
+    with pytest.raises(ValueError) as caught:
+        build()
+    assert sentence in str(caught.value)
