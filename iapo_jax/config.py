@@ -284,6 +284,8 @@ class SftConfig:
 def load_config(schema: type[Config], path: str | None, overrides: Sequence[str] = ()) -> Config:
     """Defaults, then the YAML file, then `section.key=value` overrides.
 
+    Overrides that name another algorithm.name than the file drop the file's algorithm.options.
+
     Raises:
       UserError: naming the file, the field, what was found and what is expected.
     """
@@ -295,10 +297,13 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
         layers.append((path, _read_yaml(path)))
     for text in overrides:
         layers.append((f"{text!r} on the command line", _read_override(text)))
-    for source, layer in layers:
+    named = [name for _, layer in layers[1:] if (name := _method_of(layer)) is not None]
+    for number, (source, layer) in enumerate(layers):
         try:
             _check_names(schema, layer, source)
             base = OmegaConf.merge(base, layer)
+            if number == 0 and path is not None and named and named[-1] != _method_of(base):
+                base.algorithm.options = {}  # the file's are of another method
         except OmegaConfBaseException as error:
             raise UserError(f"{source}: {_first_line(error)}") from None
         except TypeError as error:  # omegaconf's own, for a path through what is no mapping
@@ -348,6 +353,10 @@ def _read_override(text: str) -> Any:
     except Exception as error:  # a key such as `a..b`, or a broken ${...}
         raise UserError(f"{text!r} on the command line: {_first_line(error)}") from None
     return layer
+
+
+def _method_of(layer: Any) -> Any:
+    return OmegaConf.select(layer, "algorithm.name") if OmegaConf.is_dict(layer) else None
 
 
 def _read_yaml(path: str) -> Any:

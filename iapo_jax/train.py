@@ -1,6 +1,6 @@
 """Reinforcement learning: `python -m iapo_jax.train --config FILE [key=value ...]`.
 
-The loop around `trainer.run_step`: checkpoints, metrics, the table before and after, the export.
+The loop around `step.run_step`: checkpoints, metrics, the table before and after, the export.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from iapo_jax import evaluate, reporting, rollouts, update
 from iapo_jax.algorithms import Algorithm
 from iapo_jax.cli import run_cli
 from iapo_jax.config import TrainConfig
+from iapo_jax.learner import TrainBatch, train_step
 from iapo_jax.metrics import RunWriter, is_writer, memory_table, progress_bar, say
 from iapo_jax.probes import abstract_probe
 from iapo_jax.rollouts import Scored
@@ -27,7 +28,8 @@ from iapo_jax.run import (
 )
 from iapo_jax.sharding import by_prompt
 from iapo_jax.signals import compute_signals
-from iapo_jax.trainer import TrainBatch, Trainer, make_trainer, run_step, train_step
+from iapo_jax.step import run_step
+from iapo_jax.trainer import Trainer, make_trainer
 from iapo_jax.types import Credit, Rollout
 from iapo_jax.update import TrainState
 

@@ -1,13 +1,5 @@
-"""One training step: what stays fixed over a run, the rollout, its credit and its updates.
+"""What stays fixed over a run of reinforcement learning, checked before any time is spent."""
 
-rollout = sample(...)                                device
-reward  = score(decode(rollout), answers)            host, the only round trip
-signals = log-probs, entropies, answer information   device
-credit  = vmap(algorithm.credit)(groups, keys)       device
-state   = train_step(state, ...)                     device, donated, scanned over micro-batches
-"""
-
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,93 +7,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from iapo_jax import data, plugins, probes, reporting, resampling, rollouts, update
-from iapo_jax.adaptation import Adaptation
+from iapo_jax import data, plugins, probes, rollouts, update
 from iapo_jax.algorithms import ALGORITHMS, OWN, Algorithm, make_algorithm, takes
 from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig
 from iapo_jax.errors import UserError
-from iapo_jax.losses import LossOptions, loss_scale, policy_loss
-from iapo_jax.metrics import compiles
-from iapo_jax.rollouts import Scored
+from iapo_jax.learner import UpdateSpec, assign_credit
 from iapo_jax.run import Run, open_run
-from iapo_jax.scoring import score_completions
-from iapo_jax.sharding import batch_devices, by_prompt, fetch, micro_batches, put, replicated
-from iapo_jax.signals import compute_signals, make_groups
-from iapo_jax.types import Array, Credit, Group, Mean, Model, Params, Prompts
-from iapo_jax.update import TrainState
+from iapo_jax.sharding import batch_devices, put, replicated
+from iapo_jax.types import Array, Credit, Group
 
 _SPARE = 0x5DA90  # apart from the seed of the order itself
-
-
-class TrainBatch(NamedTuple):
-    """What the loss reads; leaves have a leading axis P."""
-
-    prompts: Prompts
-    tokens: Array  # [P, G, T]
-    old_log_prob: Array  # [P, G, T]
-    ref_log_prob: Array  # [P, G, T]
-    credit: Credit
-
-
-class UpdateSpec(NamedTuple):
-    """The static side of an optimizer update."""
-
-    mesh: Mesh
-    model: Model
-    optimizer: Any
-    loss: LossOptions
-    mini_batches: int  # a rollout is cut into so many updates
-    micro_batches: int  # and each of them into so many passes
-    max_length: int  # T of the configuration, for dr_grpo
-
-
-@partial(jax.jit, static_argnames="spec", donate_argnames="state")
-def train_step(
-    state: TrainState, batch: TrainBatch, index: Array, temperature: Array, *, spec: UpdateSpec
-) -> tuple[TrainState, dict[str, Array]]:
-    """One optimizer update on mini-batch `index` of a rollout; returns scalars as metrics."""
-    batch = jax.tree.map(lambda x: x[index], micro_batches(batch, spec.mini_batches))
-    scale = loss_scale(batch.credit.weight)
-
-    def loss(params: Params, part: TrainBatch) -> tuple[Array, dict[str, Mean]]:
-        scores = score_completions(spec.model, params, part.prompts, part.tokens, temperature)
-        return policy_loss(
-            scores.log_prob,
-            part.old_log_prob,
-            part.ref_log_prob,
-            part.credit.advantage,
-            part.credit.weight,
-            scale,
-            options=spec.loss,
-            max_length=spec.max_length,
-        )
-
-    gradient, value, metrics = update.accumulate_gradients(
-        loss, state.params, batch, spec.micro_batches
-    )
-    state, norm = update.apply_gradient(spec.mesh, spec.optimizer, state, gradient)
-    metrics = {name: mean.value() for name, mean in metrics.items()}
-    return state, {"loss": value, "grad_norm": norm, **metrics}
-
-
-@partial(jax.jit, static_argnames="algorithm")
-def assign_credit(
-    groups: Group, keys: Array, settings: dict[str, Array] | None = None, *, algorithm: Algorithm
-) -> Credit:
-    """The method, applied to every prompt's group."""
-    return jax.vmap(partial(algorithm.credit, **(settings or {})))(groups, keys)
-
-
-@partial(jax.jit, static_argnames="adapt")
-def adapt_settings(
-    memory: Any, groups: Group, *, adapt: Adaptation
-) -> tuple[Any, dict[str, Array]]:
-    """The memory after this step's groups, and the hyper-parameters that follow from it."""
-    memory = adapt.update(memory, groups)
-    return memory, adapt.settings(memory)
 
 
 class Trainer(NamedTuple):
@@ -292,118 +209,3 @@ def _micro_batch_size(config: TrainConfig, run: Run) -> int:
             f"an optimizer update and be a multiple of the {devices} devices that share a batch"
         )
     return micro
-
-
-def compute_credit(
-    trainer: Trainer,
-    params: Params,
-    ref_params: Params | None,
-    memory: Any,
-    scored: Scored,
-    step: int,
-) -> tuple[TrainBatch, Any, dict[str, Array]]:
-    """Signals, groups and credit of a rollout: its updates' batch, the new memory, metrics."""
-    algorithm, split = trainer.algorithm, by_prompt(trainer.run.mesh)
-    rollout = put(scored.rollout, split)
-    host = put((scored.reward, scored.correct, scored.thinking_length), split)
-    section, probe = trainer.config.information, None
-    if trainer.asker is not None:
-        golds, texts = rollouts.answered(trainer.problems, scored)
-        until = rollout.length if algorithm.after_thinking else host[-1]
-        probe = probes.ask(trainer.asker, rollout.tokens, until, golds, texts)
-    signals = compute_signals(
-        trainer.run.model,
-        params,
-        ref_params,
-        rollout,
-        probe,
-        trainer.temperature,
-        micro=trainer.spec.micro_batches * trainer.spec.mini_batches,
-        estimator=section.estimator,
-    )
-    groups = jax.jit(make_groups)(rollout, signals, *host)
-    settings: dict[str, Array] = {}
-    if algorithm.adapt is not None:
-        memory, settings = adapt_settings(memory, groups, adapt=algorithm.adapt)
-    rows = rollouts.distinct_rows(scored.indices, len(trainer.problems.tokens))
-    keys = trainer.sampler.keys(trainer.config.seed, -1 - step, rows)  # apart from the sampler's
-    credit = assign_credit(groups, keys, settings, algorithm=algorithm)
-    metrics = reporting.device_metrics(
-        rollout,
-        groups,
-        credit,
-        threshold=section.redundant_below,
-        asked=trainer.asker is not None,
-    )
-    metrics |= reporting.setting_metrics(settings)
-    batch = TrainBatch(
-        rollout.prompts,
-        rollout.tokens,
-        signals.log_prob,
-        signals.ref_log_prob,
-        credit._replace(bonus=None),
-    )
-    return batch, memory, metrics
-
-
-def collect_groups(
-    trainer: Trainer, params: Params, step: int, tell: Callable[[str], Any]
-) -> tuple[Scored, dict[str, float]]:
-    """The step's rollout, in several rounds where the algorithm samples dynamically."""
-    rounds = trainer.config.algorithm.max_rounds if trainer.algorithm.dynamic_sampling else 1
-
-    def collect(round: int) -> Scored:
-        spare = trainer.spare(step * (rounds - 1) + round - 1) if round else trainer.order(step)
-        return rollouts.collect(
-            trainer.sampler,
-            params,
-            trainer.problems,
-            spare,
-            trainer.paid,
-            trainer.config,
-            step,
-            round,
-        )
-
-    if not trainer.algorithm.dynamic_sampling:
-        return collect(0), {}
-    return resampling.collect_mixed(collect, rounds=rounds, tell=tell)
-
-
-def run_step(
-    trainer: Trainer,
-    state: TrainState,
-    ref_params: Params | None,
-    step: int,
-    tell: Callable[[str], Any] = lambda _: None,
-) -> tuple[TrainState, Scored, dict[str, float]]:
-    """One rollout and its updates; `step` counts from 0, `tell` hears of further rounds."""
-    config, started = trainer.config, time.perf_counter()
-    scored, sampling = collect_groups(trainer, state.params, step, tell)
-    collected = time.perf_counter()
-    batch, memory, metrics = compute_credit(
-        trainer, state.params, ref_params, state.memory, scored, step
-    )
-    state = state._replace(memory=memory)
-    metrics = fetch(metrics)
-    credited = time.perf_counter()
-    updates = []
-    for number in range(config.batch.mini_batches * config.batch.num_iterations):
-        index = np.int32(number % config.batch.mini_batches)
-        state, values = train_step(state, batch, index, trainer.temperature, spec=trainer.spec)
-        updates.append(values)
-    updates = fetch(updates)
-    ended = time.perf_counter()
-    row = reporting.host_metrics(scored) | sampling
-    row |= {name: float(value) for name, value in metrics.items()}
-    row |= {name: float(np.mean([u[name] for u in updates])) for name in updates[0]}
-    row["learning_rate"] = float(trainer.schedule(step * len(updates)))
-    row |= scored.seconds
-    row["time/signals"] = credited - collected
-    row["time/update"] = ended - credited
-    row["time/step"] = ended - started
-    row["perf/completion_tokens_per_second"] = float(scored.rollout.length.sum()) / (
-        ended - started
-    )
-    row["compiles"] = compiles()
-    return state, scored, row

@@ -340,3 +340,15 @@ def test_output_dir_must_be_writable(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
     with pytest.raises(UserError, match="output_dir is '.*run', but .* is not writable"):
         check_config(TrainConfig(output_dir=str(tmp_path / "run")))
+
+
+def test_another_method_does_not_get_the_files_options(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("algorithm: {name: iapo, options: {alpha: 0.5}}")
+    options = lambda *overrides: load_config(TrainConfig, str(path), overrides).algorithm.options  # noqa: E731
+    assert options() == options("algorithm.name=iapo") == {"alpha": 0.5}
+    assert options("algorithm.options.beta=0.1") == {"alpha": 0.5, "beta": 0.1}
+    assert options("algorithm.name=gfpo") == {}
+    # in whichever order they stand
+    assert options("algorithm.name=gfpo", "algorithm.options={keep: 2}") == {"keep": 2}
+    assert options("algorithm.options={keep: 2}", "algorithm.name=gfpo") == {"keep": 2}

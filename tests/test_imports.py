@@ -15,7 +15,7 @@ READING_ORDER = [
     *("answers", "rewards", "weights", "pretrained", "probes", "data"),
     *("checkpoint", "metrics"),
     *("update", "run", "rollouts", "resampling", "evaluate", "reporting"),
-    *("trainer", "train", "sft", "export"),
+    *("learner", "trainer", "step", "train", "sft", "export"),
     *("inspection", "terminal", "page", "examine", "inspect"),
 ]
 

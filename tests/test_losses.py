@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from iapo_jax import pretrained, update, weights
+from iapo_jax.learner import TrainBatch
 from iapo_jax.losses import LOSS_TYPES, LossOptions, aggregate, k3, loss_scale, policy_loss
 from iapo_jax.model import make_model
 from iapo_jax.scoring import score_completions
-from iapo_jax.trainer import TrainBatch
 from iapo_jax.types import Credit, Prompts, valid_mask
 
 
@@ -53,7 +53,7 @@ def options_of(golden, loss_type):
 
 @partial(jax.jit, static_argnames=("model", "options", "max_length", "micro"))
 def loss_and_gradient(model, params, batch, temperature, chosen, *, options, max_length, micro=1):
-    """As `trainer.train_step` has it, without the optimizer.
+    """As `learner.train_step` has it, without the optimizer.
 
     The loss is that of `chosen`, a one-hot over `options`: one program serves every loss type.
     """

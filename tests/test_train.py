@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax import export, pretrained, weights
+from iapo_jax import export, pretrained, rollouts, weights
 from iapo_jax import train as train_module
-from iapo_jax.algorithms import ALGORITHMS
+from iapo_jax.advantages import grpo
+from iapo_jax.algorithms import ALGORITHMS, Algorithm
 from iapo_jax.config import TrainConfig, load_config, to_yaml
 from iapo_jax.errors import UserError
+from iapo_jax.losses import LossOptions
 from iapo_jax.metrics import read_jsonl, use_compilation_cache
 from iapo_jax.model import init_params
 from iapo_jax.reporting import headline
@@ -84,8 +86,6 @@ def configure(world, root):
             "batch.num_generations=4",
             "sampling.max_completion_length=16",
             f"reward.functions=[{world / 'pay.py'}:digits]",
-            "algorithm.name=iapo",
-            "algorithm.options={alpha: 0.5, beta: 0.5}",
             "information.postfix=</think><answer>",
             "optimizer.learning_rate=1e-2",
             "optimizer.lr_scheduler_type=constant",
@@ -97,6 +97,8 @@ def configure(world, root):
             "log.progress=false",
             "log.tensorboard=false",
         ]
+        if not any(text.startswith("algorithm.name=") for text in overrides):
+            base += ["algorithm.name=iapo", "algorithm.options={alpha: 0.5, beta: 0.5}"]
         return load_config(TrainConfig, None, [*base, *overrides])
 
     return build
@@ -318,6 +320,101 @@ def test_an_advantage_of_your_own(finish, world):
     assert all("kl" not in row and "kl" not in headline(row) for row in run.rows)
 
 
+OWN_RULE = """
+import jax.numpy as jnp
+from iapo_jax import Algorithm, Credit, LossOptions, keep_best, rloo
+
+def shorter(group, key, *, strength: float = 1.0):
+    base = -strength * group.mask.sum(-1)
+    return Credit(base[:, None] * group.mask, group.mask.astype(jnp.float32))
+
+whole = Algorithm(rloo, LossOptions("dapo"), keep=keep_best)
+"""
+
+
+def test_a_rule_by_its_file(finish, world, capsys):
+    file = world / "own.py"
+    file.write_text(OWN_RULE)
+    quick = ["eval.dataset=''", "max_steps=1", "save_steps=0"]
+    run = finish(*quick, f"algorithm.name={file}:shorter", "algorithm.options={strength: 0.5}")
+    lengths = [one["length"] for one in completions(run, 1)]
+    expected = -0.5 * np.square(lengths).sum() / np.sum(lengths)  # over tokens
+    assert run.rows[0]["advantage/mean"] == pytest.approx(expected, rel=1e-5)
+    told = capsys.readouterr().out
+    assert "own.py:shorter (your own); advantage shorter {'strength': 0.5}" in told
+    # an Algorithm, pieces and all; it needs no answers, so none are asked for
+    run = finish(*quick, f"algorithm.name={file}:whole")
+    assert "own.py:whole; keep keep_best; advantage rloo" in capsys.readouterr().out
+    assert "iapo/information_per_token" not in run.rows[0]
+
+
+def test_an_algorithm_from_python(finish):
+    def dearer(group, key):
+        return grpo(group._replace(reward=group.reward - 0.1 * group.mask.sum(-1)), key)
+
+    own = Algorithm(dearer, LossOptions("dapo"))
+    options = ["eval.dataset=''", "max_steps=1", "save_steps=0"]
+    run = finish(*options, "information.always=true", advantage=own)
+    assert "iapo/redundant_tokens" in run.rows[0] and "kl" not in run.rows[0]
+
+
+def test_dynamic_sampling(finish, monkeypatch):
+    """Groups that are said to be all wrong are replaced, and a resumed run draws the same."""
+
+    def check(problems, rows, texts):  # a random model is never right
+        odd = np.asarray([len(text) % 2 for text in texts], bool)
+        return np.where(np.asarray(rows) % 2, odd, False)
+
+    monkeypatch.setattr(rollouts, "check_answers", check)
+    options = ["eval.dataset=''", "save_steps=1", "algorithm.name=dapo"]
+    run = finish(*options, "max_steps=2")
+    for row in run.rows:
+        assert row["dynamic_sampling/first_mixed"] < 1 < row["dynamic_sampling/rounds"] <= 10
+        assert row["dynamic_sampling/unfilled"] == 0
+        written = completions(run, row["step"])
+        assert all(one["row"] % 2 for one in written)
+        correct = np.reshape([one["correct"] for one in written], (8, 4))
+        assert (correct.any(1) & ~correct.all(1)).all()
+    assert len({row["compiles"] for row in run.rows}) == 1
+    first = finish(*options, "max_steps=1")
+    again = finish(*options, "max_steps=2", directory=first.directory)
+    assert list(map(reproducible, again.rows)) == list(map(reproducible, run.rows))
+    jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
+    bounded = finish(*options, "max_steps=1", "algorithm.max_rounds=2")
+    assert bounded.rows[0]["dynamic_sampling/rounds"] == 2
+
+
+def test_a_price_that_adapts_is_resumed_and_exported(finish, tmp_path):
+    options = [
+        "eval.dataset=''",
+        "save_steps=1",
+        "algorithm.name=iapo_priced",
+        "algorithm.adapt=price_for_length",
+        "algorithm.options={target_length: 8, price: 0.1, rate: 0.2}",
+    ]
+    run = finish(*options, "max_steps=3")
+    price = 0.1
+    for row in run.rows:
+        price *= np.exp(0.2 * np.clip((row["completions/mean_length"] - 8) / 8, -1, 1))
+        assert row["algorithm/price"] == pytest.approx(price, rel=1e-5)
+    first = finish(*options, "max_steps=2")
+    again = finish(*options, "max_steps=3", directory=first.directory)
+    assert list(map(reproducible, again.rows)) == list(map(reproducible, run.rows))
+    jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
+    assert export.main([str(run.directory), "--out", str(tmp_path / "hf")]) == 0
+    config = pretrained.decoder_config(ARCHITECTURE)
+    exported = fetch(weights.load_params(tmp_path / "hf", config))
+    jax.tree.map(np.testing.assert_array_equal, exported, run.params)
+
+
+def test_diagnostics_are_logged_each_step(straight):
+    names = """credit/length_bonus_covariance credit/bonus_share credit/stop_bonus
+        credit/rival_bonus iapo/information_per_token iapo/redundant_tokens"""
+    for row in straight.rows:
+        assert set(names.split()) <= row.keys()
+        assert 0 < row["credit/bonus_share"] < 1
+
+
 def test_rewards_of_your_own(finish):
     seen = []
 
@@ -369,6 +466,24 @@ def test_rewards_of_your_own(finish):
             "algorithm.options={alhpa: 1.0}",
             "algorithm.options.alhpa is unknown; did you mean alpha",
         ),
+        (
+            "algorithm.name=length_cap",
+            "algorithm.options.cap is missing; length_cap needs it (int)",
+        ),
+        (
+            "algorithm.name=gfpo algorithm.options={keep:5}",
+            "algorithm.options: keep is 5; expected from 0 to the 4 completions of a group",
+        ),
+        (
+            "algorithm.adapt=price_for_length",
+            "algorithm.options.target_length is missing; algorithm.adapt=price_for_length needs it",
+        ),
+        ("algorithm.max_rounds=0", "algorithm.max_rounds is 0; expected at least 1"),
+        ("information.redundant_below=0", "information.redundant_below is 0.0; expected more than"),
+        ("algorithm.name=nowhere.py:f", "'nowhere.py:f': there is no file 'nowhere.py'"),
+        ("algorithm.name=json.loads", "algorithm.name 'json.loads': "),
+        ("algorithm.name=json.nothing", "json was found but defines no 'nothing'"),
+        ("algorithm.name=json.__doc__", "is a str; expected a function (group, key) -> Credit"),
         ("algorithm.loss_type=dappo", "algorithm.loss_type is 'dappo'; did you mean dapo?"),
         ("optimizer.lr_scheduler_type=lineer", "optimizer.lr_scheduler_type is 'lineer'"),
         ("information.postfix=''", "information.postfix is empty"),

@@ -1,0 +1,150 @@
+"""One training step: the rollout, its credit and its updates.
+
+rollout = sample(...)                                device
+reward  = score(decode(rollout), answers)            host, the only round trip
+signals = log-probs, entropies, answer information   device
+credit  = vmap(algorithm.credit)(groups, keys)       device
+state   = train_step(state, ...)                     device, donated, scanned over micro-batches
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from iapo_jax import probes, reporting, resampling, rollouts
+from iapo_jax.learner import TrainBatch, adapt_settings, assign_credit, train_step
+from iapo_jax.metrics import compiles
+from iapo_jax.rollouts import Scored
+from iapo_jax.sharding import by_prompt, fetch, put
+from iapo_jax.signals import compute_signals, make_groups
+from iapo_jax.trainer import Trainer
+from iapo_jax.types import Array, Group, Params, Rollout, Signals
+from iapo_jax.update import TrainState
+
+
+class Observed(NamedTuple):
+    """A rollout on the mesh, and what the policies say about it."""
+
+    rollout: Rollout
+    signals: Signals
+    groups: Group  # leaves have a leading axis P
+
+
+def observe(
+    trainer: Trainer, params: Params, ref_params: Params | None, scored: Scored
+) -> Observed:
+    """Scores and probes a rollout; its groups as the credit rules see them."""
+    split, section = by_prompt(trainer.run.mesh), trainer.config.information
+    rollout = put(scored.rollout, split)
+    host = put((scored.reward, scored.correct, scored.thinking_length), split)
+    probe = None
+    if trainer.asker is not None:
+        golds, texts = rollouts.answered(trainer.problems, scored)
+        until = rollout.length if trainer.algorithm.after_thinking else host[-1]
+        probe = probes.ask(trainer.asker, rollout.tokens, until, golds, texts)
+    signals = compute_signals(
+        trainer.run.model,
+        params,
+        ref_params,
+        rollout,
+        probe,
+        trainer.temperature,
+        micro=trainer.spec.micro_batches * trainer.spec.mini_batches,
+        estimator=section.estimator,
+    )
+    return Observed(rollout, signals, jax.jit(make_groups)(rollout, signals, *host))
+
+
+def compute_credit(
+    trainer: Trainer, observed: Observed, memory: Any, rows: np.ndarray, step: int
+) -> tuple[TrainBatch, Any, dict[str, Array]]:
+    """The batch of the rollout's updates, the new memory, and metrics; `rows` are its prompts'."""
+    rollout, signals, groups = observed
+    algorithm = trainer.algorithm
+    settings: dict[str, Array] = {}
+    if algorithm.adapt is not None:
+        memory, settings = adapt_settings(memory, groups, adapt=algorithm.adapt)
+    numbers = rollouts.distinct_rows(rows, len(trainer.problems.tokens))
+    keys = trainer.sampler.keys(trainer.config.seed, -1 - step, numbers)  # not the sampler's
+    credit = assign_credit(groups, keys, settings, algorithm=algorithm)
+    metrics = reporting.device_metrics(
+        rollout,
+        groups,
+        credit,
+        threshold=trainer.config.information.redundant_below,
+        asked=trainer.asker is not None,
+    )
+    metrics |= reporting.setting_metrics(settings)
+    batch = TrainBatch(
+        rollout.prompts,
+        rollout.tokens,
+        signals.log_prob,
+        signals.ref_log_prob,
+        credit._replace(bonus=None),
+    )
+    return batch, memory, metrics
+
+
+def collect_groups(
+    trainer: Trainer, params: Params, step: int, tell: Callable[[str], Any]
+) -> tuple[Scored, dict[str, float]]:
+    """The step's rollout, in several rounds where the algorithm samples dynamically."""
+    rounds = trainer.config.algorithm.max_rounds if trainer.algorithm.dynamic_sampling else 1
+
+    def collect(round: int) -> Scored:
+        spare = trainer.spare(step * (rounds - 1) + round - 1) if round else trainer.order(step)
+        return rollouts.collect(
+            trainer.sampler,
+            params,
+            trainer.problems,
+            spare,
+            trainer.paid,
+            trainer.config,
+            step,
+            round,
+        )
+
+    if not trainer.algorithm.dynamic_sampling:
+        return collect(0), {}
+    return resampling.collect_mixed(collect, rounds=rounds, tell=tell)
+
+
+def run_step(
+    trainer: Trainer,
+    state: TrainState,
+    ref_params: Params | None,
+    step: int,
+    tell: Callable[[str], Any] = lambda _: None,
+) -> tuple[TrainState, Scored, dict[str, float]]:
+    """One rollout and its updates; `step` counts from 0, `tell` hears of further rounds."""
+    config, started = trainer.config, time.perf_counter()
+    scored, sampling = collect_groups(trainer, state.params, step, tell)
+    collected = time.perf_counter()
+    observed = observe(trainer, state.params, ref_params, scored)
+    batch, memory, metrics = compute_credit(trainer, observed, state.memory, scored.indices, step)
+    state = state._replace(memory=memory)
+    metrics = fetch(metrics)
+    credited = time.perf_counter()
+    updates = []
+    for number in range(config.batch.mini_batches * config.batch.num_iterations):
+        index = np.int32(number % config.batch.mini_batches)
+        state, values = train_step(state, batch, index, trainer.temperature, spec=trainer.spec)
+        updates.append(values)
+    updates = fetch(updates)
+    ended = time.perf_counter()
+    row = reporting.host_metrics(scored) | sampling
+    row |= {name: float(value) for name, value in metrics.items()}
+    row |= {name: float(np.mean([u[name] for u in updates])) for name in updates[0]}
+    row["learning_rate"] = float(trainer.schedule(step * len(updates)))
+    row |= scored.seconds
+    row["time/signals"] = credited - collected
+    row["time/update"] = ended - credited
+    row["time/step"] = ended - started
+    row["perf/completion_tokens_per_second"] = float(scored.rollout.length.sum()) / (
+        ended - started
+    )
+    row["compiles"] = compiles()
+    return state, scored, row
