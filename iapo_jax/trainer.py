@@ -121,10 +121,8 @@ def _algorithm(
         raise UserError(str(error)) from None
 
 
-def _method(section: Any, advantage: Any) -> tuple[Any, dict[str, Any]]:
+def _method(section: Any, own: Any) -> tuple[Any, dict[str, Any]]:
     """The method of the config, or one's own, and its options."""
-    if isinstance(advantage, Algorithm):
-        return advantage, section.options
     named: Any = section.name
     if plugins.names_a_place(section.name):
         named = plugins.load(section.name, f"algorithm.name {section.name!r}")
@@ -133,14 +131,15 @@ def _method(section: Any, advantage: Any) -> tuple[Any, dict[str, Any]]:
                 f"algorithm.name {section.name!r} is a {type(named).__name__}; expected a function "
                 "(group, key) -> Credit, or an Algorithm"
             )
-    if advantage is None:
-        return named, section.options
-    surrounding = ALGORITHMS.get(named, OWN) if isinstance(named, str) else OWN
-    if isinstance(named, str) and named not in ALGORITHMS:
+    elif named not in ALGORITHMS:
         make_algorithm(named)  # its sentence names the nearest
-    # It may look at anything. Options of the rule that it replaces are not its own.
-    mine = surrounding._replace(advantage=advantage, needs_information=True)
-    return mine, {key: value for key, value in section.options.items() if takes(mine, key)}
+    if own is None:
+        return named, section.options
+    if not isinstance(own, Algorithm):  # a rule, which may look at anything
+        surrounding = ALGORITHMS.get(section.name, OWN)
+        own = surrounding._replace(advantage=own, needs_information=True)
+    # Options of the rule that it replaces are not its own.
+    return own, {key: value for key, value in section.options.items() if takes(own, key)}
 
 
 def _check_rule(config: TrainConfig, algorithm: Algorithm, source: str) -> None:

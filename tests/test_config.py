@@ -244,13 +244,38 @@ def test_the_repositorys_experiments_load(root):
         check_config(load_config(schema_of(path), str(path)))
 
 
+NEEDED = {"length_cap": {"cap": 64}, "l1_max": {"target_length": 64}}  # options without a default
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_is_a_key_away_in_every_experiment(root, name):
-    for path in sorted((root / "experiments").rglob("*.yaml")):
-        if schema_of(path) is TrainConfig:
-            config = load_config(TrainConfig, str(path), [f"algorithm.name={name}"])
-            section = config.algorithm
-            make_algorithm(section.name, section.options, beta=section.beta)
+    files = [root / "experiments" / name for name in ("gsm8k_iapo.yaml", "quickstart.yaml")]
+    for path in files:
+        overrides = [f"algorithm.name={name}"]
+        overrides += [f"algorithm.options.{k}={v}" for k, v in NEEDED.get(name, {}).items()]
+        section = load_config(TrainConfig, str(path), overrides).algorithm
+        make_algorithm(section.name, section.options, beta=section.beta)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_each_method_has_an_experiment_that_differs_in_its_section_alone(root, name):
+    folder = root / "experiments"
+    path = folder / f"gsm8k_{name}.yaml"
+    config, model = (load_config(TrainConfig, str(p)) for p in (path, folder / "gsm8k_iapo.yaml"))
+    assert config.algorithm.name == name and config.output_dir == f"runs/gsm8k_{name}"
+    section = config.algorithm
+    made = make_algorithm(name, section.options, max_length=config.sampling.max_completion_length)
+    assert made.source == ALGORITHMS[name].source
+    same = dataclasses.replace(config, algorithm=model.algorithm, output_dir=model.output_dir)
+    assert same == model
+    head = path.read_text().splitlines()[:4]
+    assert [line.split(":")[0] for line in head] == [
+        "# Claim",
+        "# Command",
+        "# Hardware",
+        "# Result",
+    ]
+    assert f"--config experiments/gsm8k_{name}.yaml" in head[1]
 
 
 # ---------------------------------------------------------------------------------- ranges

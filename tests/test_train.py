@@ -471,7 +471,7 @@ def test_rewards_of_your_own(finish):
             "algorithm.options.cap is missing; length_cap needs it (int)",
         ),
         (
-            "algorithm.name=gfpo algorithm.options={keep:5}",
+            "algorithm.name=gfpo algorithm.options.keep=5",
             "algorithm.options: keep is 5; expected from 0 to the 4 completions of a group",
         ),
         (

@@ -1,0 +1,120 @@
+"""The picture of docs/methods.md: one group of eight completions under every rule.
+
+    python docs/draw.py --out docs/methods.png
+
+The group is a real one: of the first step of experiments/quickstart.yaml (seed 0), the prompt
+with some wrong completions and the most different lengths. Needs the extra [plot].
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.colors import TwoSlopeNorm
+
+from iapo_jax import ALGORITHMS, Group, make_algorithm
+from iapo_jax.config import TrainConfig, load_config
+from iapo_jax.resampling import is_mixed
+from iapo_jax.run import initial_params
+from iapo_jax.sharding import fetch
+from iapo_jax.step import collect_groups, observe
+from iapo_jax.trainer import make_trainer
+
+ROOT = Path(__file__).resolve().parents[1]
+# Weights at which the eye sees something; the rest is as by default.
+OPTIONS = {
+    "iapo": {"alpha": 0.3, "beta": 0.1},
+    "iapo_reference": {"alpha": 2.0, "beta": 1.0},
+    "iapo_ni": {"beta": 0.1},
+    "iapo_ne": {"alpha": 0.3, "beta": 0.1},
+    "iapo_shuffled": {"alpha": 0.3, "beta": 0.1},
+    "iapo_random": {"alpha": 0.3, "beta": 0.1},
+    "s_grpo": {"first": 10, "until": 50},
+    "length_cap": {"cap": 62},
+    "l1_max": {"target_length": 60, "slope": 0.02},
+}
+
+
+def first_group() -> tuple[Group, str, int]:
+    """The group, its question, and T of the configuration."""
+    overrides = [
+        *("information.always=true", "log.compilation_cache=''", "algorithm.name=iapo_reference"),
+        *(f"model.path={ROOT / 'experiments/arithmetic/model'}", "log.progress=false"),
+        f"data.dataset={ROOT / 'experiments/arithmetic/data/train.jsonl'}",
+    ]
+    path = ROOT / "experiments" / "quickstart.yaml"
+    trainer = make_trainer(load_config(TrainConfig, str(path), overrides))
+    params = initial_params(trainer.run, trainer.config.seed)
+    scored, _ = collect_groups(trainer, params, 0, lambda _: None)
+    groups = fetch(observe(trainer, params, None, scored).groups)
+    length = groups.mask.sum(-1)
+    wrong = (~groups.correct).sum(-1)
+    seen = np.minimum(wrong, 3) + length.std(-1) / 100  # some wrong ones first, then the spread
+    chosen = int(np.where(is_mixed(groups.correct), seen, -1.0).argmax())
+    group = jax.tree.map(lambda x: x[chosen], groups)
+    order = np.lexsort((group.mask.sum(-1), ~group.correct))  # right ones first, short ones first
+    text = trainer.problems.texts[int(scored.indices[chosen])]
+    text = text.removeprefix("<user>").partition("<assistant>")[0]
+    group = jax.tree.map(lambda x: jax.numpy.asarray(x[order]), group)
+    return group, text, trainer.config.sampling.max_completion_length
+
+
+def panel(axes: plt.Axes, group: Group, values: np.ndarray, weight: np.ndarray, title: str) -> None:
+    """Completions as rows, tokens as cells; grey where a token is left out."""
+    mask = np.asarray(group.mask)
+    shown = np.where(mask & (weight > 0), values, np.nan)
+    largest = np.nanmax(np.abs(shown)) if np.isfinite(shown).any() else 0.0
+    bound = max(float(largest), 1e-6)
+    axes.imshow(np.where(mask, 1.0, np.nan), cmap="Greys", vmin=0, vmax=4, aspect="auto")
+    norm = TwoSlopeNorm(0.0, -bound, bound)
+    axes.imshow(shown, cmap="RdBu", norm=norm, aspect="auto", interpolation="nearest")
+    ends = np.asarray(group.thinking).sum(-1)
+    for row, end in enumerate(ends):
+        axes.plot([end - 0.5] * 2, [row - 0.5, row + 0.5], color="black", linewidth=1.1)
+    wrong = int((~np.asarray(group.correct)).sum())
+    axes.axhline(len(mask) - wrong - 0.5, color="black", linewidth=0.6, linestyle=":")
+    axes.set_xlim(-0.5, mask.any(0).sum() - 0.5)
+    axes.set_yticks([])
+    axes.tick_params(labelsize=6, length=2)
+    axes.set_title(f"{title}   (darkest {largest:.2f})", fontsize=7.5, loc="left", pad=3)
+
+
+def draw(group: Group, question: str, max_length: int) -> plt.Figure:
+    """All panels: what each token tells, then the advantage under every method."""
+    figure, grid = plt.subplots(6, 3, figsize=(11, 9.6), sharex=True)
+    places = iter(grid.flat)
+    everywhere = np.ones(group.mask.shape)
+    told = np.asarray(group.informativeness)
+    panel(next(places), group, told, everywhere, "what each token tells, nats")
+    for name in ALGORITHMS:
+        options = OPTIONS.get(name, {})
+        algorithm = make_algorithm(name, options, max_length=max_length)
+        credit = algorithm.credit(group, jax.random.key(0))
+        told = ", ".join(f"{key} {value}" for key, value in options.items())
+        title = f"{name}: {told}" if told else name
+        panel(next(places), group, np.asarray(credit.advantage), np.asarray(credit.weight), title)
+    figure.suptitle(
+        f"Eight completions of {question}, right ones above the dotted line. Blue: reinforced, "
+        "red: suppressed, grey: left out. The bar is the end of thinking.",
+        fontsize=9,
+    )
+    figure.supxlabel("token", fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    draw(*first_group()).savefig(arguments.out, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
