@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iapo_jax import Group, make_algorithm
+from iapo_jax.diagnostics import length_covariance
 
 SIZE = 8  # completions of a group
 ANSWER = 3  # tokens from the one that ends thinking to the stop token
@@ -92,18 +93,29 @@ def draw_checks(chain: Chain, key: jax.Array, shape: tuple[int, ...]) -> jax.Arr
     return jnp.minimum(jnp.log(uniform) // np.log(1 - chain.stop), MOST).astype(jnp.int32)
 
 
-def push(algorithm, chain: Chain, *, groups: int, seed: int = 0) -> tuple[float, float]:
-    """Mean push of a completion and its standard error, over so many groups."""
+class Push(NamedTuple):
+    """Means over groups, and the standard error of the first."""
+
+    push: float
+    error: float
+    covariance: float  # Cov(L, sum of bonus), the quantity of the paper's Theorem 4.1
+
+
+def push(algorithm, chain: Chain, *, groups: int, seed: int = 0) -> Push:
+    """The mean push of a completion, over so many groups."""
 
     def one(key):
         ours, rules = jax.random.split(key)
         checks = draw_checks(chain, ours, (SIZE,))
-        credit = algorithm.credit(completions(chain, checks), rules)
-        return (credit.weight * credit.advantage * scores(chain, checks)).sum(-1).mean()
+        group = completions(chain, checks)
+        credit = algorithm.credit(group, rules)
+        pushed = (credit.weight * credit.advantage * scores(chain, checks)).sum(-1).mean()
+        return pushed, length_covariance(group, credit).value()
 
     keys = jax.random.split(jax.random.key(seed), groups)
-    values = np.asarray(jax.jit(partial(jax.lax.map, one, batch_size=500))(keys))
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(groups))
+    values, covariance = map(np.asarray, jax.jit(partial(jax.lax.map, one, batch_size=500))(keys))
+    error = values.std(ddof=1) / np.sqrt(groups)
+    return Push(float(values.mean()), float(error), float(covariance.mean()))
 
 
 def exact_push(algorithm, chain: Chain) -> float:
@@ -136,7 +148,7 @@ CASES = [
     ("dapo", {}, False),
     ("gfpo", {}, True),
     ("gtpo", {}, False),
-    ("s_grpo", {"first": 0, "until": 0}, True),
+    ("s_grpo", {"first": 0, "until": 0}, False),
     ("length_penalty", {"penalty": 0.2}, False),
     ("length_cap", {"cap": 12}, False),
     ("l1_max", {"target_length": 12, "slope": 0.05}, False),
@@ -146,13 +158,20 @@ CHAINS = {"checks tell nothing": Chain(), "the first tells 0.5 nat": Chain(told_
 
 def table(groups: int) -> str:
     """The pushes of all cases on all chains, as Markdown."""
-    lines = [f"| method | options | {' | '.join(CHAINS)} |", "|---|---|" + "---|" * len(CHAINS)]
+    lines = [
+        f"| method | options | {' | '.join(f'push: {name}' for name in CHAINS)} "
+        "| Cov(L, bonus) of the second |",
+        "|---|---|" + "---|" * (len(CHAINS) + 1),
+    ]
     for name, options, _ in CASES:
         cells = []
         for chain in CHAINS.values():
             algorithm = make_algorithm(name, options, max_length=chain.width)
-            mean, error = push(algorithm, chain, groups=groups)
-            cells.append("0" if mean == error == 0 else f"{mean:+.3f} ± {error:.3f}")
+            found = push(algorithm, chain, groups=groups)
+            still = abs(found.push) < 1e-6 and found.error < 1e-6
+            cells.append("0" if still else f"{found.push:+.3f} ± {found.error:.3f}")
+            covariance = f"{found.covariance:+.2f}" if abs(found.covariance) > 5e-3 else "0"
+            cells += [covariance] if len(cells) == len(CHAINS) else []
         told = ", ".join(f"{key} {value}" for key, value in options.items())
         lines.append(f"| `{name}` | {told} | {' | '.join(cells)} |")
     return "\n".join(lines)

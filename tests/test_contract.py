@@ -9,6 +9,8 @@ import pytest
 from groups import DEGENERATE, USUAL, T, make_group, usual_group
 
 from iapo_jax.algorithms import ALGORITHMS, make_algorithm
+from iapo_jax.learner import assign_credit
+from iapo_jax.sharding import by_prompt, make_mesh
 from iapo_jax.types import Group
 
 NAMES = [
@@ -25,6 +27,7 @@ OPTIONS = {
 METHODS = {
     name: make_algorithm(name, OPTIONS.get(name), max_length=T).credit for name in ALGORITHMS
 }
+EIGHT = [case for case in DEGENERATE if case not in ("one completion", "huge rewards")][:8]
 every_method = pytest.mark.parametrize("name", METHODS)
 # The authors' code computes means over the padded width; test_advantages holds it to that.
 SEES_PADDING = {"iapo_reference"}
@@ -209,3 +212,15 @@ def test_the_signature_is_that_of_a_rule(name):
     first, second, *_ = inspect.signature(METHODS[name]).parameters.values()
     assert (first.name, second.name) == ("group", "key")
     assert Group._fields[:2] == ("tokens", "mask")
+
+
+@every_method
+def test_devices_change_nothing(name):
+    groups = [usual_group(seed, **DEGENERATE[case]) for seed, case in enumerate(EIGHT)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *groups)
+    keys = jax.random.split(jax.random.key(0), 8)
+    algorithm = make_algorithm(name, OPTIONS.get(name), max_length=T)
+    alone = assign_credit(stacked, keys, algorithm=algorithm)
+    spread = jax.device_put((stacked, keys), by_prompt(make_mesh(8, 1, 1)))
+    for one, other in zip(alone, assign_credit(*spread, algorithm=algorithm), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-5)

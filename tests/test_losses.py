@@ -61,7 +61,7 @@ def loss_and_gradient(model, params, batch, temperature, chosen, *, options, max
 
     def loss(params, part):
         scores = score_completions(model, params, part.prompts, part.tokens, temperature)
-        rest = (part.old_log_prob, part.ref_log_prob, *part.credit, scale)
+        rest = (part.old_log_prob, part.ref_log_prob, *part.credit[:2], scale)
         results = [
             policy_loss(scores.log_prob, *rest, options=option, max_length=max_length)
             for option in options
