@@ -65,10 +65,10 @@ def l1_max(
 ) -> Array:
     """r - worth (1 - f) where correct, f = clip(slope (target_length - L) + offset, 0, 1).
 
-    The reward of L1-Max, arXiv:2503.04697. Its text names a slope of 3e-4, its code 1e-3 (the
-    default here), both for budgets of thousands of tokens: choose about 1 / target_length. The
-    paper draws a budget for each prompt and tells the model; here it is one for all, and
-    `prompt.instruction` may tell it.
+    The reward of L1-Max, arXiv:2503.04697. Its text names a slope of 3e-4 (for the exact variant),
+    its code has 1e-3 for this one (the default here), both for budgets of thousands of tokens:
+    choose about 1 / target_length. The paper draws a budget for each prompt and tells the model;
+    here it is one for all, and `prompt.instruction` may tell it.
     """
     _at_least("target_length", target_length, 1)
     _at_least("slope", slope, 0)

@@ -96,7 +96,7 @@ class Mean(NamedTuple):
 
     def value(self) -> Array:
         """sum / count; 0 when nothing was counted."""
-        return self.sum / jax.numpy.maximum(self.count, 1)
+        return self.sum / jax.numpy.where(self.count > 0, self.count, 1)
 
 
 def valid_mask(length: Array, size: int) -> Array:

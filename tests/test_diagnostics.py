@@ -51,7 +51,7 @@ def loops(group, credit, threshold):
         "credit/length_bonus_covariance": covariance,
         "credit/stop_bonus": np.mean(own) if own else 0.0,
         "credit/rival_bonus": np.mean(rival) if rival else 0.0,
-        "credit/bonus_share": parts[0] / max(sum(parts), 1),
+        "credit/bonus_share": parts[0] / sum(parts) if sum(parts) else 0.0,
         "iapo/information_per_token": told / max(thinking.sum(), 1),
         "iapo/redundant_tokens": redundant / rows,
     }
@@ -102,6 +102,12 @@ def test_a_price_shows_in_the_margin_of_stopping():
     # milder where the completion is longer: stops get (-1 - 1/2)/2, the redundant tokens -1/2.
     np.testing.assert_allclose(float(stop.value()), -0.75, atol=1e-4)
     np.testing.assert_allclose(float(rivals.value()), -0.5, atol=1e-4)
+
+
+def test_the_share_of_a_small_bonus_is_not_small_where_there_is_nothing_else():
+    group = usual_group(correct=[True] * 4, reward=[1.0] * 4)  # z(r) = 0
+    share = diagnostics.bonus_share(group, iapo(group, alpha=1e-6, beta=0.0))
+    assert float(share.value()) == pytest.approx(1.0)
 
 
 def test_completions_that_are_left_out_do_not_count():
