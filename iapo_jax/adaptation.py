@@ -23,17 +23,19 @@ class Adaptation(NamedTuple):
     settings: Callable[[Any], dict[str, Array]]  # state -> keyword arguments of the pieces
 
 
-class PriceState(NamedTuple):
-    """All float32 scalars."""
+class LengthState(NamedTuple):
+    """Of `price_for_length`."""
+
+    price: Array  # float32 nats a token
+
+
+class AccuracyState(NamedTuple):
+    """Of `price_for_accuracy`; all float32 scalars."""
 
     price: Array  # nats a token
     accuracy: Array  # of sampled completions, smoothed
     start: Array  # mean accuracy of the first steps
     step: Array
-
-
-def _price_state(price: float) -> PriceState:
-    return PriceState(jnp.float32(price), jnp.float32(0), jnp.float32(0), jnp.float32(0))
 
 
 def _moved(price: Array, error: Array, rate: float) -> Array:
@@ -56,12 +58,13 @@ def price_for_length(
     """
     _check(target_length=(target_length, 0), price=(price, 0), rate=(rate, 0))
 
-    def update(state: PriceState, groups: Group) -> PriceState:
+    def update(state: LengthState, groups: Group) -> LengthState:
         length = groups.mask.sum(-1).astype(jnp.float32).mean()
         error = (length - target_length) / target_length
-        return state._replace(price=_moved(state.price, error, rate), step=state.step + 1)
+        return LengthState(_moved(state.price, error, rate))
 
-    return Adaptation(lambda: _price_state(price), update, lambda state: {"price": state.price})
+    init = lambda: LengthState(jnp.float32(price))  # noqa: E731
+    return Adaptation(init, update, lambda state: {"price": state.price})
 
 
 def price_for_accuracy(
@@ -82,16 +85,17 @@ def price_for_accuracy(
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing is {smoothing}; expected from 0 to below 1")
 
-    def update(state: PriceState, groups: Group) -> PriceState:
+    def update(state: AccuracyState, groups: Group) -> AccuracyState:
         seen = groups.correct.astype(jnp.float32).mean()
         early = state.step < start_steps
         start = jnp.where(early, (state.start * state.step + seen) / (state.step + 1), state.start)
         smooth = smoothing * state.accuracy + (1 - smoothing) * seen
         accuracy = jnp.where(early, start, smooth)
         error = jnp.where(early, 0.0, (accuracy - start + tolerance) / tolerance)
-        return PriceState(_moved(state.price, error, rate), accuracy, start, state.step + 1)
+        return AccuracyState(_moved(state.price, error, rate), accuracy, start, state.step + 1)
 
-    return Adaptation(lambda: _price_state(price), update, lambda state: {"price": state.price})
+    init = lambda: AccuracyState(*map(jnp.float32, (price, 0, 0, 0)))  # noqa: E731
+    return Adaptation(init, update, lambda state: {"price": state.price})
 
 
 class DifficultyState(NamedTuple):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from iapo_jax.statistics import (
     REWARD_EPSILON,
-    TOKEN_EPSILON,
+    at_least,
     completion_keys,
     group_advantage,
     kept,
@@ -132,7 +132,8 @@ def iapo_reference(
     there), over the padded width, then divided by its 2-norm. Not corrected on purpose: padding
     changes it. Same inputs, so that their runs can be repeated and the difference measured; their
     probes also read what follows the answer and padding, which `uncertainty` continues with its
-    last value.
+    last value. They pad to the longest completion of the batch: sampling.length_bucket=1 does the
+    same (and compiles for each width).
     """
     del key
     u_tm1 = group.uncertainty[:, :-1]
@@ -170,6 +171,7 @@ def iapo_priced(
     docs/methods.md.
     """
     del key
+    at_least("price", price, 0)
     base = group_advantage(group.reward, kept(group), scale_rewards=scale_rewards)
     gate = group.correct[:, None] if only_correct else jnp.ones_like(group.correct)[:, None]
     stop = group.mask & ~group.thinking
@@ -183,7 +185,7 @@ def iapo_priced(
     surprise = jnp.where(thinking | (stop & gate), to_go - critic, 0.0)
     count = jnp.maximum((thinking | (stop & gate)).sum(), 1)
     rms = jnp.sqrt((surprise**2).sum() / count)
-    return _credit(group, base, alpha * surprise / (rms + TOKEN_EPSILON))
+    return _credit(group, base, alpha * surprise / (rms + 1e-6))
 
 
 # -------------------------------------------------------------------------- tokens by entropy

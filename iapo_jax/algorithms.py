@@ -10,7 +10,10 @@ import difflib
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
 
 from iapo_jax import advantages, selection, shaping
 from iapo_jax.adaptation import ADAPTATIONS, Adaptation
@@ -24,7 +27,7 @@ class Algorithm(NamedTuple):
     advantage: Callable[..., Credit]  # (Group of one prompt, key) -> Credit
     loss: LossOptions
     shape: Callable[..., Array] | None = None  # Group -> reward [G]
-    keep: Callable[..., Array] | None = None  # Group -> [G] bool; the others are left out
+    keep: Callable[..., Array] | None = None  # Group -> [G] bool; the others get no advantage
     token_mask: Callable[..., Array] | None = None  # (Group, key) -> [G, T] bool
     adapt: Adaptation | None = None  # hyper-parameters of the pieces that follow the run
     needs_information: bool = False  # whether `Group.uncertainty` must be computed
@@ -40,9 +43,16 @@ class Algorithm(NamedTuple):
         call = lambda piece, *given: piece(*given, **_known(piece, settings))  # noqa: E731
         if self.shape is not None:
             group = group._replace(reward=call(self.shape, group))
+        chosen = group
         if self.keep is not None:
-            group = selection.select(group, call(self.keep, group))
-        credit = call(self.advantage, group, key)
+            chosen = selection.select(group, call(self.keep, group))
+        credit = call(self.advantage, chosen, key)
+        if not isinstance(credit, Credit):
+            return credit  # of a user's rule; the trainer says what was expected
+        credit = _inside(credit, chosen.mask)
+        if self.keep is not None:  # as zeros they stay in the loss's means and in the KL
+            left_out = group.mask & ~chosen.mask
+            credit = credit._replace(weight=jnp.where(left_out, 1.0, credit.weight))
         if self.token_mask is not None:
             mask = call(self.token_mask, group, key)
             credit = credit._replace(weight=credit.weight * mask)
@@ -52,6 +62,12 @@ class Algorithm(NamedTuple):
         """The pieces that are there, by field."""
         named = {name: getattr(self, name) for name in ("shape", "keep", "advantage", "token_mask")}
         return {name: piece for name, piece in named.items() if piece is not None}
+
+
+def _inside(credit: Credit, mask: Array) -> Credit:
+    """The credit without what a rule may have given to padding."""
+    hide = lambda x: jnp.where(mask, x, 0) if x.shape == mask.shape else x  # noqa: E731
+    return jax.tree.map(hide, credit)
 
 
 # The paper's loss: token mean, clip-higher, KL 0.001.
@@ -73,7 +89,9 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     # Ablation: no information, exploration alone.
     "iapo_ni": Algorithm(
-        partial(advantages.iapo, alpha=0.0), _IAPO_LOSS, source="arXiv:2602.19049, ablation NI"
+        partial(advantages.iapo, alpha=0.0, information="answer"),
+        _IAPO_LOSS,
+        source="arXiv:2602.19049, ablation NI",
     ),
     # Ablation: the fall of next-token entropy in place of information.
     "iapo_ne": Algorithm(
@@ -194,16 +212,27 @@ def make_algorithm(
         algorithm = algorithm._replace(**{field: piece})
     if adapt is not None:
         _check_complete(f"algorithm.adapt={adapt}", makers["adapt"], options)
-        made = makers["adapt"](**_known(makers["adapt"], options))
+        try:
+            made = makers["adapt"](**_known(makers["adapt"], options))
+        except ValueError as error:
+            raise ValueError(f"algorithm.options: {error}") from None
         _check_fit(name, adapt, made, pieces)
         algorithm = algorithm._replace(adapt=made)
     if dynamic_sampling is not None:
         algorithm = algorithm._replace(dynamic_sampling=dynamic_sampling)
+    if algorithm.adapt is not None and algorithm.dynamic_sampling:
+        raise ValueError(
+            f"algorithm.adapt ({adapt or 'its own'}) follows what the policy samples, and "
+            "algorithm.dynamic_sampling keeps mixed groups only: expected one of them"
+        )
+    if not isinstance(algorithm.loss, LossOptions):
+        raise ValueError(f"{name}: loss is {algorithm.loss!r}; expected LossOptions")
     chosen = {field: value for field, value in loss.items() if value is not None}
-    if chosen.get("loss_type", "grpo") not in LOSS_TYPES:
-        found = chosen["loss_type"]
-        raise ValueError(f"algorithm.loss_type is {found!r}; {_nearest(found, LOSS_TYPES)}")
-    return algorithm._replace(loss=algorithm.loss._replace(**chosen))
+    made_loss = algorithm.loss._replace(**chosen)
+    if made_loss.loss_type not in LOSS_TYPES:
+        found = made_loss.loss_type
+        raise ValueError(f"algorithm.loss_type is {found!r}; {_nearest(str(found), LOSS_TYPES)}")
+    return algorithm._replace(loss=made_loss)
 
 
 def takes(algorithm: Algorithm, option: str) -> bool:
@@ -211,11 +240,18 @@ def takes(algorithm: Algorithm, option: str) -> bool:
     return any(option in _parameters(piece) for piece in algorithm.pieces().values())
 
 
+def options_of(rule: Callable) -> set[str]:
+    """Names of a piece's hyper-parameters."""
+    return set(_parameters(rule))
+
+
 def _find(method: str | Callable[..., Credit] | Algorithm) -> tuple[Algorithm, str]:
     if isinstance(method, Algorithm):
         return method, "the algorithm"
     if callable(method):
         name = getattr(method, "__name__", type(method).__name__)
+        if getattr(type(method), "__hash__", None) is None:
+            method = partial(method)  # jit wants something that it can look up
         return OWN._replace(advantage=method), name
     if method not in ALGORITHMS:
         raise ValueError(f"algorithm.name is {method!r}; {_nearest(method, list(ALGORITHMS))}")
@@ -232,10 +268,13 @@ def _parameters(piece: Callable) -> dict[str, inspect.Parameter]:
     """Hyper-parameters by name, those that a partial has bound included."""
 
     def is_option(p: inspect.Parameter) -> bool:
-        named = p.kind is p.POSITIONAL_OR_KEYWORD and p.default not in (p.empty, None)
+        named = p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty and p.name != "key"
         return p.kind is p.KEYWORD_ONLY or named
 
-    parameters = inspect.signature(piece).parameters.values()
+    try:
+        parameters = inspect.signature(piece).parameters.values()
+    except ValueError:  # of something that is written in C
+        raise ValueError(f"{piece!r} tells no signature; expected (group, key)") from None
     return {p.name: p for p in parameters if is_option(p)}
 
 
@@ -257,7 +296,7 @@ def _check_options(name: str, options: dict[str, Any], pieces: dict[str, Callabl
         known |= {
             key: p
             for key, p in _parameters(piece).items()
-            if key != "max_length" and p.default is not None
+            if key != "max_length" and Array not in (p.annotation, *get_args(p.annotation))
         }
     for key, value in options.items():
         if key in fixed:
@@ -269,7 +308,8 @@ def _check_options(name: str, options: dict[str, Any], pieces: dict[str, Callabl
             expected = _nearest(key, list(known)) if known else f"{name} has none"
             raise ValueError(f"algorithm.options.{key} is unknown; {expected}")
         default = known[key].default
-        kind = known[key].annotation if default is inspect.Parameter.empty else type(default)
+        bare = default is inspect.Parameter.empty or default is None
+        kind = known[key].annotation if bare else type(default)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         fits = {float: number, int: number and isinstance(value, int)}
         if kind in (float, int, str, bool) and not fits.get(kind, isinstance(value, kind)):

@@ -36,7 +36,7 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Begins to write `state`; it is committed by the next `save` or `close`."""
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state._asdict()))
+            self._manager.save(step, args=ocp.args.StandardSave(_tree(state)))
 
     def restore(self, step: int, like: Any) -> Any:
         """The state of a step, on the shardings of `like` (arrays, or shapes with shardings).
@@ -44,13 +44,15 @@ class Checkpoints:
         Raises:
           UserError: if the checkpoint does not fit the configured model and optimizer.
         """
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
         saved, wanted = _shapes(self._manager.item_metadata(step).tree), _shapes(target)
         for name in sorted(saved | wanted):
             if saved.get(name) != wanted.get(name):
+                field = "algorithm.adapt's " if name.startswith("memory") else ""
                 raise UserError(
-                    f"checkpoint {self.directory / str(step)} does not fit this config: {name} is "
-                    f"{saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} here"
+                    f"checkpoint {self.directory / str(step)} does not fit this config: {field}"
+                    f"{name} is {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} "
+                    "here"
                 )
         found = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         return type(like)(**found)
@@ -72,6 +74,11 @@ class Checkpoints:
         if "_manager" in vars(self):
             self._manager.wait_until_finished()
             self._manager.close()
+
+
+def _tree(state: Any) -> dict[str, Any]:
+    """The fields of a state that hold something: checkpoints need not know of the others."""
+    return {name: value for name, value in state._asdict().items() if jax.tree.leaves(value)}
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -6,6 +6,7 @@ Written for one prompt and vmapped; every figure is a `Mean`, so prompts and dev
 import jax
 import jax.numpy as jnp
 
+from iapo_jax.selection import select
 from iapo_jax.statistics import kept
 from iapo_jax.types import Array, Credit, Group, Mean
 
@@ -84,10 +85,13 @@ def token_information(group: Group) -> Mean:
 def credit_metrics(group: Group, credit: Credit, *, threshold: float, asked: bool) -> dict:
     """All of them by the names under which they are logged, for one group.
 
+    Those of credit are over completions with any weight, those of information over all.
+
     Args:
       asked: whether the group knows uncertainties; without, only what needs none.
     """
     figures = {}
+    everybody, group = group, select(group, (credit.weight > 0).any(-1))
     if credit.bonus is not None:
         figures["credit/length_bonus_covariance"] = length_covariance(group, credit)
         figures["credit/bonus_share"] = bonus_share(group, credit)
@@ -95,6 +99,6 @@ def credit_metrics(group: Group, credit: Credit, *, threshold: float, asked: boo
             stop, rivals = stop_margin(group, credit, threshold=threshold)
             figures |= {"credit/stop_bonus": stop, "credit/rival_bonus": rivals}
     if asked:
-        figures["iapo/information_per_token"] = token_information(group)
-        figures["iapo/redundant_tokens"] = redundant_tokens(group, threshold=threshold)
+        figures["iapo/information_per_token"] = token_information(everybody)
+        figures["iapo/redundant_tokens"] = redundant_tokens(everybody, threshold=threshold)
     return figures

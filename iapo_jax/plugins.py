@@ -24,7 +24,7 @@ def load(spec: str, what: str, error: type[UserError] = UserError) -> Any:
       UserError: if the file, the module or the name is missing, or importing it raises.
     """
     place, separator, name = spec.rpartition(":" if ".py:" in spec else ".")
-    if not separator or not place or not name:
+    if not separator or not place or not name or spec.endswith(".py"):
         raise error(f"{what}: expected 'path/to/file.py:name' or 'package.module.name'.")
     module = _load_module(place, what, error, is_file=separator == ":")
     if not hasattr(module, name):

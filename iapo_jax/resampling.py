@@ -24,7 +24,7 @@ def collect_mixed(
     """A step's groups: those of round 0, the unmixed ones replaced by mixed ones of later rounds.
 
     At most `rounds` rounds of P prompts; places that are still unfilled then keep their group, as
-    in GRPO (its advantages are 0). Returns metrics besides.
+    in GRPO. Returns metrics besides.
 
     Args:
       collect: round -> its P groups.
@@ -44,7 +44,10 @@ def collect_mixed(
     metrics = {
         "dynamic_sampling/rounds": float(len(parts)),
         "dynamic_sampling/first_mixed": float(first.mean()),
-        "dynamic_sampling/first_accuracy": float(parts[0].correct.mean()),  # of no chosen groups
+        # of the policy, not of groups chosen for being mixed
+        "dynamic_sampling/first_accuracy": float(parts[0].correct.mean()),
+        "dynamic_sampling/first_mean_length": float(parts[0].rollout.length.mean()),
+        "dynamic_sampling/tokens": float(sum(part.rollout.length.sum() for part in parts)),
         "dynamic_sampling/unfilled": float(len(open_places)),
     }
     return (pick(parts, chosen) if len(parts) > 1 else parts[0]), metrics

@@ -1,13 +1,13 @@
 """What of a group enters statistics and loss: completions (filters) and tokens (masks).
 
 A filter is `(Group, *, hyper-parameters) -> [G] bool`, a token mask `(Group, key, *, ...) -> [G, T]
-bool`. A completion that is left out loses its mask: rules see it nowhere, the loss neither.
+bool`. A completion that a filter leaves out loses its mask: rules see it nowhere.
 """
 
 import jax
 import jax.numpy as jnp
 
-from iapo_jax.statistics import completion_keys
+from iapo_jax.statistics import at_least, completion_keys
 from iapo_jax.types import Array, Group
 
 METRICS = ("shortest", "efficiency")
@@ -28,11 +28,13 @@ def keep_best(
 ) -> Array:
     """The `keep` completions that are shortest, or pay most reward per token; [G] bool.
 
-    GFPO, arXiv:2508.09726: right or wrong alike. keep = 0 is half of the group (the paper's 8 of
-    16). Completions as good as the last one that is kept are kept, too: no order decides. With
-    `quartiles` [3] of the mean rewards of questions so far (`adaptation.keep_for_difficulty`) an
-    easy question keeps a quarter of the group, a medium one 3/8, a hard or very hard one half
-    (4, 6 and 8 of 16). Negative rewards per token favour long completions, as in the paper.
+    GFPO, arXiv:2508.09726: right or wrong alike. The others get advantage 0, and stay in the loss's
+    means and in the KL (its Eq. 2; TRL drops them). The paper has the population std, here it is
+    GRPO's. keep = 0 is half of the group (the paper's 8 of 16). Completions as good as the last
+    one that is kept are kept, too: no order decides. With `quartiles` [3] of the mean rewards of
+    questions so far (`adaptation.keep_for_difficulty`) an easy question keeps a quarter of the
+    group, a medium one 3/8, a hard or very hard one half (4, 6 and 8 of 16). Negative rewards per
+    token favour long completions, as in the paper.
 
     Raises:
       ValueError: for an unknown metric, or `keep` beyond the group.
@@ -40,15 +42,18 @@ def keep_best(
     size = group.reward.shape[0]
     if metric not in METRICS:
         raise ValueError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}")
-    if not 0 <= keep <= size:
-        raise ValueError(f"keep is {keep}; expected from 0 to the {size} completions of a group")
+    least = min(size, 2)  # one alone has nobody to be compared with
+    if keep and not least <= keep <= size:
+        raise ValueError(f"keep is {keep}; expected 0, or from {least} to the {size} of a group")
+    if keep and quartiles is not None:
+        raise ValueError(f"keep is {keep}, and algorithm.adapt chooses it: expected one of them")
     length = group.mask.sum(-1)
     score = -length if metric == "shortest" else group.reward / jnp.maximum(length, 1)
     better = (score[None, :] > score[:, None]).sum(-1)  # completions that beat this one
-    count = jnp.asarray(keep or max(size // 2, 1))
+    count = jnp.asarray(keep or max(size // 2, least))
     if quartiles is not None:
         easier = (group.reward.mean() >= quartiles).sum()  # 0 very hard to 3 easy
-        shares = jnp.asarray([max(size * eighths // 8, 1) for eighths in (4, 4, 3, 2)])
+        shares = jnp.asarray([max(size * eighths // 8, least) for eighths in (4, 4, 3, 2)])
         count = shares[easier]
     return better < count
 
@@ -73,9 +78,8 @@ def stochastic_tokens(
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"probability is {probability}; expected from 0 to 1")
-    for name, value in (("first", first), ("until", until)):
-        if value < 0:
-            raise ValueError(f"{name} is {value}; expected at least 0")
+    at_least("first", first, 0)
+    at_least("until", until, 0)
     size = group.mask.shape[-1]
     place = jnp.arange(size)
     keys = completion_keys(key, group)

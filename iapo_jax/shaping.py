@@ -9,13 +9,8 @@ completion, the stop token included.
 import jax
 import jax.numpy as jnp
 
-from iapo_jax.statistics import kept
+from iapo_jax.statistics import at_least, kept
 from iapo_jax.types import Array, Group
-
-
-def _at_least(name: str, value: float, low: float) -> None:
-    if value < low:
-        raise ValueError(f"{name} is {value}; expected at least {low}")
 
 
 def overlong(group: Group, *, max_length: int, overlong_cache: int = 0) -> Array:
@@ -24,7 +19,8 @@ def overlong(group: Group, *, max_length: int, overlong_cache: int = 0) -> Array
     `overlong_cache` in tokens; 0 is a fifth of max_length, as in the paper's 4,096 of 20,480.
     Right and wrong completions alike. Eq. 13 of arXiv:2503.14476 (DAPO).
     """
-    _at_least("overlong_cache", overlong_cache, 0)
+    if not 0 <= overlong_cache <= max_length:
+        raise ValueError(f"overlong_cache is {overlong_cache}; expected from 0 to {max_length}")
     cache = overlong_cache or max(max_length // 5, 1)
     excess = group.mask.sum(-1) - (max_length - cache)
     return group.reward - jnp.clip(excess / cache, 0.0, 1.0)
@@ -38,6 +34,7 @@ def length_penalty(group: Group, *, penalty: float = 0.2, worth: float = 2.0) ->
     """
     if not 0 <= penalty < 1:
         raise ValueError(f"penalty is {penalty}; expected from 0 to below 1")
+    at_least("worth", worth, 0)
     length, right = group.mask.sum(-1).astype(jnp.float32), group.correct & kept(group)
     count = jnp.maximum(right.sum(), 1)
     centred = jnp.where(right, length - jnp.where(right, length, 0.0).sum() / count, 0.0)
@@ -49,9 +46,11 @@ def length_cap(group: Group, *, cap: int, worth: float = 2.0) -> Array:
     """r - worth where correct and L > cap: an answer that comes late is paid as a wrong one.
 
     The hard limit of ThinkPrune (arXiv:2504.01296) and DLER (arXiv:2510.15110). They stop sampling
-    there; with sampling.max_completion_length = cap this is the same.
+    there; with sampling.max_completion_length = cap this is the same. Of DLER this is the cap
+    alone: it also whitens advantages over the batch and samples dynamically.
     """
-    _at_least("cap", cap, 1)
+    at_least("cap", cap, 1)
+    at_least("worth", worth, 0)
     return group.reward - worth * (group.correct & (group.mask.sum(-1) > cap))
 
 
@@ -70,8 +69,9 @@ def l1_max(
     choose about 1 / target_length. The paper draws a budget for each prompt and tells the model;
     here it is one for all, and `prompt.instruction` may tell it.
     """
-    _at_least("target_length", target_length, 1)
-    _at_least("slope", slope, 0)
+    at_least("target_length", target_length, 1)
+    at_least("slope", slope, 0)
+    at_least("worth", worth, 0)
     spare = target_length - group.mask.sum(-1)
     factor = jnp.clip(slope * spare + offset, 0.0, 1.0)
     return group.reward - worth * group.correct * (1 - factor)

@@ -8,7 +8,13 @@ from iapo_jax.types import Array, Group
 
 NORMALISERS = ("completion", "group", "norm", "none")
 REWARD_EPSILON = 1e-4  # TRL's; keeps a group of nearly equal rewards from exploding
-TOKEN_EPSILON = 1e-6
+TOKEN_EPSILON = 1e-4  # above the noise of a probe: a known answer tells nothing, not noise
+
+
+def at_least(name: str, value: float | Array, low: float) -> None:
+    """Refuses a smaller hyper-parameter; one that follows the run is an array and passes."""
+    if isinstance(value, int | float) and value < low:
+        raise ValueError(f"{name} is {value}; expected at least {low}")
 
 
 def kept(group: Group) -> Array:
@@ -74,7 +80,10 @@ def normalise(x: Array, mask: Array, normaliser: str = "completion") -> Array:
     if normaliser == "norm":
         return x / (jnp.sqrt((x**2).sum(axes, keepdims=True)) + TOKEN_EPSILON)
     count = jnp.maximum(mask.sum(axes, keepdims=True), 1)
-    centred = jnp.where(mask, x - x.sum(axes, keepdims=True) / count, 0.0)
+    lowest = jnp.where(mask, x, jnp.inf).min(axes, keepdims=True)
+    highest = jnp.where(mask, x, -jnp.inf).max(axes, keepdims=True)
+    varies = mask & (highest > lowest)
+    centred = jnp.where(varies, x - x.sum(axes, keepdims=True) / count, 0.0)
     std = jnp.sqrt((centred**2).sum(axes, keepdims=True) / count)
     return centred / (std + TOKEN_EPSILON)
 
@@ -84,7 +93,7 @@ def least_squares(x: Array, y: Array, mask: Array) -> Array:
     count = jnp.maximum(mask.sum(), 1)
     mean_x, mean_y = (jnp.where(mask, v, 0.0).sum() / count for v in (x, y))
     dx, dy = (jnp.where(mask, v - m, 0.0) for v, m in ((x, mean_x), (y, mean_y)))
-    slope = (dx * dy).sum() / ((dx**2).sum() + TOKEN_EPSILON)
+    slope = (dx * dy).sum() / ((dx**2).sum() + 1e-6)
     return mean_y + slope * (x - mean_x)
 
 

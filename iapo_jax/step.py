@@ -143,8 +143,7 @@ def run_step(
     row["time/signals"] = credited - collected
     row["time/update"] = ended - credited
     row["time/step"] = ended - started
-    row["perf/completion_tokens_per_second"] = float(scored.rollout.length.sum()) / (
-        ended - started
-    )
+    sampled = sampling.get("dynamic_sampling/tokens", float(scored.rollout.length.sum()))
+    row["perf/completion_tokens_per_second"] = sampled / (ended - started)
     row["compiles"] = compiles()
     return state, scored, row

@@ -26,7 +26,7 @@ from iapo_jax.run import (
     prepare_directory,
     resume_state,
 )
-from iapo_jax.sharding import by_prompt
+from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.signals import compute_signals
 from iapo_jax.step import run_step
 from iapo_jax.trainer import Trainer, make_trainer
@@ -63,7 +63,7 @@ def train(
     checkpoints, resumed = open_checkpoints(config, run)
     params = initial_params(run, config.seed)
     adapt = trainer.algorithm.adapt
-    memory = () if adapt is None else adapt.init()
+    memory = () if adapt is None else put(adapt.init(), replicated(run.mesh))
     state = update.init_state(run.mesh, trainer.spec.optimizer, params, memory)
     state, first = resume_state(checkpoints, resumed, state), resumed or 0
     prepare_directory(run, config)

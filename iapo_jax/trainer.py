@@ -1,7 +1,9 @@
 """What stays fixed over a run of reinforcement learning, checked before any time is spent."""
 
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iapo_jax import data, plugins, probes, rollouts, update
-from iapo_jax.algorithms import ALGORITHMS, OWN, Algorithm, make_algorithm, takes
+from iapo_jax.algorithms import ALGORITHMS, OWN, Algorithm, make_algorithm, options_of, takes
 from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig
 from iapo_jax.errors import UserError
@@ -53,6 +55,11 @@ def make_trainer(
     algorithm = _algorithm(config, advantage)
     paid = rollouts.load_rewards(config.reward, reward_functions)
     _check_sampling(config)
+    if algorithm.dynamic_sampling and config.batch.num_generations == 1:
+        raise UserError(
+            "batch.num_generations is 1: no group can be right and wrong, which is what "
+            "algorithm.dynamic_sampling waits for; expected at least 2"
+        )
     probes.check_section(config.information)
     run = open_run(config)
     own = plugins.names_a_place(config.algorithm.name)
@@ -137,9 +144,16 @@ def _method(section: Any, own: Any) -> tuple[Any, dict[str, Any]]:
         return named, section.options
     if not isinstance(own, Algorithm):  # a rule, which may look at anything
         surrounding = ALGORITHMS.get(section.name, OWN)
-        own = surrounding._replace(advantage=own, needs_information=True)
-    # Options of the rule that it replaces are not its own.
-    return own, {key: value for key, value in section.options.items() if takes(own, key)}
+        if not callable(own):
+            raise UserError(
+                f"advantage is {own!r}; expected a function (group, key) -> Credit, or an "
+                "Algorithm (a name goes to algorithm.name)"
+            )
+        own = surrounding._replace(advantage=own, needs_information=True, source="your own rule")
+    replaced = ALGORITHMS[section.name].pieces().values() if section.name in ALGORITHMS else ()
+    others = set().union(*map(options_of, replaced))  # of what it stands for: not its own
+    keep = {k: v for k, v in section.options.items() if takes(own, k) or k not in others}
+    return own, keep
 
 
 def _check_rule(config: TrainConfig, algorithm: Algorithm, source: str) -> None:
@@ -165,13 +179,29 @@ def _check_rule(config: TrainConfig, algorithm: Algorithm, source: str) -> None:
     try:
         credit = jax.eval_shape(credit, group, keys, settings)
     except Exception as error:  # whatever a rule of one's own may raise
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        reason = _first_line(error) + _place(error, algorithm.advantage)
         called = f"; the rule is called with (group, key) and returns {expected}"
         raise UserError(f"{source}: {reason}" + called * (source == "advantage")) from error
     found = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", credit)
     fits = lambda x: x.shape[1:] == shape and jnp.issubdtype(x.dtype, jnp.floating)  # noqa: E731
     if not isinstance(credit, Credit) or not all(map(fits, jax.tree.leaves(credit))):
         raise UserError(f"{source}: the rule returned {found}; expected {expected}")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    plain = isinstance(error, ValueError | TypeError | AttributeError)
+    return text[0] if plain else f"{type(error).__name__}: {text[0]}"
+
+
+def _place(error: Exception, rule: Callable) -> str:
+    """Where in the file of a user's rule it was raised."""
+    code = getattr(getattr(rule, "func", rule), "__code__", None)
+    if code is None or Path(code.co_filename).parent == Path(__file__).parent:
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == code.co_filename]
+    return f" ({Path(code.co_filename).name}, line {lines[-1]})" if lines else ""
 
 
 def _check_top_k(config: TrainConfig, run: Run) -> None:

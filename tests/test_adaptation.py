@@ -88,12 +88,11 @@ def test_the_setting_reaches_the_rule():
 
 def test_difficulty_reaches_the_filter():
     algorithm = make_algorithm("gfpo", adapt="keep_for_difficulty")
-    group = usual_group(
-        length=[*range(1, 9)], thinking=[0] * 8, reward=[0.6] * 8, correct=[True] * 8
-    )
+    reward = 0.6 * np.arange(8) ** 2 / 17.5  # of mean 0.6
+    group = usual_group(length=[*range(1, 9)], thinking=[0] * 8, reward=reward, correct=[True] * 8)
     for quartiles, kept in (([0.1, 0.2, 0.3], 2), ([0.1, 0.2, 0.7], 3), ([0.8, 0.9, 1.0], 4)):
         credit = algorithm.credit(group, None, quartiles=jnp.asarray(quartiles))
-        assert int(credit.weight.any(-1).sum()) == kept
+        assert int(credit.advantage.any(-1).sum()) == kept
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def z_of_rewards(reward):
 def z_of_tokens(values):
     mean = sum(values) / len(values)
     std = math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))
-    return [(v - mean) / (std + 1e-6) for v in values]
+    return [(v - mean) / (std + 1e-4) for v in values]
 
 
 def scaled(rows, how):
@@ -43,7 +43,7 @@ def scaled(rows, how):
         flat = iter(z_of_tokens([v for row in rows for v in row]))
         return [[next(flat) for _ in row] for row in rows]
     if how == "norm":
-        return [[v / (math.sqrt(sum(w * w for w in row)) + 1e-6) for v in row] for row in rows]
+        return [[v / (math.sqrt(sum(w * w for w in row)) + 1e-4) for v in row] for row in rows]
     return rows
 
 
@@ -145,19 +145,28 @@ def test_grpo(usual):
     np.testing.assert_array_equal(credit.weight, usual.mask)
 
 
+def test_noise_is_not_information():
+    # A probe agrees with a plain forward to about 3e-6 nats: of a known answer nothing is told.
+    rng = np.random.default_rng(0)
+    mask = jnp.ones((2, 200), bool)
+    x = jnp.asarray(3e-6 * rng.standard_normal((2, 200)), jnp.float32)
+    assert np.abs(normalise(x, mask)).max() < 0.2
+    assert (normalise(jnp.full((2, 1000), 3.3), jnp.ones((2, 1000), bool)) == 0).all()
+
+
 def test_normalise():
     # mean 2, population std sqrt(2/3); the last row does not vary and is left at 0
     x = jnp.array([[1.0, 2.0, 3.0, 99.0], [5.0, 5.0, 5.0, 99.0]])
     mask = valid_mask(jnp.array([3, 3]), 4)
     root = math.sqrt(3 / 2)
     expected = [[-root, 0.0, root, 0.0], [0.0, 0.0, 0.0, 0.0]]
-    np.testing.assert_allclose(normalise(x, mask), expected, atol=1e-5)
+    np.testing.assert_allclose(normalise(x, mask), expected, atol=3e-4)
     # over the group: 1, 2, 3, 5, 5, 5 have mean 3.5 and variance (6.25+2.25+.25+3*2.25)/6 = 15.5/6
     std = math.sqrt(15.5 / 6)
     expected = np.array([[-2.5, -1.5, -0.5, 0.0], [1.5, 1.5, 1.5, 0.0]]) / std
-    np.testing.assert_allclose(normalise(x, mask, "group"), expected, atol=1e-5)
+    np.testing.assert_allclose(normalise(x, mask, "group"), expected, atol=3e-4)
     expected = [np.array([1, 2, 3, 0]) / math.sqrt(14), np.array([1, 1, 1, 0]) / math.sqrt(3)]
-    np.testing.assert_allclose(normalise(x, mask, "norm"), expected, atol=1e-5)
+    np.testing.assert_allclose(normalise(x, mask, "norm"), expected, atol=3e-4)
     np.testing.assert_array_equal(normalise(x, mask, "none"), np.where(mask, x, 0.0))
     with pytest.raises(ValueError, match="normaliser is 'z'; expected one of completion, group"):
         normalise(x, mask, "z")
@@ -210,7 +219,7 @@ def test_iapo_by_hand():
     )
     z = 1 / (math.sqrt(2) + 1e-4)
     expected = [[z + 0.5 + 0.25, z - 0.5 - 0.25], [-z + 0.5 - 0.25, -z - 0.5 + 0.25]]
-    np.testing.assert_allclose(iapo(group, alpha=0.5, beta=0.25).advantage, expected, atol=1e-5)
+    np.testing.assert_allclose(iapo(group, alpha=0.5, beta=0.25).advantage, expected, atol=5e-4)
 
 
 def test_iapo_without_its_terms_is_grpo(usual):
@@ -332,8 +341,8 @@ def test_random_information_has_the_same_scale(usual):
     row, values = s[0, :8], drawn[:, 0, :8].ravel()
     np.testing.assert_allclose(values.mean(), row.mean(), atol=5 * row.std() / math.sqrt(3200))
     np.testing.assert_allclose(values.std(), row.std(), rtol=0.1)
-    correlation = np.corrcoef(values.reshape(400, 8).mean(0), row)[0, 1]
-    assert abs(correlation) < 0.95  # it does not follow the information
+    correlation = np.corrcoef(values, np.tile(row, 400))[0, 1]
+    assert abs(correlation) < 5 / math.sqrt(3200)  # it does not follow the information
 
 
 def test_draws_belong_to_a_completions_tokens(usual):

@@ -1,5 +1,6 @@
 """Named methods: what binds to which piece, what a wrong option says, a method of one's own."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -69,7 +70,8 @@ def test_the_order_of_the_pieces(usual):
     np.testing.assert_array_equal(seen[1][1], 2 * usual.reward)
     np.testing.assert_array_equal(seen[2][1], usual.correct)
     weight = np.asarray(credit.weight)
-    assert (weight[:, :3] == np.asarray(usual.correct)[:, None]).all() and not weight[:, 3:].any()
+    assert weight[:, :3].all() and not weight[:, 3:].any()  # what is left out counts, as zeros
+    assert (np.asarray(credit.advantage)[~np.asarray(usual.correct)] == 0).all()
 
 
 def test_a_rule_of_your_own(usual):
@@ -84,7 +86,26 @@ def test_an_algorithm_of_your_own(usual):
     made = make_algorithm(own, {"metric": "efficiency"}, epsilon_high=0.3)
     assert made.loss == LossOptions("dapo", 0.2, 0.3, 0.0)
     kept = selection.keep_best(usual, keep=2, metric="efficiency")
-    np.testing.assert_array_equal(made.credit(usual).weight.any(-1), kept)
+    credit = made.credit(usual)
+    np.testing.assert_array_equal(credit.advantage.any(-1), kept)
+    np.testing.assert_array_equal(credit.weight, usual.mask)
+
+
+def test_nothing_is_given_to_padding(usual):
+    everywhere = lambda group, key: Credit(*[jnp.ones(group.mask.shape)] * 3)  # noqa: E731
+    for leaf in make_algorithm(everywhere).credit(usual):
+        np.testing.assert_array_equal(leaf, usual.mask)
+
+
+def test_what_cannot_be_hashed_may_still_be_a_rule(usual):
+    @dataclasses.dataclass  # which has no hash
+    class Rule:
+        strength: float
+
+        def __call__(self, group, key):
+            return Credit(self.strength * group.log_prob, group.mask.astype(jnp.float32))
+
+    hash(make_algorithm(Rule(2.0)))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +144,7 @@ def test_an_algorithm_of_your_own(usual):
         ),
         (
             partial(make_algorithm, "iapo_priced", {"rate": -1.0}, adapt="price_for_accuracy"),
-            "rate is -1.0; expected more than 0",
+            "algorithm.options: rate is -1.0; expected more than 0",
         ),
         (partial(make_algorithm, "grpo", loss_type="gropo"), "loss_type is 'gropo'; did you mean"),
     ],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from groups import plain_group, usual_group
 
-from iapo_jax.advantages import grpo, gtpo, rloo
+from iapo_jax.advantages import grpo, gtpo, iapo_priced, rloo
 from iapo_jax.losses import aggregate, loss_scale
 from iapo_jax.selection import keep_best, select, stochastic_tokens
 from iapo_jax.shaping import l1_max, length_cap, length_penalty, overlong
@@ -201,13 +201,23 @@ def test_stochastic_tokens():
     "call, sentence",
     [
         (lambda g: keep_best(g, metric="longest"), "metric is 'longest'; expected one of shortest"),
-        (lambda g: keep_best(g, keep=9), "keep is 9; expected from 0 to the 4 completions"),
+        (lambda g: keep_best(g, keep=9), "keep is 9; expected 0, or from 2 to the 4 of a group"),
+        (lambda g: keep_best(g, keep=1), "keep is 1; expected 0, or from 2 to the 4 of a group"),
+        (
+            lambda g: keep_best(g, keep=2, quartiles=jnp.zeros(3)),
+            "keep is 2, and algorithm.adapt chooses it",
+        ),
+        (lambda g: length_cap(g, cap=8, worth=-1.0), "worth is -1.0; expected at least 0"),
+        (lambda g: iapo_priced(g, price=-1.0), "price is -1.0; expected at least 0"),
         (lambda g: stochastic_tokens(g, probability=2.0), "probability is 2.0; expected from 0"),
         (lambda g: stochastic_tokens(g, first=-1), "first is -1; expected at least 0"),
         (lambda g: length_penalty(g, penalty=1.0), "penalty is 1.0; expected from 0 to below 1"),
         (lambda g: length_cap(g, cap=0), "cap is 0; expected at least 1"),
         (lambda g: l1_max(g, target_length=0), "target_length is 0; expected at least 1"),
-        (lambda g: overlong(g, max_length=9, overlong_cache=-1), "overlong_cache is -1; expected"),
+        (
+            lambda g: overlong(g, max_length=9, overlong_cache=-1),
+            "overlong_cache is -1; expected",
+        ),
         (lambda g: gtpo(g, normaliser="z"), "normaliser is 'z'; expected one of completions"),
     ],
 )

@@ -90,6 +90,17 @@ def test_shapes_with_shardings_are_enough(open_checkpoints, build):
     assert_equal(open_checkpoints().restore(1, like), state)
 
 
+def test_a_state_without_memory_is_written_as_before_there_was_any(open_checkpoints, build):
+    checkpoints = open_checkpoints()
+    state = build(make_mesh(1, 1, 1))
+    assert state.memory == ()
+    saved(checkpoints, step_1=state)
+    again = open_checkpoints()
+    assert sorted(again._manager.item_metadata(1).tree) == ["opt_state", "params", "step"]
+    assert again.restore(1, state).memory == ()
+    assert again.saved_memory(1, state.step.sharding) == ()
+
+
 def test_only_the_newest_are_kept(open_checkpoints, build):
     state = build(make_mesh(1, 1, 1))
     saved(open_checkpoints(2), step_1=state, step_2=state, step_3=state)

@@ -25,7 +25,8 @@ OPTIONS = {
     "s_grpo": {"first": 2, "until": 10},
 }
 METHODS = {
-    name: make_algorithm(name, OPTIONS.get(name), max_length=T).credit for name in ALGORITHMS
+    name: jax.jit(make_algorithm(name, OPTIONS.get(name), max_length=T).credit)
+    for name in ALGORITHMS
 }
 EIGHT = [case for case in DEGENERATE if case not in ("one completion", "huge rewards")][:8]
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -157,7 +158,7 @@ ZERO = {
     "iapo_priced": {"alpha": 0.0},
     "gtpo": {"alpha": 0.0},
     "gfpo": {"keep": 4},
-    "s_grpo": {"probability": 1.0},
+    "s_grpo": {"first": 0, "until": 0, "probability": 1.0},
 }
 LIKE_GRPO = [*ZERO, "grpo", "dapo"]  # dapo: none of these is overlong
 

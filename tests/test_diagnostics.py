@@ -120,6 +120,13 @@ def test_completions_that_are_left_out_do_not_count():
             for g in (select(group, kept), smaller)
         )
         assert one == pytest.approx(other, rel=1e-4)
+    # The trainer has the whole group: completions without weight do not count either.
+    part = iapo(select(group, kept), alpha=1.0, normaliser="none")
+    whole = diagnostics.credit_metrics(group, part, threshold=0.1, asked=True)
+    alone = iapo(smaller, alpha=1.0, normaliser="none")
+    expected = diagnostics.credit_metrics(smaller, alone, threshold=0.1, asked=True)
+    for name in ("credit/length_bonus_covariance", "credit/stop_bonus", "credit/rival_bonus"):
+        assert float(whole[name].value()) == pytest.approx(float(expected[name].value()), rel=1e-4)
 
 
 def test_without_answers_there_is_nothing_to_tell_about_them():

@@ -82,6 +82,7 @@ def test_two_processes_are_one_run(root, tmp_path):
     small = ["--config", "experiments/quickstart.yaml", "max_steps=2", "log.compilation_cache="]
     small += ["batch.prompts_per_step=2", "batch.num_generations=2", "eval.max_rows=4"]
     small += ["sampling.max_completion_length=24", "eval.prompts_per_batch=4"]
+    small += ["algorithm.adapt=price_for_length", "algorithm.options.target_length=16"]
     two, one = tmp_path / "two", tmp_path / "one"
     port = free_port()
     environment = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}

@@ -100,7 +100,7 @@ def test_the_published_rule_pushes_away_from_stopping_as_argued(stopping):
         stops = 1 - p if checks < stopping.MOST else 0.0
         expected += chance * others * (stops - p * checks)
     algorithm = make_algorithm("iapo", {"alpha": 1.0, "beta": 0.0})
-    np.testing.assert_allclose(stopping.exact_push(algorithm, chain), expected, rtol=1e-4)
+    np.testing.assert_allclose(stopping.exact_push(algorithm, chain), expected, rtol=1e-3)
     assert expected < -0.1
     drawn = stopping.push(algorithm, chain, groups=2000)
     assert abs(drawn.push - expected) < 4 * drawn.error
@@ -117,17 +117,29 @@ def test_the_price_pushes_towards_stopping(stopping):
     assert drawn.push > 10 * drawn.error
 
 
+def written(cell):
+    """A number of the page and its standard error."""
+    value, _, error = cell.replace(" ", "").partition("±")
+    return float(value), float(error or 0.0)
+
+
 def test_the_pages_table_is_what_is_computed(page, stopping):
+    """Exactly where one completion is all that counts, else drawn again with another seed."""
     rows = rows_of(page, "method | options")
     assert [row[0].strip("`") for row in rows] == [name for name, *_ in stopping.CASES]
     for row, (name, options, alone) in zip(rows, stopping.CASES, strict=True):
         assert row[1] == ", ".join(f"{key} {value}" for key, value in options.items())
-        if alone:
-            for cell, chain in zip(row[2:4], stopping.CHAINS.values(), strict=True):
-                algorithm = make_algorithm(name, options, max_length=chain.width)
-                error = float(cell.split("±")[1]) if "±" in cell else 0.0
-                written = float(cell.split("±")[0].replace(" ", ""))
-                assert abs(written - stopping.exact_push(algorithm, chain)) < 4 * error + 1e-3
+        for cell, chain in zip(row[2:4], stopping.CHAINS.values(), strict=True):
+            algorithm = make_algorithm(name, options, max_length=chain.width)
+            value, error = written(cell)
+            if alone:
+                assert abs(value - stopping.exact_push(algorithm, chain)) < 4 * error + 1e-3, row
+            else:
+                drawn = stopping.push(algorithm, chain, groups=400, seed=7)
+                assert abs(value - drawn.push) < 4 * (error + drawn.error) + 1e-3, row
+        if not alone or "normaliser" in options or name == "iapo_reference":
+            drawn = stopping.push(algorithm, chain, groups=400, seed=8)
+            assert drawn.covariance == pytest.approx(float(row[4]), rel=0.25, abs=0.05), row
 
 
 def test_the_rule_on_the_page_works(page):

@@ -77,6 +77,8 @@ def test_unmixed_groups_give_way_in_their_places():
     assert scored.seconds == {"time/sample": 3.0, "time/reward": 1.5}
     assert metrics["dynamic_sampling/unfilled"] == 0
     assert metrics["dynamic_sampling/first_accuracy"] == part(0, [0, 1, 0, 0], 4).correct.mean()
+    assert metrics["dynamic_sampling/first_mean_length"] == 4
+    assert metrics["dynamic_sampling/tokens"] == P * G * (4 + 6 + 5)
     assert told == [
         "sampling round 2 of 10: 1 of 4 groups mixed",
         "sampling round 3 of 10: 2 of 4 groups mixed",

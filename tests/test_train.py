@@ -371,6 +371,7 @@ def test_dynamic_sampling(finish, monkeypatch):
     for row in run.rows:
         assert row["dynamic_sampling/first_mixed"] < 1 < row["dynamic_sampling/rounds"] <= 10
         assert row["dynamic_sampling/unfilled"] == 0
+        assert row["dynamic_sampling/tokens"] > 32 * row["completions/mean_length"]
         written = completions(run, row["step"])
         assert all(one["row"] % 2 for one in written)
         correct = np.reshape([one["correct"] for one in written], (8, 4))
@@ -405,6 +406,12 @@ def test_a_price_that_adapts_is_resumed_and_exported(finish, tmp_path):
     config = pretrained.decoder_config(ARCHITECTURE)
     exported = fetch(weights.load_params(tmp_path / "hf", config))
     jax.tree.map(np.testing.assert_array_equal, exported, run.params)
+    # Another adaptation does not go on with this one's state, nor does none at all.
+    options[3:] = ["algorithm.adapt=price_for_accuracy"]
+    with pytest.raises(UserError, match="fit this config: algorithm.adapt's memory.accuracy is"):
+        finish(*options, "max_steps=4", directory=run.directory)
+    with pytest.raises(UserError, match="algorithm.adapt's memory.price is .* absent here"):
+        finish(*options[:3], "max_steps=4", directory=run.directory)
 
 
 def test_diagnostics_are_logged_each_step(straight):
@@ -472,12 +479,23 @@ def test_rewards_of_your_own(finish):
         ),
         (
             "algorithm.name=gfpo algorithm.options.keep=5",
-            "algorithm.options: keep is 5; expected from 0 to the 4 completions of a group",
+            "algorithm.options: keep is 5; expected 0, or from 2 to the 4 of a group",
         ),
         (
             "algorithm.adapt=price_for_length",
             "algorithm.options.target_length is missing; algorithm.adapt=price_for_length needs it",
         ),
+        (
+            "algorithm.name=iapo_priced algorithm.adapt=price_for_accuracy "
+            "algorithm.dynamic_sampling=true",
+            "algorithm.adapt (price_for_accuracy) follows what the policy samples, and",
+        ),
+        (
+            "algorithm.name=dapo batch.num_generations=1",
+            "batch.num_generations is 1: no group can be right and wrong",
+        ),
+        ("algorithm.name=own.py", "'own.py': expected 'path/to/file.py:name'"),
+        ("algorithm.name=builtins.dict", "tells no signature; expected (group, key)"),
         ("algorithm.max_rounds=0", "algorithm.max_rounds is 0; expected at least 1"),
         ("information.redundant_below=0", "information.redundant_below is 0.0; expected more than"),
         ("algorithm.name=nowhere.py:f", "'nowhere.py:f': there is no file 'nowhere.py'"),
@@ -510,7 +528,32 @@ RULES = [
     (lambda group, key: Credit(group.reward, group.log_prob), "(advantage='float32[4]', weight"),
     (lambda group, key: Credit(group.log_prob, group.mask), "weight='bool[4, 16]'"),
     (lambda group, key: 1.0, "advantage: "),
+    (lambda group, key: {}["deep"], "KeyError: 'deep' (test_train.py, line "),
 ]
+
+
+def test_options_of_a_rule_of_your_own(configure, tmp_path):
+    def mine(group, key, *, strength: float = 1.0, cap: int | None = None):
+        return Credit(strength * group.log_prob, group.mask.astype(jnp.float32))
+
+    make = lambda *options: (
+        make_trainer(  # noqa: E731
+            configure(tmp_path / "run", *options), advantage=mine
+        ).algorithm.advantage
+    )
+    # alpha and beta are of the rule that it replaces
+    made = make("algorithm.options.strength=2", "algorithm.options.cap=3")
+    assert made.keywords == {"strength": 2, "cap": 3}
+    with pytest.raises(UserError, match="options.strenght is unknown; did you mean strength"):
+        make("algorithm.options.strenght=2")
+    with pytest.raises(UserError, match="advantage is 'iapo'; expected a function"):
+        make_trainer(configure(tmp_path / "run"), advantage="iapo")
+    broken = Algorithm(grpo, None)
+    with pytest.raises(UserError, match="loss is None; expected LossOptions"):
+        make_trainer(configure(tmp_path / "run"), advantage=broken)
+    broken = Algorithm(grpo, LossOptions("nope"))
+    with pytest.raises(UserError, match="algorithm.loss_type is 'nope'"):
+        make_trainer(configure(tmp_path / "run"), advantage=broken)
 
 
 @pytest.mark.parametrize("rule, sentence", RULES)
