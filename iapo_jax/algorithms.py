@@ -6,11 +6,9 @@ A method of your own is a function `(Group, key, *, options) -> Credit` in place
 an `Algorithm` of your own pieces.
 """
 
-import difflib
-import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,7 @@ import jax.numpy as jnp
 from iapo_jax import advantages, selection, shaping
 from iapo_jax.adaptation import ADAPTATIONS, Adaptation
 from iapo_jax.losses import LOSS_TYPES, LossOptions
+from iapo_jax.options import bind, check_complete, check_options, known_to, nearest, parameters_of
 from iapo_jax.types import Array, Credit, Group
 
 
@@ -40,7 +39,7 @@ class Algorithm(NamedTuple):
 
         `settings` are those of `adapt`; each piece takes the ones that it knows by name.
         """
-        call = lambda piece, *given: piece(*given, **_known(piece, settings))  # noqa: E731
+        call = lambda piece, *given: piece(*given, **known_to(piece, settings))  # noqa: E731
         if self.shape is not None:
             group = group._replace(reward=call(self.shape, group))
         chosen = group
@@ -66,7 +65,7 @@ class Algorithm(NamedTuple):
 
 def _inside(credit: Credit, mask: Array) -> Credit:
     """The credit without what a rule may have given to padding."""
-    hide = lambda x: jnp.where(mask, x, 0) if x.shape == mask.shape else x  # noqa: E731
+    hide = lambda x: jnp.where(mask, x, jnp.zeros_like(x)) if x.shape == mask.shape else x  # noqa: E731
     return jax.tree.map(hide, credit)
 
 
@@ -203,17 +202,17 @@ def make_algorithm(
     options = dict(options or {})
     pieces: dict[str, Callable] = algorithm.pieces()
     makers = {"adapt": _adaptation_maker(adapt)} if adapt is not None else {}
-    _check_options(name, options, {**pieces, **makers})
+    check_options(name, options, {**pieces, **makers})
     if max_length is not None:
         options |= {"max_length": max_length}
-    bound = {field: _bind(piece, options) for field, piece in pieces.items()}
+    bound = {field: bind(piece, options) for field, piece in pieces.items()}
     for field, piece in bound.items():
-        _check_complete(name, pieces[field], options, needs_length=max_length is None)
+        check_complete(name, pieces[field], options, needs_length=max_length is None)
         algorithm = algorithm._replace(**{field: piece})
     if adapt is not None:
-        _check_complete(f"algorithm.adapt={adapt}", makers["adapt"], options)
+        check_complete(f"algorithm.adapt={adapt}", makers["adapt"], options)
         try:
-            made = makers["adapt"](**_known(makers["adapt"], options))
+            made = makers["adapt"](**known_to(makers["adapt"], options))
         except ValueError as error:
             raise ValueError(f"algorithm.options: {error}") from None
         _check_fit(name, adapt, made, pieces)
@@ -231,18 +230,8 @@ def make_algorithm(
     made_loss = algorithm.loss._replace(**chosen)
     if made_loss.loss_type not in LOSS_TYPES:
         found = made_loss.loss_type
-        raise ValueError(f"algorithm.loss_type is {found!r}; {_nearest(str(found), LOSS_TYPES)}")
+        raise ValueError(f"algorithm.loss_type is {found!r}; {nearest(str(found), LOSS_TYPES)}")
     return algorithm._replace(loss=made_loss)
-
-
-def takes(algorithm: Algorithm, option: str) -> bool:
-    """Whether one of its pieces has a hyper-parameter of this name."""
-    return any(option in _parameters(piece) for piece in algorithm.pieces().values())
-
-
-def options_of(rule: Callable) -> set[str]:
-    """Names of a piece's hyper-parameters."""
-    return set(_parameters(rule))
 
 
 def _find(method: str | Callable[..., Credit] | Algorithm) -> tuple[Algorithm, str]:
@@ -254,88 +243,19 @@ def _find(method: str | Callable[..., Credit] | Algorithm) -> tuple[Algorithm, s
             method = partial(method)  # jit wants something that it can look up
         return OWN._replace(advantage=method), name
     if method not in ALGORITHMS:
-        raise ValueError(f"algorithm.name is {method!r}; {_nearest(method, list(ALGORITHMS))}")
+        raise ValueError(f"algorithm.name is {method!r}; {nearest(method, list(ALGORITHMS))}")
     return ALGORITHMS[method], method
 
 
 def _adaptation_maker(name: str) -> Callable[..., Adaptation]:
     if name not in ADAPTATIONS:
-        raise ValueError(f"algorithm.adapt is {name!r}; {_nearest(name, list(ADAPTATIONS))}")
+        raise ValueError(f"algorithm.adapt is {name!r}; {nearest(name, list(ADAPTATIONS))}")
     return ADAPTATIONS[name]
 
 
-def _parameters(piece: Callable) -> dict[str, inspect.Parameter]:
-    """Hyper-parameters by name, those that a partial has bound included."""
-
-    def is_option(p: inspect.Parameter) -> bool:
-        named = p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty and p.name != "key"
-        return p.kind is p.KEYWORD_ONLY or named
-
-    try:
-        parameters = inspect.signature(piece).parameters.values()
-    except ValueError:  # of something that is written in C
-        raise ValueError(f"{piece!r} tells no signature; expected (group, key)") from None
-    return {p.name: p for p in parameters if is_option(p)}
-
-
-def _known(piece: Callable, values: dict[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in _parameters(piece) if name in values}
-
-
-def _bind(piece: Callable, options: dict[str, Any]) -> Callable:
-    known = _known(piece, options)
-    return partial(piece, **known) if known else piece
-
-
-def _check_options(name: str, options: dict[str, Any], pieces: dict[str, Callable]) -> None:
-    """Every option belongs to a piece that leaves it open, and has its type."""
-    known: dict[str, inspect.Parameter] = {}
-    fixed: dict[str, Any] = {}
-    for piece in pieces.values():
-        fixed |= getattr(piece, "keywords", {})
-        known |= {
-            key: p
-            for key, p in _parameters(piece).items()
-            if key != "max_length" and Array not in (p.annotation, *get_args(p.annotation))
-        }
-    for key, value in options.items():
-        if key in fixed:
-            raise ValueError(
-                f"algorithm.options.{key} is fixed at {fixed[key]!r}: it makes {name}; "
-                "expected another algorithm.name for other values"
-            )
-        if key not in known:
-            expected = _nearest(key, list(known)) if known else f"{name} has none"
-            raise ValueError(f"algorithm.options.{key} is unknown; {expected}")
-        default = known[key].default
-        bare = default is inspect.Parameter.empty or default is None
-        kind = known[key].annotation if bare else type(default)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        fits = {float: number, int: number and isinstance(value, int)}
-        if kind in (float, int, str, bool) and not fits.get(kind, isinstance(value, kind)):
-            such = "" if default is inspect.Parameter.empty else f", such as {default!r}"
-            raise ValueError(
-                f"algorithm.options.{key} is {value!r}; expected {kind.__name__}{such}"
-            )
-
-
-def _check_complete(
-    name: str, piece: Callable, options: dict[str, Any], *, needs_length: bool = False
-) -> None:
-    for key, parameter in _parameters(piece).items():
-        missing = parameter.default is inspect.Parameter.empty and key not in options
-        if missing and not (key == "max_length" and needs_length):
-            kind = getattr(parameter.annotation, "__name__", "a value")
-            raise ValueError(f"algorithm.options.{key} is missing; {name} needs it ({kind})")
-
-
 def _check_fit(name: str, adapt: str, made: Adaptation, pieces: dict[str, Callable]) -> None:
-    known = {key for piece in pieces.values() for key in _parameters(piece)}
-    for setting in made.settings(made.init()):
+    known = {key for piece in pieces.values() for key in parameters_of(piece)}
+    # Shapes alone: nothing may be computed before jax.distributed has begun.
+    for setting in jax.eval_shape(lambda: made.settings(made.init())):
         if setting not in known:
             raise ValueError(f"algorithm.adapt is {adapt!r}, but {name} has no {setting} to adapt")
-
-
-def _nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from iapo_jax import data, plugins, probes, rollouts, update
-from iapo_jax.algorithms import ALGORITHMS, OWN, Algorithm, make_algorithm, options_of, takes
+from iapo_jax.algorithms import ALGORITHMS, OWN, Algorithm, make_algorithm
 from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig
 from iapo_jax.errors import UserError
 from iapo_jax.learner import UpdateSpec, assign_credit
+from iapo_jax.options import parameters_of
 from iapo_jax.run import Run, open_run
 from iapo_jax.sharding import batch_devices, put, replicated
 from iapo_jax.types import Array, Credit, Group
@@ -150,10 +151,13 @@ def _method(section: Any, own: Any) -> tuple[Any, dict[str, Any]]:
                 "Algorithm (a name goes to algorithm.name)"
             )
         own = surrounding._replace(advantage=own, needs_information=True, source="your own rule")
-    replaced = ALGORITHMS[section.name].pieces().values() if section.name in ALGORITHMS else ()
-    others = set().union(*map(options_of, replaced))  # of what it stands for: not its own
-    keep = {k: v for k, v in section.options.items() if takes(own, k) or k not in others}
-    return own, keep
+    replaced = ALGORITHMS.get(section.name)
+    theirs = _options_of(replaced) - _options_of(own) if replaced else set()
+    return own, {key: value for key, value in section.options.items() if key not in theirs}
+
+
+def _options_of(algorithm: Algorithm) -> set[str]:
+    return set().union(*map(parameters_of, algorithm.pieces().values()))
 
 
 def _check_rule(config: TrainConfig, algorithm: Algorithm, source: str) -> None:

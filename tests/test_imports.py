@@ -9,7 +9,16 @@ import pytest
 # Each module imports only from those before it.
 READING_ORDER = [
     *("types", "errors", "config", "cli", "checks", "plugins"),
-    *("statistics", "advantages", "shaping", "selection", "adaptation", "losses", "algorithms"),
+    *(
+        "statistics",
+        "advantages",
+        "shaping",
+        "selection",
+        "adaptation",
+        "losses",
+        "options",
+        "algorithms",
+    ),
     "diagnostics",
     *("sharding", "kernels", "attention", "model", "scoring", "sampling", "information", "signals"),
     *("answers", "rewards", "weights", "pretrained", "probes", "data"),
@@ -86,7 +95,16 @@ def test_one_home(modules, dependency):
     assert found == HOMES[dependency]
 
 
-MATHEMATICS = {"types", "statistics", "advantages", "shaping", "selection", "adaptation", "losses"}
+MATHEMATICS = {
+    "types",
+    "statistics",
+    "advantages",
+    "shaping",
+    "selection",
+    "adaptation",
+    "losses",
+    "options",
+}
 
 
 @pytest.mark.parametrize("name", [*sorted(MATHEMATICS), "algorithms", "diagnostics"])

@@ -523,7 +523,7 @@ def takes_no_key(group):
 
 RULES = [
     (takes_no_key, "takes 1 positional argument but 2 were given; the rule is called with (group"),
-    (lambda group, key: group.nothing, "has no attribute 'nothing'; the rule is called with"),
+    (lambda group, key: group.nothing, "has no attribute 'nothing' (test_train.py, line "),
     (lambda group, key: group.log_prob, "the rule returned float32[4, 16]; expected Credit of two"),
     (lambda group, key: Credit(group.reward, group.log_prob), "(advantage='float32[4]', weight"),
     (lambda group, key: Credit(group.log_prob, group.mask), "weight='bool[4, 16]'"),

@@ -1,0 +1,95 @@
+"""Hyper-parameters of a method's pieces: which piece takes which, checked by their signatures.
+
+A piece is a function whose parameters behind its data are options. One that is annotated as an
+array comes from the run (`adaptation`) and is no option; one that a partial has bound is fixed.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, get_args
+
+from iapo_jax.types import Array
+
+
+def parameters_of(piece: Callable) -> dict[str, inspect.Parameter]:
+    """Hyper-parameters by name, those that a partial has bound included."""
+
+    def is_option(p: inspect.Parameter) -> bool:
+        named = p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty and p.name != "key"
+        return p.kind is p.KEYWORD_ONLY or named
+
+    try:
+        parameters = inspect.signature(piece).parameters.values()
+    except ValueError:  # of something that is written in C
+        raise ValueError(f"{piece!r} tells no signature; expected (group, key)") from None
+    return {p.name: p for p in parameters if is_option(p)}
+
+
+def known_to(piece: Callable, values: dict[str, Any]) -> dict[str, Any]:
+    """Those of the values that the piece takes by name."""
+    return {name: values[name] for name in parameters_of(piece) if name in values}
+
+
+def bind(piece: Callable, options: dict[str, Any]) -> Callable:
+    """The piece with its own options bound; itself where there are none."""
+    known = known_to(piece, options)
+    return partial(piece, **known) if known else piece
+
+
+def check_options(name: str, options: dict[str, Any], pieces: dict[str, Callable]) -> None:
+    """Every option belongs to a piece that leaves it open, and has its type.
+
+    Raises:
+      ValueError: naming the option, what was found and what is expected.
+    """
+    known: dict[str, inspect.Parameter] = {}
+    fixed: dict[str, Any] = {}
+    for piece in pieces.values():
+        fixed |= getattr(piece, "keywords", {})
+        known |= {
+            key: p
+            for key, p in parameters_of(piece).items()
+            if key != "max_length" and Array not in (p.annotation, *get_args(p.annotation))
+        }
+    for key, value in options.items():
+        if key in fixed:
+            raise ValueError(
+                f"algorithm.options.{key} is fixed at {fixed[key]!r}: it makes {name}; "
+                "expected another algorithm.name for other values"
+            )
+        if key not in known:
+            expected = nearest(key, list(known)) if known else f"{name} has none"
+            raise ValueError(f"algorithm.options.{key} is unknown; {expected}")
+        default = known[key].default
+        bare = default is inspect.Parameter.empty or default is None
+        kind = known[key].annotation if bare else type(default)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        fits = {float: number, int: number and isinstance(value, int)}
+        if kind in (float, int, str, bool) and not fits.get(kind, isinstance(value, kind)):
+            such = "" if default is inspect.Parameter.empty else f", such as {default!r}"
+            raise ValueError(
+                f"algorithm.options.{key} is {value!r}; expected {kind.__name__}{such}"
+            )
+
+
+def check_complete(
+    name: str, piece: Callable, options: dict[str, Any], *, needs_length: bool = False
+) -> None:
+    """Every option without a default is there.
+
+    Raises:
+      ValueError: naming the first that is missing.
+    """
+    for key, parameter in parameters_of(piece).items():
+        missing = parameter.default is inspect.Parameter.empty and key not in options
+        if missing and not (key == "max_length" and needs_length):
+            kind = getattr(parameter.annotation, "__name__", "a value")
+            raise ValueError(f"algorithm.options.{key} is missing; {name} needs it ({kind})")
+
+
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """What a misspelt name may have meant."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
