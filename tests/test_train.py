@@ -536,11 +536,10 @@ def test_options_of_a_rule_of_your_own(configure, tmp_path):
     def mine(group, key, *, strength: float = 1.0, cap: int | None = None):
         return Credit(strength * group.log_prob, group.mask.astype(jnp.float32))
 
-    make = lambda *options: (
-        make_trainer(  # noqa: E731
-            configure(tmp_path / "run", *options), advantage=mine
-        ).algorithm.advantage
-    )
+    def make(*options):
+        config = configure(tmp_path / "run", *options)
+        return make_trainer(config, advantage=mine).algorithm.advantage
+
     # alpha and beta are of the rule that it replaces
     made = make("algorithm.options.strength=2", "algorithm.options.cap=3")
     assert made.keywords == {"strength": 2, "cap": 3}
