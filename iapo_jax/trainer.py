@@ -185,7 +185,7 @@ def _check_rule(config: TrainConfig, algorithm: Algorithm, source: str) -> None:
     except Exception as error:  # whatever a rule of one's own may raise
         reason = _first_line(error) + _place(error, algorithm.advantage)
         called = f"; the rule is called with (group, key) and returns {expected}"
-        raise UserError(f"{source}: {reason}" + called * (source == "advantage")) from error
+        raise UserError(f"{source}: {reason}" + called * (source != "algorithm.options")) from error
     found = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", credit)
     fits = lambda x: x.shape[1:] == shape and jnp.issubdtype(x.dtype, jnp.floating)  # noqa: E731
     if not isinstance(credit, Credit) or not all(map(fits, jax.tree.leaves(credit))):
