@@ -35,8 +35,8 @@ def stop_margin(group: Group, credit: Credit, *, threshold: float = THRESHOLD) -
     """Mean bonus of the tokens that end thinking, and of those that they competed with.
 
     Both over the stops that have rivals: thinking tokens of any completion of the group that were
-    drawn while the model knew as much, u_{t-1} <= max(u at the stop, threshold). Where stopping
-    gets less than going on with the same knowledge, the rule lengthens.
+    drawn while the model knew as much, u_{t-1} <= max(u at the stop, threshold), in nats. Where
+    stopping gets less than going on with the same knowledge, the bonus speaks for going on.
     """
     ends = group.mask & ~group.thinking
     stop = ends & (jnp.cumsum(ends, axis=-1) == 1)

@@ -64,9 +64,10 @@ def _centred(reward: Array, where: Array) -> Array:
 def normalise(x: Array, mask: Array, normaliser: str = "completion") -> Array:
     """Values of tokens on a common scale: [G, T] -> [G, T]; 0 outside the mask.
 
-    completion: (x - mean) / std over the masked tokens of each completion (arXiv:2602.19049);
-    group: the same over those of the whole group; norm: x / |x|_2 of each completion, without
-    centring; none: x. Values that do not vary give 0 where they are centred.
+    completion: (x - mean) / (std + 1e-4) over the masked tokens of each completion, population std
+    (arXiv:2602.19049); group: the same over those of the whole group; norm: x / (|x|_2 + 1e-4) of
+    each completion, without centring; none: x. Values that do not vary give 0 where they are
+    centred.
 
     Raises:
       ValueError: for another normaliser.

@@ -158,15 +158,16 @@ def test_normalise():
     # mean 2, population std sqrt(2/3); the last row does not vary and is left at 0
     x = jnp.array([[1.0, 2.0, 3.0, 99.0], [5.0, 5.0, 5.0, 99.0]])
     mask = valid_mask(jnp.array([3, 3]), 4)
-    root = math.sqrt(3 / 2)
-    expected = [[-root, 0.0, root, 0.0], [0.0, 0.0, 0.0, 0.0]]
-    np.testing.assert_allclose(normalise(x, mask), expected, atol=3e-4)
+    z = 1 / (math.sqrt(2 / 3) + 1e-4)
+    expected = [[-z, 0.0, z, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(normalise(x, mask), expected, atol=1e-5)
     # over the group: 1, 2, 3, 5, 5, 5 have mean 3.5 and variance (6.25+2.25+.25+3*2.25)/6 = 15.5/6
-    std = math.sqrt(15.5 / 6)
+    std = math.sqrt(15.5 / 6) + 1e-4
     expected = np.array([[-2.5, -1.5, -0.5, 0.0], [1.5, 1.5, 1.5, 0.0]]) / std
-    np.testing.assert_allclose(normalise(x, mask, "group"), expected, atol=3e-4)
-    expected = [np.array([1, 2, 3, 0]) / math.sqrt(14), np.array([1, 1, 1, 0]) / math.sqrt(3)]
-    np.testing.assert_allclose(normalise(x, mask, "norm"), expected, atol=3e-4)
+    np.testing.assert_allclose(normalise(x, mask, "group"), expected, atol=1e-5)
+    norms = np.array([[math.sqrt(14)], [math.sqrt(75)]]) + 1e-4
+    expected = np.array([[1, 2, 3, 0], [5, 5, 5, 0]]) / norms
+    np.testing.assert_allclose(normalise(x, mask, "norm"), expected, atol=1e-5)
     np.testing.assert_array_equal(normalise(x, mask, "none"), np.where(mask, x, 0.0))
     with pytest.raises(ValueError, match="normaliser is 'z'; expected one of completion, group"):
         normalise(x, mask, "z")
@@ -204,8 +205,8 @@ def test_an_unknown_option_of_iapo_is_named(usual, option):
 
 def test_iapo_by_hand():
     # One completion of two tokens, both thinking, with p = 1 then 1/2 and u = 2, 1, 1:
-    # s = 1, 0 -> z = +1, -1;   c = +p (right) -> z = +1, -1, and c = -p (wrong) -> z = -1, +1.
-    # Rewards 1 and -1: z(r) = +-1 / (sqrt(2) + 1e-4).
+    # s = 1, 0 -> z = +1, -1;   c = +p (right) -> z = +1, -1, and c = -p (wrong) -> z = -1, +1, but
+    # for the 1e-4 beside stds of 1/2 and 1/4. Rewards 1 and -1: z(r) = +-1 / (sqrt(2) + 1e-4).
     group = Group(
         tokens=None,
         mask=jnp.ones((2, 2), bool),
@@ -218,8 +219,9 @@ def test_iapo_by_hand():
         thinking=jnp.ones((2, 2), bool),
     )
     z = 1 / (math.sqrt(2) + 1e-4)
-    expected = [[z + 0.5 + 0.25, z - 0.5 - 0.25], [-z + 0.5 - 0.25, -z - 0.5 + 0.25]]
-    np.testing.assert_allclose(iapo(group, alpha=0.5, beta=0.25).advantage, expected, atol=5e-4)
+    s, c = 0.5 * 0.5 / (0.5 + 1e-4), 0.25 * 0.25 / (0.25 + 1e-4)
+    expected = [[z + s + c, z - s - c], [-z + s - c, -z - s + c]]
+    np.testing.assert_allclose(iapo(group, alpha=0.5, beta=0.25).advantage, expected, atol=1e-5)
 
 
 def test_iapo_without_its_terms_is_grpo(usual):

@@ -90,17 +90,19 @@ def test_a_chains_completions_are_as_it_says(stopping):
 
 def test_the_published_rule_pushes_away_from_stopping_as_argued(stopping):
     # One completion at a time: z over its T tokens, of which n tell 1/n of the nats each, gives
-    # the others -sqrt(n / (T - n)). Summed over the number of checks, by hand.
+    # the others -sqrt(n / (T - n)), but for the 1e-4 beside the std, that is
+    # (nats / T) sqrt((T - n) / n). Summed over the number of checks, by hand.
     chain = stopping.Chain()
     n, p, expected = chain.informative, chain.stop, 0.0
     for checks in range(stopping.MOST + 1):
         chance = (1 - p) ** checks * (p if checks < stopping.MOST else 1.0)
         length = n + checks * chain.check + stopping.ANSWER
-        others = -np.sqrt(n / (length - n))
+        mean = chain.nats / length
+        others = -mean / (mean * np.sqrt((length - n) / n) + 1e-4)
         stops = 1 - p if checks < stopping.MOST else 0.0
         expected += chance * others * (stops - p * checks)
     algorithm = make_algorithm("iapo", {"alpha": 1.0, "beta": 0.0})
-    np.testing.assert_allclose(stopping.exact_push(algorithm, chain), expected, rtol=1e-3)
+    np.testing.assert_allclose(stopping.exact_push(algorithm, chain), expected, rtol=1e-4)
     assert expected < -0.1
     drawn = stopping.push(algorithm, chain, groups=2000)
     assert abs(drawn.push - expected) < 4 * drawn.error
