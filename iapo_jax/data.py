@@ -168,6 +168,7 @@ class Problems(NamedTuple):
     answers: list[str]
     columns: list[dict[str, Any]]
     left_out: int  # rows whose prompt was too long
+    rows: list[int] = []  # of the data set, from 0: which of its rows these are
 
 
 def make_problems(
@@ -185,7 +186,7 @@ def make_problems(
     pick = lambda values: [values[i] for i in kept]  # noqa: E731
     answers, columns = [row.answer for row in rows], [row.columns for row in rows]
     left_out = len(rows) - len(kept)
-    return Problems(pick(texts), pick(tokens), pick(answers), pick(columns), left_out)
+    return Problems(pick(texts), pick(tokens), pick(answers), pick(columns), left_out, kept)
 
 
 def batch_order(rows: int, batch: int, seed: int) -> Callable[[int], np.ndarray]:
