@@ -54,10 +54,13 @@ class DataSection:
     """Where the rows come from: each has `prompt` or `question`, and `answer`."""
 
     dataset: str = option(
-        "", "JSONL or parquet file, directory of datasets.save_to_disk, or hub name"
+        "",
+        "a short name (gsm8k, math-500, dapo-math-17k, aime-2024, aime-2025, amc-2023, "
+        "commonsense-qa, arithmetic), NAME=PATH for a local copy of one, a JSONL, JSON or parquet "
+        "file, a directory of datasets.save_to_disk, or a hub name; :SPLIT and :first N may follow",
     )
     subset: str | None = option(None, "configuration name on the hub, such as 'main' of gsm8k")
-    split: str = option("train", "split on the hub")
+    split: str = option("train", "split of a named or saved data set, or on the hub")
     max_rows: int = option(0, "use only the first rows; 0 = all")
     max_prompt_length: int = option(512, "tokens; longer prompts are left out, counted and said")
 
@@ -66,12 +69,18 @@ class DataSection:
 class PromptSection:
     """How a question becomes a prompt, through the tokenizer's chat template."""
 
-    system: str = option(
-        "", "system text; empty = no system turn; 'r1' = the built-in R1-style text"
+    system: str | None = option(
+        None,
+        "system text; 'r1' = the built-in R1-style text; empty = no system turn; unset, here and "
+        "below: the own text of a data set that is named by its short name, else nothing",
     )
-    instruction: str = option("", "appended to every question, such as how to write the answer")
-    example_question: str = option("", "a worked turn before the question; empty = none")
-    example_answer: str = option("", "the assistant's text of the worked turn")
+    instruction: str | None = option(
+        None, "appended to every question, such as how to write the answer; empty = nothing"
+    )
+    example_question: str | None = option(
+        None, "a worked turn before the question; empty = none"
+    )
+    example_answer: str | None = option(None, "the assistant's text of the worked turn")
 
 
 @dataclasses.dataclass(frozen=True)
