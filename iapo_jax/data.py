@@ -62,7 +62,9 @@ def load_section(section: DataSection | EvalSection, field: str = "data.dataset"
 
 def _section_spec(section: DataSection | EvalSection, field: str) -> DataSpec:
     if not section.dataset:
-        raise UserError(f"{field} is empty: expected a short name, a file, a directory or a hub name")
+        raise UserError(
+            f"{field} is empty: expected a short name, a file, a directory or a hub name"
+        )
     spec = parse_spec(section.dataset, field)
     return spec._replace(first=spec.first or section.max_rows)
 
@@ -342,7 +344,9 @@ def resolve_prompt(section: PromptSection, own: PromptSection) -> PromptSection:
         field.name: (getattr(section, field.name), getattr(own, field.name))
         for field in dataclasses.fields(PromptSection)
     }
-    return PromptSection(**{k: theirs if mine is None else mine for k, (mine, theirs) in pairs.items()})
+    return PromptSection(
+        **{k: theirs if mine is None else mine for k, (mine, theirs) in pairs.items()}
+    )
 
 
 class Problems(NamedTuple):
@@ -358,7 +362,12 @@ class Problems(NamedTuple):
 
 
 def make_problems(
-    rows: Sequence[Row], tokenizer: Any, section: PromptSection, max_prompt_length: int
+    rows: Sequence[Row],
+    tokenizer: Any,
+    section: PromptSection,
+    max_prompt_length: int,
+    *,
+    field: str = "data.max_prompt_length",
 ) -> Problems:
     """Renders and encodes every prompt; leaves out (and counts) those that are too long."""
     texts = [render_prompt(tokenizer, row.question, section) for row in rows]
@@ -366,7 +375,7 @@ def make_problems(
     kept = [i for i, ids in enumerate(tokens) if 0 < len(ids) <= max_prompt_length]
     if not kept:
         raise UserError(
-            f"data.max_prompt_length is {max_prompt_length}, but the shortest of {len(rows)} "
+            f"{field} is {max_prompt_length}, but the shortest of {len(rows)} "
             f"prompts has {min(map(len, tokens), default=0)} tokens"
         )
     pick = lambda values: [values[i] for i in kept]  # noqa: E731

@@ -67,7 +67,7 @@ class Task(NamedTuple):
     sampler: Sampler
 
 
-def make_task(run: Run, problems: Problems, protocol: Protocol, *, field: str) -> Task:
+def make_task(run: Run, problems: Problems, protocol: Protocol, *, field: str = "") -> Task:
     """The task, compiled when it is first run.
 
     Raises:
@@ -75,9 +75,10 @@ def make_task(run: Run, problems: Problems, protocol: Protocol, *, field: str) -
     """
     devices = batch_devices(run.mesh)
     if protocol.prompts_per_batch < 1 or protocol.prompts_per_batch % devices:
+        name = f"{field}.prompts_per_batch" if field else "prompts_per_batch"
         raise UserError(
-            f"{field}.prompts_per_batch is {protocol.prompts_per_batch}; expected a multiple of "
-            f"the {devices} devices that share a batch"
+            f"{name} is {protocol.prompts_per_batch}; expected a multiple of the {devices} devices "
+            "that share a batch"
         )
     at_once = min(protocol.samples_per_batch or protocol.num_samples, protocol.num_samples)
     sampler = rollouts.make_sampler(

@@ -6,7 +6,7 @@ from typing import Any
 
 from iapo_jax import figures
 from iapo_jax.errors import UserError
-from iapo_jax.figures import Estimate, Outcomes, Terms
+from iapo_jax.figures import Estimate, Terms
 from iapo_jax.records import FORMAT, Record
 
 _ROWS = {  # of the table: figure, label, form, factor
@@ -152,8 +152,9 @@ def _pair(pair: tuple[str, str], rows: Sequence[Mapping[str, Any]]) -> str:
     if matched is None:
         return text
     return (
-        f"{text}\n  where {matched['cut']} is cut at {matched['budget']:.1f} tokens, both spend the "
-        f"same: {pair[0]} {matched['model_value']:.3f}, {pair[1]} {matched['baseline_value']:.3f}"
+        f"{text}\n  where {matched['cut']} is cut at {matched['budget']:.1f} tokens, both spend "
+        f"as much: {pair[0]} {matched['model_value']:.3f}, {pair[1]} "
+        f"{matched['baseline_value']:.3f}"
     )
 
 
