@@ -69,9 +69,7 @@ _DAPO_BEFORE = re.compile(
     r"\s*Solve the following math problem step by step\. The last line of your response should be "
     r"of the form Answer: .{0,40}? where \$Answer is the answer to the problem\.\s*"
 )
-_DAPO_AFTER = re.compile(
-    r'\s*Remember to put your answer on its own line after "Answer:"\.?\s*\Z'
-)
+_DAPO_AFTER = re.compile(r'\s*Remember to put your answer on its own line after "Answer:"\.?\s*\Z')
 
 
 def _read_dapo(row: dict) -> tuple[str, str]:

@@ -77,9 +77,7 @@ class PromptSection:
     instruction: str | None = option(
         None, "appended to every question, such as how to write the answer; empty = nothing"
     )
-    example_question: str | None = option(
-        None, "a worked turn before the question; empty = none"
-    )
+    example_question: str | None = option(None, "a worked turn before the question; empty = none")
     example_answer: str | None = option(None, "the assistant's text of the worked turn")
 
 

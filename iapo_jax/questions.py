@@ -34,11 +34,15 @@ _CHARACTERS = str.maketrans(
 _SAME_COMMANDS = {"le": "leq", "ge": "geq", "ne": "neq", "leqslant": "leq", "geqslant": "geq"} | {
     name: "frac" for name in ("dfrac", "tfrac", "cfrac")
 }
+_SAME_COMMANDS |= {"ldots": "dots", "cdots": "dots", "dotsc": "dots", "dotsb": "dots"}
 _NO_COMMANDS = {"left", "right", "big", "bigl", "bigr", "bigg", "biggl", "biggr"} | {
     *("displaystyle", "textstyle", "limits", "nolimits", "quad", "qquad", "thinspace"),
+    *("text", "textrm", "textbf", "textit", "mbox", "mathrm", "mathbf", "mathit", "operatorname"),
 }
 _COMMAND = re.compile(r"\\([a-z]+)")
 _SPACING = re.compile(r"\\[,;:! ()\[\]]|[$~]")
+_LINES = re.compile(r"\\(?:begin|end)\{(?:align|aligned|equation|gather|gathered)\*?\}")
+_ONE_IN_BRACES = re.compile(r"(?<!\\)\{([^\W_])\}")
 _WHITE = re.compile(r"(?<![^\W_])\s+|\s+(?![^\W_])")
 
 
@@ -54,7 +58,8 @@ def normalise(question: Question) -> str:
     text = text.replace("\\\\", "\n").replace("{,}", ",")  # a line break is white space
     text = _SPACING.sub(" ", text)
     if "\\" in text:
-        text = _COMMAND.sub(_same_command, text)
+        text = _COMMAND.sub(_same_command, _LINES.sub(" ", text))
+    text = _ONE_IN_BRACES.sub(r"\1", text)  # x^{2} is x^2
     text = _WHITE.sub("", " ".join(text.split()))
     # No `!`, which is a factorial, and nothing at the start, where `.5` and `-5` are numbers.
     return text.rstrip(".,;:?\"' ").lstrip("\"' ")
@@ -69,7 +74,10 @@ _ENDS = r"(?![A-Za-z])"
 _EATEN = {
     "\f": ("f", rf"rac|orall{_ENDS}|loor{_ENDS}"),
     "\b": ("b", rf"eta{_ENDS}|inom|oxed|egin\{{|ar\{{|ig[cl]|ullet{_ENDS}|mod{_ENDS}|oldsymbol"),
-    "\t": ("t", rf"ext(?:bf|it|rm)?\{{|imes{_ENDS}|heta{_ENDS}|riangle|frac|an(?=[\\(^{{])|au{_ENDS}"),
+    "\t": (
+        "t",
+        rf"ext(?:bf|it|rm)?\{{|imes{_ENDS}|heta{_ENDS}|riangle|frac|an(?=[\\(^{{])|au{_ENDS}",
+    ),
     "\n": ("n", rf"abla{_ENDS}|eq{_ENDS}|otin{_ENDS}|subseteq{_ENDS}"),
     "\r": ("r", rf"ight|ho{_ENDS}|angle{_ENDS}|floor|ceil|brace"),
     "\v": ("v", rf"ec\{{|ert{_ENDS}|arphi|artheta|arepsilon|ee{_ENDS}|dots{_ENDS}"),
@@ -84,7 +92,10 @@ _EATEN_PATTERNS = [
 _LIGATURES = [
     (re.compile("(?<=fi)\f(?=[a-z])|\f(?=fi[a-z])"), ""),
     (re.compile("(?<=ff)\v(?=[a-z])|\v(?=ff[a-z])"), ""),
-    (re.compile(rf"(?<![A-Za-z])\f(?=(?:nd|nds|nding|rst|ve|ves|gure|gures|nite|nal){_ENDS})"), "fi"),
+    (
+        re.compile(rf"(?<![A-Za-z])\f(?=(?:nd|nds|nding|rst|ve|ves|gure|gures|nite|nal){_ENDS})"),
+        "fi",
+    ),
     (re.compile(rf"(?<=[Dd]e)\f(?=ne[ds]?{_ENDS})|(?<=[Ii]n)\f(?=nite)"), "fi"),
 ]
 _PAGE_BREAK = re.compile("(?<![A-Za-z])[\f\v]+(?![A-Za-z])")
@@ -136,9 +147,7 @@ def check_overlap(
         )
 
 
-def hold_out(
-    count: int, questions: Sequence[Question], seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(count: int, questions: Sequence[Question], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(training, held-out) row indices, each in order: the `count` distinct questions whose hash of
     (seed, normal form) is smallest are held out.
 

@@ -16,7 +16,7 @@ READING_ORDER = [
     *MATHEMATICS,
     *("sharding", "kernels", "attention", "model", "scoring", "sampling", "information", "signals"),
     *("arithmetic", "answers", "rewards", "weights", "pretrained", "probes"),
-    *("questions", "catalogue", "data"),
+    *("questions", "catalogue", "cleaning", "data"),
     *("checkpoint", "metrics"),
     *("update", "run", "rollouts", "resampling", "evaluate", "reporting"),
     *("learner", "trainer", "step", "train", "sft", "export"),
