@@ -89,15 +89,15 @@ def _clean_repeating(raw: list[_Raw], one: DataSet) -> tuple[list[Problem], list
     kept = [problem for key, problem in problems.items() if key not in two]
     duplicates = sum(times[key] - 1 for key in problems.keys() - two)
     done = [
-        (repaired, "row", r"with eaten escapes (a form feed where \f of \frac stood) repaired"),
+        (repaired, "row", r"damaged (such as a form feed where \f of \frac stood) and repaired"),
         (damaged, "row", "damaged beyond certain repair left out"),
         (unreadable, "row", "left out whose gold is no integer"),
         (duplicates, "duplicate", "left out"),
         (len(two), "question", f"with two golds left out ({sum(times[k] for k in two):,} rows)"),
     ]
     parts = [f"{_count(number, noun)} {what}" for number, noun, what in done if number]
-    read = _count(sum(one.times for one in raw), "row")
-    notes = [f"{read}: {'; '.join(parts)}; {len(kept):,} remain"] if parts else []
+    read = sum(row.times for row in raw)
+    notes = [f"{read:,} read: {'; '.join(parts)}; {len(kept):,} remain"] if parts else []
     return kept, notes + _rewritten_note(rewritten)
 
 
@@ -109,4 +109,4 @@ def _rewritten_note(rewritten: list[tuple[str, str]]) -> list[str]:
     if not rewritten:
         return []
     old, new = rewritten[0]
-    return [f"{_count(len(rewritten), 'gold')} put as plain integers, the first {old} as {new}"]
+    return [f"{_count(len(rewritten), 'gold')} written otherwise: the first was {old}, now {new}"]

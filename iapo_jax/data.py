@@ -111,16 +111,24 @@ def _choose_split(spec: DataSpec, split: str | None, field: str) -> str:
     return split
 
 
+def own_prompt(section: DataSection | EvalSection, field: str = "data.dataset") -> PromptSection:
+    """The prompt that a config section's data set brings, without reading a row of it."""
+    name = _section_spec(section, field).name
+    return DATA_SETS[name].prompt if name else PromptSection()
+
+
 def load_rows(section: DataSection | EvalSection, field: str = "data.dataset") -> list[dict]:
-    """The raw rows that a config section names, no recipe applied.
+    """The raw rows of a file, a directory or a hub name, such as worked completions.
 
     Raises:
       UserError: naming the field, the file and the row.
     """
     spec = _section_spec(section, field)
     if spec.name:
-        one = DATA_SETS[spec.name]
-        spec = spec._replace(source=spec.source or one.hub)
+        raise UserError(
+            f"{field}: {spec.name} is a set of problems and answers without completions; expected "
+            "a file, a directory or a hub name"
+        )
     return _read(spec, spec.split or section.split, section.subset, field)
 
 
@@ -275,13 +283,9 @@ def _ask(question: str, section: PromptSection) -> str:
 
 def resolve_prompt(section: PromptSection, own: PromptSection) -> PromptSection:
     """The user's prompt, with the data set's own text for each field that is unset (None)."""
-    pairs = {
-        field.name: (getattr(section, field.name), getattr(own, field.name))
-        for field in dataclasses.fields(PromptSection)
-    }
-    return PromptSection(
-        **{k: theirs if mine is None else mine for k, (mine, theirs) in pairs.items()}
-    )
+    names = [field.name for field in dataclasses.fields(PromptSection)]
+    unset = {name: getattr(own, name) for name in names if getattr(section, name) is None}
+    return dataclasses.replace(section, **unset)
 
 
 class Problems(NamedTuple):
