@@ -297,10 +297,16 @@ class Problems(NamedTuple):
     columns: list[dict[str, Any]]
     left_out: int  # rows whose prompt was too long
     questions: Sequence[str] = ()  # as in the rows, without system text and instruction
+    rows: Sequence[int] = ()  # of the data set, from 0: which of its rows these are
 
 
 def make_problems(
-    rows: Sequence[Row], tokenizer: Any, section: PromptSection, max_prompt_length: int
+    rows: Sequence[Row],
+    tokenizer: Any,
+    section: PromptSection,
+    max_prompt_length: int,
+    *,
+    field: str = "data.max_prompt_length",
 ) -> Problems:
     """Renders and encodes every prompt; leaves out (and counts) those that are too long."""
     texts = [render_prompt(tokenizer, row.question, section) for row in rows]
@@ -308,7 +314,7 @@ def make_problems(
     kept = [i for i, ids in enumerate(tokens) if 0 < len(ids) <= max_prompt_length]
     if not kept:
         raise UserError(
-            f"data.max_prompt_length is {max_prompt_length}, but the shortest of {len(rows)} "
+            f"{field} is {max_prompt_length}, but the shortest of {len(rows)} "
             f"prompts has {min(map(len, tokens), default=0)} tokens"
         )
     pick = lambda values: [values[i] for i in kept]  # noqa: E731
@@ -316,7 +322,21 @@ def make_problems(
     questions = [question_text(row.question) for row in rows]
     left_out = len(rows) - len(kept)
     return Problems(
-        pick(texts), pick(tokens), pick(answers), pick(columns), left_out, pick(questions)
+        pick(texts), pick(tokens), pick(answers), pick(columns), left_out, pick(questions), kept
+    )
+
+
+def pick_problems(problems: Problems, indices: Sequence[int]) -> Problems:
+    """Some of the problems, each with its row of the data set."""
+    pick = lambda values: [values[i] for i in indices]  # noqa: E731
+    return Problems(
+        pick(problems.texts),
+        pick(problems.tokens),
+        pick(problems.answers),
+        pick(problems.columns),
+        problems.left_out,
+        pick(problems.questions),
+        pick(problems.rows),
     )
 
 

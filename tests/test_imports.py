@@ -17,10 +17,13 @@ READING_ORDER = [
     *("sharding", "kernels", "attention", "model", "scoring", "sampling", "information", "signals"),
     *("arithmetic", "answers", "rewards", "weights", "pretrained", "probes"),
     *("questions", "catalogue", "cleaning", "data"),
+    *("figures", "records", "summary"),
     *("checkpoint", "metrics"),
-    *("update", "run", "rollouts", "resampling", "evaluate", "reporting"),
-    *("learner", "trainer", "step", "train", "sft", "export"),
-    *("inspection", "terminal", "page", "examine", "inspect"),
+    *("update", "run", "rollouts", "resampling"),
+    *("inspection", "examine", "evaluation", "held_out", "reporting"),
+    *("learner", "trainer", "step", "train", "sft"),
+    *("sources", "export", "evaluate"),
+    *("terminal", "page", "inspect"),
 ]
 
 HOMES = {
