@@ -36,10 +36,12 @@ class HeldOut:
 
     def __init__(self, config: TrainConfig, run: Run, training: Problems):
         self.config, self.run, self.task = config, run, None
+        self.notes: list[str] = []  # what was done to its rows
         section = config.eval
         if not section.dataset:
             return
         self.loaded = data.load_section(section, "eval.dataset")
+        self.notes = self.loaded.notes
         problems = data.make_problems(
             self.loaded.rows,
             run.pretrained.tokenizer,
