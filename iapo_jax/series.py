@@ -1,0 +1,174 @@
+"""The numbers behind the report's charts: pure functions of arrays."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from iapo_jax.inspection import Inspection
+
+_RESAMPLES = 2000
+_BARS = 24  # of a histogram, at most
+
+
+class Estimate(NamedTuple):
+    """A figure and its 95% interval; NaN where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+class Band(NamedTuple):
+    """A line and what surrounds it; low and high are NaN where there is no band."""
+
+    x: np.ndarray  # [T]
+    middle: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def seed_band(steps: np.ndarray, values: np.ndarray, smooth: int = 1) -> Band:
+    """Mean, lowest and highest of the seeds at each step; values [S, T] -> Band of T.
+
+    With `smooth` = n every point is the mean of n steps of a seed, at the last of them; a rest is
+    a point of its own. A step at which a seed has no value (NaN) is a gap.
+    """
+    cuts = np.arange(0, len(steps), smooth)
+    sizes = np.diff(np.append(cuts, len(steps)))
+    values = np.add.reduceat(values, cuts, axis=1) / sizes if len(steps) else values
+    ends = steps[cuts + sizes - 1]
+    nothing = np.full(len(ends), math.nan)
+    if len(values) == 1:
+        return Band(ends, values[0], nothing, nothing)
+    return Band(ends, values.mean(0), values.min(0), values.max(0))
+
+
+def pareto_front(cost: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Indices of the points that none beats, by rising cost.
+
+    One beats another if it costs no more and gains no less, and one of the two is strict.
+    """
+    order = np.lexsort((-gain, cost))
+    front: list[int] = []
+    for index in order:
+        last = front[-1] if front else None
+        if last is None or gain[index] > gain[last]:
+            front.append(index)
+        elif gain[index] == gain[last] and cost[index] == cost[last]:
+            front.append(index)  # the same point twice: neither beats the other
+    return np.array(front, int)
+
+
+def length_edges(longest: int) -> np.ndarray:
+    """Edges of bars of equal whole width, 1, 2 or 5 times a power of ten, that hold 1..longest."""
+    widths = (m * 10**e for e in range(12) for m in (1, 2, 5))
+    width = next(w for w in widths if w * _BARS >= longest)
+    return np.arange(0, longest + width, width) + 0.5
+
+
+def length_counts(length: np.ndarray, correct: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Completions in each bar: [2, bars], the right ones first."""
+    return np.stack([np.histogram(length[part], edges)[0] for part in (correct, ~correct)])
+
+
+def information_curve(inspections: Sequence[Inspection], bins: int = 10) -> Band:
+    """Mean informativeness, nats a token, over the relative position in the thinking.
+
+    Token t of T lies on [t/T, (t+1)/T]; a bin takes of it what it overlaps, so that a completion
+    counts once however long it thinks. The band is the 95% interval of the mean over prompts
+    (completions of a prompt stay together) by a bootstrap; none for fewer than two prompts.
+    Completions without thinking are left out.
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    by_prompt: dict[str, list[np.ndarray]] = {}
+    for one in inspections:
+        count = one.thinking_length
+        if count:
+            told = np.append(0, np.cumsum(one.informativeness[:count]))
+            until = np.interp(edges, np.arange(count + 1) / count, told)
+            by_prompt.setdefault(one.prompt, []).append(np.diff(until) * bins / count)
+    middles = (edges[1:] + edges[:-1]) / 2
+    if not by_prompt:
+        return Band(middles, *np.full((3, bins), math.nan))
+    sums = np.array([np.sum(rows, 0) for rows in by_prompt.values()])
+    counts = np.array([len(rows) for rows in by_prompt.values()])
+    mean = sums.sum(0) / counts.sum()
+    if len(counts) < 2:
+        return Band(middles, mean, *np.full((2, bins), math.nan))
+    draws = _draws(len(counts))
+    spread = sums[draws].sum(1) / counts[draws].sum(1)[:, None]
+    return Band(middles, mean, *np.percentile(spread, [2.5, 97.5], axis=0))
+
+
+def _draws(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
+
+
+# To be replaced by iapo_jax/figures.py: estimates and differences of run directories, and of
+# evaluation directories without a summary.
+
+
+def _figures(correct: np.ndarray, length: np.ndarray, finished: np.ndarray) -> dict:
+    """Numerator and denominator of every figure by problem: name -> ([P], [P], factor)."""
+    ones = np.ones(len(correct))
+    right, size = correct.mean(1), length.mean(1)
+    parts = {
+        "accuracy": (right, ones, 1.0),
+        "length@1": (size, ones, 1.0),
+        "length_correct": ((length * correct).mean(1), right, 1.0),
+        "length_wrong": ((length * ~correct).mean(1), 1 - right, 1.0),
+        "cut_share": ((~finished).mean(1), ones, 1.0),
+        "ratio@1": (right, size, 100.0),
+        "tokens_per_right_answer": (size, right, 1.0),
+    }
+    return parts
+
+
+def pass_at(correct: np.ndarray, k: int) -> np.ndarray:
+    """1 - C(n - c, k) / C(n, k) of each problem: [P, n] bool -> [P]."""
+    n, wrong = correct.shape[1], (~correct).sum(1)
+    return np.array([1 - math.comb(int(w), k) / math.comb(n, k) for w in wrong])
+
+
+def _ratios(members: Sequence, draws: np.ndarray) -> dict[str, tuple[float, np.ndarray]]:
+    joined = [np.concatenate([getattr(m, name) for m in members], 1)
+              for name in ("correct", "length", "finished")]  # fmt: skip
+    parts = _figures(*joined)
+    samples = min(m.correct.shape[1] for m in members)
+    for k in (2**e for e in range(1, 12) if 2**e <= samples):
+        each = np.mean([pass_at(m.correct, k) for m in members], 0)
+        parts[f"pass@{k}"] = (each, np.ones(len(each)), 1.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            name: (
+                factor * over.mean() / under.mean(),
+                factor * over[draws].mean(1) / under[draws].mean(1),
+            )
+            for name, (over, under, factor) in parts.items()
+        }
+
+
+def estimate(members: Sequence) -> dict[str, Estimate]:
+    """Figures of seeds on the same problems, with intervals by a bootstrap over the problems."""
+    found = _ratios(members, _draws(len(members[0].correct)))
+    return {name: _interval(value, spread) for name, (value, spread) in found.items()}
+
+
+def difference(members: Sequence, baseline: Sequence) -> dict[str, Estimate]:
+    """Figures of `members` less those of `baseline`, in pairs by problem."""
+    draws = _draws(len(members[0].correct))
+    ours, theirs = _ratios(members, draws), _ratios(baseline, draws)
+    return {
+        name: _interval(ours[name][0] - theirs[name][0], ours[name][1] - theirs[name][1])
+        for name in ours
+        if name in theirs
+    }
+
+
+def _interval(value: float, spread: np.ndarray) -> Estimate:
+    spread = spread[np.isfinite(spread)]
+    if not math.isfinite(value) or not len(spread):
+        return Estimate(math.nan)
+    return Estimate(float(value), *map(float, np.percentile(spread, [2.5, 97.5])))
