@@ -1,0 +1,281 @@
+"""Figures of sampled completions, with 95% intervals by a bootstrap over problems. No JAX.
+
+Every figure is a ratio of means over problems of two numbers that each problem has,
+
+    figure = sum_p numerator_p / sum_p denominator_p      (denominator 1: a plain mean),
+
+so that one set of resampled problems serves all of them, and the same set two models: that is what
+pairs a difference. Seeds of training (S) are inside: a resample draws S of them for each model, and
+every problem keeps all of its samples.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+RESAMPLES = 2000
+_GRID = 256  # budgets that a matched length is looked for among, where there are more
+
+
+class Outcomes(NamedTuple):
+    """Every completion of an evaluation; arrays [problems, samples]."""
+
+    correct: np.ndarray  # bool
+    length: np.ndarray  # int, tokens with the stop token
+    finished: np.ndarray  # bool; False where the length limit cut the completion
+    votes: np.ndarray  # int; equal where a problem's answers are the same, -1 where there is none
+
+
+class Estimate(NamedTuple):
+    """A figure and its 95% interval; NaN where there is nothing to compute it from."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Terms(NamedTuple):
+    """The two numbers that each problem has for a figure; [P] each."""
+
+    numerator: np.ndarray
+    denominator: np.ndarray
+
+
+class Resample(NamedTuple):
+    """How often each problem and each seed stands in a resample; [R, P] and [R, S]."""
+
+    problems: np.ndarray
+    seeds: np.ndarray
+
+
+def pass_at_k(right: np.ndarray, samples: int, k: int) -> np.ndarray:
+    """Chance that k of n samples hold a right one: 1 - C(n - c, k) / C(n, k), unbiased.
+
+    Args:
+      right: [P], c: right samples of each problem.
+
+    Raises:
+      ValueError: if k is not in 1 .. samples.
+
+    Source: Chen et al., arXiv:2107.03374, Eq. 1.
+    """
+    _check_k(k, samples)
+    table = [1 - math.comb(samples - c, k) / math.comb(samples, k) for c in range(samples + 1)]
+    return np.asarray(table)[right]
+
+
+def majority_at_k(votes: np.ndarray, correct: np.ndarray, k: int) -> np.ndarray:
+    """Chance that the most frequent answer of k of n samples is right; ties are broken by lot.
+
+    Exact, over all C(n, k) choices. No answer (-1) is no vote; without any vote it is wrong.
+
+    Args:
+      votes, correct: [P, n], as in `Outcomes`.
+
+    Raises:
+      ValueError: if k is not in 1 .. n.
+    """
+    _check_k(k, votes.shape[1])
+    values = []
+    for answers, right in zip(votes, correct, strict=True):
+        silent = int((answers < 0).sum())
+        won = int(right.sum())
+        _, rivals = np.unique(answers[(answers >= 0) & ~right], return_counts=True)
+        values.append(_majority(won, tuple(sorted(rivals.tolist())), silent, k))
+    return np.asarray(values, float)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _majority(won: int, rivals: tuple[int, ...], silent: int, k: int) -> float:
+    """`majority_at_k` of one problem with so many votes for the right answer and each rival."""
+    total, share = math.comb(won + sum(rivals) + silent, k), 0.0
+    for mine in range(1, min(won, k) + 1):
+        # ways[t, m]: to draw m of the others such that t rivals have as many votes, none more
+        ways = np.zeros((k // mine + 1, k - mine + 1))
+        ways[0, : silent + 1] = [math.comb(silent, m) for m in range(min(silent, k - mine) + 1)]
+        for size in rivals:
+            drawn = np.zeros_like(ways)
+            for votes in range(min(size, mine, k - mine) + 1):
+                part = math.comb(size, votes) * ways[:, : ways.shape[1] - votes]
+                if votes < mine:
+                    drawn[:, votes:] += part
+                else:
+                    drawn[1:, votes:] += part[:-1]
+            ways = drawn
+        ties = ways[:, k - mine] / (1 + np.arange(len(ways)))
+        share += math.comb(won, mine) * float(ties.sum()) / total
+    return share
+
+
+def _check_k(k: int, samples: int) -> None:
+    if not 1 <= k <= samples:
+        raise ValueError(f"k is {k}; expected 1 to {samples}, the samples of a problem")
+
+
+def figure_terms(
+    outcomes: Outcomes, ks: Sequence[int] = (1,), budgets: Sequence[int] = ()
+) -> dict[str, Terms]:
+    """The terms of every figure by name; lengths in tokens.
+
+    accuracy, length, length_correct, length_wrong, cut_share, tokens_per_right_answer;
+    pass@k, length@k (the mean over k samples: the same for every k), ratio@k = pass@k / length@k,
+    majority@k; accuracy_within@B: right within B tokens, and wrong where it would be cut there.
+    """
+    correct, length = np.asarray(outcomes.correct, bool), np.asarray(outcomes.length, float)
+    ones = np.ones(len(correct))
+    mean = lambda x: np.asarray(x, float).mean(1)  # noqa: E731
+    terms = {
+        "accuracy": Terms(mean(correct), ones),
+        "length": Terms(mean(length), ones),
+        "length_correct": Terms(mean(length * correct), mean(correct)),
+        "length_wrong": Terms(mean(length * ~correct), mean(~correct)),
+        "cut_share": Terms(mean(~np.asarray(outcomes.finished, bool)), ones),
+        "tokens_per_right_answer": Terms(mean(length), mean(correct)),
+    }
+    for k in ks:
+        passed = pass_at_k(correct.sum(1), correct.shape[1], k)
+        terms[f"pass@{k}"] = Terms(passed, ones)
+        terms[f"length@{k}"] = terms["length"]
+        terms[f"ratio@{k}"] = Terms(passed, mean(length))
+        terms[f"majority@{k}"] = Terms(majority_at_k(outcomes.votes, correct, k), ones)
+    for budget in budgets:
+        terms[f"accuracy_within@{budget}"] = Terms(mean(correct & (length <= budget)), ones)
+    return terms
+
+
+def resample(problems: int, seeds: int = 1, *, stream: int = 0) -> Resample:
+    """The resamples of so many problems and seeds: always the same ones.
+
+    Args:
+      stream: of the draw of seeds; two models have two, while the problems are theirs together.
+    """
+    draw = lambda rng, size: rng.integers(0, size, (RESAMPLES, size))  # noqa: E731
+    count = lambda rows, size: np.stack([np.bincount(r, minlength=size) for r in rows])  # noqa: E731
+    drawn = draw(np.random.default_rng(0), problems)
+    if seeds == 1:
+        return Resample(count(drawn, problems), np.ones((RESAMPLES, 1), int))
+    return Resample(
+        count(drawn, problems), count(draw(np.random.default_rng([1, stream]), seeds), seeds)
+    )
+
+
+def _mix(terms: Sequence[Terms], problems: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """The figure [R] under each row of weights, over the terms of all S seeds."""
+    top, bottom = (
+        np.einsum("rs,rp,sp->r", seeds, problems, np.stack(part), optimize=True)
+        for part in zip(*terms, strict=True)
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), np.nan)
+
+
+def _whole(terms: Sequence[Terms]) -> float:
+    size = len(terms[0].numerator)
+    return float(_mix(terms, np.ones((1, size)), np.ones((1, len(terms))))[0])
+
+
+def _interval(value: float, samples: np.ndarray) -> Estimate:
+    samples = samples[np.isfinite(samples)]
+    if not np.isfinite(value) or not len(samples):
+        return Estimate(value, math.nan, math.nan)
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return Estimate(value, float(low), float(high))
+
+
+def estimate(terms: Sequence[Terms], drawn: Resample) -> Estimate:
+    """A figure of one model, from the terms of each of its S seeds on the same problems.
+
+    The interval is the percentiles of the resamples. A share that is 0 or 1 on all P problems has
+    no spread to resample; its interval ends at the exact 1 - 0.025^(1/P), or 0.025^(1/P).
+    """
+    found = _interval(_whole(terms), _mix(terms, *drawn))
+    tops, bottoms = (np.stack(part) for part in zip(*terms, strict=True))
+    bound = 0.025 ** (1 / tops.shape[1])
+    if (bottoms == 1).all() and (tops == 1).all():
+        return found._replace(low=min(found.low, bound))
+    if (bottoms == 1).all() and (tops == 0).all():
+        return found._replace(high=max(found.high, 1 - bound))
+    return found
+
+
+def difference(
+    terms: Sequence[Terms], drawn: Resample, base: Sequence[Terms], base_drawn: Resample
+) -> Estimate:
+    """A figure minus that of a baseline on the same problems, resampled together.
+
+    Raises:
+      ValueError: if they have other problems.
+    """
+    if drawn.problems.shape != base_drawn.problems.shape:
+        raise ValueError(
+            f"{drawn.problems.shape[1]} problems against {base_drawn.problems.shape[1]}: "
+            "expected the same ones"
+        )
+    return _interval(_whole(terms) - _whole(base), _mix(terms, *drawn) - _mix(base, *base_drawn))
+
+
+class Matched(NamedTuple):
+    """Two models at one mean length: the longer one is cut until it spends what the other does."""
+
+    budget: float  # tokens at which the longer one is cut
+    longer_is_baseline: bool
+    accuracy: float
+    baseline: float
+    difference: Estimate  # accuracy - baseline
+
+
+def accuracy_at_matched_length(
+    seeds: Sequence[Outcomes], drawn: Resample, base: Sequence[Outcomes], base_drawn: Resample
+) -> Matched:
+    """Accuracies where both spend the same mean number of tokens.
+
+    Let B be the budget at which the longer model, cut there, spends as much as the shorter one:
+    mean(min(length, B)) = mean(length of the shorter). What is cut is wrong. In each resample B is
+    found anew.
+    """
+    length = lambda many: float(np.mean([o.length.mean() for o in many]))  # noqa: E731
+    swap = length(seeds) > length(base)
+    long, short = (seeds, base) if swap else (base, seeds)
+    # Between two lengths that occur, accuracy does not change with the budget.
+    grid = np.unique(np.concatenate([[0], *(np.ravel(o.length) for o in long)]))
+    if len(grid) > _GRID:
+        grid = np.unique(np.quantile(grid, np.linspace(0, 1, _GRID)).astype(int))
+    # [S, P, budgets]: of each problem of the longer model under each budget
+    spent = np.stack([_under(o, grid, lambda n, b, _: np.minimum(n, b)) for o in long])
+    right = np.stack([_under(o, grid, lambda n, b, ok: ok & (n <= b)) for o in long])
+    goal = [figure_terms(o)["length"] for o in short]
+    own = [figure_terms(o)["accuracy"] for o in short]
+
+    def matched(
+        weights: np.ndarray, many: np.ndarray, few: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        mix = lambda x: np.einsum("rs,rp,spb->rb", many, weights, x, optimize=True) / (  # noqa: E731
+            weights.sum(1, keepdims=True) * many.sum(1, keepdims=True)
+        )
+        tokens, allowed = mix(spent), _mix(goal, weights, few)
+        at = (tokens <= allowed[:, None] + 1e-9).sum(1) - 1
+        rows = np.arange(len(at))
+        budget = [np.interp(g, t, grid) for g, t in zip(allowed, tokens, strict=True)]
+        return np.asarray(budget), mix(right)[rows, at], _mix(own, weights, few)
+
+    of_long, of_short = (drawn, base_drawn) if swap else (base_drawn, drawn)
+    one = lambda many: np.ones((1, len(many)))  # noqa: E731
+    weights = np.ones((1, len(spent[0])))
+    (budget,), (cut,), (whole,) = matched(weights, one(long), one(short))
+    _, cuts, wholes = matched(drawn.problems, of_long.seeds, of_short.seeds)
+    sign = 1 if swap else -1
+    accuracy, baseline = (cut, whole) if swap else (whole, cut)
+    spread = _interval(float(accuracy - baseline), sign * (cuts - wholes))
+    return Matched(float(budget), not swap, float(accuracy), float(baseline), spread)
+
+
+def _under(
+    outcomes: Outcomes,
+    grid: np.ndarray,
+    count: Callable[[np.ndarray, float, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    columns = [count(outcomes.length, budget, outcomes.correct).mean(1) for budget in grid]
+    return np.stack(columns, axis=-1)
