@@ -18,7 +18,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from iapo_jax.series import Band, Estimate
+from iapo_jax.figures import Estimate
+from iapo_jax.series import Band
 
 # Light ink -> the page's variable. Told apart by the colour-blind too; dashes and markers say the
 # same once more.
@@ -104,7 +105,13 @@ def look(index: int) -> Look:
 
 
 def curves(
-    name: str, title: str, lines: Sequence[Curve], *, x_label: str, description: str, rule: bool = False
+    name: str,
+    title: str,
+    lines: Sequence[Curve],
+    *,
+    x_label: str,
+    description: str,
+    rule: bool = False,
 ) -> Chart:
     """Lines with their bands, and markers at a few of the points; `rule` draws the height 0."""
 
@@ -138,12 +145,6 @@ def frontier(
     """Points with intervals along both axes, and the steps of the Pareto front behind them."""
 
     def draw(axes: Axes) -> None:
-        best = [points[index] for index in front]
-        if best:
-            axes.plot(
-                *([p.x.value for p in best], [p.y.value for p in best]),
-                **dict(drawstyle="steps-post", color=SOFT, linewidth=1.1, gid="front", zorder=1),
-            )
         for point in points:
             style = look(point.look)
             for along in ("x", "y"):
@@ -154,6 +155,15 @@ def frontier(
             )
         axes.set_xlabel(x_label)
         axes.margins(0.08)
+        best = [points[index] for index in front]
+        if best:  # what is reached at this length or below it, to the end of the panel
+            right = axes.get_xlim()[1]
+            corners = [*((p.x.value, p.y.value) for p in best), (right, best[-1].y.value)]
+            axes.plot(
+                *zip(*corners, strict=True),
+                **dict(drawstyle="steps-post", color=SOFT, linewidth=1.1, gid="front", zorder=1),
+            )
+            axes.set_xlim(right=right)
 
     handles = [_handle(p.name, p.look, line=False) for p in points]
     handles.append(Line2D([], [], color=SOFT, linewidth=1.1, label="Pareto front"))
@@ -175,13 +185,13 @@ def histogram(
     counts: np.ndarray,
     *,
     index: int,
-    top: float,
+    tops: tuple[float, float],
     limit: int | None,
     description: str,
 ) -> Chart:
     """Shares of all completions by length: right ones upwards, wrong ones downwards.
 
-    counts [2, bars], the right ones first; `top` is the highest share of any chart beside it.
+    counts [2, bars], the right ones first; `tops` are the highest shares of all charts beside it.
     """
 
     def draw(axes: Axes) -> None:
@@ -194,12 +204,10 @@ def histogram(
         if limit is not None:
             axes.axvline(limit + 0.5, color=SOFT, linewidth=1, linestyle=(0, (1.2, 1.6)))
         axes.set_xlim(edges[0], max(edges[-1], limit or 0) + 0.5)
-        axes.set_ylim(-100 * top * 1.08, 100 * top * 1.08)
+        up, down = 108 * max(tops[0], 0.2 * tops[1]), 108 * max(tops[1], 0.2 * tops[0])
+        axes.set_ylim(-down, up)
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.3g}%")
         axes.set_xlabel("tokens")
-        for height, text in ((0.94, "right"), (0.06, "wrong")):
-            where = {"transform": axes.transAxes, "ha": "right", "va": "center"}
-            axes.text(0.985, height, text, color=SOFT, **where)
 
     colour = look(index).colour
     handles = [

@@ -1,26 +1,20 @@
-"""What is compared with what: seeds of one config, models on one data set, their baseline."""
+"""What is compared with what: models on the same problems, and the start that they came from."""
 
 import json
+import math
+import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
+from iapo_jax.figures import Estimate, Outcomes, Resample, Terms, figure_terms, resample
+from iapo_jax.figures import difference as paired_difference
+from iapo_jax.figures import estimate as estimate_figure
+from iapo_jax.grouping import Line, group_seeds, repeated_seeds
 from iapo_jax.inspection import visible
 from iapo_jax.results import Evaluation, Run, Samples
-from iapo_jax.series import Band, Estimate, difference, estimate, seed_band
 
 START = -1  # the look of a model before training
-_APART = ("seed", "output_dir")  # in these alone seeds of one config differ
-_NAME = 48  # characters of a name that says what differs
-
-
-class Line(NamedTuple):
-    """Runs of one config, which differ in the seed."""
-
-    name: str
-    look: int  # index of its colour, dashes and marker, everywhere in a report
-    runs: tuple[Run, ...]
+_PER = 100  # tokens that a ratio is told for
 
 
 class Model(NamedTuple):
@@ -55,191 +49,199 @@ class _Entry(NamedTuple):
 
     name: str
     look: int
-    members: tuple[Samples, ...]
-    baseline: str | None
-    source: Evaluation | None
+    members: tuple[Samples, ...]  # on the same problems
+    baseline: str | None  # the name of another entry
+    source: Evaluation | None = None
+    base_label: str | None = None  # the baseline as the source names it
 
 
 def compare(found: Sequence[Run | Evaluation]) -> Report:
     """Groups the seeds, names what differs, and puts what shares its problems side by side."""
-    runs = [one for one in found if isinstance(one, Run)]
+    lines = group_seeds([one for one in found if isinstance(one, Run)])
     evaluations = [one for one in found if isinstance(one, Evaluation)]
-    groups = _groups(runs)
-    lines = tuple(
-        Line(name, look, tuple(group))
-        for look, (name, group) in enumerate(zip(_names(groups), groups, strict=True))
-    )
-    entries = [*_run_entries(lines), *_evaluation_entries(evaluations, lines)]
-    notes = [note for one in found for note in one.notes] + _repeated_seeds(lines)
+    entries = _run_entries(lines)
+    taken = {line.name for line in lines} | {entry.name for entry in entries}
+    entries += _evaluation_entries(evaluations, taken, len(lines))
+    notes = [note for one in found for note in one.notes] + repeated_seeds(lines)
     return Report(lines, _sections(entries), notes)
 
 
-def _groups(runs: Iterable[Run]) -> list[list[Run]]:
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        config = {name: value for name, value in run.config.items() if name not in _APART}
-        groups.setdefault(json.dumps(config, sort_keys=True, default=str), []).append(run)
-    return list(groups.values())
+def problems_of(one: Samples) -> tuple[str, str]:
+    """What two results must share to be compared: the data set, its rows and gold answers."""
+    return one.dataset, json.dumps([one.rows, one.answers])
 
 
-def _names(groups: list[list[Run]]) -> list[str]:
-    """algorithm.name; of those that share it with what else differs, or with the directory."""
-    configs = [_flat(group[0].config) for group in groups]
-    methods = [visible(str(one.get("algorithm.name", "sft"))) for one in configs]
-    names = []
-    for method, config, group in zip(methods, configs, groups, strict=True):
-        alike = [c for m, c in zip(methods, configs, strict=True) if m == method]
-        name = method
-        if len(alike) > 1:
-            fields = {key for one in alike for key in one}
-            differ = sorted(f for f in fields if len({repr(c.get(f)) for c in alike}) > 1)
-            told = ", ".join(f"{f.rpartition('.')[2]}={config.get(f)}" for f in differ)
-            short = {f.rpartition(".")[2] for f in differ}
-            clear = len(short) == len(differ) and len(told) <= _NAME
-            name = f"{method} ({visible(told if clear else str(group[0].directory))})"
-        names.append(name)
-    for index, name in enumerate(names):  # a field that holds another's text
-        if names.count(name) > 1:
-            names[index] = f"{name} ({visible(str(groups[index][0].directory))})"
-    return names
+def _by_problems(members: Iterable[Samples]) -> dict[tuple[str, str], tuple[Samples, ...]]:
+    found: dict[tuple[str, str], tuple[Samples, ...]] = {}
+    for one in members:
+        found[problems_of(one)] = (*found.get(problems_of(one), ()), one)
+    return found
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in config.items():
-        if not prefix and name in _APART:
-            continue
-        inner = _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        flat |= {f"{prefix}{name}": value} if inner is None else inner
-    return flat
-
-
-def _repeated_seeds(lines: Iterable[Line]) -> list[str]:
-    notes = []
-    for line in lines:
-        seeds = [run.config["seed"] for run in line.runs]
-        for seed in sorted({s for s in seeds if seeds.count(s) > 1}):
-            notes.append(
-                f"{line.name}: {seeds.count(seed)} runs have the seed {seed}; they are no "
-                "independent seeds, and the band is too narrow"
-            )
-    return notes
+def _start_of(run: Run) -> tuple[str, ...]:
+    """What two runs must share to begin at the same model, sampled in the same way."""
+    model = run.config["model"]
+    settings = {name: value for name, value in run.before.settings.items() if name != "seed"}
+    return (
+        *(str(model.get(name) or "") for name in ("path", "config", "revision")),
+        json.dumps(settings, sort_keys=True, default=str),
+        *problems_of(run.before),
+    )
 
 
 def _run_entries(lines: Iterable[Line]) -> list[_Entry]:
-    """The trained models, after the start models that they share."""
+    """The start models, each once for all runs that share it, and the trained ones."""
     starts: dict[tuple, dict[bytes, Samples]] = {}
-    keys = {}
+    for run in (run for line in lines for run in line.runs if run.before is not None):
+        # The same seed under two methods gives the same samples: they count once.
+        same = run.before.correct.tobytes() + run.before.length.tobytes()
+        starts.setdefault(_start_of(run), {}).setdefault(same, run.before)
+    names: dict[tuple, str] = {}
+    for key in starts:
+        beside = [other for other in starts if other[-2:] == key[-2:]]
+        name = "start" if len(beside) == 1 else f"start ({visible(key[0] or key[1])})"
+        if any(name == names.get(other) for other in beside):
+            name += f", {beside.index(key) + 1}"  # sampled in another way, as the section says
+        names[key] = name
+    entries = [
+        _Entry(names[key], START, tuple(members.values()), None) for key, members in starts.items()
+    ]
     for line in lines:
-        for run in line.runs:
-            if run.before is not None:
-                model = run.config["model"]
-                settings = {k: v for k, v in run.before.settings.items() if k != "seed"}
-                key = (
-                    _problems(run.before),
-                    *(str(model.get(name)) for name in ("path", "revision", "config")),
-                    json.dumps(settings, sort_keys=True, default=str),
-                )
-                # The same seed of two methods gives the same samples: they count once.
-                same = run.before.correct.tobytes() + run.before.length.tobytes()
-                starts.setdefault(key, {}).setdefault(same, run.before)
-                keys.setdefault(line.name, key)
-    named, entries = {}, []
-    for key, members in starts.items():
-        alone = sum(other[0] == key[0] for other in starts) == 1
-        place = key[1] if key[1] not in ("", "None") else key[3]
-        name = "start" if alone else f"start ({visible(place)})"
-        while name in {entry.name for entry in entries if _problems(entry.members[0]) == key[0]}:
-            name += "'"  # sampled in another way, as the section says
-        named[key] = name
-        entries.append(_Entry(name, START, tuple(members.values()), None, None))
-    for line in lines:
-        key = keys.get(line.name)
-        by_problems: dict[Any, list[Samples]] = {}
-        for run in line.runs:
-            if run.after is not None:
-                by_problems.setdefault(_problems(run.after), []).append(run.after)
-        for problems, members in by_problems.items():
-            baseline = named[key] if key and key[0] == problems else None
-            entries.append(_Entry(line.name, line.look, tuple(members), baseline, None))
+        begun = next((run for run in line.runs if run.before is not None), None)
+        ended = [run.after for run in line.runs if run.after is not None]
+        for problems, members in _by_problems(ended).items():
+            fits = begun is not None and problems_of(begun.before) == problems
+            baseline = names[_start_of(begun)] if fits else None
+            entries.append(_Entry(line.name, line.look, members, baseline))
     return entries
 
 
 def _evaluation_entries(
-    evaluations: Iterable[Evaluation], lines: Sequence[Line]
+    evaluations: Sequence[Evaluation], taken: set[str], first_look: int
 ) -> list[_Entry]:
-    """The labelled models; a label that stands for two models gets its directory's name."""
-    evaluations = list(evaluations)
-    sources: dict[str, set] = {}
-    for one in evaluations:
-        for label in {s.model for s in one.samples}:
-            what = frozenset((s.source, s.step) for s in one.samples if s.model == label)
-            shown = frozenset(s.dataset for s in one.samples if s.model == label)
-            sources.setdefault(label, set()).add((what, shown))
-    taken = {line.name for line in lines} | {"start"} * bool(lines) if False else {
-        line.name for line in lines
-    }
+    """The labelled models of every evaluation, and what they are compared with there."""
     looks: dict[str, int] = {}
     entries = []
     for one in evaluations:
-        baselines = {row.get("baseline") for row in one.differences}
-        for label in dict.fromkeys(s.model for s in one.samples):
-            parts = sources[label]
-            same = len({what for what, _ in parts}) == 1
-            apart = len(parts) == 1 or not frozenset.intersection(*(sets for _, sets in parts))
-            count = sum(any(s.model == label for s in other.samples) for other in evaluations)
-            clear = label not in taken and (count == 1 or (same and apart and len(parts) == count))
-            name = visible(label if clear else f"{label} ({one.directory})")
-            start = label in baselines and not any(
-                row["model"] == label for row in one.differences
-            )
-            look = START if start else looks.setdefault(name, len(lines) + len(looks))
-            for dataset in dict.fromkeys(s.dataset for s in one.samples if s.model == label):
-                members = [s for s in one.samples if (s.model, s.dataset) == (label, dataset)]
-                entries.append(_Entry(name, look, tuple(members), None, one))
+        labels = list(dict.fromkeys(s.model for s in one.samples))
+        trained = {row["model"] for row in one.differences}
+        bases = {row.get("baseline") for row in one.differences} - trained
+        names = {label: _label(label, one, evaluations, taken) for label in labels}
+        for label in labels:
+            of_label = [s for s in one.samples if s.model == label]
+            for members in _by_problems(of_label).values():
+                rows = [
+                    row.get("baseline")
+                    for row in one.differences
+                    if (row["model"], row["dataset"]) == (label, members[0].dataset)
+                ]
+                name = names[label]
+                look = START if label in bases else looks.setdefault(name, first_look + len(looks))
+                base = rows[0] if rows else None
+                entries.append(_Entry(name, look, members, names.get(base), one, base))
     return entries
 
 
-def _problems(one: Samples) -> tuple:
-    return one.dataset, json.dumps([one.rows, one.answers])
+def _label(label: str, one: Evaluation, others: Sequence[Evaluation], taken: set[str]) -> str:
+    """The label; with its directory if it is taken, or stands for another model elsewhere."""
+    having = [e for e in others if any(s.model == label for s in e.samples)]
+    own = [[s for s in e.samples if s.model == label] for e in having]
+    same = len({frozenset((s.source, s.step) for s in part) for part in own}) == 1
+    shown = [data for part in own for data in {problems_of(s) for s in part}]
+    clear = label not in taken and same and len(set(shown)) == len(shown)
+    return visible(label if clear else f"{label} ({one.directory})")
 
 
 def _sections(entries: Iterable[_Entry]) -> tuple[Section, ...]:
-    by_problems: dict[tuple, list[_Entry]] = {}
+    by_problems: dict[tuple[str, str], list[_Entry]] = {}
     for entry in entries:
-        by_problems.setdefault(_problems(entry.members[0]), []).append(entry)
-    titles = [visible(key[0]) for key in by_problems]
+        by_problems.setdefault(problems_of(entry.members[0]), []).append(entry)
+    titles = [visible(data) for data, _ in by_problems]
     sections = []
-    for title, (key, group) in zip(titles, by_problems.items(), strict=True):
-        if titles.count(title) > 1:  # the same name, other problems
+    for title, group in zip(titles, by_problems.values(), strict=True):
+        if titles.count(title) > 1:  # one name, other problems
             title += f", as in {visible(str(group[0].members[0].path.parent))}"
-        members = {entry.name: entry.members for entry in group}
-        models = tuple(_model(entry, members) for entry in group)
+        models = _models(group)
         sections.append(Section(title, models, _sampled_differently(models)))
     return tuple(sections)
 
 
-def _model(entry: _Entry, members: dict[str, tuple[Samples, ...]]) -> Model:
-    own = [s for s in entry.members if _problems(s) == _problems(entry.members[0])]
-    estimates, baseline, differences = {}, entry.baseline, {}
-    if entry.source is not None:
-        label, dataset = own[0].model, own[0].dataset
-        fits = lambda row: (row["model"], row["dataset"]) == (label, dataset)  # noqa: E731
-        estimates = _told(filter(fits, entry.source.figures))
-        rows = [row for row in entry.source.differences if fits(row)]
-        if rows:
-            baseline = str(rows[0].get("baseline"))
-            differences = _told(row for row in rows if row.get("baseline") == baseline)
-    elif baseline is not None:
-        differences = difference(own, members[baseline])
-    shown = None if baseline is None else visible(baseline)
-    return Model(entry.name, entry.look, tuple(own), estimates or estimate(own), shown, differences)
+def _models(group: Sequence[_Entry]) -> tuple[Model, ...]:
+    ks = _ks(group)
+    budgets = sorted({int(n) for entry in group for n in _numbers(entry, "accuracy_within@")})
+    terms = {entry.name: _terms(entry.members, ks, budgets) for entry in group}
+    draws = {
+        entry.name: resample(len(entry.members[0].rows), len(entry.members), stream=index)
+        for index, entry in enumerate(group)
+    }
+    models = []
+    for entry in group:
+        own, base = (terms[entry.name], draws[entry.name]), None
+        if entry.baseline in terms:
+            base = (terms[entry.baseline], draws[entry.baseline])
+        estimates, differences = _estimates(own, base)
+        if entry.source is not None:  # what the evaluation tells itself goes first
+            estimates |= _told(entry, entry.source.figures, None)
+            differences |= _told(entry, entry.source.differences, entry.base_label)
+        baseline = entry.baseline if base else None
+        name, look = entry.name, entry.look
+        models.append(Model(name, look, entry.members, estimates, baseline, differences))
+    return tuple(models)
 
 
-def _told(rows: Iterable[dict]) -> dict[str, Estimate]:
-    value = lambda x: float(x) if isinstance(x, int | float) else float("nan")  # noqa: E731
+def _ks(group: Sequence[_Entry]) -> list[int]:
+    """The k of the evaluation, or powers of 2, that the samples of every model allow."""
+    most = min(one.correct.shape[1] for entry in group for one in entry.members)
+    told = {int(k) for entry in group for k in _numbers(entry, "pass@")}
+    return sorted(k for k in told or {2**e for e in range(12)} if 1 <= k <= most)
+
+
+def _numbers(entry: _Entry, prefix: str) -> list[str]:
+    rows = entry.source.figures if entry.source else []
+    found = (re.fullmatch(re.escape(prefix) + r"(\d{1,9})", row["name"]) for row in rows)
+    return [match[1] for match in found if match]
+
+
+def _terms(
+    members: Sequence[Samples], ks: Sequence[int], budgets: Sequence[int]
+) -> dict[str, list[Terms]]:
+    """The terms of every member by the name of the figure."""
+    parts = [
+        figure_terms(Outcomes(m.correct, m.length, m.finished, m.votes), ks, budgets)
+        for m in members
+    ]
+    names = [name for name in parts[0] if not name.startswith("length@")]  # each is `length`
+    return {name: [_scaled(name, part[name]) for part in parts] for name in names}
+
+
+def _scaled(name: str, terms: Terms) -> Terms:
+    """A ratio by 100 tokens."""
+    return Terms(_PER * terms.numerator, terms.denominator) if name.startswith("ratio@") else terms
+
+
+def _estimates(
+    own: tuple[dict, Resample], base: tuple[dict, Resample] | None
+) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    terms, drawn = own
+    estimates = {name: estimate_figure(seeds, drawn) for name, seeds in terms.items()}
+    if base is None:
+        return estimates, {}
+    differences = {
+        name: paired_difference(seeds, drawn, base[0][name], base[1])
+        for name, seeds in terms.items()
+    }
+    return estimates, differences
+
+
+def _told(entry: _Entry, rows: Iterable[dict], baseline: str | None) -> dict[str, Estimate]:
+    """Figures of the evaluation's summary; ratios stay ours, by 100 tokens."""
+    key = (entry.members[0].model, entry.members[0].dataset, baseline)
+    number = lambda x: float(x) if isinstance(x, int | float) else math.nan  # noqa: E731
     return {
-        row["name"]: Estimate(*(value(row.get(part)) for part in Estimate._fields)) for row in rows
+        row["name"]: Estimate(*(number(row.get(part)) for part in Estimate._fields))
+        for row in rows
+        if (row["model"], row["dataset"], row.get("baseline")) == key
+        and not row["name"].startswith(("ratio@", "length@"))
     }
 
 
@@ -253,24 +255,3 @@ def _sampled_differently(models: Sequence[Model]) -> list[str]:
             told = ", ".join(f"{visible(value)} for {model}" for model, value in values.items())
             notes.append(f"sampled in different ways: {visible(name)} is {told}")
     return notes
-
-
-def metric_band(line: Line, name: str, smooth: int) -> tuple[Band | None, str]:
-    """The line's seeds over the steps that all of them have; and what is left out of them.
-
-    None where no step of any seed has the metric.
-    """
-    having = [run for run in line.runs if np.isfinite(run.metrics.get(name, np.nan)).any()]
-    if not having:
-        return None, f"{line.name} does not log it"
-    steps = having[0].steps
-    for run in having[1:]:
-        steps = np.intersect1d(steps, run.steps)
-    values = np.array([run.metrics[name][np.isin(run.steps, steps)] for run in having])
-    last = max(run.steps[-1] for run in having)
-    note = ""
-    if len(having) < len(line.runs):
-        note = f"{line.name}: {len(having)} of {len(line.runs)} seeds log it"
-    elif any(len(run.steps) != len(steps) for run in having):
-        note = f"{line.name}: only the {len(steps)} steps that all seeds have, of up to {last}"
-    return (seed_band(steps, values, smooth), note) if len(steps) else (None, note)

@@ -15,6 +15,7 @@ from iapo_jax.inspection import Inspection
 
 FORMAT = 1  # of the files of an evaluation
 _PER_TOKEN = {"informativeness": 0, "entropy": 0, "log_prob": 0, "uncertainty": 1}  # more than T
+_TABLES = ("correct", "length", "finished", "votes")
 _TEXTS = ("prompt", "completion", "estimator", "postfix")
 
 
@@ -34,7 +35,7 @@ class Samples(NamedTuple):
     correct: np.ndarray  # [P, N] bool
     length: np.ndarray  # [P, N] tokens, with the stop token
     finished: np.ndarray  # [P, N] bool; False where the limit cut the completion
-    votes: np.ndarray | None  # [P, N], equal numbers = the same answer; -1 = none
+    votes: np.ndarray  # [P, N] int; equal numbers = the same answer, -1 = none
     completions: list[dict]  # of the first problems, one each; where the file is there
     inspections: list[Inspection]
 
@@ -172,12 +173,11 @@ def _read_samples(path: Path, examples: int) -> Samples | None:
     if found["format"] != FORMAT:
         raise UserError(f"{path}: format is {found['format']!r}; expected {FORMAT}")
     lists = {name: _list(found, name, path) for name in ("rows", "prompts", "answers")}
-    arrays = {name: _array(found, name, path) for name in ("correct", "length", "finished")}
-    arrays["votes"] = _array(found, "votes", path) if "votes" in found else None
+    arrays = {name: _array(found, name, path) for name in _TABLES}
     shape = (len(lists["rows"]), arrays["correct"].shape[1])
     for name, value in (lists | arrays).items():
         has = np.shape(value)[: 1 if name in lists else 2]
-        if value is not None and has != shape[: len(has)]:
+        if has != shape[: len(has)]:
             raise UserError(f"{path}: {name} has the shape {has}; expected {shape[: len(has)]}")
     if (arrays["length"] < 1).any():
         raise UserError(f"{path}: a length is {arrays['length'].min()}; expected at least 1")

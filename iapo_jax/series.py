@@ -6,18 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from iapo_jax.figures import resample
 from iapo_jax.inspection import Inspection
 
-_RESAMPLES = 2000
 _BARS = 24  # of a histogram, at most
-
-
-class Estimate(NamedTuple):
-    """A figure and its 95% interval; NaN where there is none."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
 
 
 class Band(NamedTuple):
@@ -97,78 +89,6 @@ def information_curve(inspections: Sequence[Inspection], bins: int = 10) -> Band
     mean = sums.sum(0) / counts.sum()
     if len(counts) < 2:
         return Band(middles, mean, *np.full((2, bins), math.nan))
-    draws = _draws(len(counts))
-    spread = sums[draws].sum(1) / counts[draws].sum(1)[:, None]
+    weights = resample(len(counts)).problems
+    spread = (weights @ sums) / (weights @ counts)[:, None]
     return Band(middles, mean, *np.percentile(spread, [2.5, 97.5], axis=0))
-
-
-def _draws(count: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
-
-
-# To be replaced by iapo_jax/figures.py: estimates and differences of run directories, and of
-# evaluation directories without a summary.
-
-
-def _figures(correct: np.ndarray, length: np.ndarray, finished: np.ndarray) -> dict:
-    """Numerator and denominator of every figure by problem: name -> ([P], [P], factor)."""
-    ones = np.ones(len(correct))
-    right, size = correct.mean(1), length.mean(1)
-    parts = {
-        "accuracy": (right, ones, 1.0),
-        "length@1": (size, ones, 1.0),
-        "length_correct": ((length * correct).mean(1), right, 1.0),
-        "length_wrong": ((length * ~correct).mean(1), 1 - right, 1.0),
-        "cut_share": ((~finished).mean(1), ones, 1.0),
-        "ratio@1": (right, size, 100.0),
-        "tokens_per_right_answer": (size, right, 1.0),
-    }
-    return parts
-
-
-def pass_at(correct: np.ndarray, k: int) -> np.ndarray:
-    """1 - C(n - c, k) / C(n, k) of each problem: [P, n] bool -> [P]."""
-    n, wrong = correct.shape[1], (~correct).sum(1)
-    return np.array([1 - math.comb(int(w), k) / math.comb(n, k) for w in wrong])
-
-
-def _ratios(members: Sequence, draws: np.ndarray) -> dict[str, tuple[float, np.ndarray]]:
-    joined = [np.concatenate([getattr(m, name) for m in members], 1)
-              for name in ("correct", "length", "finished")]  # fmt: skip
-    parts = _figures(*joined)
-    samples = min(m.correct.shape[1] for m in members)
-    for k in (2**e for e in range(1, 12) if 2**e <= samples):
-        each = np.mean([pass_at(m.correct, k) for m in members], 0)
-        parts[f"pass@{k}"] = (each, np.ones(len(each)), 1.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            name: (
-                factor * over.mean() / under.mean(),
-                factor * over[draws].mean(1) / under[draws].mean(1),
-            )
-            for name, (over, under, factor) in parts.items()
-        }
-
-
-def estimate(members: Sequence) -> dict[str, Estimate]:
-    """Figures of seeds on the same problems, with intervals by a bootstrap over the problems."""
-    found = _ratios(members, _draws(len(members[0].correct)))
-    return {name: _interval(value, spread) for name, (value, spread) in found.items()}
-
-
-def difference(members: Sequence, baseline: Sequence) -> dict[str, Estimate]:
-    """Figures of `members` less those of `baseline`, in pairs by problem."""
-    draws = _draws(len(members[0].correct))
-    ours, theirs = _ratios(members, draws), _ratios(baseline, draws)
-    return {
-        name: _interval(ours[name][0] - theirs[name][0], ours[name][1] - theirs[name][1])
-        for name in ours
-        if name in theirs
-    }
-
-
-def _interval(value: float, spread: np.ndarray) -> Estimate:
-    spread = spread[np.isfinite(spread)]
-    if not math.isfinite(value) or not len(spread):
-        return Estimate(math.nan)
-    return Estimate(float(value), *map(float, np.percentile(spread, [2.5, 97.5])))
