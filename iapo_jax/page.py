@@ -183,10 +183,9 @@ def _card(one: Inspection, index: int, scale: float, axes: Axes, name: str, leve
     }
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in sums.items())
     certain = why_certain(one)
-    shown = f"{name[:1].upper()}{name[1:]}" if name.startswith("completion") else name
     name = escape(name)
     return f"""<article data-index="{index}" aria-label="{name}">
-<div class="head"><h{level}>{escape(shown)}</h{level}><span class="verdict {style}">{word}</span></div>
+<div class="head"><h{level}>{name}</h{level}><span class="verdict {style}">{word}</span></div>
 <dl class="sums">{cells}</dl>{f'<p class="empty">{certain}</p>' if certain else ""}
 {_curve(one, index, axes)}
 {_text(one, scale, name)}

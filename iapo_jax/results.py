@@ -179,6 +179,8 @@ def _read_samples(path: Path, examples: int) -> Samples | None:
         has = np.shape(value)[: 1 if name in lists else 2]
         if has != shape[: len(has)]:
             raise UserError(f"{path}: {name} has the shape {has}; expected {shape[: len(has)]}")
+    if not all(isinstance(row, int) for row in lists["rows"]):
+        raise UserError(f"{path}: rows are not all whole numbers")
     if (arrays["length"] < 1).any():
         raise UserError(f"{path}: a length is {arrays['length'].min()}; expected at least 1")
     for name in ("model", "dataset"):
@@ -190,7 +192,8 @@ def _read_samples(path: Path, examples: int) -> Samples | None:
         row
         for row in read_rows(path.with_suffix(".completions.jsonl"))
         if _check_texts(row, path.with_suffix(".completions.jsonl"))
-        and row.get("row") in shown
+        and isinstance(row.get("row"), int)
+        and row["row"] in shown
         and row.get("sample") == 0
     ]
     return Samples(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iapo_jax.figures import resample
+from iapo_jax.figures import Outcomes, estimate, figure_terms, resample
 from iapo_jax.inspection import Inspection
 
 _BARS = 24  # of a histogram, at most
@@ -92,3 +92,17 @@ def information_curve(inspections: Sequence[Inspection], bins: int = 10) -> Band
     weights = resample(len(counts)).problems
     spread = (weights @ sums) / (weights @ counts)[:, None]
     return Band(middles, mean, *np.percentile(spread, [2.5, 97.5], axis=0))
+
+
+def accuracy_within(outcomes: Sequence[Outcomes], points: int = 24) -> Band:
+    """Share that is right within B tokens, over B; what is longer counts as wrong.
+
+    The seeds of one model on the same problems; the band is the 95% interval of each point.
+    """
+    longest = max(int(one.length.max()) for one in outcomes)
+    budgets = np.unique(np.linspace(1, longest, points).round().astype(int))
+    terms = [figure_terms(one, (), budgets.tolist()) for one in outcomes]
+    drawn = resample(len(outcomes[0].correct), len(outcomes))
+    names = [f"accuracy_within@{budget}" for budget in budgets]
+    found = [estimate([part[name] for part in terms], drawn) for name in names]
+    return Band(budgets, *np.array(found).T)
