@@ -38,6 +38,7 @@ class Table(NamedTuple):
 
     heads: list[str]
     rows: list[tuple[Model, list[Cell]]]
+    baseline: str  # of all rows; empty where they have several
 
 
 def told(estimate: Estimate | None, name: str, *, signed: bool = False) -> Cell:
@@ -85,8 +86,10 @@ def main_table(section: Section) -> Table:
         cells = [told(model.estimates.get(name), name) for name in shown]
         cells += [told(model.differences.get(name), name, signed=True) for name in _DIFFER]
         rows.append((model, cells))
-    differ = [f"{head_of(name)}, less baseline's" for name in _DIFFER]
-    return Table([*map(head_of, shown), *differ], rows)
+    bases = {model.baseline for model in section.models} - {None}
+    baseline = bases.pop() if len(bases) == 1 else ""
+    differ = [f"{head_of(name)} less {baseline or 'baseline'}" for name in _DIFFER]
+    return Table([*map(head_of, shown), *(differ if rows else [])], rows, baseline)
 
 
 def to_markdown(sections: Sequence[Section]) -> str:

@@ -20,7 +20,8 @@ from iapo_jax.results import directories_once, read_directory
 
 _EPILOG = """\
 A run directory is the output_dir of iapo_jax.train (or sft), an evaluation directory the --out of
-iapo_jax.evaluate. Runs whose configs are equal but for seed and output_dir are one line with a band.
+iapo_jax.evaluate. Runs whose configs are equal but for seed and output_dir are one line, with a
+band.
 """
 
 

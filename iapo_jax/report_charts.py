@@ -33,6 +33,8 @@ LEARNING = (
 )
 _SFT = (("loss", "loss", "Loss of supervised fine-tuning", "nats a token"),)
 
+_BANDS = 4  # models, at most, whose bands can be told apart
+
 
 class Drawn(NamedTuple):
     """A place in the report: a chart, or why there is none."""
@@ -109,17 +111,19 @@ def frontier_chart(section: Section, stem: str) -> Drawn:
 
 def budget_chart(section: Section, stem: str) -> Drawn:
     """Accuracy if every completion were cut after B tokens."""
-    shown = [
-        Curve(model.name, model.look, accuracy_within([outcomes(one) for one in model.members]))
-        for model in section.models
-    ]
+    banded = len(section.models) <= _BANDS
+    shown = []
+    for model in section.models:
+        band = accuracy_within([outcomes(one) for one in model.members], banded=banded)
+        shown.append(Curve(model.name, model.look, band))
     chart = curves(
         *(f"budget-{stem}", f"Accuracy within a budget: {section.title}", shown),
         x_label="budget, tokens",
         description="Share of the completions that are right and no longer than the budget: "
         + "; ".join(f"{c.name} {_last(c, -1)} at {c.band.x[-1]} tokens" for c in shown),
     )
-    return Drawn("Accuracy within a budget", "right, and no longer than so many tokens", chart, "")
+    note = "Right, and no longer than so many tokens" + ("; bands: 95%." if banded else ".")
+    return Drawn("Accuracy within a budget", "", chart, note)
 
 
 def outcomes(one: Samples) -> Outcomes:
@@ -129,7 +133,7 @@ def outcomes(one: Samples) -> Outcomes:
 
 def information_chart(section: Section, stem: str) -> Drawn:
     """Where in the thinking the information sits."""
-    title, unit = "Where the information sits", "nats a token, by relative position in the thinking"
+    title, unit = "Where the information sits", "nats a token"
     shown, notes, missing = [], [], []
     for model in section.models:
         seen = [i for one in model.members for i in one.inspections]
@@ -142,8 +146,13 @@ def information_chart(section: Section, stem: str) -> Drawn:
         many = f"{len(thinking)} completions of {prompts} problem{'s' * (prompts != 1)}"
         left_out = f", {len(seen) - len(thinking)} without thinking left out"
         notes.append(f"{model.name}: {many}{left_out * (len(seen) > len(thinking))}")
+    alike = {note.partition(": ")[2] for note in notes}
+    if len(notes) > 1 and len(alike) == 1:
+        notes = [f"{alike.pop()} of each model" + " shown" * bool(missing)]
     if missing:
-        notes.append(f"no inspections of {', '.join(missing)} (….inspections.json)")
+        names = ", ".join(missing) if len(missing) <= 3 else f"{len(missing)} models"
+        notes.append(f"no inspections of {names} (….inspections.json)")
+    notes.append("bands: 95% over problems")
     if not shown:
         why = "Not drawn: no file of inspections (….inspections.json) lies beside the results."
         return Drawn(title, unit, None, why)

@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 from iapo_jax import report_examples
 from iapo_jax.charts import Chart, swatch
-from iapo_jax.comparison import Report, Section
+from iapo_jax.comparison import Model, Report, Section
 from iapo_jax.grouping import Line
 from iapo_jax.inspection import visible
-from iapo_jax.page import render_document
 from iapo_jax.methods_table import (
     Cell,
     findings,
@@ -19,6 +18,7 @@ from iapo_jax.methods_table import (
     sampled,
     told,
 )
+from iapo_jax.page import render_document
 from iapo_jax.report_charts import (
     Drawn,
     budget_chart,
@@ -74,9 +74,9 @@ def render_report(report: Report, title: str, *, examples: int, smooth: int) -> 
             "<main>",
             _findings(report, told_of),
             _contents(report, parts),
-            _learning(report.lines, learning, chosen, smooth),
             *(part.html for part in parts),
-            "" if parts else _nothing_evaluated(report),
+            "" if parts else _nothing_evaluated(),
+            _learning(report.lines, learning, chosen, smooth),
             _training_texts(report),
             _sources(report),
             "</main>",
@@ -108,10 +108,8 @@ def _findings(report: Report, told_of: Sequence[tuple[Section, list[tuple[str, s
 
 
 def _contents(report: Report, parts: Iterable[_Part]) -> str:
-    links = [("learning", "Learning curves")] * bool(report.lines)
-    links += [
-        (part.id, section.title) for part, section in zip(parts, report.sections, strict=True)
-    ]
+    links = [(part.id, section.title) for part, section in zip(parts, report.sections, strict=True)]
+    links += [("learning", "Learning curves")] * bool(report.lines)
     links.append(("sources", "Sources and what is missing"))
     items = "".join(f'<li><a href="#{id_}">{escape(name)}</a></li>' for id_, name in links)
     return f'<nav aria-label="contents"><ul>{items}</ul></nav>'
@@ -200,7 +198,7 @@ def _table(section: Section) -> str:
     heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in ["model", *table.heads])
     rows = "".join(
         f'<tr><th scope="row">{swatch(model.look, line=False)}{escape(model.name)}'
-        f"{_small(model)}</th>{''.join(map(_cell, cells))}</tr>"
+        f"{_small(model, bool(table.baseline))}</th>{''.join(map(_cell, cells))}</tr>"
         for model, cells in table.rows
     )
     label = escape(f"figures of {section.title}")
@@ -210,12 +208,13 @@ def _table(section: Section) -> str:
     return f"""<div class="wide" role="region" aria-label="{label}" tabindex="0">
 <table class="methods"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{rule}
 <details class="all"><summary>all figures</summary>
-<div class="wide" role="region" aria-label="all {label}" tabindex="0">{_all(section)}</div></details>"""
+<div class="wide" role="region" aria-label="all {label}" tabindex="0">{_all(section)}</div>
+</details>"""
 
 
-def _small(model) -> str:
+def _small(model: Model, one_baseline: bool) -> str:
     seeds = [f"{len(model.members)} seeds"] * (len(model.members) > 1)
-    base = [f"baseline: {model.baseline}"] * (model.baseline is not None)
+    base = [f"less {model.baseline}"] * (model.baseline is not None and not one_baseline)
     return f"<small>{escape(', '.join([*seeds, *base]))}</small>" if seeds or base else ""
 
 
@@ -230,7 +229,7 @@ def _all(section: Section) -> str:
     return f'<table class="methods">{head}<tbody>{rows}</tbody></table>'
 
 
-def _nothing_evaluated(report: Report) -> str:
+def _nothing_evaluated() -> str:
     return (
         "<section><h2>Evaluation</h2>"
         + _plain(

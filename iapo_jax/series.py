@@ -94,13 +94,16 @@ def information_curve(inspections: Sequence[Inspection], bins: int = 10) -> Band
     return Band(middles, mean, *np.percentile(spread, [2.5, 97.5], axis=0))
 
 
-def accuracy_within(outcomes: Sequence[Outcomes], points: int = 24) -> Band:
+def accuracy_within(outcomes: Sequence[Outcomes], points: int = 24, *, banded: bool = True) -> Band:
     """Share that is right within B tokens, over B; what is longer counts as wrong.
 
     The seeds of one model on the same problems; the band is the 95% interval of each point.
     """
     longest = max(int(one.length.max()) for one in outcomes)
     budgets = np.unique(np.linspace(1, longest, points).round().astype(int))
+    if not banded:
+        right = [[(o.correct & (o.length <= b)).mean() for b in budgets] for o in outcomes]
+        return Band(budgets, np.mean(right, 0), *np.full((2, len(budgets)), math.nan))
     terms = [figure_terms(one, (), budgets.tolist()) for one in outcomes]
     drawn = resample(len(outcomes[0].correct), len(outcomes))
     names = [f"accuracy_within@{budget}" for budget in budgets]
