@@ -303,6 +303,7 @@ def _svg(figure: Figure, name: str, title: str = "", description: str = "") -> s
     text = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', text)
     text = text.replace("url(#", f"url(#{name}-")
     text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     for ink, variable in INKS.items():
         text = text.replace(ink, f"var({variable})")
     told = ""

@@ -45,20 +45,18 @@ def told(estimate: Estimate | None, name: str, *, signed: bool = False) -> Cell:
     """The cell of a figure; `name` decides its digits, and a dash stands for what is not there."""
     if estimate is None or not math.isfinite(estimate.value):
         return Cell("–", "")
-    form = ("+" if signed else "") + _FORMS[name.partition("@")[0].partition("_")[0]]
-    value, low, high = (_minus(format(_rounded(x, form), form)) for x in estimate)
+    form = _FORMS[name.partition("@")[0].partition("_")[0]]
+    value, low, high = (as_text(x, form, signed=signed) for x in estimate)
     if not math.isfinite(estimate.low) or not math.isfinite(estimate.high):
         return Cell(value, "")
     apart = signed and (estimate.low > 0 or estimate.high < 0)
     return Cell(value, f"{low} to {high}", apart)
 
 
-def _rounded(value: float, form: str) -> float:
-    """Without a sign where it rounds to nothing."""
-    return 0.0 if math.isfinite(value) and not float(format(value, form).strip("%")) else value
-
-
-def _minus(text: str) -> str:
+def as_text(value: float, form: str, *, signed: bool = False) -> str:
+    """With a true minus sign, and no sign at all where it rounds to nothing."""
+    nothing = math.isfinite(value) and not float(format(value, form).strip("%"))
+    text = format(0.0 if nothing else value, form if nothing or not signed else f"+{form}")
     return text.replace("-", MINUS)
 
 
@@ -167,7 +165,7 @@ def findings(section: Section) -> list[tuple[str, str]]:
             continue
         ours, theirs = model.estimates, base.estimates
         change = ours["length"].value / theirs["length"].value - 1
-        percent = _minus(f"{_rounded(change, '+.0%'):+.0%}")
+        percent = as_text(change, ".0%", signed=True)
         tokens, before = (told(one["length"], "length").value for one in (ours, theirs))
         right, before_right = (told(one["accuracy"], "accuracy").value for one in (ours, theirs))
         gap = told(model.differences.get("accuracy"), "accuracy", signed=True)

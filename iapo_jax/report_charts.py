@@ -1,5 +1,6 @@
 """The charts of a report, or a sentence each that says why one cannot be drawn."""
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -48,7 +49,8 @@ class Drawn(NamedTuple):
 def slug(text: str, taken: set[str]) -> str:
     """A file's name for a text, other than those taken; taken afterwards."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "data"
-    name = next(n for n in [plain, *(f"{plain}-{i}" for i in range(2, 10**6))] if n not in taken)
+    numbered = (f"{plain}-{number}" for number in itertools.count(2))
+    name = next(n for n in itertools.chain([plain], numbered) if n not in taken)
     taken.add(name)
     return name
 
@@ -97,6 +99,7 @@ def frontier_chart(section: Section, stem: str) -> Drawn:
         np.array([p.x.value for p in points]), np.array([p.y.value for p in points])
     )
     best = ", ".join(points[index].name for index in front)
+    front_note = f"On the Pareto front, by the points and not their intervals: {best}."
     each = "; ".join(
         f"{p.name}: {told(p.y, 'accuracy').value} at {told(p.x, 'length').value} tokens"
         for p in points
@@ -106,7 +109,7 @@ def frontier_chart(section: Section, stem: str) -> Drawn:
         x_label="mean length, tokens",
         description=f"{each}. On the Pareto front: {best}.",
     )
-    return Drawn("Accuracy against length", "mean tokens", chart, f"On the Pareto front: {best}.")
+    return Drawn("Accuracy against length", "mean tokens", chart, front_note)
 
 
 def budget_chart(section: Section, stem: str) -> Drawn:
@@ -185,7 +188,11 @@ def length_charts(section: Section, stem: str) -> list[Drawn]:
         cut = f"{1 - ended.mean():.1%} cut at the limit" + (f" of {limit}" if limit else "")
         means = " and ".join(
             f"{told(model.estimates.get(f'length_{which}'), 'length').value} tokens where {word}"
-            for which, word in (("correct", "right"), ("wrong", "wrong"))
+            for which, word, some in (
+                ("correct", "right", right.any()),
+                ("wrong", "wrong", not right.all()),
+            )
+            if some
         )
         note = f"{right.mean():.1%} right; {means}; {cut}."
         chart = histogram(

@@ -1,6 +1,6 @@
 """Completions of the same problem side by side: the token view, or plain text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
@@ -90,7 +90,7 @@ def render_examples(many: Sequence[Examples]) -> list[str]:
     return [_section(examples, cards, legend) for examples in many]
 
 
-def _section(examples: Examples, cards, legend: str) -> str:
+def _section(examples: Examples, cards: Iterator[str], legend: str) -> str:
     parts = []
     for number, example in enumerate(examples.problems):
         beside = [

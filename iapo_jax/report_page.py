@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from iapo_jax import report_examples
 from iapo_jax.charts import Chart, swatch
-from iapo_jax.comparison import Model, Report, Section
+from iapo_jax.comparison import START, Model, Report, Section
 from iapo_jax.grouping import Line
 from iapo_jax.inspection import visible
 from iapo_jax.methods_table import (
@@ -125,8 +125,7 @@ def _learning(
     if several:
         note += "Line: mean of the seeds; band: from the lowest to the highest seed. "
     note += f"Each point is the mean of {smooth} steps." if smooth > 1 else "Not smoothed."
-    counts = {line.name: len(line.runs) for line in lines}
-    keys = _keys([(line.name, line.look) for line in lines], counts)
+    keys = _keys((line.name, line.look, len(line.runs)) for line in lines)
     more = [chosen] if chosen else []
     figures = "".join(_figure(one) for one in [*learning, *more])
     return f"""<section id="learning" aria-labelledby="learning-h">
@@ -143,8 +142,7 @@ def _section(section: Section, stem: str, texts: str, beside: report_examples.Ex
     lengths = length_charts(section, stem)
     notes = "".join(f'<p class="warn">{escape(note[:1].upper() + note[1:])}.</p>'
                     for note in section.notes)  # fmt: skip
-    seeds = {model.name: len(model.members) for model in section.models}
-    keys = _keys([(model.name, model.look) for model in section.models], seeds)
+    keys = _keys((model.name, model.look, len(model.members)) for model in section.models)
     count = len(beside.problems)
     about = f"The first {count} problems of the data set, the first sample of each; none is picked."
     note = f" Not shown: {beside.note}." if beside.note else ""
@@ -178,13 +176,18 @@ def _figure(one: Drawn) -> str:
     return f'<figure class="chart">{head}{one.chart.svg}{note}</figure>'
 
 
-def _keys(names: Iterable[tuple[str, int]], seeds: dict[str, int]) -> str:
+def _keys(names: Iterable[tuple[str, int, int]]) -> str:
+    """A legend of name, look and how many seeds it is of."""
     items = "".join(
         f"<li>{swatch(look)}<span>{escape(name)}"
-        f"{f' <small>{seeds[name]} seeds</small>' if seeds[name] > 1 else ''}</span></li>"
-        for name, look in names
+        f"{f' <small>{_seeds(look, count)}</small>' if count > 1 else ''}</span></li>"
+        for name, look, count in names
     )
     return f'<ul class="keys" aria-label="what is what">{items}</ul>'
+
+
+def _seeds(look: int, count: int) -> str:
+    return f"{count} sampling seeds" if look == START else f"{count} seeds"
 
 
 def _cell(cell: Cell) -> str:
@@ -213,7 +216,7 @@ def _table(section: Section) -> str:
 
 
 def _small(model: Model, one_baseline: bool) -> str:
-    seeds = [f"{len(model.members)} seeds"] * (len(model.members) > 1)
+    seeds = [_seeds(model.look, len(model.members))] * (len(model.members) > 1)
     base = [f"less {model.baseline}"] * (model.baseline is not None and not one_baseline)
     return f"<small>{escape(', '.join([*seeds, *base]))}</small>" if seeds or base else ""
 

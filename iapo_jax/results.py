@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ class Samples(NamedTuple):
     path: Path
     model: str  # the label of the command line; "before" or "after" in a run directory
     member: int
+    members: int  # training seeds under this label
     source: str
     step: int | None
     dataset: str
@@ -144,6 +146,10 @@ def _read_evaluation(directory: Path, examples: int) -> Evaluation:
             samples.append(one)
         else:
             notes.append(f"{path}: holds no evaluation; left out")
+    for (model, dataset), count in Counter((s.model, s.dataset) for s in samples).items():
+        most = max(s.members for s in samples if (s.model, s.dataset) == (model, dataset))
+        if count < most:
+            notes.append(f"{directory}: {count} of {most} seeds of {model} on {dataset}")
     path = directory / "summary.json"
     if samples and path.is_file():
         summary = _read_object(path)
@@ -200,6 +206,7 @@ def _read_samples(path: Path, examples: int) -> Samples | None:
         path=path,
         model=found["model"],
         member=int(_number(found.get("member"), 0)),
+        members=int(_number(found.get("members"), 1)),
         source=str(found.get("source") or ""),
         step=found.get("step"),
         dataset=found["dataset"],

@@ -155,8 +155,8 @@ def write_run(
     ]
     write_lines(directory / "metrics.jsonl", rows)
     for step in (1, steps) if texts else ():
-        row = {"row": step, "prompt": f"problem {step}", "completion": f"<b>step {step}</b>",
-               "answer": "1", "reward": 1.0, "correct": True, "length": 9, "thinking_length": 3}  # fmt: skip
+        row = dict(row=step, prompt=f"problem {step}", completion=f"<b>step {step}</b>", answer="1")
+        row |= dict(reward=1.0, correct=True, length=9, thinking_length=3)
         write_lines(directory / "completions" / f"step_{step}.jsonl", [row])
     for name, fields, seen in zip(("before", "after"), (before, after), inspections, strict=True):
         if fields is not None:

@@ -20,6 +20,8 @@ READING_ORDER = [
     *("update", "run", "rollouts", "resampling", "evaluate", "reporting"),
     *("learner", "trainer", "step", "train", "sft", "export"),
     *("inspection", "terminal", "page", "examine", "inspect"),
+    *("figures", "results", "series", "grouping", "comparison", "methods_table", "charts"),
+    *("report_charts", "report_examples", "report_page", "report"),
 ]
 
 HOMES = {
@@ -28,6 +30,7 @@ HOMES = {
     "grain": {"data"},
     "huggingface_hub": {"weights", "pretrained"},
     "math_verify": {"answers"},
+    "matplotlib": {"charts"},
     "omegaconf": {"config"},
     "optax": {"update"},
     "orbax": {"checkpoint"},
@@ -102,6 +105,7 @@ def test_the_host_side_sees_no_jax(modules, name):
 def test_importing_the_library_is_light():
     heavy = {"transformers", "datasets", "orbax", "omegaconf", "grain", "math_verify"}
     heavy |= {"tensorboardX", "safetensors", "huggingface_hub", "torch", "tensorflow"}
+    heavy |= {"matplotlib"}
     code = f"import sys, iapo_jax; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
