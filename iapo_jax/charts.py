@@ -217,16 +217,17 @@ def histogram(
     return _chart(name, title, description, draw, handles)
 
 
-def swatch(index: int, *, line: bool = True) -> str:
-    """The line and marker of a look, for a legend in HTML."""
-    with mpl.rc_context(_STYLE):
+def swatch(index: int, place: str, *, line: bool = True) -> str:
+    """The line and marker of a look, for a legend in HTML; `place` is of its ids in the page."""
+    name = f"key-{place}-{index if index >= 0 else 'start'}"
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(34 / 72, 14 / 72))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
         style = _line(look(index)) | ({} if line else {"linestyle": "none", "markersize": 7})
-        axes.plot([0, 0.5, 1], [0, 0, 0], **style, markevery=[1])
+        axes.plot([0, 0.5, 1], [0, 0, 0], **style, markevery=[1], clip_on=False)
         axes.set_xlim(-0.03, 1.03)
-        svg = _svg(figure, f"key{index}{'l' if line else 'p'}")
+        svg = _svg(figure, name)
     return svg.replace("<svg ", '<svg class="swatch" aria-hidden="true" ', 1)
 
 

@@ -100,8 +100,8 @@ def _run_entries(lines: Iterable[Line]) -> list[_Entry]:
     for key in starts:
         beside = [other for other in starts if other[-2:] == key[-2:]]
         name = "start" if len(beside) == 1 else f"start ({visible(key[0] or key[1])})"
-        if any(name == names.get(other) for other in beside):
-            name += f", {beside.index(key) + 1}"  # sampled in another way, as the section says
+        same = sum(names.get(other, "").startswith(name) for other in beside)
+        name += f" {same + 1}" * bool(same)  # sampled in another way, as the section says
         names[key] = name
     entries = [
         _Entry(names[key], START, tuple(members.values()), None) for key, members in starts.items()
@@ -250,8 +250,10 @@ def _sampled_differently(models: Sequence[Model]) -> list[str]:
     notes = []
     settings = {model.name: model.members[0].settings for model in models}
     for name in dict.fromkeys(name for one in settings.values() for name in one):
-        values = {model: str(one.get(name)) for model, one in settings.items()}
-        if name != "seed" and len(set(values.values())) > 1:
-            told = ", ".join(f"{visible(value)} for {model}" for model, value in values.items())
+        values: dict[str, list[str]] = {}
+        for model, one in settings.items():
+            values.setdefault(visible(str(one.get(name))), []).append(model)
+        if name != "seed" and len(values) > 1:
+            told = "; ".join(f"{value} for {', '.join(models)}" for value, models in values.items())
             notes.append(f"sampled in different ways: {visible(name)} is {told}")
     return notes

@@ -125,7 +125,7 @@ def _learning(
     if several:
         note += "Line: mean of the seeds; band: from the lowest to the highest seed. "
     note += f"Each point is the mean of {smooth} steps." if smooth > 1 else "Not smoothed."
-    keys = _keys((line.name, line.look, len(line.runs)) for line in lines)
+    keys = _keys(((line.name, line.look, len(line.runs)) for line in lines), "learning")
     more = [chosen] if chosen else []
     figures = "".join(_figure(one) for one in [*learning, *more])
     return f"""<section id="learning" aria-labelledby="learning-h">
@@ -142,7 +142,8 @@ def _section(section: Section, stem: str, texts: str, beside: report_examples.Ex
     lengths = length_charts(section, stem)
     notes = "".join(f'<p class="warn">{escape(note[:1].upper() + note[1:])}.</p>'
                     for note in section.notes)  # fmt: skip
-    keys = _keys((model.name, model.look, len(model.members)) for model in section.models)
+    models = ((model.name, model.look, len(model.members)) for model in section.models)
+    keys = _keys(models, stem)
     count = len(beside.problems)
     about = f"The first {count} problems of the data set, the first sample of each; none is picked."
     note = f" Not shown: {beside.note}." if beside.note else ""
@@ -152,7 +153,7 @@ def _section(section: Section, stem: str, texts: str, beside: report_examples.Ex
     html = f"""<section id="data-{stem}" aria-labelledby="data-{stem}-h">
 <h2 id="data-{stem}-h">{escape(section.title)}</h2>
 <p class="about">{sampled(section)}.</p>{notes}
-{_table(section)}
+{_table(section, stem)}
 {keys}
 <div class="charts">{"".join(_figure(one) for one in pair)}</div>
 <h3>Lengths of right and wrong answers</h3>
@@ -176,12 +177,12 @@ def _figure(one: Drawn) -> str:
     return f'<figure class="chart">{head}{one.chart.svg}{note}</figure>'
 
 
-def _keys(names: Iterable[tuple[str, int, int]]) -> str:
+def _keys(names: Iterable[tuple[str, int, int]], place: str) -> str:
     """A legend of name, look and how many seeds it is of."""
     items = "".join(
-        f"<li>{swatch(look)}<span>{escape(name)}"
+        f"<li>{swatch(look, f'{place}-{n}')}<span>{escape(name)}"
         f"{f' <small>{_seeds(look, count)}</small>' if count > 1 else ''}</span></li>"
-        for name, look, count in names
+        for n, (name, look, count) in enumerate(names)
     )
     return f'<ul class="keys" aria-label="what is what">{items}</ul>'
 
@@ -196,13 +197,14 @@ def _cell(cell: Cell) -> str:
     return f"<td{style}>{cell.value}{small}</td>"
 
 
-def _table(section: Section) -> str:
+def _table(section: Section, stem: str) -> str:
     table = main_table(section)
     heads = "".join(f'<th scope="col">{escape(head)}</th>' for head in ["model", *table.heads])
     rows = "".join(
-        f'<tr><th scope="row">{swatch(model.look, line=False)}{escape(model.name)}'
-        f"{_small(model, bool(table.baseline))}</th>{''.join(map(_cell, cells))}</tr>"
-        for model, cells in table.rows
+        f'<tr><th scope="row">{swatch(model.look, f"row-{stem}-{n}", line=False)}'
+        f"{escape(model.name)}{_small(model, bool(table.baseline))}</th>"
+        f"{''.join(map(_cell, cells))}</tr>"
+        for n, (model, cells) in enumerate(table.rows)
     )
     label = escape(f"figures of {section.title}")
     marked = any(cell.excludes_0 for _, cells in table.rows for cell in cells)

@@ -180,7 +180,7 @@ def _read_samples(path: Path, examples: int) -> Samples | None:
         raise UserError(f"{path}: format is {found['format']!r}; expected {FORMAT}")
     lists = {name: _list(found, name, path) for name in ("rows", "prompts", "answers")}
     arrays = {name: _array(found, name, path) for name in _TABLES}
-    shape = (len(lists["rows"]), arrays["correct"].shape[1])
+    shape = arrays["correct"].shape
     for name, value in (lists | arrays).items():
         has = np.shape(value)[: 1 if name in lists else 2]
         if has != shape[: len(has)]:

@@ -203,7 +203,7 @@ def test_an_svg_brings_nothing_and_takes_the_pages_inks_and_type():
 
 def test_ids_of_charts_do_not_meet():
     """One page holds them all: every id once, every reference to one of its own."""
-    svgs = [chart(["a", "b"]).svg, swatch(0), swatch(1), swatch(0, line=False)]
+    svgs = [chart(["a", "b"]).svg, swatch(0, "a"), swatch(1, "a"), swatch(0, "b", line=False)]
     other = curves("other", "A", [Curve("a", 0, flat([1], [1]))], x_label="", description="")
     ids = [set(re.findall(r'\bid="([^"]*)"', svg)) for svg in [*svgs, other.svg]]
     assert all(not a & b for a, b in itertools.combinations(ids, 2))
