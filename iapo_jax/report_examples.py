@@ -118,7 +118,7 @@ def _short(text: str, limit: int = 90) -> str:
     return line if len(line) <= limit else f"{line[:limit]}…"
 
 
-def plain_card(name: str, row: dict) -> str:
+def plain_card(name: str, row: dict, level: int = 4) -> str:
     """A completion of which only the text is known."""
     right = row.get("correct")
     word, style = {True: ("right", "right"), False: ("wrong", "wrong")}.get(
@@ -136,7 +136,7 @@ def plain_card(name: str, row: dict) -> str:
     )
     return (
         f'<article class="plain" aria-label="{escape(name)}"><div class="head">'
-        f'<h4>{escape(name)}</h4><span class="verdict {style}">{word}</span></div>'
+        f'<h{level}>{escape(name)}</h{level}><span class="verdict {style}">{word}</span></div>'
         f'<dl class="sums">{cells}</dl><div class="prompt">{render_text(row["completion"])}</div>'
         "</article>"
     )
@@ -150,7 +150,7 @@ def render_training_texts(line: Line) -> str:
     columns = []
     for step, rows in run.texts:
         cards = "".join(
-            plain_card(f"step {step}: {_short(row['prompt'], 40)}", row) for row in rows[:2]
+            plain_card(f"step {step}: {_short(row['prompt'], 40)}", row, 3) for row in rows[:2]
         )
         columns.append(f'<div class="column">{cards}</div>')
     name = f"{escape(line.name)}, seed {run.config['seed']}"

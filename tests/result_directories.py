@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 
@@ -169,7 +170,7 @@ def write_evaluation(directory, members, *, summary=None, **beside):
     for found in members:
         number = f"-{found['member']}" if found["members"] > 1 else ""
         stem = f"{found['model']}{number}.{found['dataset_name']}"
-        write_member(directory, found, stem=stem, **beside)
+        write_member(directory, found, stem=re.sub(r"[^\w.-]", "_", stem), **beside)
     if summary is not None:
         (directory / "summary.json").write_text(json.dumps({"format": 1, **summary}))
     return directory

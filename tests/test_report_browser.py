@@ -47,16 +47,14 @@ def made(tmp_path_factory):
                 **dict(without=("kl",), texts=n > 8),
             )
         )
-    write_lines(runs[3] / "selection.jsonl", [
-        {"step": s, "ratio": 2.0 + s, "criterion": "ratio", "low": 1.0, "high": 9.0, "chosen": s == 4}
-        for s in (2, 4)
-    ])  # fmt: skip
+    choice = {"criterion": "ratio", "low": 1.0, "high": 9.0}
+    rows = [choice | {"step": s, "ratio": 2.0 + s, "chosen": s == 4} for s in (2, 4)]
+    write_lines(runs[3] / "selection.jsonl", rows)
     bare = write_run(root / "bare", method="bare")
     for label in ("start", HOSTILE):
         found = member(label, dataset=HOSTILE)
         lines = [completion(found, row, completion=f"{HOSTILE} {LONG}") for row in range(4)]
-        write_evaluation(root / "e", [found | {"model": "start" if label == "start" else "b"}],
-                         completions=lines)  # fmt: skip
+        write_evaluation(root / "e", [found], completions=lines)
     out = root / "out"
     argv = [*runs, bare, root / "e", "--out", out, "--title", HOSTILE]
     assert report.main(list(map(str, argv))) == 0
@@ -125,8 +123,8 @@ def test_every_figure_is_drawn(page):
                         || t.top < box.top - 2 || t.bottom > box.bottom + 2);
           return [box.width, box.height, ...told, out.length]; })"""
     )
-    # 5 curves and the choice; two data sets: 2 or 3 charts, and one for each model
-    assert len(figures) == 6 + (3 + 11) + (2 + 2)
+    # 6 curves and the choice; two data sets: 3 or 2 charts, and one for each model
+    assert len(figures) == 7 + (3 + 11) + (2 + 2)
     for width, height, title, told, outside in figures:
         assert width > 300 and height > 150 and title and told and outside == 0
 
@@ -136,7 +134,8 @@ def test_text_in_charts_can_be_read_on_a_phone(page):
     sizes = driver.execute_script(
         """return [...document.querySelectorAll('figure.chart svg')].map((svg) =>
           svg.getBoundingClientRect().width / svg.viewBox.baseVal.width * Math.min(
-            ...[...svg.querySelectorAll('text')].map((t) => parseFloat(getComputedStyle(t).fontSize))))"""
+            ...[...svg.querySelectorAll('text')]
+              .map((text) => parseFloat(getComputedStyle(text).fontSize))))"""
     )
     assert min(sizes) >= 10.5
 
