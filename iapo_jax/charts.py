@@ -128,6 +128,8 @@ def curves(
                 markevery=(number * every // max(len(lines), 1) % every, every),
             )
         axes.set_xlabel(x_label)
+        whole = all(np.equal(np.mod(curve.band.x, 1), 0).all() for curve in lines)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
 
     seen = {curve.name: curve.look for curve in lines}
     return _chart(name, title, description, draw, [_handle(*item) for item in seen.items()])
@@ -259,7 +261,7 @@ def _chart(
         axes.grid(axis="y", color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(length=3)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=False))
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         draw(axes)
         svg = _svg(figure, name, title, description)

@@ -85,11 +85,11 @@ def repeated_seeds(lines: Iterable[Line]) -> list[str]:
 def metric_band(line: Line, name: str, smooth: int) -> tuple[Band | None, str]:
     """The line's seeds over the steps that all of them have; and what is left out of them.
 
-    None where no step of any seed has the metric.
+    None where no step of any seed has the metric, or no step is in all of them.
     """
     having = [run for run in line.runs if np.isfinite(run.metrics.get(name, np.nan)).any()]
     if not having:
-        return None, f"{line.name} does not log it"
+        return None, ""
     steps = having[0].steps
     for run in having[1:]:
         steps = np.intersect1d(steps, run.steps)

@@ -67,12 +67,16 @@ def _learning(
 ) -> Drawn:
     if metric == "loss":
         lines = [one for one in lines if not any("reward" in run.metrics for run in one.runs)]
-    shown, notes = [], []
+    shown, notes, missing = [], [], []
     for line in lines:
         band, note = metric_band(line, metric, smooth)
         notes += [note] if note else []
         if band is not None:
             shown.append(Curve(line.name, line.look, band))
+        elif not note:
+            missing.append(line.name)
+    if missing:
+        notes.append(f"not written down by {_named(missing, 'lines')}")
     if not shown:
         return Drawn(title, unit, None, f"Not drawn: no run has written down `{metric}`.")
     ends = "; ".join(f"{c.name} from {_last(c, 0)} to {_last(c, -1)}" for c in shown)
@@ -81,7 +85,16 @@ def _learning(
         x_label="step",
         description=f"{title} ({unit}) over training steps: {ends}.",
     )
-    return Drawn(title, unit, chart, "; ".join(notes))
+    return Drawn(title, unit, chart, _sentence(notes))
+
+
+def _sentence(notes: Sequence[str]) -> str:
+    text = "; ".join(notes)
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _named(names: Sequence[str], what: str) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{len(names)} {what}"
 
 
 def _last(curve: Curve, end: int) -> str:
@@ -153,8 +166,7 @@ def information_chart(section: Section, stem: str) -> Drawn:
     if len(notes) > 1 and len(alike) == 1:
         notes = [f"{alike.pop()} of each model" + " shown" * bool(missing)]
     if missing:
-        names = ", ".join(missing) if len(missing) <= 3 else f"{len(missing)} models"
-        notes.append(f"no inspections of {names} (….inspections.json)")
+        notes.append(f"no inspections of {_named(missing, 'models')} (….inspections.json)")
     notes.append("bands: 95% over problems")
     if not shown:
         why = "Not drawn: no file of inspections (….inspections.json) lies beside the results."
@@ -169,7 +181,7 @@ def information_chart(section: Section, stem: str) -> Drawn:
         description=f"Mean informativeness over the relative position: {peaks}.",
         rule=True,
     )
-    return Drawn(title, unit, chart, "; ".join(notes) + ".")
+    return Drawn(title, unit, chart, _sentence(notes))
 
 
 def length_charts(section: Section, stem: str) -> list[Drawn]:

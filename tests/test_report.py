@@ -423,7 +423,7 @@ def test_a_metric_that_one_of_two_runs_lacks_is_said_beside_its_chart(tmp_path):
     ]
     page = body_of(make(tmp_path, *runs))
     figure = next(f for f in re.findall(r"<figure.*?</figure>", page, re.S) if "KL to the" in f)
-    assert "grpo does not log it" in figure and "<svg" in figure
+    assert "Not written down by grpo." in figure and "<svg" in figure
 
 
 def test_smoothing_is_said(tmp_path):
