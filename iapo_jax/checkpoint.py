@@ -1,16 +1,30 @@
 """Checkpoints of a `TrainState` in `OUTPUT_DIR/checkpoints`; the home of orbax."""
 
 import logging
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from iapo_jax.errors import UserError
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file at INFO and WARNING
+
+
+class _Best:
+    """Preserves one checkpoint, which is told when it is asked for."""
+
+    def __init__(self, step: Callable[[], int | None]):
+        self._step = step
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """orbax's `PreservationPolicy`."""
+        best = self._step()
+        return [one.step == best for one in checkpoints]
 
 
 class Checkpoints:
@@ -21,10 +35,13 @@ class Checkpoints:
 
     def __init__(self, output_dir: Path, keep: int):
         self.directory, self.keep = (output_dir / "checkpoints").absolute(), keep
+        self._best: int | None = None
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(max_to_keep=self.keep or None, create=True)
+        newest = policies.LatestN(self.keep or None)
+        kept = policies.AnyPreservationPolicy([newest, _Best(lambda: self._best)])
+        options = ocp.CheckpointManagerOptions(preservation_policy=kept, create=True)
         return ocp.CheckpointManager(
             self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
         )
@@ -33,8 +50,13 @@ class Checkpoints:
         """Steps with a committed checkpoint, oldest first."""
         return sorted(self._manager.all_steps()) if self.directory.is_dir() else []
 
-    def save(self, step: int, state: Any) -> None:
-        """Begins to write `state`; it is committed by the next `save` or `close`."""
+    def save(self, step: int, state: Any, best: int | None = None) -> None:
+        """Begins to write `state`; it is committed by the next `save` or `close`.
+
+        Args:
+          best: a step that stays beside the newest.
+        """
+        self._best = best
         if step not in self._manager.all_steps():
             self._manager.save(step, args=ocp.args.StandardSave(_tree(state)))
 
@@ -68,6 +90,10 @@ class Checkpoints:
         for later in self.steps():
             if later > step:
                 self._manager.delete(later)
+
+    def wait(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits until everything is on disk."""

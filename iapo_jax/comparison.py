@@ -6,15 +6,24 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from iapo_jax.figures import Estimate, Outcomes, Resample, Terms, figure_terms, resample
+from iapo_jax.figures import (
+    Estimate,
+    Outcomes,
+    Resample,
+    Terms,
+    accuracy_at_matched_length,
+    figure_terms,
+    resample,
+)
 from iapo_jax.figures import difference as paired_difference
 from iapo_jax.figures import estimate as estimate_figure
 from iapo_jax.grouping import Line, group_seeds, repeated_seeds
 from iapo_jax.inspection import visible
-from iapo_jax.results import Evaluation, Run, Samples
+from iapo_jax.results import Evaluation, Run, Samples, only_rows
 
 START = -1  # the look of a model before training
 _PER = 100  # tokens that a ratio is told for
+_SHARED = 0.9  # of the problems of the larger of two evaluations, to be compared
 
 
 class Model(NamedTuple):
@@ -80,12 +89,13 @@ def _by_problems(members: Iterable[Samples]) -> dict[tuple[str, str], tuple[Samp
 
 def _start_of(run: Run) -> tuple[str, ...]:
     """What two runs must share to begin at the same model, sampled in the same way."""
-    model = run.config["model"]
-    settings = {name: value for name, value in run.before.settings.items() if name != "seed"}
+    model, before = run.config["model"], run.before
+    settings = {name: value for name, value in before.settings.items() if name != "seed"}
+    path = str(model.get("path") or model.get("config") or "")
     return (
-        *(str(model.get(name) or "") for name in ("path", "config", "revision")),
+        *(path, str(model.get("revision")), before.fingerprint),
         json.dumps(settings, sort_keys=True, default=str),
-        *problems_of(run.before),
+        *problems_of(before),
     )
 
 
@@ -99,7 +109,7 @@ def _run_entries(lines: Iterable[Line]) -> list[_Entry]:
     names: dict[tuple, str] = {}
     for key in starts:
         beside = [other for other in starts if other[-2:] == key[-2:]]
-        name = "start" if len(beside) == 1 else f"start ({visible(key[0] or key[1])})"
+        name = "start" if len(beside) == 1 else f"start ({visible(key[0])})"
         same = sum(names.get(other, "").startswith(name) for other in beside)
         name += f" {same + 1}" * bool(same)  # sampled in another way, as the section says
         names[key] = name
@@ -153,23 +163,50 @@ def _label(label: str, one: Evaluation, others: Sequence[Evaluation], taken: set
 
 
 def _sections(entries: Iterable[_Entry]) -> tuple[Section, ...]:
-    by_problems: dict[tuple[str, str], list[_Entry]] = {}
+    groups: list[list[_Entry]] = []
     for entry in entries:
-        by_problems.setdefault(problems_of(entry.members[0]), []).append(entry)
-    titles = [visible(data) for data, _ in by_problems]
+        fitting = (group for group in groups if _fits(entry.members[0], group[0].members[0]))
+        group = next(fitting, None)
+        groups.append([entry]) if group is None else group.append(entry)
+    titles = [visible(group[0].members[0].dataset) for group in groups]
     sections = []
-    for title, group in zip(titles, by_problems.values(), strict=True):
+    for title, group in zip(titles, groups, strict=True):
         if titles.count(title) > 1:  # one name, other problems
             title += f", as in {visible(str(group[0].members[0].path.parent))}"
+        group, notes = _on_shared_problems(group)
         models = _models(group)
-        sections.append(Section(title, models, _sampled_differently(models)))
+        sections.append(Section(title, models, notes + _sampled_differently(models)))
     return tuple(sections)
+
+
+def _fits(one: Samples, other: Samples) -> bool:
+    """Whether both are of the same problems, but for some that were too long for one model."""
+    if one.dataset != other.dataset:
+        return False
+    golds = [dict(zip(s.rows, s.answers, strict=True)) for s in (one, other)]
+    shared = golds[0].keys() & golds[1].keys()
+    same = all(golds[0][row] == golds[1][row] for row in shared)
+    return same and len(shared) >= _SHARED * max(map(len, golds))
+
+
+def _on_shared_problems(group: list[_Entry]) -> tuple[list[_Entry], list[str]]:
+    members = [one for entry in group for one in entry.members]
+    shared = set.intersection(*(set(one.rows) for one in members))
+    most = max(len(one.rows) for one in members)
+    if all(len(one.rows) == len(shared) for one in members):
+        return group, []
+    note = f"{most - len(shared)} of {most} problems, which not all models have, are left out"
+    return [
+        entry._replace(members=tuple(only_rows(one, shared) for one in entry.members))
+        for entry in group
+    ], [note]
 
 
 def _models(group: Sequence[_Entry]) -> tuple[Model, ...]:
     ks = _ks(group)
     budgets = sorted({int(n) for entry in group for n in _numbers(entry, "accuracy_within@")})
-    terms = {entry.name: _terms(entry.members, ks, budgets) for entry in group}
+    outcomes = {entry.name: [outcomes_of(one) for one in entry.members] for entry in group}
+    terms = {name: _terms(seeds, ks, budgets) for name, seeds in outcomes.items()}
     draws = {
         entry.name: resample(len(entry.members[0].rows), len(entry.members), stream=index)
         for index, entry in enumerate(group)
@@ -180,6 +217,12 @@ def _models(group: Sequence[_Entry]) -> tuple[Model, ...]:
         if entry.baseline in terms:
             base = (terms[entry.baseline], draws[entry.baseline])
         estimates, differences = _estimates(own, base)
+        if base is not None:
+            matched = accuracy_at_matched_length(
+                *(outcomes[entry.name], draws[entry.name]),
+                *(outcomes[entry.baseline], draws[entry.baseline]),
+            )
+            differences["accuracy_at_matched_length"] = matched.difference
         if entry.source is not None:  # what the evaluation tells itself goes first
             estimates |= _told(entry, entry.source.figures, None)
             differences |= _told(entry, entry.source.differences, entry.base_label)
@@ -202,14 +245,16 @@ def _numbers(entry: _Entry, prefix: str) -> list[str]:
     return [match[1] for match in found if match]
 
 
+def outcomes_of(one: Samples) -> Outcomes:
+    """The arrays that figures are made of."""
+    return Outcomes(one.correct, one.length, one.finished, one.votes)
+
+
 def _terms(
-    members: Sequence[Samples], ks: Sequence[int], budgets: Sequence[int]
+    seeds: Sequence[Outcomes], ks: Sequence[int], budgets: Sequence[int]
 ) -> dict[str, list[Terms]]:
-    """The terms of every member by the name of the figure."""
-    parts = [
-        figure_terms(Outcomes(m.correct, m.length, m.finished, m.votes), ks, budgets)
-        for m in members
-    ]
+    """The terms of every seed by the name of the figure."""
+    parts = [figure_terms(one, ks, budgets) for one in seeds]
     names = [name for name in parts[0] if not name.startswith("length@")]  # each is `length`
     return {name: [_scaled(name, part[name]) for part in parts] for name in names}
 

@@ -54,10 +54,13 @@ class DataSection:
     """Where the rows come from: each has `prompt` or `question`, and `answer`."""
 
     dataset: str = option(
-        "", "JSONL or parquet file, directory of datasets.save_to_disk, or hub name"
+        "",
+        "a short name (gsm8k, math-500, dapo-math-17k, aime-2024, aime-2025, amc-2023, "
+        "commonsense-qa, arithmetic), NAME=PATH for a local copy of one, a JSONL, JSON or parquet "
+        "file, a directory of datasets.save_to_disk, or a hub name; :SPLIT and :first N may follow",
     )
     subset: str | None = option(None, "configuration name on the hub, such as 'main' of gsm8k")
-    split: str = option("train", "split on the hub")
+    split: str = option("train", "split of a named or saved data set, or on the hub")
     max_rows: int = option(0, "use only the first rows; 0 = all")
     max_prompt_length: int = option(512, "tokens; longer prompts are left out, counted and said")
 
@@ -66,12 +69,16 @@ class DataSection:
 class PromptSection:
     """How a question becomes a prompt, through the tokenizer's chat template."""
 
-    system: str = option(
-        "", "system text; empty = no system turn; 'r1' = the built-in R1-style text"
+    system: str | None = option(
+        None,
+        "system text; 'r1' = the built-in R1-style text; empty = no system turn; unset, here and "
+        "below: the own text of a data set that is named by its short name, else nothing",
     )
-    instruction: str = option("", "appended to every question, such as how to write the answer")
-    example_question: str = option("", "a worked turn before the question; empty = none")
-    example_answer: str = option("", "the assistant's text of the worked turn")
+    instruction: str | None = option(
+        None, "appended to every question, such as how to write the answer; empty = nothing"
+    )
+    example_question: str | None = option(None, "a worked turn before the question; empty = none")
+    example_answer: str | None = option(None, "the assistant's text of the worked turn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +218,22 @@ class EvalSection:
     top_k: int = option(0, "keep this many tokens; 0 = all, 1 = greedy")
     gather_weights: bool = option(True, "as sampling.gather_weights")
     prompts_per_batch: int = option(64, "prompts sampled at once; does not change the result")
+    inspect: int = option(
+        0, "probe the first sample of so many problems, before and after, for the report"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionSection:
+    """Which checkpoint is kept: the best on training rows that are held out for that."""
+
+    problems: int = option(0, "rows held out of the training data; 0 = none, and the last is kept")
+    criterion: str = option("ratio", "accuracy, or ratio: accuracy per token")
+    tolerance: float = option(
+        0.02, "with ratio: what a checkpoint's accuracy may lie below the start model's"
+    )
+    num_samples: int = option(1, "completions of each problem, drawn as in training")
+    prompts_per_batch: int = option(64, "prompts sampled at once; does not change the result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +271,7 @@ class TrainConfig:
     information: InformationSection = option(InformationSection, "")
     optimizer: OptimizerSection = option(OptimizerSection, "")
     mesh: MeshSection = option(MeshSection, "")
+    selection: SelectionSection = option(SelectionSection, "")
     eval: EvalSection = option(EvalSection, "")
     log: LogSection = option(LogSection, "")
 
@@ -279,6 +303,45 @@ class SftConfig:
     optimizer: OptimizerSection = option(OptimizerSection, "")
     mesh: MeshSection = option(MeshSection, "")
     log: LogSection = option(LogSection, "")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """`python -m iapo_jax.evaluate`: models on data sets, with intervals, compared in pairs."""
+
+    models: list[str] = option(
+        list,
+        "[LABEL=]DIR: Hugging Face directory, run directory, RUN/checkpoints/N or hub name; "
+        "LABEL=DIR,DIR,... are training seeds of one method",
+    )
+    datasets: list[str] = option(list, "NAME[=PATH][:SPLIT][:first N], a file or a hub name")
+    training_data: list[str] = option(
+        list, "as datasets: must share no question with them; a run's own is looked at anyway"
+    )
+    output_dir: str = option("eval", "everything goes here; what is there is not sampled again")
+    seed: int = option(0, "decides every draw")
+    num_samples: int = option(32, "completions of each problem")
+    k: list[int] = option(list, "of pass@k and so on; empty = 1, 2, 4, ... num_samples")
+    budgets: list[int] = option(
+        list, "tokens within which a completion must be right; empty = 1/8, 1/4, 1/2 of the limit"
+    )
+    max_completion_length: int = option(2048, "tokens, the stop token included")
+    max_prompt_length: int = option(1024, "tokens; longer prompts are left out, counted and said")
+    temperature: float = option(1.0, "divides the logits")
+    top_p: float = option(1.0, "keep the most likely tokens of this mass")
+    top_k: int = option(0, "keep this many tokens; 0 = all, 1 = greedy")
+    prompts_per_batch: int = option(16, "prompts sampled at once; no part of the result")
+    samples_per_batch: int = option(
+        0, "completions of each at once; 0 = all; as above"
+    )
+    gather_weights: bool = option(True, "as sampling.gather_weights of training")
+    inspect: int = option(0, "probe the first sample of so many problems, for the report")
+    progress: bool = option(True, "a bar with accuracy and length")
+    compilation_cache: str = option("~/.cache/iapo_jax/xla", "as log.compilation_cache of training")
+    model: ModelSection = option(ModelSection, "dtype and attention; path stays empty")
+    prompt: PromptSection = option(PromptSection, "")
+    information: InformationSection = option(InformationSection, "")
+    mesh: MeshSection = option(MeshSection, "")
 
 
 def load_config(schema: type[Config], path: str | None, overrides: Sequence[str] = ()) -> Config:

@@ -3,8 +3,11 @@
 The home of datasets and grain.
 """
 
+import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,9 +15,12 @@ import datasets
 import grain
 import numpy as np
 
+from iapo_jax import arithmetic
+from iapo_jax.catalogue import DATA_SETS, DataSet, DataSpec, check_split, parse_spec, read_integer
 from iapo_jax.config import DataSection, EvalSection, PromptSection
 from iapo_jax.errors import UserError
 from iapo_jax.pretrained import encode
+from iapo_jax.questions import normalise, question_text, repair
 
 R1_SYSTEM = (
     "You are a careful assistant. The user asks a question and you solve it. Reason first, then "
@@ -29,62 +35,231 @@ class Row(NamedTuple):
 
     question: str | list[dict]  # text, or chat messages
     answer: str
-    columns: dict[str, Any]
+    columns: dict[str, Any]  # "kind": integer, latex or choice, where it is known
 
 
-def load_rows(section: DataSection | EvalSection, field: str = "data.dataset") -> list[dict]:
-    """The raw rows that a config section names.
+class LoadedSet(NamedTuple):
+    """The problems that a spec names, ready to be asked."""
+
+    rows: list[Row]
+    name: str  # short, such as gsm8k, or the last part of a path
+    split: str
+    kind: str  # of the answers; empty = told from each gold
+    prompt: PromptSection  # the set's own; `resolve_prompt` joins it with the user's
+    notes: list[str]  # what was done to the rows, to be said
+    text: str  # the spec as it was written
+
+
+def load_section(section: DataSection | EvalSection, field: str = "data.dataset") -> LoadedSet:
+    """The problems of a config section; a split or a count inside `dataset` goes before the fields.
+
+    Raises:
+      UserError: as `load_set`.
+    """
+    spec = _section_spec(section, field)
+    return load_set(spec, field, split=section.split, subset=section.subset)
+
+
+def _section_spec(section: DataSection | EvalSection, field: str) -> DataSpec:
+    if not section.dataset:
+        raise UserError(
+            f"{field} is empty: expected a short name, a file, a directory or a hub name"
+        )
+    spec = parse_spec(section.dataset, field)
+    return spec._replace(first=spec.first or section.max_rows)
+
+
+def load_set(
+    spec: DataSpec, field: str = "--dataset", *, split: str | None = None, subset: str | None = None
+) -> LoadedSet:
+    """The problems that a spec names, cleaned by the recipe of its name.
+
+    `split` is taken where the spec has none; without either, the set's own default, or "test".
 
     Raises:
       UserError: naming the field, the file and the row.
     """
-    name = section.dataset
-    if not name:
-        raise UserError(f"{field} is empty: expected a file, a directory or a hub name")
-    path = Path(name).expanduser()
-    if path.is_file() and path.suffix in (".jsonl", ".json"):
-        rows = _read_jsonl(path, section.max_rows)
+    if not spec.name:
+        split = spec.split or split or "test"
+        rows = parse_rows(_read(spec, split, subset, field), spec.source)
+        name = Path(spec.source).stem
+        return LoadedSet(rows, name, split, "", PromptSection(), [], spec.text)
+    one = DATA_SETS[spec.name]
+    split = _choose_split(spec, split, field)
+    if subset not in (None, one.subset):
+        raise UserError(f"{field}: {spec.name} has no subset {subset!r}; expected {one.subset}")
+    if spec.source or one.hub:
+        raw = _open(spec.source or one.hub, one.subset, one.splits[split], field)
     else:
-        rows = _open_dataset(section, path, field)
-        rows = list(rows.select(range(min(section.max_rows or len(rows), len(rows)))))
+        raw = arithmetic.make_splits()[split]
+    rows, notes = clean_rows(raw, one, spec.source or spec.name)
     if not rows:
-        raise UserError(f"{field}: {name} has no rows")
+        raise UserError(f"{field}: {spec.text} has no rows")
+    rows = rows[: spec.first or None]
+    return LoadedSet(rows, spec.name, split, one.kind, one.prompt, notes, spec.text)
+
+
+def _choose_split(spec: DataSpec, split: str | None, field: str) -> str:
+    one = DATA_SETS[spec.name]
+    stem = Path(spec.source).stem if spec.source else ""
+    if stem in one.splits:  # a file that says which split it is
+        if spec.split not in (None, stem):
+            raise UserError(f"{field}: {spec.source} is the split {stem}, not {spec.split}")
+        return stem
+    split = spec.split or split or one.default
+    check_split(spec.name, split, field)
+    return split
+
+
+def clean_rows(raw: Iterable[dict], one: DataSet, source: str) -> tuple[list[Row], list[str]]:
+    """Rows as a recipe reads them, and what was done to them.
+
+    Raises:
+      UserError: naming the source and the row (counted from 1).
+    """
+    read: dict[tuple, tuple[int, dict]] = {}  # (question, gold, place) -> first row number, columns
+    times: Counter[tuple] = Counter()
+    for number, row in enumerate(raw, start=1):
+        try:
+            question, gold = one.read(row)
+        except ValueError as error:
+            raise UserError(f"{source}, row {number}: {error}") from None
+        key = (question, gold, 0 if one.repeats else number)
+        times[key] += 1
+        if key not in read:
+            columns = {k: v for k, v in row.items() if k not in _READ_COLUMNS}
+            read[key] = (number, columns | {"kind": one.kind})
+    counts: Counter[str] = Counter()
+    rows, rewritten = {}, []
+    golds = defaultdict(set)
+    for (question, gold, place), (number, columns) in read.items():
+        count = times[question, gold, place]
+        text = repair(question) if one.repeats else question
+        answer = read_integer(gold) if one.kind == "integer" else gold
+        if answer is None and not one.repeats:
+            raise UserError(f"{source}, row {number}: the gold answer {gold!r:.60} is no integer")
+        if text is None or answer is None:
+            counts["damaged" if text is None else "other"] += count
+            continue
+        counts["repaired"] += count * (text != question)
+        rewritten += [(gold, answer)] * (answer != gold)
+        same = normalise(text) if one.repeats else place
+        golds[same].add(answer)
+        counts[same] += count
+        rows.setdefault(same, Row(text, answer, columns))
+    two = [same for same, found in golds.items() if len(found) > 1]
+    kept = [row for same, row in rows.items() if len(golds[same]) == 1]
+    counts["two"] = sum(counts[same] for same in two)
+    counts["duplicates"] = sum(counts[s] - 1 for s, found in golds.items() if len(found) == 1)
+    return kept, _notes(sum(times.values()), len(kept), counts, rewritten, len(two))
+
+
+_READ_COLUMNS = {"prompt", "question", "answer", "problem", "expected_answer", "answerKey"}
+
+
+def _notes(
+    read: int, kept: int, counts: Counter, rewritten: list[tuple[str, str]], two: int
+) -> list[str]:
+    parts = {
+        "repaired": r"with eaten escapes, such as a form feed where \f of \frac stood, repaired",
+        "damaged": "damaged beyond certain repair left out",
+        "other": "whose gold is no integer left out",
+        "duplicates": "duplicates left out",
+        "two": f"left out for {two:,} questions with two golds",
+    }
+    done = [f"{counts[name]:,} {text}" for name, text in parts.items() if counts[name]]
+    notes = [f"{read:,} rows: {'; '.join(done)}; {kept:,} problems remain"] if done else []
+    if rewritten:
+        old, new = rewritten[0]
+        count = len(rewritten)
+        notes.append(f"{count:,} golds written as plain integers, the first {old!r} as {new!r}")
+    return notes
+
+
+def load_rows(section: DataSection | EvalSection, field: str = "data.dataset") -> list[dict]:
+    """The raw rows that a config section names, no recipe applied.
+
+    Raises:
+      UserError: naming the field, the file and the row.
+    """
+    spec = _section_spec(section, field)
+    if spec.name:
+        one = DATA_SETS[spec.name]
+        spec = spec._replace(source=spec.source or one.hub)
+    return _read(spec, spec.split or section.split, section.subset, field)
+
+
+def _read(spec: DataSpec, split: str, subset: str | None, field: str) -> list[dict]:
+    rows = list(islice(_open(spec.source, subset, split, field), spec.first or None))
+    if not rows:
+        raise UserError(f"{field}: {spec.source} has no rows")
     return rows
 
 
-def _read_jsonl(path: Path, limit: int) -> list[dict]:
-    rows = []
+def _open(source: str, subset: str | None, split: str, field: str) -> Iterator[dict]:
+    """The rows of a file, a directory or a hub name, in order."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = [path / f"{split}{suffix}" for suffix in (".jsonl", ".json", ".parquet")]
+        path = next((file for file in files if file.is_file()), path)
+    if path.is_file() and path.suffix in (".jsonl", ".json"):
+        return _read_json(path)
+    return _batches(_open_dataset(source, path, subset, split, field))
+
+
+def _batches(table: datasets.Dataset) -> Iterator[dict]:
+    for batch in table.iter(1000):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def _read_json(path: Path) -> Iterator[dict]:
+    """Objects a line, or one array of objects."""
     with path.open("rb") as lines:
+        if path.suffix == ".json" and lines.read(1000).lstrip().startswith(b"["):
+            yield from _read_array(path)
+            return
+        lines.seek(0)
         for number, line in enumerate(lines, start=1):
-            if limit and len(rows) == limit:
-                break
             if not line.strip():
                 continue
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}, line {number}: not UTF-8: {error}") from None
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path}, line {number}: not JSON: {error}") from None
+            row = _parse_json(line, f"{path}, line {number}")
             if not isinstance(row, dict):
                 raise UserError(f"{path}, line {number}: expected an object, found {row!r:.60}")
-            rows.append(row)
-    return rows
+            yield row
 
 
-def _open_dataset(section: DataSection | EvalSection, path: Path, field: str) -> datasets.Dataset:
+def _read_array(path: Path) -> Iterator[dict]:
+    for number, row in enumerate(_parse_json(path.read_bytes(), str(path)), start=1):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, row {number}: expected an object, found {row!r:.60}")
+        yield row
+
+
+def _parse_json(text: bytes, where: str) -> Any:
+    try:
+        return json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8: {error}") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON: {error}") from None
+
+
+def _open_dataset(
+    source: str, path: Path, subset: str | None, split: str, field: str
+) -> datasets.Dataset:
     try:
         if path.is_file() and path.suffix == ".parquet":
             return datasets.Dataset.from_parquet(str(path))
         if path.is_dir() and any((path / f).is_file() for f in ("state.json", "dataset_dict.json")):
             loaded = datasets.load_from_disk(str(path))
-            return loaded[section.split] if isinstance(loaded, datasets.DatasetDict) else loaded
+            return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
         if path.is_file() or path.is_absolute() or path.suffix in (".jsonl", ".json", ".parquet"):
-            raise FileNotFoundError("expected an existing .jsonl or .parquet file")
-        return datasets.load_dataset(section.dataset, section.subset, split=section.split)
+            raise FileNotFoundError("expected an existing .jsonl, .json or .parquet file")
+        return datasets.load_dataset(source, subset, split=split)
     except Exception as error:  # datasets raises a class of its own for each way to fail
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise UserError(f"{field}: cannot open {section.dataset!r}: {reason}") from None
+        raise UserError(f"{field}: cannot open {source!r}: {reason}") from None
 
 
 def parse_rows(rows: Sequence[dict], source: str) -> list[Row]:
@@ -157,7 +332,21 @@ def render_prompt(tokenizer: Any, question: str | list[dict], section: PromptSec
 
 
 def _ask(question: str, section: PromptSection) -> str:
-    return f"{question} {section.instruction}" if section.instruction else question
+    """An instruction that starts with white space brings its own distance."""
+    if not section.instruction:
+        return question
+    return f"{question}{'' if section.instruction[0].isspace() else ' '}{section.instruction}"
+
+
+def resolve_prompt(section: PromptSection, own: PromptSection) -> PromptSection:
+    """The user's prompt, with the data set's own text for each field that is unset (None)."""
+    pairs = {
+        field.name: (getattr(section, field.name), getattr(own, field.name))
+        for field in dataclasses.fields(PromptSection)
+    }
+    return PromptSection(
+        **{k: theirs if mine is None else mine for k, (mine, theirs) in pairs.items()}
+    )
 
 
 class Problems(NamedTuple):
@@ -168,10 +357,17 @@ class Problems(NamedTuple):
     answers: list[str]
     columns: list[dict[str, Any]]
     left_out: int  # rows whose prompt was too long
+    questions: Sequence[str] = ()  # as in the rows, without system text and instruction
+    rows: Sequence[int] = ()  # of the data set, from 0: which of its rows these are
 
 
 def make_problems(
-    rows: Sequence[Row], tokenizer: Any, section: PromptSection, max_prompt_length: int
+    rows: Sequence[Row],
+    tokenizer: Any,
+    section: PromptSection,
+    max_prompt_length: int,
+    *,
+    field: str = "data.max_prompt_length",
 ) -> Problems:
     """Renders and encodes every prompt; leaves out (and counts) those that are too long."""
     texts = [render_prompt(tokenizer, row.question, section) for row in rows]
@@ -179,13 +375,30 @@ def make_problems(
     kept = [i for i, ids in enumerate(tokens) if 0 < len(ids) <= max_prompt_length]
     if not kept:
         raise UserError(
-            f"data.max_prompt_length is {max_prompt_length}, but the shortest of {len(rows)} "
+            f"{field} is {max_prompt_length}, but the shortest of {len(rows)} "
             f"prompts has {min(map(len, tokens), default=0)} tokens"
         )
     pick = lambda values: [values[i] for i in kept]  # noqa: E731
     answers, columns = [row.answer for row in rows], [row.columns for row in rows]
+    questions = [question_text(row.question) for row in rows]
     left_out = len(rows) - len(kept)
-    return Problems(pick(texts), pick(tokens), pick(answers), pick(columns), left_out)
+    return Problems(
+        pick(texts), pick(tokens), pick(answers), pick(columns), left_out, pick(questions), kept
+    )
+
+
+def pick_problems(problems: Problems, indices: Sequence[int]) -> Problems:
+    """Some of the problems, each with its row of the data set."""
+    pick = lambda values: [values[i] for i in indices]  # noqa: E731
+    return Problems(
+        pick(problems.texts),
+        pick(problems.tokens),
+        pick(problems.answers),
+        pick(problems.columns),
+        problems.left_out,
+        pick(problems.questions),
+        pick(problems.rows),
+    )
 
 
 def batch_order(rows: int, batch: int, seed: int) -> Callable[[int], np.ndarray]:

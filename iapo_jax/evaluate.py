@@ -1,227 +1,306 @@
-"""Accuracy and length on held-out problems, with 95% intervals by a bootstrap over problems."""
+"""Accuracy and length of models: `python -m iapo_jax.evaluate --model DIR --dataset NAME ...`.
 
+Samples every problem, judges every completion, and writes figures with 95% intervals; two models
+are compared on the same problems. What was sampled is kept: the same command goes on where it was
+interrupted, and with more samples it draws only those that are missing.
+"""
+
+import argparse
 import dataclasses
-import hashlib
 import json
-from collections.abc import Callable, Iterable
+import re
+import shlex
+import sys
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from iapo_jax import data, pretrained
-from iapo_jax.config import TrainConfig
-from iapo_jax.data import Problems
+from iapo_jax import cli, data, probes, sources
+from iapo_jax.catalogue import parse_spec
+from iapo_jax.checks import check_config
+from iapo_jax.config import EvaluateConfig, load_config, to_yaml
+from iapo_jax.data import LoadedSet
 from iapo_jax.errors import UserError
-from iapo_jax.metrics import is_writer, progress_bar
-from iapo_jax.rollouts import Sampler, check_answers, draw_rollout, make_sampler, real_tokens
-from iapo_jax.run import Run
-from iapo_jax.sharding import batch_devices, from_first
-from iapo_jax.types import Params
+from iapo_jax.evaluation import Protocol, describe, evaluate_to, make_task
+from iapo_jax.metrics import is_writer, replace_file, say
+from iapo_jax.questions import check_overlap
+from iapo_jax.records import Record
+from iapo_jax.run import leave
+from iapo_jax.sources import Source
+from iapo_jax.summary import summarise, table
 
-_EVAL_STEP = 2**31 - 1  # of the random keys: no training step draws from them
-_RESAMPLES = 2000
-
-
-class EvalResult(NamedTuple):
-    """Every completion of an evaluation; arrays [problems, samples]."""
-
-    correct: np.ndarray  # bool
-    length: np.ndarray  # int32, tokens with the stop token
-    finished: np.ndarray  # bool; False where the length limit cut the completion
-
-
-class Estimate(NamedTuple):
-    """A figure and its 95% interval."""
-
-    value: float
-    low: float
-    high: float
+_FLAGS = {  # flag: metavar, meaning; the others are fields of the config, as key=value
+    "num_samples": ("N", "completions of each problem; default 32"),
+    "k": ("K,K,...", "of pass@k, majority@k; default 1,2,4,... N"),
+    "seed": ("N", "decides every draw; default 0"),
+    "max_completion_length": ("T", "tokens; default 2048"),
+    "temperature": ("X", "default 1"),
+    "top_p": ("X", "default 1"),
+    "top_k": ("N", "1 = greedy; default 0 = all"),
+    "prompts_per_batch": ("N", "prompts sampled at once; default 16"),
+    "samples_per_batch": ("N", "completions of each at once; default all"),
+    "inspect": ("N", "probe the first sample of N problems, for the report; default 0"),
+}
 
 
-def evaluate(
-    sampler: Sampler,
-    params: Params,
-    problems: Problems,
-    *,
-    prompts_per_batch: int,
-    seed: int,
-    advance: Callable[[int], Any] = lambda n: None,
-) -> EvalResult:
-    """Samples every problem; what one gets depends on (seed, its row), not on the batch."""
-    rows = np.arange(len(problems.tokens))
-    parts = []
-    for start in range(0, len(rows), prompts_per_batch):
-        indices = rows[start : start + prompts_per_batch]
-        count = len(indices)
-        # The last batch is filled up, so that every batch has the shape that was compiled.
-        indices = np.resize(indices, prompts_per_batch)
-        rollout = draw_rollout(sampler, params, problems, indices, seed, _EVAL_STEP)
-        opened = sampler.run.pretrained
-        texts = pretrained.decode_completions(
-            opened.tokenizer, real_tokens(rollout), opened.stop_ids
-        )
-        repeated = np.repeat(indices, rollout.length.shape[1])
-        correct = check_answers(problems, repeated, texts).reshape(rollout.length.shape)
-        parts.append((correct[:count], rollout.length[:count], rollout.finished[:count]))
-        advance(count)
-    return EvalResult(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+class Member(NamedTuple):
+    """One model of the command line."""
+
+    label: str
+    source: str
+    number: int  # from 1, of `count` under this label
+    count: int
+
+    def stem(self) -> str:
+        """What its files begin with."""
+        return f"{self.label}-{self.number}" if self.count > 1 else self.label
 
 
-def _figures(correct: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
-    # ratio: accuracy per 100 tokens; Pass@1 / Length@1 of arXiv:2602.19049, times 100
-    return {"accuracy": correct, "length": length, "ratio": 100 * correct / length}
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line as it is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m iapo_jax.evaluate",
+        description=__doc__,
+        epilog="fields of --config FILE, and of key=value:\n" + cli.describe(EvaluateConfig),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    model = "Hugging Face or run directory, RUN/checkpoints/N, hub name; LABEL=DIR,DIR: seeds"
+    add("--model", metavar="[LABEL=]DIR", action="append", default=[], help=model)
+    spec = "short name, NAME=PATH, file or hub name, then :SPLIT and :first N"
+    add("--dataset", metavar="SPEC", action="append", default=[], help=spec)
+    add("--out", metavar="DIR", help="default eval; what is there is not sampled again")
+    add("--config", metavar="FILE", help="YAML; only what differs from the defaults")
+    for name, (metavar, help) in _FLAGS.items():
+        add(f"--{name}", metavar=metavar, help=help)
+    add("--print_config", action="store_true", help="print the resolved config and stop")
+    add("overrides", nargs="*", metavar="key=value", help="fields of the config")
+    return parser.parse_intermixed_args(argv)
 
 
-def summarise(before: EvalResult, after: EvalResult | None = None) -> dict[str, Estimate]:
-    """accuracy, length (tokens) and ratio (accuracy per 100 tokens) of one result, or their
-    differences after - before on the same problems.
-
-    Intervals are percentiles over resamples of the problems; samples of a problem stay together.
-    """
-    results = [before] if after is None else [before, after]
-    count = len(before.correct)
-    draws = np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
-    means = [(r.correct.mean(1), r.length.mean(1)) for r in results]
-    point = [_figures(c.mean(), n.mean()) for c, n in means]
-    spread = [_figures(c[draws].mean(1), n[draws].mean(1)) for c, n in means]
-    estimates = {}
-    for name in point[0]:
-        value, samples = point[-1][name], spread[-1][name]
-        if after is not None:
-            value, samples = value - point[0][name], samples - spread[0][name]
-        low, high = np.percentile(samples, [2.5, 97.5])
-        estimates[name] = Estimate(float(value), float(low), float(high))
-    return estimates
-
-
-def table(before: EvalResult, after: EvalResult) -> str:
-    """The before-and-after table as text, with the paired difference."""
-    columns = [summarise(before), summarise(after), summarise(before, after)]
-    labels = {
-        "accuracy": ("accuracy", "{:.3f}"),
-        "length": ("mean length (tokens)", "{:.1f}"),
-        "ratio": ("accuracy per 100 tokens", "{:.2f}"),
-    }
-    lines = [f"{'':<24} {'before':<24} {'after':<24} {'difference':<24}"]
-    for name, (label, form) in labels.items():
-        cells = []
-        for index, column in enumerate(columns):
-            one = form.replace(":", ":+") if index == 2 else form
-            value, low, high = (one.format(x) for x in column[name])
-            cells.append(f"{f'{value} [{low}, {high}]':<24}")
-        lines.append(f"{label:<24} {' '.join(cells)}")
-    cut = [f"{100 * (1 - result.finished.mean()):.1f}%" for result in (before, after)]
-    lines.append(f"{'cut at the limit':<24} {cut[0]:<24} {cut[1]:<24}")
-    count = before.correct.shape
-    lines.append(f"{count[0]} held-out problems, {count[1]} sample(s) each; [95% intervals]")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-class HeldOut:
-    """The held-out problems of `config.EvalSection`, sampled before and after a run.
+def read_config(arguments: argparse.Namespace) -> EvaluateConfig:
+    """Defaults, file, flags and overrides, checked.
 
     Raises:
-      UserError: if they cannot be read, or share a prompt with the training data.
+      UserError: naming the field.
     """
+    overrides = list(arguments.overrides)
+    for name in _FLAGS:
+        value = getattr(arguments, name)
+        if value is not None:
+            overrides.append(f"{name}=[{value}]" if name == "k" else f"{name}={value}")
+    config = load_config(EvaluateConfig, arguments.config, overrides)
+    config = dataclasses.replace(
+        config,
+        models=[*config.models, *arguments.model],
+        datasets=[*config.datasets, *arguments.dataset],
+        output_dir=arguments.out or config.output_dir,
+    )
+    if not config.models:
+        raise UserError("--model is missing: expected a model or run directory, or a hub name")
+    if not config.datasets:
+        raise UserError("--dataset is missing: expected a short name, a file or a hub name")
+    check_config(config)
+    samples, limit = config.num_samples, config.max_completion_length
+    powers = [2**i for i in range(samples.bit_length())]
+    ks = sorted(set(config.k)) or powers
+    if not all(1 <= k <= samples for k in ks):
+        raise UserError(f"k is {config.k}; expected numbers from 1 to num_samples ({samples})")
+    budgets = sorted(set(config.budgets)) or sorted({max(limit // n, 1) for n in (8, 4, 2)})
+    if not all(b >= 1 for b in budgets):
+        raise UserError(f"budgets is {config.budgets}; expected numbers of tokens above 0")
+    if config.inspect:
+        probes.check_section(config.information)
+    return dataclasses.replace(config, k=ks, budgets=budgets)
 
-    def __init__(self, config: TrainConfig, run: Run, training_texts: Iterable[str]):
-        self.config, self.run, self.problems = config, run, None
-        section = config.eval
-        if not section.dataset:
-            return
-        devices = batch_devices(run.mesh)
-        if section.prompts_per_batch < 1 or section.prompts_per_batch % devices:
+
+def parse_models(texts: Sequence[str]) -> list[Member]:
+    """`DIR` and `LABEL=DIR,DIR,...`; a text that is a directory is that directory.
+
+    Raises:
+      UserError: for an empty name, or two models of one label.
+    """
+    members: list[Member] = []
+    for text in texts:
+        match = None if Path(text).expanduser().exists() else re.fullmatch(r"([^=/]*)=(.*)", text)
+        label, paths = (match[1], match[2].split(",")) if match else ("", [text])
+        paths = [path.strip() for path in paths]
+        if not all(paths) or (match and not re.fullmatch(r"[\w.+@-]+", label)):
             raise UserError(
-                f"eval.prompts_per_batch is {section.prompts_per_batch}; expected a multiple of "
-                f"the {devices} devices that share a batch"
+                f"--model {text!r}: expected DIR, or LABEL=DIR or LABEL=DIR,DIR,... with a label "
+                "of letters, digits and any of . + @ _ -"
             )
-        rows = data.parse_rows(data.load_rows(section, "eval.dataset"), section.dataset)
-        self.problems = data.make_problems(
-            rows, run.pretrained.tokenizer, config.prompt, config.data.max_prompt_length
-        )
-        shared = set(self.problems.texts) & set(training_texts)
-        if shared:
+        label = label or _label(paths[0])
+        if any(one.label == label for one in members):
             raise UserError(
-                f"eval.dataset {section.dataset!r} shares {len(shared)} prompts with the training "
-                "data; expected held-out problems"
+                f"--model {text!r} is the second model called {label!r}; expected distinct labels, "
+                "as LABEL=DIR"
             )
-        self.sampler = make_sampler(
-            run,
-            self.problems,
-            num_generations=section.num_samples,
-            max_length=config.sampling.max_completion_length,
-            sampling=section,
-        )
+        members += [Member(label, path, i, len(paths)) for i, path in enumerate(paths, 1)]
+    return members
 
-    def before(self, params: Params, *, resumed: bool) -> EvalResult | None:
-        """The start model's result; a resumed run takes the one that it wrote down.
 
-        That is only done if it was made from the same problems in the same way.
-        """
-        if self.problems is None:
-            return None
-        known = read_result(self._path("before"), self._identity()) if resumed else None
-        # Process 0 has the file; all of them sample, or none does.
-        if from_first(np.int32(known is not None)):
-            return known
-        return self._sample(params, "before")
+def _label(path: str) -> str:
+    parts = Path(path).expanduser().absolute().parts
+    if len(parts) > 2 and parts[-2] == "checkpoints":
+        name = f"{parts[-3]}-{parts[-1]}"
+    else:
+        name = parts[-2] if len(parts) > 1 and parts[-1] == "hf" else parts[-1]
+    return re.sub(r"[^\w.+@-]+", "_", name) or "model"
 
-    def after(self, params: Params) -> EvalResult:
-        """The trained model's result."""
-        return self._sample(params, "after")
 
-    def compare(self, before: EvalResult, after: EvalResult) -> str:
-        """Writes eval/summary.json and returns the table."""
-        parts = {
-            "before": summarise(before),
-            "after": summarise(after),
-            "difference": summarise(before, after),
-        }
-        named = {key: {k: v._asdict() for k, v in part.items()} for key, part in parts.items()}
-        text = json.dumps(named, indent=2) + "\n"
-        self._path("summary").write_text(text, encoding="utf-8")
-        return table(before, after)
+def load_sets(config: EvaluateConfig) -> dict[str, LoadedSet]:
+    """The data sets by the name that their files have.
 
-    def _path(self, name: str) -> Path:
-        return self.run.output_dir / "eval" / f"{name}.json"
+    Raises:
+      UserError: as `data.load_set`; if one is named twice.
+    """
+    sets: dict[str, LoadedSet] = {}
+    for text in config.datasets:
+        spec = parse_spec(text, "--dataset")
+        loaded = data.load_set(spec, "--dataset")
+        name = f"{loaded.name}-{loaded.split}" + f"-{spec.first}" * bool(spec.first)
+        name = re.sub(r"[^\w.+@-]+", "_", name)
+        if name in sets:
+            raise UserError(f"--dataset {text!r} names {name} a second time")
+        sets[name] = loaded
+        for note in loaded.notes:
+            say(f"{loaded.name}: {note}")
+    return sets
 
-    def _identity(self) -> str:
-        """A digest of all that an evaluation depends on besides the parameters."""
-        sampled = self.config.sampling.max_completion_length, self.config.seed
-        section = dataclasses.astuple(self.config.eval)
-        parts = (self.problems.texts, self.problems.answers, section, sampled)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-    def _sample(self, params: Params, name: str) -> EvalResult:
-        shown = self.config.log.progress
-        with progress_bar(0, len(self.problems.tokens), unit="problem", shown=shown) as bar:
-            bar.set_description(f"evaluating {name}")
-            result = evaluate(
-                self.sampler,
-                params,
-                self.problems,
-                prompts_per_batch=self.config.eval.prompts_per_batch,
-                seed=self.config.seed,
-                advance=bar.update,
+def check_training_data(
+    config: EvaluateConfig, members: Sequence[Member], sets: dict[str, LoadedSet]
+) -> None:
+    """Whether the data sets share a question with what the models were trained on.
+
+    Raises:
+      UserError: with the count.
+    """
+    training: dict[str, LoadedSet] = {}
+    for text in config.training_data:
+        training[text] = data.load_set(parse_spec(text, "training_data"), "training_data")
+    for member in members:
+        run_dir = sources.training_run(member.source)
+        if run_dir is None:
+            continue
+        section = sources.run_config(run_dir).data
+        key = f"{section.dataset} (of {run_dir})"
+        try:
+            training[key] = data.load_section(section)
+        except UserError as error:
+            say(f"note: no check against the training data of {run_dir}: {error}")
+    for name, trained in training.items():
+        for loaded in sets.values():
+            check_overlap(
+                [row.question for row in trained.rows],
+                [row.question for row in loaded.rows],
+                name,
+                f"--dataset {loaded.text!r}",
             )
-        if is_writer():
-            write_result(self._path(name), result, self._identity())
-        return result
 
 
-def write_result(path: Path, result: EvalResult, identity: str) -> None:
-    """Every completion's verdict and length as JSON, with what they were made from."""
-    path.parent.mkdir(exist_ok=True)
-    values = {name: np.asarray(value).tolist() for name, value in result._asdict().items()}
-    path.write_text(json.dumps({"identity": identity, **values}) + "\n", encoding="utf-8")
+def evaluate_member(
+    config: EvaluateConfig, member: Member, source: Source, name: str, loaded: LoadedSet
+) -> Record:
+    """One model on one data set."""
+    problems = data.make_problems(
+        loaded.rows,
+        source.run.pretrained.tokenizer,
+        data.resolve_prompt(config.prompt, loaded.prompt),
+        config.max_prompt_length,
+        field="max_prompt_length",
+    )
+    if problems.left_out:
+        say(f"{name}: {problems.left_out} prompts have more than max_prompt_length tokens")
+    protocol = Protocol(
+        seed=config.seed,
+        num_samples=config.num_samples,
+        max_completion_length=config.max_completion_length,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        end_of_thinking=config.information.end_of_thinking,
+        prompts_per_batch=config.prompts_per_batch,
+        samples_per_batch=config.samples_per_batch,
+        gather_weights=config.gather_weights,
+        inspected=config.inspect,
+    )
+    task = make_task(source.run, problems, protocol)
+    record = describe(
+        task,
+        source.params,
+        model=member.label,
+        dataset=_canonical(loaded),
+        dataset_name=loaded.name,
+        member=member.number,
+        members=member.count,
+        source=member.source,
+        step=source.step,
+    )
+    return evaluate_to(
+        Path(config.output_dir),
+        f"{member.stem()}.{name}",
+        task,
+        source.params,
+        record,
+        information=config.information,
+        shown=config.progress,
+    )
 
 
-def read_result(path: Path, identity: str) -> EvalResult | None:
-    """The inverse of `write_result`; None if nothing of this identity was written."""
-    if not path.is_file():
-        return None
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if values.pop("identity", None) != identity:
-        return None
-    return EvalResult(**{name: np.asarray(value) for name, value in values.items()})
+def _canonical(loaded: LoadedSet) -> str:
+    first = parse_spec(loaded.text).first
+    return f"{loaded.name}:{loaded.split}" + f":first {first}" * bool(first)
+
+
+def evaluate(config: EvaluateConfig, command: str = "") -> dict:
+    """Every model on every data set; writes and returns summary.json.
+
+    Raises:
+      UserError: one sentence for the first thing that is wrong.
+    """
+    members = parse_models(config.models)
+    sets = load_sets(config)
+    check_training_data(config, members, sets)
+    records, mesh = [], config.mesh
+    for member in members:
+        source = sources.open_source(member.source, config.model, mesh, config.compilation_cache)
+        mesh = dataclasses.replace(mesh, distributed=False)  # once is enough
+        for name, loaded in sets.items():
+            records.append(evaluate_member(config, member, source, name, loaded))
+        del source  # before the next one needs the memory
+    if not is_writer():
+        return {}
+    told = {"command": command, **summarise(records, config.k, config.budgets)}
+    path = Path(config.output_dir) / "summary.json"
+    replace_file(path, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    text = table(told)
+    replace_file(path.with_name("summary.txt"), text + "\n")
+    say(f"\n{text}\n\nwritten to {config.output_dir}/")
+    return told
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; the exit code is 0, 2 after a mistake in it, 130 when interrupted."""
+    arguments = parse(argv)
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        config = read_config(arguments)
+        if arguments.print_config:
+            print(to_yaml(config), end="")
+        else:
+            evaluate(config, shlex.join(["python", "-m", "iapo_jax.evaluate", *words]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        goes_on = "interrupted; what was sampled is kept, and the same command goes on with it"
+        print(f"\n{textwrap.fill(goes_on, 100)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(leave(main()))

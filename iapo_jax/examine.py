@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from iapo_jax.metrics import say
 from iapo_jax.rollouts import real_tokens, thinking_lengths
 from iapo_jax.run import Run
 from iapo_jax.sampling import prompt_keys, sample
-from iapo_jax.sharding import by_prompt, fetch, put
+from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.signals import compute_signals
 from iapo_jax.types import Answers, Array, Params, Prompts, Rollout, Signals
 
@@ -36,6 +36,14 @@ class OpenModel(NamedTuple):
 
     run: Run
     params: Params
+
+
+class Asked(NamedTuple):
+    """A prompt and the completions that are looked at."""
+
+    prompt: str
+    completions: list[np.ndarray]  # ids
+    answer: str | None
 
 
 def open_model(model: str | ModelSection) -> OpenModel:
@@ -139,7 +147,7 @@ def sample_completions(
     made = sample(
         opened.run.model,
         jax.jit(opened.run.model.unroll)(opened.params),
-        _prompts(opened, ids),
+        _prompts(opened, [ids]),
         jax.jit(prompt_keys, out_shardings=by_prompt(mesh))(seed, 0, np.zeros(1, np.int32)),
         num_generations=count,
         max_length=max_length,
@@ -189,50 +197,112 @@ def inspect_completions(
             "note: information.stride and information.boundaries are those of training; here every "
             "prefix is probed"
         )
-        section = dataclasses.replace(section, stride=1, boundaries=[])
-    known = opened.run.pretrained
     rows = [_ids(opened, one, f"completion {i}") for i, one in enumerate(completions, 1)]
-    texts = pretrained.decode_completions(known.tokenizer, rows, known.stop_ids)
-    whole = rewards.whole_texts([prompt] * len(texts), texts)
-    extracted = [answers.extract_answer(text) for text in whole]
-    asker = _asker(opened, section, answer, extracted)
-    size = max(-(-max(map(len, rows)) // _LENGTHS), 1) * _LENGTHS
-    tokens, length = (put(x[None], by_prompt(opened.run.mesh)) for x in pad_rows(rows, size))
-    probe = probes.ask(asker, tokens, length, [answer], [whole])
-    asked = probe.answers and fetch(probe.answers)
-    room = asker.postfix.shape[0] + (max(int(asked.length.max()) - 1, 0) if asked else 0)
-    ids = encode_prompt(opened, prompt, max(map(len, rows)), room)
-    signals = _signals(opened, ids, tokens, length, probe, section.estimator, temperature)
-    thinking = thinking_lengths(known.tokenizer, rows, known.stop_ids, section.end_of_thinking)
-    right = [None] * len(rows)
-    if answer is not None:
-        right = answers.are_correct(whole, [answer] * len(rows))
-    common = Inspection(
-        prompt=pretrained.decode(known.tokenizer, ids),
-        prompt_ids=ids,
-        postfix=section.postfix,
-        postfix_ids=np.asarray(asker.postfix).tolist(),
-        estimator=section.estimator,
-        reference=section.reference,
-        temperature=float(temperature),
-        answer=answer,
-    )
+    asked = [Asked(prompt, rows, answer)]
+    section = dataclasses.replace(section, stride=1, boundaries=[])
+    asker = _asker(opened, section, asked, _texts(opened, asked))
+    say(f"asking: {probes.describe(asker)}")
+    return _inspect(opened, asker, section, asked, temperature, _round_up(max(map(len, rows))))
+
+
+def inspect_problems(
+    opened: OpenModel,
+    asked: Sequence[Asked],
+    section: InformationSection,
+    *,
+    temperature: float = 1.0,
+    advance: Callable[[int], Any] = lambda n: None,
+) -> list[Inspection]:
+    """`inspect_completions` of many problems with equally many completions each, on any mesh.
+
+    Raises:
+      UserError: as there.
+    """
+    section = dataclasses.replace(section, stride=1, boundaries=[])
+    asker = _asker(opened, section, asked, _texts(opened, asked))
+    size = _round_up(max((len(row) for one in asked for row in one.completions), default=0))
+    width = max(len(pretrained.encode(opened.run.pretrained.tokenizer, a.prompt)) for a in asked)
+    devices = batch_devices(opened.run.mesh)
+    found = []
+    for start in range(0, len(asked), devices):
+        part = list(asked[start : start + devices])
+        # The last batch is filled up: every device needs a row.
+        filled = part + part[:1] * (devices - len(part))
+        made = _inspect(opened, asker, section, filled, temperature, size, width)
+        found += made[: len(made) * len(part) // len(filled)]
+        advance(len(part))
+    return found
+
+
+def _round_up(longest: int) -> int:
+    return max(-(-longest // _LENGTHS), 1) * _LENGTHS
+
+
+def _texts(opened: OpenModel, asked: Sequence[Asked]) -> list[list[str]]:
+    """The completions' texts, with the `<think>` of a prompt that ended in it."""
+    known = opened.run.pretrained
     return [
-        _fill(
-            common._replace(
-                completion=texts[g],
-                extracted=extracted[g],
-                correct=right[g],
-                thinking_length=int(thinking[g]),
-                finished=bool(len(row) and row[-1] in known.stop_ids),
-                **_teacher_forced(asked, g),
-            ),
-            known.tokenizer,
-            row,
-            Signals(*(np.asarray(x[0, g], np.float64) for x in signals)),
+        rewards.whole_texts(
+            [one.prompt] * len(one.completions),
+            pretrained.decode_completions(known.tokenizer, one.completions, known.stop_ids),
         )
-        for g, row in enumerate(rows)
+        for one in asked
     ]
+
+
+def _inspect(
+    opened: OpenModel,
+    asker: probes.Asker,
+    section: InformationSection,
+    asked: Sequence[Asked],
+    temperature: float,
+    size: int,
+    width: int = 0,
+) -> list[Inspection]:
+    """The completions of P prompts in one batch, those of a prompt beside each other."""
+    known, split = opened.run.pretrained, by_prompt(opened.run.mesh)
+    whole = _texts(opened, asked)
+    rows = [row for one in asked for row in one.completions]
+    flat = [text for group in whole for text in group]
+    shape = (len(asked), len(rows) // len(asked))
+    ids, lengths = pad_rows(rows, size)
+    tokens, length = put(ids.reshape(*shape, size), split), put(lengths.reshape(shape), split)
+    golds = [one.answer for one in asked]
+    probe = probes.ask(asker, tokens, length, golds, whole)
+    forced = probe.answers and fetch(probe.answers)
+    room = asker.postfix.shape[0] + (max(int(forced.length.max()) - 1, 0) if forced else 0)
+    prompts = [
+        encode_prompt(opened, one.prompt, max(map(len, one.completions)), room) for one in asked
+    ]
+    padded = _prompts(opened, prompts, width)
+    signals = _signals(opened, padded, tokens, length, probe, section.estimator, temperature)
+    thinking = thinking_lengths(known.tokenizer, rows, known.stop_ids, section.end_of_thinking)
+    texts = pretrained.decode_completions(known.tokenizer, rows, known.stop_ids)
+    judged = [gold is not None for gold in golds for _ in range(shape[1])]
+    named = [gold or "" for gold in golds for _ in range(shape[1])]
+    right = answers.are_correct(flat, named)
+    found = []
+    for n, row in enumerate(rows):
+        p, g = divmod(n, shape[1])
+        told = Inspection(
+            prompt=pretrained.decode(known.tokenizer, prompts[p]),
+            prompt_ids=prompts[p],
+            postfix=section.postfix,
+            postfix_ids=np.asarray(asker.postfix).tolist(),
+            estimator=section.estimator,
+            reference=section.reference,
+            temperature=float(temperature),
+            answer=golds[p],
+            completion=texts[n],
+            extracted=answers.extract_answer(flat[n]),
+            correct=right[n] if judged[n] else None,
+            thinking_length=int(thinking[n]),
+            finished=bool(len(row) and row[-1] in known.stop_ids),
+            **_teacher_forced(forced, p, g),
+        )
+        figures = Signals(*(np.asarray(x[p, g], np.float64) for x in signals))
+        found.append(_fill(told, known.tokenizer, row, figures))
+    return found
 
 
 def _fill(told: Inspection, tokenizer: Any, row: np.ndarray, signals: Signals) -> Inspection:
@@ -250,11 +320,11 @@ def _fill(told: Inspection, tokenizer: Any, row: np.ndarray, signals: Signals) -
     )
 
 
-def _teacher_forced(asked: Answers | None, completion: int) -> dict[str, list]:
+def _teacher_forced(asked: Answers | None, prompt: int, completion: int) -> dict[str, list]:
     """The answers that the estimator looked at for one completion, as fields of `Inspection`."""
     if asked is None:
         return {}
-    tokens, length, meaning = (x[0, min(completion, x.shape[1] - 1)] for x in asked)
+    tokens, length, meaning = (x[prompt, min(completion, x.shape[1] - 1)] for x in asked)
     there = np.flatnonzero(length).tolist()
     return {
         "answer_ids": [tokens[y, : length[y]].tolist() for y in there],
@@ -312,41 +382,41 @@ def check_answer(section: InformationSection, answer: str | None, field: str) ->
 def _asker(
     opened: OpenModel,
     section: InformationSection,
-    answer: str | None,
-    extracted: Sequence[str | None],
+    asked: Sequence[Asked],
+    texts: Sequence[Sequence[str]],
 ) -> probes.Asker:
-    """The probe at every prefix, told and checked."""
-    check_answer(section, answer, "the answer")
+    """The probe at every prefix, checked."""
     known, tokenizer = opened.run.pretrained, opened.run.pretrained.tokenizer
+    extracted = [answers.extract_answer(text) for group in texts for text in group]
     own = [text for text in extracted if text and pretrained.encode(tokenizer, text.strip())]
-    golds = [] if answer is None else [answer]
-    if answer is not None and section.estimator != "answer_entropy":
-        _encode(opened, answer.strip(), "the answer")
+    golds = [one.answer for one in asked if one.answer is not None]
+    for one in asked:
+        check_answer(section, one.answer, "the answer")
+        if one.answer is not None and section.estimator != "answer_entropy":
+            _encode(opened, one.answer.strip(), "the answer")
     if section.estimator == "answer_set_entropy":
         golds += own
     elif section.reference == "own":
         golds = own
-    asker = probes.make_asker(section, known, opened.run.mesh, list(dict.fromkeys(golds)))
-    say(f"asking: {probes.describe(asker)}")
-    return asker
+    return probes.make_asker(section, known, opened.run.mesh, list(dict.fromkeys(golds)))
 
 
 def _signals(
     opened: OpenModel,
-    prompt: list[int],
+    prompts: Prompts,
     tokens: Array,
     length: Array,
     probe: Probe,
     estimator: str,
     temperature: float,
 ) -> Signals:
-    """`signals.compute_signals` of one prompt's completions.
+    """`signals.compute_signals` of each prompt's completions.
 
     Raises:
       UserError: if the model gives figures that are not finite.
     """
     floats = put(np.zeros(tokens.shape, np.float32), by_prompt(opened.run.mesh))
-    rollout = Rollout(_prompts(opened, prompt), tokens, length, floats, length > 0)
+    rollout = Rollout(prompts, tokens, length, floats, length > 0)
     made = compute_signals(
         opened.run.model,
         opened.params,
@@ -363,6 +433,7 @@ def _signals(
     return made
 
 
-def _prompts(opened: OpenModel, ids: list[int]) -> Prompts:
-    padded = Prompts(*pad_rows([ids], -(-len(ids) // 16) * 16))
+def _prompts(opened: OpenModel, prompts: Sequence[list[int]], width: int = 0) -> Prompts:
+    longest = max([width, *map(len, prompts)])
+    padded = Prompts(*pad_rows(prompts, -(-longest // 16) * 16))
     return put(padded, by_prompt(opened.run.mesh))

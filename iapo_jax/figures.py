@@ -252,9 +252,11 @@ def accuracy_at_matched_length(
     def matched(
         weights: np.ndarray, many: np.ndarray, few: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        mix = lambda x: np.einsum("rs,rp,spb->rb", many, weights, x, optimize=True) / (  # noqa: E731
-            weights.sum(1, keepdims=True) * many.sum(1, keepdims=True)
-        )
+        count = weights.sum(1, keepdims=True) * many.sum(1, keepdims=True)
+
+        def mix(x: np.ndarray) -> np.ndarray:
+            return np.einsum("rs,rp,spb->rb", many, weights, x, optimize=True) / count
+
         tokens, allowed = mix(spent), _mix(goal, weights, few)
         at = (tokens <= allowed[:, None] + 1e-9).sum(1) - 1
         rows = np.arange(len(at))

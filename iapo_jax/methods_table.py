@@ -20,9 +20,10 @@ _NAMES = {
     "length_correct": "tokens where right",
     "length_wrong": "tokens where wrong",
     "cut_share": "cut at the limit",
+    "accuracy_at_matched_length": "accuracy at the same length",
 }
 _MAIN = ("accuracy", "length", "ratio@1", "tokens_per_right_answer")
-_DIFFER = ("accuracy", "length")
+_DIFFER = ("accuracy", "length", "accuracy_at_matched_length")
 
 
 class Cell(NamedTuple):
@@ -137,7 +138,8 @@ def to_csv(sections: Sequence[Section]) -> str:
     heads = ["dataset", "problems", "samples", "model", "seeds", "baseline"]
     for name in names:
         heads += [name, f"{name}_low", f"{name}_high"]
-    for name in names:
+    gaps = list(dict.fromkeys(name for s in sections for m in s.models for name in m.differences))
+    for name in gaps:
         heads += [f"difference_{name}{end}" for end in ("", "_low", "_high")]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -147,8 +149,8 @@ def to_csv(sections: Sequence[Section]) -> str:
             one = model.members[0]
             row = [section.title, *one.correct.shape, model.name, len(model.members)]
             row.append(model.baseline or "")
-            for figures in (model.estimates, model.differences):
-                for name in names:
+            for figures, shown in ((model.estimates, names), (model.differences, gaps)):
+                for name in shown:
                     values = figures.get(name, [math.nan] * 3)
                     row += ["" if math.isnan(x) else repr(float(x)) for x in values]
             writer.writerow(row)

@@ -126,14 +126,18 @@ def read_jsonl(path: Path) -> list[dict]:
 
 
 def _write_lines(path: Path, rows: Iterable[dict]) -> None:
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    replace_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes the file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
 
 
-def write_environment(output_dir: Path) -> None:
-    """env.json: versions, devices and the commit of the working directory."""
+def environment() -> dict[str, Any]:
+    """Versions, devices and the commit of the working directory."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -141,14 +145,18 @@ def write_environment(output_dir: Path) -> None:
         except metadata.PackageNotFoundError:
             versions[name] = None
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    environment = {
+    return {
         "python": platform.python_version(),
         "packages": versions,
         "devices": [str(device) for device in jax.devices()],
         "processes": jax.process_count(),
         "commit": git.stdout.strip() or None,
     }
-    text = json.dumps(environment, indent=2) + "\n"
+
+
+def write_environment(output_dir: Path) -> None:
+    """env.json: what `environment` says."""
+    text = json.dumps(environment(), indent=2) + "\n"
     (output_dir / "env.json").write_text(text, encoding="utf-8")
 
 

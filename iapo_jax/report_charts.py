@@ -9,11 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from iapo_jax.charts import Chart, Curve, Point, curves, frontier, histogram
-from iapo_jax.comparison import Model, Section
-from iapo_jax.figures import Outcomes
+from iapo_jax.comparison import Model, Section, outcomes_of
 from iapo_jax.grouping import Line, metric_band
 from iapo_jax.methods_table import told
-from iapo_jax.results import Samples
 from iapo_jax.series import (
     Band,
     accuracy_within,
@@ -34,6 +32,8 @@ LEARNING = (
 )
 _SFT = (("loss", "loss", "Loss of supervised fine-tuning", "nats a token"),)
 
+# Criterion of selection.jsonl, its name here, and the factor that goes with the name.
+_CRITERIA = {"accuracy": ("accuracy", 1), "ratio": ("accuracy per 100 tokens", 100)}
 _BANDS = 4  # models, at most, whose bands can be told apart
 
 
@@ -130,7 +130,7 @@ def budget_chart(section: Section, stem: str) -> Drawn:
     banded = len(section.models) <= _BANDS
     shown = []
     for model in section.models:
-        band = accuracy_within([outcomes(one) for one in model.members], banded=banded)
+        band = accuracy_within([outcomes_of(one) for one in model.members], banded=banded)
         shown.append(Curve(model.name, model.look, band))
     chart = curves(
         *(f"budget-{stem}", f"Accuracy within a budget: {section.title}", shown),
@@ -140,11 +140,6 @@ def budget_chart(section: Section, stem: str) -> Drawn:
     )
     note = "Right, and no longer than so many tokens" + ("; bands: 95%." if banded else ".")
     return Drawn("Accuracy within a budget", "", chart, note)
-
-
-def outcomes(one: Samples) -> Outcomes:
-    """The arrays of one member, as figures are computed from them."""
-    return Outcomes(one.correct, one.length, one.finished, one.votes)
 
 
 def information_chart(section: Section, stem: str) -> Drawn:
@@ -238,31 +233,37 @@ def _limit(model: Model) -> int | None:
 
 def selection_chart(lines: Sequence[Line]) -> Drawn | None:
     """What the candidate checkpoints scored on the selection split; None without candidates."""
-    shown, notes = [], []
-    criteria: dict[str, None] = {}
+    shown, chosen = [], []
+    names: dict[str, None] = {}
     for line in lines:
         for run in line.runs:
-            rows = [r for r in run.candidates if _finite(r, "step") and r.get("criterion") in r]
+            rows = [r for r in run.candidates if r.get("criterion") in _CRITERIA]
+            rows = [r for r in rows if _number(r, "step") * _number(r, r["criterion"]) >= 0]
             if not rows:
                 continue
-            criteria |= {r["criterion"]: None for r in rows}
-            columns = [[r["step"] for r in rows], [r[r["criterion"]] for r in rows]]
-            columns += [[r.get(n, math.nan) for r in rows] for n in ("low", "high")]
-            band = Band(*(np.array(column, float) for column in columns))
-            shown.append(Curve(line.name, line.look, band))
-            best = [f"{r['step']:g}" for r in rows if r.get("chosen")]
-            notes.append(f"{line.name}, seed {run.config['seed']}: step {', '.join(best) or '–'}")
+            criterion = rows[-1]["criterion"]
+            name, factor = _CRITERIA[criterion]
+            names |= {name: None}
+            values = [
+                [factor * _number(row, f"{criterion}{end}") for row in rows]
+                for end in ("", "_low", "_high")
+            ]
+            steps = np.array([row["step"] for row in rows], float)
+            shown.append(Curve(line.name, line.look, Band(steps, *map(np.array, values))))
+            best = [f"{row['step']:g}" for row in rows if row.get("chosen")]
+            chosen.append(f"{line.name}, seed {run.config['seed']}: step {', '.join(best) or '–'}")
     if not shown:
         return None
-    unit = f"{' or '.join(criteria)} on the selection split, which is held out of training"
+    unit = " or ".join(names)
+    note = f"On training problems that are held out; bands: 95%. Chosen: {'; '.join(chosen)}."
     chart = curves(
-        *("selection", "Choosing a checkpoint", shown),
+        *("selection", f"Choosing a checkpoint: {unit}", shown),
         x_label="step",
-        description=f"{unit}. Chosen: {'; '.join(notes)}.",
+        description=f"{unit} of each checkpoint. {note}",
     )
-    note = f"Bands: 95% intervals. Chosen: {'; '.join(notes)}."
     return Drawn("Choosing a checkpoint", unit, chart, note)
 
 
-def _finite(row: dict, name: str) -> bool:
-    return isinstance(row.get(name), int | float) and math.isfinite(row[name])
+def _number(row: dict, name: str) -> float:
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) else math.nan

@@ -54,7 +54,8 @@ def _texts(one: Samples) -> dict[int, Inspection | dict]:
     places = {row: index for index, row in enumerate(one.rows)}
     found: dict[int, Inspection | dict] = {}
     for row in one.completions:
-        found.setdefault(places[row["row"]], row)
+        if row["row"] in places:
+            found.setdefault(places[row["row"]], row)
     seen: dict[int, Inspection | dict] = {}
     for inspection in one.inspections:
         place = _place(inspection.prompt, one.prompts)

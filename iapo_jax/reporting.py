@@ -125,6 +125,8 @@ def describe_run(trainer: Any) -> str:
         f"stops at    {stops}; {padded} of {c.vocab_size} ids have no token and are never drawn",
         f"data        {config.data.dataset}: {len(trainer.problems.tokens)} prompts"
         + (f", {trainer.problems.left_out} too long" if trainer.problems.left_out else ""),
+        *(f"            {note}" for note in trainer.notes),
+        *([f"selection   {describe_selection(trainer)}"] if trainer.selection.task else []),
         f"step        {batch.prompts_per_step} prompts x {batch.num_generations} completions of up "
         f"to {config.sampling.max_completion_length} tokens; "
         f"{batch.mini_batches * batch.num_iterations} update(s) of {spec.micro_batches} "
@@ -137,6 +139,16 @@ def describe_run(trainer: Any) -> str:
         f"output      {config.output_dir}",
     ]
     return "\n".join(lines)
+
+
+def describe_selection(trainer: Any) -> str:
+    """How the checkpoint that is kept is chosen, in one line."""
+    section, count = trainer.config.selection, len(trainer.selection.task.problems.rows)
+    guard = f", accuracy at most {section.tolerance} below the start's"
+    return (
+        f"{count} of the training problems are held out; the checkpoint with the best "
+        f"{section.criterion}{guard * (section.criterion == 'ratio')} is kept"
+    )
 
 
 def describe_algorithm(trainer: Any) -> str:

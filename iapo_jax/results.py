@@ -13,9 +13,10 @@ import numpy as np
 from iapo_jax.config import load_run_config
 from iapo_jax.errors import UserError
 from iapo_jax.inspection import Inspection
+from iapo_jax.records import FORMAT
 
-FORMAT = 1  # of the files of an evaluation
 _PER_TOKEN = {"informativeness": 0, "entropy": 0, "log_prob": 0, "uncertainty": 1}  # more than T
+_UNFIT = "an evaluation that is not complete yet, or of an older version"
 _TABLES = ("correct", "length", "finished", "votes")
 _TEXTS = ("prompt", "completion", "estimator", "postfix")
 
@@ -29,6 +30,7 @@ class Samples(NamedTuple):
     members: int  # training seeds under this label
     source: str
     step: int | None
+    fingerprint: str  # of the parameters; empty where it is not told
     dataset: str
     settings: dict[str, Any]
     rows: list[int]  # P
@@ -77,7 +79,7 @@ def read_directory(directory: Path, *, examples: int) -> Run | Evaluation:
     if (directory / "config.yaml").is_file():
         return _read_run(directory, examples)
     evaluation = _read_evaluation(directory, examples)
-    if not evaluation.samples:
+    if not evaluation.samples and not evaluation.notes:
         inside = [p.name for p in sorted(directory.iterdir()) if (p / "config.yaml").is_file()]
         hint = f"; it holds runs: give {directory / inside[0]} and so on" if inside else ""
         raise UserError(
@@ -105,7 +107,7 @@ def _read_run(directory: Path, examples: int) -> Run:
         if not path.is_file():
             notes.append(f"{directory}: no evaluation {name} training (eval/{name}.json)")
         elif found[name] is None:
-            notes.append(f"{path}: of an older version, without problems and answers; left out")
+            notes.append(f"{path}: {_UNFIT}; left out")
     return Run(
         directory,
         config,
@@ -145,7 +147,7 @@ def _read_evaluation(directory: Path, examples: int) -> Evaluation:
         if one is not None:
             samples.append(one)
         else:
-            notes.append(f"{path}: holds no evaluation; left out")
+            notes.append(f"{path}: {_UNFIT}; left out")
     for (model, dataset), count in Counter((s.model, s.dataset) for s in samples).items():
         most = max(s.members for s in samples if (s.model, s.dataset) == (model, dataset))
         if count < most:
@@ -172,12 +174,14 @@ def _check_summary(rows: Any, path: Path) -> list[dict]:
 
 
 def _read_samples(path: Path, examples: int) -> Samples | None:
-    """One member's file with what lies beside it; None if it is of another kind or too old."""
+    """One member's file with what lies beside it; None if there is nothing to show of it (yet)."""
     found = _read_object(path)
     if "correct" not in found or "format" not in found:
         return None
     if found["format"] != FORMAT:
         raise UserError(f"{path}: format is {found['format']!r}; expected {FORMAT}")
+    if found.get("complete") is False:
+        return None
     lists = {name: _list(found, name, path) for name in ("rows", "prompts", "answers")}
     arrays = {name: _array(found, name, path) for name in _TABLES}
     shape = arrays["correct"].shape
@@ -209,6 +213,7 @@ def _read_samples(path: Path, examples: int) -> Samples | None:
         members=int(_number(found.get("members"), 1)),
         source=str(found.get("source") or ""),
         step=found.get("step"),
+        fingerprint=str(found.get("fingerprint") or ""),
         dataset=found["dataset"],
         settings=settings if isinstance(settings, dict) else {},
         rows=lists["rows"],
@@ -221,6 +226,13 @@ def _read_samples(path: Path, examples: int) -> Samples | None:
         completions=completions,
         inspections=read_inspections(path.with_suffix(".inspections.json")),
     )
+
+
+def only_rows(one: Samples, rows: set[int]) -> Samples:
+    """The samples of these rows of the data set."""
+    kept = [index for index, row in enumerate(one.rows) if row in rows]
+    lists = {n: [getattr(one, n)[i] for i in kept] for n in ("rows", "prompts", "answers")}
+    return one._replace(**lists, **{name: getattr(one, name)[kept] for name in _TABLES})
 
 
 def read_inspections(path: Path) -> list[Inspection]:

@@ -172,7 +172,8 @@ def thinking_lengths(
 def check_answers(problems: Problems, rows: Sequence[int], texts: Sequence[str]) -> np.ndarray:
     """Whether each completion text of these rows is right; bool [len(rows)]."""
     whole = rewards.whole_texts([problems.texts[i] for i in rows], texts)
-    return np.asarray(answers.are_correct(whole, [problems.answers[i] for i in rows]), bool)
+    golds = [problems.answers[i] for i in rows]
+    return np.asarray(answers.are_correct(whole, golds), bool)
 
 
 def answered(problems: Problems, scored: Scored) -> tuple[list[str], list[list[str]]]:

@@ -94,6 +94,7 @@ def sample(
     temperature: Array = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    first: Array | None = None,
 ) -> Rollout:
     """Draws G = `num_generations` completions of up to T = `max_length` tokens for each prompt.
 
@@ -104,12 +105,17 @@ def sample(
       stop_ids: [any] int32; a completion ends after the first of them, which is part of it.
       allowed: [V] bool.
       temperature: > 0.
+      first: [P] int32: number g of each prompt's first completion, where others were drawn before.
     """
     shape = (prompts.tokens.shape[0], num_generations)
     prompt = read_prompts(model, params, prompts)
     weight = model.logit_weight(params)
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
-    keys = fold(keys, jnp.arange(num_generations))
+    number = jnp.arange(num_generations)
+    if first is None:
+        keys = fold(keys, number)
+    else:
+        keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(keys, first[:, None] + number)
 
     def room(x: Array) -> Array:
         # keys and values of a prompt [..., P, L, M, d] -> empty ones of its completions

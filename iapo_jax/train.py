@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from iapo_jax import evaluate, reporting, rollouts, update
+from iapo_jax import reporting, rollouts, update
 from iapo_jax.algorithms import Algorithm
+from iapo_jax.checkpoint import Checkpoints
 from iapo_jax.cli import run_cli
 from iapo_jax.config import TrainConfig
+from iapo_jax.held_out import HeldOut
 from iapo_jax.learner import TrainBatch, train_step
 from iapo_jax.metrics import RunWriter, is_writer, memory_table, progress_bar, say
 from iapo_jax.probes import abstract_probe
@@ -55,7 +57,7 @@ def train(
     """
     trainer = make_trainer(config, advantage=advantage, reward_functions=reward_functions)
     run = trainer.run
-    held_out = evaluate.HeldOut(config, run, trainer.problems.texts)
+    held_out, selection = HeldOut(config, run, trainer.problems), trainer.selection
     say(reporting.describe_run(trainer))
     if dry_run:
         say(compile_only(trainer))
@@ -67,7 +69,9 @@ def train(
     state = update.init_state(run.mesh, trainer.spec.optimizer, params, memory)
     state, first = resume_state(checkpoints, resumed, state), resumed or 0
     prepare_directory(run, config)
-    before = held_out.before(params, resumed=first > 0)
+    before = held_out.before(params)
+    selection.resume(first)
+    selection.measure(params, 0)
     ref_params = params if trainer.algorithm.loss.beta else None
     del params
     writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
@@ -79,18 +83,38 @@ def train(
                 bar.set_postfix_str(reporting.headline(row), refresh=False)
                 bar.update()
                 if config.save_steps and (step + 1) % config.save_steps == 0:
-                    checkpoints.save(step + 1, state)
-        checkpoints.save(config.max_steps, state)
+                    selection.measure(state.params, step + 1)
+                    checkpoints.save(step + 1, state, selection.best())
+        selection.measure(state.params, config.max_steps)
+        checkpoints.save(config.max_steps, state, selection.best())
+        state, chosen = choose_state(trainer, checkpoints, state)
     finally:
         checkpoints.close()
         writer.close()
     exported = export_final(run, state.params)
-    if held_out.problems is not None:
-        after = held_out.after(state.params)
-        if is_writer():
-            say(held_out.compare(before, after))
+    after = held_out.after(state.params, chosen)
+    if before is not None and is_writer():
+        say(held_out.compare(before, after))
     say(f"model: {exported}")
     return state
+
+
+def choose_state(
+    trainer: Trainer, checkpoints: Checkpoints, state: TrainState
+) -> tuple[TrainState, int]:
+    """The state of the checkpoint that the selection split prefers, and its step; else the last."""
+    last = trainer.config.max_steps
+    chosen = trainer.selection.best()
+    if chosen is None:
+        return state, last
+    say(trainer.selection.told())
+    if chosen == last:
+        return state, last
+    checkpoints.wait()
+    if chosen not in checkpoints.steps():
+        say(f"its checkpoint is gone from {checkpoints.directory}: going on with step {last}")
+        return state, last
+    return checkpoints.restore(chosen, state), chosen
 
 
 def compile_only(trainer: Trainer) -> str:

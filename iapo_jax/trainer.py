@@ -15,6 +15,7 @@ from iapo_jax.algorithms import ALGORITHMS, OWN, Algorithm, make_algorithm
 from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig
 from iapo_jax.errors import UserError
+from iapo_jax.held_out import Selection, split_problems
 from iapo_jax.learner import UpdateSpec, assign_credit
 from iapo_jax.options import parameters_of
 from iapo_jax.run import Run, open_run
@@ -31,6 +32,8 @@ class Trainer(NamedTuple):
     run: Run
     algorithm: Algorithm
     problems: data.Problems
+    notes: list[str]  # what was done to the data set's rows
+    selection: Selection
     sampler: rollouts.Sampler
     paid: rollouts.RewardFunctions
     order: Callable[[int], np.ndarray]
@@ -68,10 +71,14 @@ def make_trainer(
     _check_rule(config, algorithm, "advantage" if advantage else source)
     _check_top_k(config, run)
     micro = _micro_batch_size(config, run)
-    rows = data.parse_rows(data.load_rows(config.data), config.data.dataset)
+    loaded = data.load_section(config.data)
     problems = data.make_problems(
-        rows, run.pretrained.tokenizer, config.prompt, config.data.max_prompt_length
+        loaded.rows,
+        run.pretrained.tokenizer,
+        data.resolve_prompt(config.prompt, loaded.prompt),
+        config.data.max_prompt_length,
     )
+    problems, held = split_problems(problems, config.selection, config.seed)
     sampler = rollouts.make_sampler(
         run,
         problems,
@@ -99,6 +106,8 @@ def make_trainer(
         run,
         algorithm,
         problems,
+        loaded.notes,
+        Selection(config, run, held),
         sampler,
         paid,
         data.batch_order(len(problems.tokens), batch.prompts_per_step, config.seed),

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import transformers
 
+from iapo_jax import arithmetic
+
 FOLDER = Path(__file__).parents[1] / "experiments" / "arithmetic"
 NAMES = ("problems", "tokenizer", "make_data")
 N = 2000
@@ -44,7 +46,7 @@ def tokenizer(task, tmp_path_factory):
 def samples(problems):
     """Problems with a drawn reasoning each."""
     rng = np.random.default_rng(0)
-    drawn = [problems.draw_problem(rng) for _ in range(N)]
+    drawn = [arithmetic.draw_problem(rng) for _ in range(N)]
     return [(problem, problems.draw_reasoning(rng, problem)) for problem in drawn]
 
 
@@ -72,8 +74,8 @@ def is_early(row):
     return any(weight == 0 for _, weight in row["completion"])
 
 
-def test_problem_example(problems):
-    problem = problems.Problem((12, 34, 15, 28), ("+", "-", "+"))
+def test_problem_example():
+    problem = arithmetic.Problem((12, 34, 15, 28), ("+", "-", "+"))
     assert problem.question == "12+34-15+28"
     assert problem.answer == "59"
     assert problem.steps == ["12+34=46", "46-15=31", "31+28=59"]
@@ -118,7 +120,7 @@ def test_token_counts(problems, samples):
 def test_verbosity_and_limit(problems):
     rng = np.random.default_rng(2)
     for _ in range(200):
-        problem = problems.draw_problem(rng)
+        problem = arithmetic.draw_problem(rng)
         lean = problems.draw_reasoning(rng, problem, verbosity=0.0)
         assert {piece.category for piece in lean} == {"needed"}
         long = problems.draw_reasoning(rng, problem, verbosity=1.0, max_tokens=40)
@@ -155,12 +157,12 @@ def test_rows_exclude_and_repeat(problems, rows):
     assert not drawn & first
 
 
-def test_problem_rows(problems):
-    one = problems.problem_rows(0, 500)
-    assert one == problems.problem_rows(0, 500)
+def test_problem_rows():
+    one = arithmetic.problem_rows(0, 500)
+    assert one == arithmetic.problem_rows(0, 500)
     taken = {row["question"] for row in one}
     assert len(taken) == 500
-    two = problems.problem_rows(0, 500, exclude=taken)
+    two = arithmetic.problem_rows(0, 500, exclude=taken)
     assert not taken & {row["question"] for row in two}
 
 
@@ -238,6 +240,11 @@ def test_files(task, tmp_path, monkeypatch):
         assert questions[name].isdisjoint(set().union(*others))
     assert set(read["sft"][0]) == {"question", "answer", "completion"}
     assert (tmp_path / "tokenizer" / "tokenizer.json").exists()
-    committed = FOLDER / "data" / "train.jsonl"
-    if committed.exists():
-        assert committed.read_text() == (tmp_path / "train.jsonl").read_text()
+
+
+@pytest.mark.parametrize("split, count", [("train", 4000), ("select", 512), ("test", 1024)])
+def test_the_generated_splits_are_the_committed_files(split, count):
+    committed = (FOLDER / "data" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = arithmetic.make_splits()[split]
+    assert len(rows) == count
+    assert rows == [json.loads(line) for line in committed]

@@ -61,7 +61,9 @@ def test_majority_at_k_is_the_share_of_all_choices(seed):
 
 
 def test_majority_of_one_is_the_accuracy_and_of_all_is_the_vote():
-    votes = np.asarray([[0, 0, 1, 2], [0, 1, 1, 1], [0, 0, 1, 1], [-1, -1, -1, 0], [-1, -1, -1, -1]])
+    votes = np.asarray(
+        [[0, 0, 1, 2], [0, 1, 1, 1], [0, 0, 1, 1], [-1, -1, -1, 0], [-1, -1, -1, -1]]
+    )
     correct = votes == 0
     np.testing.assert_allclose(figures.majority_at_k(votes, correct, 1), correct.mean(1))
     np.testing.assert_allclose(figures.majority_at_k(votes, correct, 4), [1, 0, 0.5, 1, 0])

@@ -13,22 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from problems import EARLY_SHARE, MAX_TOKENS, problem_rows, sft_row
+from problems import EARLY_SHARE, MAX_TOKENS, sft_row
 from tokenizer import save_tokenizer
 from tqdm import tqdm
 
-SPLITS = {"train": 4000, "select": 512, "test": 1024}
-
-
-def make_splits(seed: int) -> dict[str, list[dict[str, str]]]:
-    """The three sets of problems, no question in two of them."""
-    seen: set[str] = set()
-    splits = {}
-    for i, (name, n) in enumerate(SPLITS.items()):
-        splits[name] = problem_rows([seed, 1 + i], n, seen)
-        seen.update(row["question"] for row in splits[name])
-    return splits
-
+from iapo_jax.arithmetic import make_splits
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """One JSON object per line."""

@@ -1,10 +1,9 @@
-"""Multi-step arithmetic with worked reasoning, some of it redundant.
+"""Worked reasoning for the arithmetic task, some of it redundant.
 
-A problem is three to five two-digit numbers joined by ``+`` and ``-``, such that every partial
-result has two digits as well. Its worked reasoning is a list of pieces: the steps that the answer
-needs, and around them pieces that it does not (restating, filler, rechecking, a second pass,
-hesitating). The category of each piece is known, so what a trained model keeps and drops can be
-counted exactly. Everything written is true: there are no arithmetic errors.
+The problems are `iapo_jax.arithmetic`'s. The worked reasoning of one is a list of pieces: the steps
+that the answer needs, and around them pieces that it does not (restating, filler, rechecking, a
+second pass, hesitating). The category of each piece is known, so what a trained model keeps and
+drops can be counted exactly. Everything written is true: there are no arithmetic errors.
 
 Pure functions on numpy and the standard library; every source of chance is a
 ``numpy.random.Generator`` passed in.
@@ -12,15 +11,12 @@ Pure functions on numpy and the standard library; every source of chance is a
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-LOW, HIGH = 10, 99
-"""Every number written (operands, partial results, answer) lies in LOW..HIGH."""
-LENGTHS = (3, 4, 5)
-"""How many numbers a problem may have."""
+from iapo_jax.arithmetic import Problem, draw_below, draw_problem
+
 MAX_TOKENS = 84
 """Longest reasoning, in tokens."""
 EARLY_SHARE = 0.28
@@ -65,72 +61,9 @@ class Piece(NamedTuple):
     category: str
 
 
-@dataclass(frozen=True)
-class Problem:
-    """``numbers[0] signs[0] numbers[1] signs[1] ...``, worked from the left."""
-
-    numbers: tuple[int, ...]
-    signs: tuple[str, ...]
-
-    @property
-    def partials(self) -> list[int]:
-        """The running result, from the first number to the answer."""
-        out = [self.numbers[0]]
-        for sign, number in zip(self.signs, self.numbers[1:], strict=True):
-            out.append(out[-1] + number if sign == "+" else out[-1] - number)
-        return out
-
-    @property
-    def question(self) -> str:
-        pairs = zip(self.signs, self.numbers[1:], strict=True)
-        return str(self.numbers[0]) + "".join(f"{sign}{number}" for sign, number in pairs)
-
-    @property
-    def answer(self) -> str:
-        return str(self.partials[-1])
-
-    @property
-    def steps(self) -> list[str]:
-        """``["12+34=46", "46-15=31", ...]``."""
-        at = self.partials
-        return [
-            f"{at[i]}{sign}{self.numbers[i + 1]}={at[i + 1]}" for i, sign in enumerate(self.signs)
-        ]
-
-    @property
-    def inverses(self) -> list[str]:
-        """The steps read backwards: ``["46-34=12", "31+15=46", ...]``."""
-        at = self.partials
-        undo = {"+": "-", "-": "+"}
-        return [
-            f"{at[i + 1]}{undo[sign]}{self.numbers[i + 1]}={at[i]}"
-            for i, sign in enumerate(self.signs)
-        ]
-
-
 def split_tokens(text: str) -> list[str]:
     """The tokens of a reasoning text (no tags in it), as strings that concatenate to ``text``."""
     return _SPLIT.findall(text)
-
-
-def _below(rng: np.random.Generator, n: int) -> int:
-    """A uniform integer in 0..n-1 (several times faster than ``rng.integers`` for one draw)."""
-    return int(rng.random() * n)
-
-
-def draw_problem(rng: np.random.Generator) -> Problem:
-    """A problem of 3, 4 or 5 numbers (equally likely) whose partial results stay in range."""
-    at = LOW + _below(rng, HIGH - LOW + 1)
-    numbers, signs = [at], []
-    for _ in range(LENGTHS[_below(rng, len(LENGTHS))] - 1):
-        room = {"+": HIGH - at - LOW + 1, "-": at - 2 * LOW + 1}  # how many operands are possible
-        possible = [sign for sign in "+-" if room[sign] > 0]
-        sign = possible[_below(rng, len(possible))]
-        number = LOW + _below(rng, room[sign])
-        at = at + number if sign == "+" else at - number
-        numbers.append(number)
-        signs.append(sign)
-    return Problem(tuple(numbers), tuple(signs))
 
 
 def draw_verbosity(rng: np.random.Generator) -> float:
@@ -160,7 +93,7 @@ def draw_reasoning(
     for step, inverse in zip(steps, inverses, strict=True):
         for share in (0.55, 0.2):
             if chance() < share * v:
-                pieces.append(Piece(FILLERS[_below(rng, len(FILLERS))], "filler"))
+                pieces.append(Piece(FILLERS[draw_below(rng, len(FILLERS))], "filler"))
         pieces.append(Piece(f"{step}. ", "needed"))
         if chance() < 0.42 * v:
             checked = inverse if chance() < 0.3 else step
@@ -168,7 +101,7 @@ def draw_reasoning(
     if chance() < 0.35 * v:
         pieces.append(Piece("wait. ", "hesitate"))
     if chance() < 0.6 * v * v:
-        start = 0 if chance() < 0.5 else _below(rng, len(steps))
+        start = 0 if chance() < 0.5 else draw_below(rng, len(steps))
         again = "".join(f"{step}. " for step in steps[start:])
         pieces.append(Piece(f"again {again}", "second"))
     if chance() < 0.6 * v:
@@ -184,7 +117,7 @@ def _fit(rng: np.random.Generator, pieces: list[Piece], max_tokens: int) -> list
         redundant = [i for i, piece in enumerate(pieces) if piece.category != "needed"]
         if not redundant:
             raise ValueError(f"the needed steps alone exceed max_tokens={max_tokens}")
-        del pieces[redundant[_below(rng, len(redundant))]]
+        del pieces[redundant[draw_below(rng, len(redundant))]]
     return pieces
 
 
@@ -245,7 +178,7 @@ def sft_row(
     pieces = draw_reasoning(rng, problem, max_tokens=max_tokens)
     if rng.random() < early_share:
         total = sum(len(tokenizer_encode(piece.text)) for piece in pieces)
-        pieces = cut_pieces(pieces, _below(rng, total + 1), tokenizer_encode)
+        pieces = cut_pieces(pieces, draw_below(rng, total + 1), tokenizer_encode)
         tail = [[EXIT, 0], [problem.answer + CLOSE, 1]]
     else:
         tail = [[EXIT + problem.answer + CLOSE, 1]]
@@ -254,16 +187,3 @@ def sft_row(
     if categories:
         row["categories"] = [list(piece) for piece in pieces]
     return row
-
-
-def problem_rows(
-    seed: int | Sequence[int], n: int, exclude: Collection[str] = frozenset()
-) -> list[dict[str, str]]:
-    """``n`` rows ``{"question", "answer"}``, questions distinct and none of them in ``exclude``."""
-    rng = np.random.default_rng(seed)
-    rows: dict[str, str] = {}
-    while len(rows) < n:
-        problem = draw_problem(rng)
-        if problem.question not in exclude:
-            rows.setdefault(problem.question, problem.answer)
-    return [{"question": question, "answer": answer} for question, answer in rows.items()]

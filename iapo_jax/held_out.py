@@ -1,0 +1,279 @@
+"""Held-out problems of a training run: what chooses its checkpoint, and the table before and after.
+
+Two sets that never meet. The selection split is taken from the training rows and decides which
+checkpoint is kept. The evaluation set (`eval.dataset`) is sampled before the first step and after
+the choice; nothing depends on it.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from iapo_jax import data, figures
+from iapo_jax.config import SelectionSection, TrainConfig
+from iapo_jax.data import Problems
+from iapo_jax.errors import UserError
+from iapo_jax.evaluation import Protocol, describe, evaluate, evaluate_to, make_task
+from iapo_jax.figures import Outcomes, figure_terms
+from iapo_jax.metrics import is_writer, read_jsonl, replace_file
+from iapo_jax.questions import check_overlap, hold_out
+from iapo_jax.records import Record
+from iapo_jax.run import Run
+from iapo_jax.sharding import from_first
+from iapo_jax.summary import summarise
+from iapo_jax.types import Params
+
+
+class HeldOut:
+    """The evaluation set of `config.EvalSection`, sampled before and after a run.
+
+    Raises:
+      UserError: if it cannot be read, or shares a question with the training data.
+    """
+
+    def __init__(self, config: TrainConfig, run: Run, training: Problems):
+        self.config, self.run, self.task = config, run, None
+        section = config.eval
+        if not section.dataset:
+            return
+        self.loaded = data.load_section(section, "eval.dataset")
+        problems = data.make_problems(
+            self.loaded.rows,
+            run.pretrained.tokenizer,
+            data.resolve_prompt(config.prompt, self.loaded.prompt),
+            config.data.max_prompt_length,
+        )
+        check_overlap(
+            training.questions,
+            problems.questions,
+            repr(config.data.dataset),
+            f"eval.dataset {section.dataset!r}",
+        )
+        protocol = Protocol(
+            seed=config.seed,
+            num_samples=section.num_samples,
+            max_completion_length=config.sampling.max_completion_length,
+            temperature=section.temperature,
+            top_p=section.top_p,
+            top_k=section.top_k,
+            end_of_thinking=config.information.end_of_thinking,
+            prompts_per_batch=section.prompts_per_batch,
+            gather_weights=section.gather_weights,
+            inspected=section.inspect,
+        )
+        self.task = make_task(run, problems, protocol, field="eval")
+
+    def before(self, params: Params) -> Record | None:
+        """The start model's record; what was sampled of it before is not sampled again."""
+        return self._record(params, "before", None)
+
+    def after(self, params: Params, step: int) -> Record | None:
+        """The record of the checkpoint that was chosen."""
+        return self._record(params, "after", step)
+
+    def _record(self, params: Params, name: str, step: int | None) -> Record | None:
+        if self.task is None:
+            return None
+        record = describe(
+            self.task,
+            params,
+            model=name,
+            dataset=self.config.eval.dataset,
+            dataset_name=self.loaded.name,
+            source=self.config.model.path if step is None else str(self.run.output_dir),
+            step=step,
+        )
+        return evaluate_to(
+            self.run.output_dir / "eval",
+            name,
+            self.task,
+            params,
+            record,
+            information=self.config.information,
+            replace=True,
+            shown=self.config.log.progress,
+        )
+
+    def compare(self, before: Record, after: Record) -> str:
+        """Writes eval/summary.json and returns the table."""
+        told = summarise([before, after])
+        path = self.run.output_dir / "eval" / "summary.json"
+        replace_file(path, json.dumps(told, indent=2) + "\n")
+        return before_and_after(before, after)
+
+
+def before_and_after(before: Record, after: Record) -> str:
+    """The table of a run as text, with the paired difference."""
+    parts = [figure_terms(one.outcomes()) for one in (before, after)]
+    drawn = figures.resample(len(before.rows))
+    labels = {
+        "accuracy": ("accuracy", "{:.3f}", 1),
+        "length": ("mean length (tokens)", "{:.1f}", 1),
+        "ratio@1": ("accuracy per 100 tokens", "{:.2f}", 100),
+    }
+    lines = [f"{'':<24} {'before':<24} {'after':<24} {'difference':<24}"]
+    for name, (label, form, factor) in labels.items():
+        columns = [figures.estimate([part[name]], drawn) for part in parts]
+        columns.append(figures.difference([parts[1][name]], drawn, [parts[0][name]], drawn))
+        cells = []
+        for index, column in enumerate(columns):
+            one = form.replace(":", ":+") if index == 2 else form
+            value, low, high = (one.format(factor * x) for x in column)
+            cells.append(f"{f'{value} [{low}, {high}]':<24}")
+        lines.append(f"{label:<24} {' '.join(cells)}")
+    cut = [f"{100 * part['cut_share'].numerator.mean():.1f}%" for part in parts]
+    lines.append(f"{'cut at the limit':<24} {cut[0]:<24} {cut[1]:<24}")
+    count, samples = len(before.rows), before.settings["num_samples"]
+    lines.append(f"{count} held-out problems, {samples} sample(s) each; [95% intervals]")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+# ----------------------------------------------------------------- choosing a checkpoint
+
+
+class Candidate(NamedTuple):
+    """A checkpoint on the selection split; step 0 is the start model, which is never chosen."""
+
+    step: int
+    accuracy: float
+    length: float  # tokens
+    ratio: float  # accuracy per token
+
+
+def choose(candidates: Sequence[Candidate], section: SelectionSection) -> Candidate | None:
+    """The best candidate by the criterion, the earliest of equals; None if there is none.
+
+    `accuracy`: the most accurate, of equally accurate ones the shortest. `ratio`: the highest
+    accuracy per token among those whose accuracy is at most `tolerance` below the start's (a model
+    that stops at once has a fine ratio); if none is, the most accurate.
+    """
+    start = next((one.accuracy for one in candidates if one.step == 0), 0.0)
+
+    def merit(one: Candidate) -> tuple[float, ...]:
+        allowed = one.accuracy >= start - section.tolerance - 1e-9
+        if section.criterion == "ratio" and allowed:
+            return (1.0, one.ratio)
+        return (0.0, one.accuracy, -one.length)
+
+    trained = [one for one in candidates if one.step > 0]
+    return max(trained, key=merit) if trained else None
+
+
+class Selection:
+    """The selection split of `config.SelectionSection`, sampled at every checkpoint.
+
+    Args:
+      problems: of the split; None: no split, and the last checkpoint is kept.
+    """
+
+    def __init__(self, config: TrainConfig, run: Run, problems: Problems | None):
+        self.section, self.shown = config.selection, config.log.progress
+        self.path = run.output_dir / "selection.jsonl"
+        self.candidates: list[Candidate] = []
+        self.task = None
+        if problems is None:
+            return
+        protocol = Protocol(
+            seed=config.seed,
+            num_samples=self.section.num_samples,
+            max_completion_length=config.sampling.max_completion_length,
+            temperature=config.sampling.temperature,
+            top_p=config.sampling.top_p,
+            top_k=config.sampling.top_k,
+            end_of_thinking=config.information.end_of_thinking,
+            prompts_per_batch=self.section.prompts_per_batch,
+            gather_weights=config.sampling.gather_weights,
+        )
+        self.task = make_task(run, problems, protocol, field="selection")
+
+    def resume(self, step: int) -> None:
+        """Goes on with the candidates up to this step that the run wrote down."""
+        if self.task is None:
+            return
+        rows = [row for row in read_jsonl(self.path) if row["step"] <= step] if step else []
+        if is_writer():
+            found = np.asarray([[row[n] for n in Candidate._fields] for row in rows], np.float64)
+        else:
+            found = np.zeros((0, len(Candidate._fields)))
+        count = int(from_first(np.int32(len(found))))
+        found = from_first(np.resize(found, (count, len(Candidate._fields))))
+        self.candidates = [Candidate(int(row[0]), *map(float, row[1:])) for row in found]
+
+    def measure(self, params: Params, step: int) -> None:
+        """Samples the split by these parameters, if it was not, and writes selection.jsonl."""
+        if self.task is None or any(one.step == step for one in self.candidates):
+            return
+        made = evaluate(self.task, params, name=f"selecting, step {step}", shown=self.shown)
+        count = self.task.protocol.num_samples
+        made.sort(key=lambda one: (one.row, one.sample))
+        grid = lambda name: np.asarray([getattr(x, name) for x in made]).reshape(-1, count)  # noqa: E731
+        correct = grid("correct")
+        outcomes = Outcomes(correct, grid("length"), grid("finished"), np.where(correct, 0, 1))
+        terms, drawn = figure_terms(outcomes), figures.resample(len(correct))
+        found = {
+            name: figures.estimate([terms[key]], drawn)
+            for name, key in (("accuracy", "accuracy"), ("length", "length"), ("ratio", "ratio@1"))
+        }
+        self.candidates.append(Candidate(step, *(one.value for one in found.values())))
+        told = self.candidates[-1]._asdict()
+        for name, one in found.items():
+            told |= {f"{name}_low": one.low, f"{name}_high": one.high}
+        if is_writer():
+            rows = [row for row in read_jsonl(self.path) if row["step"] < step]
+            rows.append(told)
+            self._write(rows)
+
+    def _write(self, rows: Sequence[dict]) -> None:
+        best = self.best()
+        lines = []
+        for row in rows:
+            chosen = best is not None and row["step"] == best
+            told = row | {"criterion": self.section.criterion, "chosen": chosen}
+            lines.append(json.dumps(told) + "\n")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(self.path, "".join(lines))
+
+    def best(self) -> int | None:
+        """The step of the best checkpoint so far; None without a split or a candidate."""
+        found = choose(self.candidates, self.section)
+        return None if found is None else found.step
+
+    def told(self) -> str:
+        """The choice in one sentence."""
+        found = choose(self.candidates, self.section)
+        return (
+            f"chosen: step {found.step}, by {self.section.criterion} on "
+            f"{len(self.task.problems.rows)} training problems that were held out "
+            f"(accuracy {found.accuracy:.3f}, {found.length:.1f} tokens)"
+        )
+
+
+def split_problems(
+    problems: Problems, section: SelectionSection, seed: int
+) -> tuple[Problems, Problems | None]:
+    """The training problems, and those of the selection split.
+
+    Raises:
+      UserError: if the split would leave nothing to train on.
+    """
+    if not section.problems:
+        return problems, None
+    try:
+        training, held = hold_out(section.problems, problems.questions, seed)
+    except UserError as error:
+        raise UserError(f"selection.problems is {section.problems}: {error}") from None
+    return data.pick_problems(problems, training), data.pick_problems(problems, held)
+
+
+def chosen_step(run_dir: Path) -> int | None:
+    """The step that a run has chosen; None if it had no selection split.
+
+    Raises:
+      UserError: if its selection.jsonl is damaged.
+    """
+    rows = read_jsonl(run_dir / "selection.jsonl")
+    steps = [row["step"] for row in rows if row.get("chosen")]
+    return steps[0] if steps else None

@@ -1,0 +1,121 @@
+"""Where parameters come from: a model directory, a hub name, a training run's checkpoint."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+from iapo_jax import run, update
+from iapo_jax.checkpoint import Checkpoints, step_to_resume
+from iapo_jax.config import (
+    LogSection,
+    MeshSection,
+    ModelSection,
+    SftConfig,
+    TrainConfig,
+    load_run_config,
+)
+from iapo_jax.errors import UserError
+from iapo_jax.held_out import chosen_step
+from iapo_jax.run import Run
+from iapo_jax.sharding import replicated
+from iapo_jax.types import Params
+
+
+class Source(NamedTuple):
+    """Parameters on a mesh, and what is known of where they came from."""
+
+    run: Run
+    params: Params
+    step: int | None = None  # of a run's checkpoint
+
+
+def run_config(run_dir: Path) -> TrainConfig | SftConfig:
+    """The config of a run directory.
+
+    Raises:
+      UserError: if it is none.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run_dir} is no run directory: it has no config.yaml")
+    return load_run_config(path)
+
+
+def run_directory(text: str) -> tuple[Path, str] | None:
+    """(run directory, step) of `RUN_DIR` or `RUN_DIR/checkpoints/N`; None for anything else."""
+    path = Path(text).expanduser()
+    if path.parent.name == "checkpoints" and path.name.isdecimal():
+        return path.parent.parent, path.name
+    if (path / "config.yaml").is_file() and not (path / "config.json").is_file():
+        return path, "auto"
+    return None
+
+
+def training_run(text: str) -> Path | None:
+    """The run directory that a source was made in, as far as its place tells."""
+    found = run_directory(text)
+    parent = Path(text).expanduser().absolute().parent
+    if found is None and (parent / "config.yaml").is_file():  # RUN_DIR/hf
+        return parent
+    return None if found is None else found[0]
+
+
+def open_checkpoint(
+    run_dir: Path,
+    step: str = "auto",
+    *,
+    model: ModelSection | None = None,
+    mesh: MeshSection,
+    option: str = "--step",
+) -> Source:
+    """The parameters of a run's checkpoint.
+
+    Args:
+      step: a number; or auto for the one that the run chose, and the newest where it chose none.
+      model: dtype and attention, if they are to be others than the run's.
+
+    Raises:
+      UserError: if `run_dir` is no run directory, or has no such checkpoint.
+    """
+    config = run_config(run_dir)
+    section = config.model
+    if model is not None:
+        section = dataclasses.replace(section, dtype=model.dtype, attention=model.attention)
+    opened = run.open_run(dataclasses.replace(config, mesh=mesh, model=section))
+    checkpoints = Checkpoints(run_dir, config.log.save_total_limit)
+    chosen = chosen_step(run_dir) if step == "auto" else None
+    wanted = str(chosen) if chosen in checkpoints.steps() else step
+    number = step_to_resume(checkpoints, wanted, option=option)
+    if number is None:
+        raise UserError(f"{checkpoints.directory} holds no checkpoint")
+    optimizer = update.make_optimizer(config.optimizer, 1)
+    memory = checkpoints.saved_memory(number, replicated(opened.mesh))
+    like = update.abstract_state(opened.mesh, optimizer, run.abstract_params(opened), memory)
+    params = checkpoints.restore(number, like).params
+    checkpoints.close()
+    return Source(opened, params, number)
+
+
+def open_source(
+    text: str, model: ModelSection, mesh: MeshSection, compilation_cache: str = ""
+) -> Source:
+    """What a command line names: a model directory, a run directory, RUN/checkpoints/N, a hub name.
+
+    A run without checkpoints is taken by its exported model.
+
+    Raises:
+      UserError: if it is none of them.
+    """
+    place = run_directory(text)
+    if place is not None and (place[0] / "checkpoints").is_dir():
+        return open_checkpoint(*place, model=model, mesh=mesh, option="the step of --model")
+    if place is not None:
+        text = str(place[0] / "hf")
+    opened = run.open_run(
+        TrainConfig(
+            model=dataclasses.replace(model, path=text, config=None),
+            mesh=mesh,
+            log=LogSection(compilation_cache=compilation_cache),
+        )
+    )
+    return Source(opened, run.initial_params(opened, 0))
