@@ -19,7 +19,8 @@ from iapo_jax.figures import difference as paired_difference
 from iapo_jax.figures import estimate as estimate_figure
 from iapo_jax.grouping import Line, group_seeds, repeated_seeds
 from iapo_jax.inspection import visible
-from iapo_jax.results import Evaluation, Run, Samples, only_rows
+from iapo_jax.results import Evaluation, Run
+from iapo_jax.samples import Samples, only_rows
 
 START = -1  # the look of a model before training
 _PER = 100  # tokens that a ratio is told for

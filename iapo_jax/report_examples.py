@@ -8,7 +8,7 @@ from iapo_jax.comparison import Section
 from iapo_jax.grouping import Line
 from iapo_jax.inspection import Inspection, visible
 from iapo_jax.page import render_cards, render_facts, render_legend, render_text
-from iapo_jax.results import Samples
+from iapo_jax.samples import Samples
 
 _BESIDE = 6  # models beside each other, at most
 
