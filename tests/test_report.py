@@ -26,6 +26,7 @@ from iapo_jax.comparison import START, compare
 from iapo_jax.figures import Estimate
 from iapo_jax.grouping import metric_band
 from iapo_jax.methods_table import MINUS, as_text, told
+from iapo_jax.report_charts import selection_chart
 from iapo_jax.results import read_directory
 
 HOSTILE = "<script>window.hacked = 1</script>"
@@ -166,6 +167,27 @@ def test_a_label_keeps_its_name_over_data_sets(tmp_path):
     assert len({m.look for section in found.sections for m in section.models}) == 1
 
 
+def test_problems_that_one_model_lacks_are_left_out_and_counted(tmp_path):
+    """One of 20 was too long for its tokenizer; the others are compared in pairs."""
+    whole = member("a", **drawn(0.5, 40, problems=20))
+    names = ("rows", "prompts", "answers", "correct", "length", "finished", "votes")
+    part = whole | {"model": "b"} | {name: whole[name][1:] for name in names}
+    write_evaluation(tmp_path / "e", [whole, part])
+    (section,) = read(tmp_path / "e").sections
+    assert [one.rows for m in section.models for one in m.members] == [list(range(1, 20))] * 2
+    first, second = section.models
+    assert first.estimates == second.estimates
+    assert section.notes == ["1 of 20 problems, which not all models have, are left out"]
+
+
+def test_half_of_the_problems_is_another_section(tmp_path):
+    half = member(**{name: value[:2] for name, value in member().items() if
+                     name in ("correct", "length")})  # fmt: skip
+    write_evaluation(tmp_path / "a", [member()])
+    write_evaluation(tmp_path / "b", [half])
+    assert len(read(tmp_path / "a", tmp_path / "b").sections) == 2
+
+
 # ------------------------------------------------------------------ the table
 
 
@@ -248,6 +270,19 @@ def test_differences_of_runs_are_paired_by_problem(tmp_path):
     (row,) = [row for row in rows_of(make(tmp_path, run)) if row["baseline"]]
     values = [float(row[f"difference_length{end}"]) for end in ("", "_low", "_high")]
     assert values == pytest.approx([-10, -10, -10])
+
+
+def test_accuracy_at_the_same_length_by_hand(tmp_path):
+    """The start spends 20 and is cut at 15, where it spends (10 + 15 + 15 + 10) / 4 = 12.5 as the
+    other does: its two answers of 30 tokens are lost, and 4 of 4 less 2 of 4 is left."""
+    before = member(correct=[[True]] * 4, length=[[10], [30], [30], [10]])
+    after = member(correct=[[True]] * 4, length=[[12], [13], [13], [12]])
+    run = write_run(tmp_path / "r", before=before, after=after)
+    model = read(run).sections[0].models[1]
+    assert model.differences["accuracy_at_matched_length"].value == pytest.approx(0.5)
+    out = make(tmp_path, run)
+    assert float(rows_of(out)[1]["difference_accuracy_at_matched_length"]) == pytest.approx(0.5)
+    assert "accuracy at the same length less start" in plain_text(body_of(out))
 
 
 def test_pipes_and_stars_of_a_name_do_not_break_the_markdown(tmp_path):
@@ -444,16 +479,30 @@ def test_twelve_runs_are_told_apart(tmp_path):
 
 
 def test_the_chosen_checkpoint_is_shown(tmp_path):
+    """The ratio of the file is by token; the page's by 100 tokens."""
     directory = write_run(tmp_path / "r")
     rows = [
-        {"step": s, "accuracy": 0.9, "length": 40.0, "ratio": r, "criterion": "ratio",
-         "low": r - 0.1, "high": r + 0.1, "chosen": s == 10}
-        for s, r in ((5, 2.0), (10, 2.5), (15, 2.4))
-    ]  # fmt: skip
+        dict(step=s, accuracy=0.9, length=40.0, ratio=r, criterion="ratio", chosen=s == 10)
+        | {"ratio_low": r - 0.001, "ratio_high": r + 0.001}
+        for s, r in ((0, 0.018), (10, 0.025), (15, 0.024))
+    ]
     write_lines(directory / "selection.jsonl", rows)
+    (line,) = read(directory).lines
+    chart = selection_chart([line])
+    assert chart.unit == "accuracy per 100 tokens"
+    assert "Chosen: iapo_priced, seed 0: step 10." in chart.note
+    ticks = [float(text) for text in re.findall(r">([\d.]+)</text>", chart.chart.svg)]
+    assert len([tick for tick in ticks if 1.7 <= tick <= 2.6]) >= 3
     out = make(tmp_path, directory)
-    assert "iapo_priced, seed 0: step 10" in plain_text(body_of(out))
-    assert (out / "charts" / "selection.png").is_file()
+    assert (out / "charts" / "selection.png").read_bytes() == chart.chart.png
+
+
+def test_an_evaluation_that_is_going_on_is_left_out_and_said(tmp_path):
+    empty = dict.fromkeys(("rows", "prompts", "answers", "correct", "length", "finished"), [])
+    begun = member("late") | empty | {"complete": False}
+    out = make(tmp_path, write_evaluation(tmp_path / "e", [member(), begun]))
+    assert [row["model"] for row in rows_of(out)] == ["priced"]
+    assert "late.arithmetic.json: an evaluation that is not complete yet" in body_of(out)
 
 
 # ------------------------------------------------------------------ the command line

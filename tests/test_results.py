@@ -128,6 +128,8 @@ def complaint(directory):
 def test_a_directory_of_neither_kind(tmp_path):
     assert "is no directory" in complaint(tmp_path / "absent")
     assert "neither a run directory" in complaint(tmp_path)
+    (tmp_path / "package.json").write_text("{}")
+    assert "neither a run directory" in complaint(tmp_path)
     write_run(tmp_path / "one")
     assert f"it holds runs: give {tmp_path / 'one'}" in complaint(tmp_path)
 
