@@ -1,11 +1,11 @@
 """What is compared with what: models on the same problems, and the start that they came from."""
 
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from iapo_jax.entries import Entry, evaluation_entries, run_entries
 from iapo_jax.figures import (
     Estimate,
     Outcomes,
@@ -22,7 +22,6 @@ from iapo_jax.inspection import visible
 from iapo_jax.results import Evaluation, Run
 from iapo_jax.samples import Samples, only_rows
 
-START = -1  # the look of a model before training
 _PER = 100  # tokens that a ratio is told for
 _SHARED = 0.9  # of the problems of the larger of two evaluations, to be compared
 
@@ -54,117 +53,18 @@ class Report(NamedTuple):
     notes: list[str]
 
 
-class _Entry(NamedTuple):
-    """A model before its section is known."""
-
-    name: str
-    look: int
-    members: tuple[Samples, ...]  # on the same problems
-    baseline: str | None  # the name of another entry
-    source: Evaluation | None = None
-    base_label: str | None = None  # the baseline as the source names it
-
-
 def compare(found: Sequence[Run | Evaluation]) -> Report:
     """Groups the seeds, names what differs, and puts what shares its problems side by side."""
     lines = group_seeds([one for one in found if isinstance(one, Run)])
     evaluations = [one for one in found if isinstance(one, Evaluation)]
-    entries = _run_entries(lines)
-    taken = {line.name for line in lines} | {entry.name for entry in entries}
-    entries += _evaluation_entries(evaluations, taken, len(lines))
+    known = run_entries(lines)
+    entries = [*known, *evaluation_entries(evaluations, known, lines)]
     notes = [note for one in found for note in one.notes] + repeated_seeds(lines)
     return Report(lines, _sections(entries), notes)
 
 
-def problems_of(one: Samples) -> tuple[str, str]:
-    """What two results must share to be compared: the data set, its rows and gold answers."""
-    return one.dataset, json.dumps([one.rows, one.answers])
-
-
-def _by_problems(members: Iterable[Samples]) -> dict[tuple[str, str], tuple[Samples, ...]]:
-    found: dict[tuple[str, str], tuple[Samples, ...]] = {}
-    for one in members:
-        found[problems_of(one)] = (*found.get(problems_of(one), ()), one)
-    return found
-
-
-def _start_of(run: Run) -> tuple[str, ...]:
-    """What two runs must share to begin at the same model, sampled in the same way."""
-    model, before = run.config["model"], run.before
-    settings = {name: value for name, value in before.settings.items() if name != "seed"}
-    path = str(model.get("path") or model.get("config") or "")
-    return (
-        *(path, str(model.get("revision")), before.fingerprint),
-        json.dumps(settings, sort_keys=True, default=str),
-        *problems_of(before),
-    )
-
-
-def _run_entries(lines: Iterable[Line]) -> list[_Entry]:
-    """The start models, each once for all runs that share it, and the trained ones."""
-    starts: dict[tuple, dict[bytes, Samples]] = {}
-    for run in (run for line in lines for run in line.runs if run.before is not None):
-        # The same seed under two methods gives the same samples: they count once.
-        same = run.before.correct.tobytes() + run.before.length.tobytes()
-        starts.setdefault(_start_of(run), {}).setdefault(same, run.before)
-    names: dict[tuple, str] = {}
-    for key in starts:
-        beside = [other for other in starts if other[-2:] == key[-2:]]
-        name = "start" if len(beside) == 1 else f"start ({visible(key[0])})"
-        same = sum(names.get(other, "").startswith(name) for other in beside)
-        name += f" {same + 1}" * bool(same)  # sampled in another way, as the section says
-        names[key] = name
-    entries = [
-        _Entry(names[key], START, tuple(members.values()), None) for key, members in starts.items()
-    ]
-    for line in lines:
-        begun = next((run for run in line.runs if run.before is not None), None)
-        ended = [run.after for run in line.runs if run.after is not None]
-        for problems, members in _by_problems(ended).items():
-            fits = begun is not None and problems_of(begun.before) == problems
-            baseline = names[_start_of(begun)] if fits else None
-            entries.append(_Entry(line.name, line.look, members, baseline))
-    return entries
-
-
-def _evaluation_entries(
-    evaluations: Sequence[Evaluation], taken: set[str], first_look: int
-) -> list[_Entry]:
-    """The labelled models of every evaluation, and what they are compared with there."""
-    looks: dict[str, int] = {}
-    entries = []
-    for one in evaluations:
-        labels = list(dict.fromkeys(s.model for s in one.samples))
-        trained = {row["model"] for row in one.differences}
-        bases = {row.get("baseline") for row in one.differences} - trained
-        names = {label: _label(label, one, evaluations, taken) for label in labels}
-        for label in labels:
-            of_label = [s for s in one.samples if s.model == label]
-            for members in _by_problems(of_label).values():
-                rows = [
-                    row.get("baseline")
-                    for row in one.differences
-                    if (row["model"], row["dataset"]) == (label, members[0].dataset)
-                ]
-                name = names[label]
-                look = START if label in bases else looks.setdefault(name, first_look + len(looks))
-                base = rows[0] if rows else None
-                entries.append(_Entry(name, look, members, names.get(base), one, base))
-    return entries
-
-
-def _label(label: str, one: Evaluation, others: Sequence[Evaluation], taken: set[str]) -> str:
-    """The label; with its directory if it is taken, or stands for another model elsewhere."""
-    having = [e for e in others if any(s.model == label for s in e.samples)]
-    own = [[s for s in e.samples if s.model == label] for e in having]
-    same = len({frozenset((s.source, s.step) for s in part) for part in own}) == 1
-    shown = [data for part in own for data in {problems_of(s) for s in part}]
-    clear = label not in taken and same and len(set(shown)) == len(shown)
-    return visible(label if clear else f"{label} ({one.directory})")
-
-
-def _sections(entries: Iterable[_Entry]) -> tuple[Section, ...]:
-    groups: list[list[_Entry]] = []
+def _sections(entries: Iterable[Entry]) -> tuple[Section, ...]:
+    groups: list[list[Entry]] = []
     for entry in entries:
         fitting = (group for group in groups if _fits(entry.members[0], group[0].members[0]))
         group = next(fitting, None)
@@ -174,7 +74,7 @@ def _sections(entries: Iterable[_Entry]) -> tuple[Section, ...]:
     for title, group in zip(titles, groups, strict=True):
         if titles.count(title) > 1:  # one name, other problems
             title += f", as in {visible(str(group[0].members[0].path.parent))}"
-        group, notes = _on_shared_problems(group)
+        group, notes = _on_shared_problems(_told_apart(group))
         models = _models(group)
         sections.append(Section(title, models, notes + _sampled_differently(models)))
     return tuple(sections)
@@ -190,7 +90,21 @@ def _fits(one: Samples, other: Samples) -> bool:
     return same and len(shared) >= _SHARED * max(map(len, golds))
 
 
-def _on_shared_problems(group: list[_Entry]) -> tuple[list[_Entry], list[str]]:
+def _told_apart(group: Sequence[Entry]) -> list[Entry]:
+    """A name that another source has on these problems too gets the evaluation's directory."""
+    owners: dict[str, Evaluation | None] = {}
+    for entry in group:
+        owners.setdefault(entry.name, entry.source)
+
+    def own(name: str | None, entry: Entry) -> str | None:
+        if name is None or owners.get(name, entry.source) is entry.source:
+            return name
+        return f"{name} ({visible(str(entry.members[0].path.parent))})"
+
+    return [e._replace(name=own(e.name, e), baseline=own(e.baseline, e)) for e in group]
+
+
+def _on_shared_problems(group: list[Entry]) -> tuple[list[Entry], list[str]]:
     members = [one for entry in group for one in entry.members]
     shared = set.intersection(*(set(one.rows) for one in members))
     most = max(len(one.rows) for one in members)
@@ -203,7 +117,7 @@ def _on_shared_problems(group: list[_Entry]) -> tuple[list[_Entry], list[str]]:
     ], [note]
 
 
-def _models(group: Sequence[_Entry]) -> tuple[Model, ...]:
+def _models(group: Sequence[Entry]) -> tuple[Model, ...]:
     ks = _ks(group)
     budgets = sorted({int(n) for entry in group for n in _numbers(entry, "accuracy_within@")})
     outcomes = {entry.name: [outcomes_of(one) for one in entry.members] for entry in group}
@@ -233,14 +147,14 @@ def _models(group: Sequence[_Entry]) -> tuple[Model, ...]:
     return tuple(models)
 
 
-def _ks(group: Sequence[_Entry]) -> list[int]:
+def _ks(group: Sequence[Entry]) -> list[int]:
     """The k of the evaluation, or powers of 2, that the samples of every model allow."""
     most = min(one.correct.shape[1] for entry in group for one in entry.members)
     told = {int(k) for entry in group for k in _numbers(entry, "pass@")}
     return sorted(k for k in told or {2**e for e in range(12)} if 1 <= k <= most)
 
 
-def _numbers(entry: _Entry, prefix: str) -> list[str]:
+def _numbers(entry: Entry, prefix: str) -> list[str]:
     rows = entry.source.figures if entry.source else []
     found = (re.fullmatch(re.escape(prefix) + r"(\d{1,9})", row["name"]) for row in rows)
     return [match[1] for match in found if match]
@@ -279,7 +193,7 @@ def _estimates(
     return estimates, differences
 
 
-def _told(entry: _Entry, rows: Iterable[dict], baseline: str | None) -> dict[str, Estimate]:
+def _told(entry: Entry, rows: Iterable[dict], baseline: str | None) -> dict[str, Estimate]:
     """Figures of the evaluation's summary; ratios stay ours, by 100 tokens."""
     key = (entry.members[0].model, entry.members[0].dataset, baseline)
     number = lambda x: float(x) if isinstance(x, int | float) else math.nan  # noqa: E731

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from iapo_jax import report_examples
 from iapo_jax.charts import Chart, swatch
-from iapo_jax.comparison import START, Model, Report, Section
+from iapo_jax.comparison import Model, Report, Section
+from iapo_jax.entries import START
 from iapo_jax.grouping import Line
 from iapo_jax.inspection import visible
 from iapo_jax.methods_table import (
@@ -34,6 +35,8 @@ _INTERVALS = (
     "Intervals are 95%, by a bootstrap over problems with all samples of a problem, and over "
     "training seeds where there are several; differences are paired by problem."
 )
+
+_MATCHED = "accuracy_at_matched_length"
 
 
 class Page(NamedTuple):
@@ -209,7 +212,11 @@ def _table(section: Section, stem: str) -> str:
     label = escape(f"figures of {section.title}")
     marked = any(cell.excludes_0 for _, cells in table.rows for cell in cells)
     rule = "Bold: the interval of the difference excludes 0; not corrected for the number of "
-    rule = f'<p class="note">{rule}comparisons.</p>' if marked else ""
+    rule = f"{rule}comparisons. " if marked else ""
+    if any(_MATCHED in model.differences for model, _ in table.rows):
+        rule += "At the same length: the longer of the two is cut until both spend as much on "
+        rule += "average; what is cut is wrong."
+    rule = f'<p class="note">{rule}</p>' if rule else ""
     return f"""<div class="wide" role="region" aria-label="{label}" tabindex="0">
 <table class="methods"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>{rule}
 <details class="all"><summary>all figures</summary>

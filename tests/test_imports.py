@@ -24,7 +24,16 @@ READING_ORDER = [
     *("learner", "trainer", "step", "train", "sft"),
     *("sources", "export", "evaluate"),
     *("terminal", "page", "inspect"),
-    *("samples", "results", "series", "grouping", "comparison", "methods_table", "charts"),
+    *(
+        "samples",
+        "results",
+        "series",
+        "grouping",
+        "entries",
+        "comparison",
+        "methods_table",
+        "charts",
+    ),
     *("report_charts", "report_examples", "report_page", "report"),
 ]
 

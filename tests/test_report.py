@@ -22,7 +22,8 @@ from result_directories import (
 )
 
 from iapo_jax import report
-from iapo_jax.comparison import START, compare
+from iapo_jax.comparison import compare
+from iapo_jax.entries import START
 from iapo_jax.figures import Estimate
 from iapo_jax.grouping import metric_band
 from iapo_jax.methods_table import MINUS, as_text, told
@@ -167,6 +168,40 @@ def test_a_label_keeps_its_name_over_data_sets(tmp_path):
     assert len({m.look for section in found.sections for m in section.models}) == 1
 
 
+def test_a_label_with_the_parameters_of_a_run_looks_as_the_run(tmp_path):
+    """The start and the trained model, evaluated again: on other problems under their names, on
+    the same ones beside the run's own with the directory."""
+    before, after = member(fingerprint="s"), member(fingerprint="t")
+    run = write_run(tmp_path / "r", method="grpo", before=before, after=after)
+    for name, dataset in (("other", "gsm8k"), ("same", before["dataset"])):
+        gap = {"model": "grpo", "baseline": "start", "dataset": dataset, "name": "accuracy"}
+        fields = [("start", "s"), ("grpo", "t"), ("mine", "t"), ("new", "u")]
+        write_evaluation(
+            tmp_path / name,
+            [member(label, dataset=dataset, fingerprint=print_) for label, print_ in fields],
+            summary={"figures": [], "differences": [gap | dict(value=0.1, low=0.0, high=0.2)]},
+        )
+    (line,) = read(run).lines
+    other = read(run, tmp_path / "other").sections[1]
+    looks = {model.name: model.look for model in other.models}
+    assert looks == {"grpo": line.look, "mine": line.look, "new": 1, "start": START}
+    (same,) = read(run, tmp_path / "same").sections
+    again = {f"{name} ({tmp_path / 'same'})": name for name in ("start", "grpo")}
+    assert {model.name for model in same.models} == {"start", "grpo", "mine", "new", *again}
+    baselines = {model.name: model.baseline for model in same.models}
+    assert (
+        baselines["grpo"] == "start" and again[baselines[f"grpo ({tmp_path / 'same'})"]] == "start"
+    )
+
+
+def test_models_stand_in_the_order_of_the_command(tmp_path):
+    figures = [{"model": label, "dataset": "d", "name": "accuracy", "value": 1} for label in "ba"]
+    write_evaluation(tmp_path / "e", [member(label) for label in "abc"],
+                     summary={"figures": figures})  # fmt: skip
+    (section,) = read(tmp_path / "e").sections
+    assert [model.name for model in section.models] == ["b", "a", "c"]
+
+
 def test_problems_that_one_model_lacks_are_left_out_and_counted(tmp_path):
     """One of 20 was too long for its tokenizer; the others are compared in pairs."""
     whole = member("a", **drawn(0.5, 40, problems=20))
@@ -250,7 +285,7 @@ def test_the_csv_holds_every_figure_unrounded(tmp_path):
 def test_markdown_and_page_show_the_csvs_figures_rounded(tmp_path):
     directory, _ = evaluated(tmp_path / "e")
     out = make(tmp_path, directory)
-    row = rows_of(out)[0]
+    row = rows_of(out)[1]
     value, low, high = (float(row[f"length{end}"]) for end in ("", "_low", "_high"))
     page = (out / "report.html").read_text()
     table = (out / "methods.md").read_text()
