@@ -37,22 +37,38 @@ class Axes(NamedTuple):
 def render_page(inspections: Sequence[Inspection], title: str = "What each token tells") -> str:
     """The page: a legend, and for each completion its curve, its coloured text and a table.
 
-    One colour scale and one pair of axes for all. Texts of models and users are escaped
-    everywhere; a content security policy forbids every script but the page's own, and every
-    connection.
+    One colour scale and one pair of axes for all.
     """
-    css, script = (_asset(name) for name in ("page.css", "page.js"))
+    names = [f"completion {number}" for number in range(1, len(inspections) + 1)]
+    cards = "\n".join(render_cards(inspections, names))
+    body = f"""<main>
+<p class="lead">After every prefix the model was made to answer at once. u is its uncertainty about
+the answer, in nats; a token tells what u falls by. Hover, tap or use the arrow keys; up and down
+go to the telling tokens.</p>
+{render_facts(inspections[0]) if inspections else ""}
+{render_legend(inspections)}
+<div class="cards">
+{cards}
+</div>
+</main>"""
+    return render_document(title, body, inspections)
+
+
+def render_document(
+    title: str, body: str, inspections: Sequence[Inspection], styles: Sequence[str] = ()
+) -> str:
+    """A self-contained page around `body`, which holds the cards of `inspections`, in their order.
+
+    Texts of models and users are escaped everywhere; a content security policy forbids every
+    script but the page's own, and every connection. `styles` are further style sheets of assets.
+    """
+    css = "".join(_asset(name) for name in ("page.css", *styles))
+    script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    scale = colour_scale(inspections)
-    axes = Axes(
-        max([1, *(len(one.tokens) for one in inspections)]),
-        max([FAINT, *(u for one in inspections for u in one.uncertainty)]),
-    )
-    cards = "\n".join(_card(one, index, scale, axes) for index, one in enumerate(inspections))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -65,31 +81,39 @@ def render_page(inspections: Sequence[Inspection], title: str = "What each token
 </head>
 <body>
 <header><h1>{escape(title)}</h1><button id="theme" type="button">light / dark</button></header>
-<main>
-<p class="lead">After every prefix the model was made to answer at once. u is its uncertainty about
-the answer, in nats; a token tells what u falls by. Hover, tap or use the arrow keys; up and down
-go to the telling tokens.</p>
-{_facts(inspections[0]) if inspections else ""}
-{_legend(scale)}
-<div class="cards">
-{cards}
-</div>
+{body}
 <div id="tip" role="tooltip" hidden></div>
-</main>
-<script type="application/json" id="data">{_embedded(inspections, axes)}</script>
+<script type="application/json" id="data">{_embedded(inspections)}</script>
 <script>{script}</script>
 </body>
 </html>
 """
 
 
+def render_cards(
+    inspections: Sequence[Inspection], names: Sequence[str], level: int = 2
+) -> list[str]:
+    """A card for each completion, under its name as a heading of that level."""
+    scale, axes = colour_scale(inspections), _axes(inspections)
+    return [
+        _card(one, index, scale, axes, names[index], level) for index, one in enumerate(inspections)
+    ]
+
+
+def _axes(inspections: Sequence[Inspection]) -> Axes:
+    return Axes(
+        max([1, *(len(one.tokens) for one in inspections)]),
+        max([FAINT, *(u for one in inspections for u in one.uncertainty)]),
+    )
+
+
 def _asset(name: str) -> str:
     return resources.files("iapo_jax").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _embedded(inspections: Sequence[Inspection], axes: Axes) -> str:
+def _embedded(inspections: Sequence[Inspection]) -> str:
     """Figures for the script, as JSON that cannot end its element."""
-    rows = []
+    rows, axes = [], _axes(inspections)
     for one in inspections:
         whole = to_json(one)
         shown = [visible(text) or _NOTHING for text in one.tokens]
@@ -99,7 +123,8 @@ def _embedded(inspections: Sequence[Inspection], axes: Axes) -> str:
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _facts(one: Inspection) -> str:
+def render_facts(one: Inspection) -> str:
+    """How the model was asked, and what: the same for completions of one prompt."""
     is_open = " open" if len(one.prompt) <= _SHORT else ""
     answer = (
         f"<dt>gold answer</dt><dd><code>{escape(visible(one.answer))}</code></dd>"
@@ -111,11 +136,13 @@ def _facts(one: Inspection) -> str:
 <dt>exit postfix</dt><dd><code>{escape(visible(one.postfix))}</code></dd>
 {answer}
 <dt>prompt</dt><dd><details{is_open}><summary>{len(one.prompt_ids)} tokens</summary>\
-<div class="prompt">{_lines(one.prompt)}</div></details></dd>
+<div class="prompt">{render_text(one.prompt)}</div></details></dd>
 </dl>"""
 
 
-def _legend(scale: float) -> str:
+def render_legend(inspections: Sequence[Inspection]) -> str:
+    """What the colours mean, on the scale of all of these."""
+    scale = colour_scale(inspections)
     steps = [-1.0, -0.7, -0.4, 0.4, 0.7, 1.0]  # strengths: roots of the share
     cells = "".join(
         f'<span class="step {_class(step)}" style="{_style(step)}">'
@@ -142,7 +169,7 @@ def _style(colour: float) -> str:
     return f"--a:{_INK * size:.3f};--w:{3 * size:.1f}px"
 
 
-def _card(one: Inspection, index: int, scale: float, axes: Axes) -> str:
+def _card(one: Inspection, index: int, scale: float, axes: Axes, name: str, level: int) -> str:
     verdict = {True: ("right", "right"), False: ("wrong", "wrong"), None: ("not judged", "none")}
     word, style = verdict[one.correct]
     own = escape(visible(one.extracted)) if one.extracted else "no answer"
@@ -156,9 +183,9 @@ def _card(one: Inspection, index: int, scale: float, axes: Axes) -> str:
     }
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in sums.items())
     certain = why_certain(one)
-    name = f"completion {index + 1}"
+    name = escape(name)
     return f"""<article data-index="{index}" aria-label="{name}">
-<div class="head"><h2>{name.capitalize()}</h2><span class="verdict {style}">{word}</span></div>
+<div class="head"><h{level}>{name}</h{level}><span class="verdict {style}">{word}</span></div>
 <dl class="sums">{cells}</dl>{f'<p class="empty">{certain}</p>' if certain else ""}
 {_curve(one, index, axes)}
 {_text(one, scale, name)}
@@ -210,7 +237,7 @@ def _text(one: Inspection, scale: float, name: str) -> str:
 def _token(one: Inspection, i: int, scale: float) -> str:
     text, told = one.tokens[i], one.informativeness[i]
     colour = strength(told, scale)
-    shown = _lines(text) or _NOTHING
+    shown = render_text(text) or _NOTHING
     blank = (
         f' aria-label="{len(text)} blank{"s" * (len(text) > 1)}"'
         if text and not text.strip(" ")
@@ -224,7 +251,7 @@ def _token(one: Inspection, i: int, scale: float) -> str:
     )
 
 
-def _lines(text: str) -> str:
+def render_text(text: str) -> str:
     """Escaped, what cannot be seen made visible, line ends kept."""
     return escape(visible(text)).replace("⏎", '<span class="nl">⏎</span>\n')
 

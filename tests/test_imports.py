@@ -24,6 +24,17 @@ READING_ORDER = [
     *("learner", "trainer", "step", "train", "sft"),
     *("sources", "export", "evaluate"),
     *("terminal", "page", "inspect"),
+    *(
+        "samples",
+        "results",
+        "series",
+        "grouping",
+        "entries",
+        "comparison",
+        "methods_table",
+        "charts",
+    ),
+    *("report_charts", "report_examples", "report_page", "report"),
 ]
 
 HOMES = {
@@ -32,6 +43,7 @@ HOMES = {
     "grain": {"data"},
     "huggingface_hub": {"weights", "pretrained"},
     "math_verify": {"answers"},
+    "matplotlib": {"charts"},
     "omegaconf": {"config"},
     "optax": {"update"},
     "orbax": {"checkpoint"},
@@ -106,6 +118,7 @@ def test_the_host_side_sees_no_jax(modules, name):
 def test_importing_the_library_is_light():
     heavy = {"transformers", "datasets", "orbax", "omegaconf", "grain", "math_verify"}
     heavy |= {"tensorboardX", "safetensors", "huggingface_hub", "torch", "tensorflow"}
+    heavy |= {"matplotlib"}
     code = f"import sys, iapo_jax; print(sorted({heavy!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"

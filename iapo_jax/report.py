@@ -1,0 +1,110 @@
+"""Runs and evaluations as one page: `python -m iapo_jax.report RUN_OR_EVAL_DIR ... --out DIR`.
+
+Writes OUT/report.html (self-contained), OUT/charts/*.png, and the methods' table as OUT/methods.md
+and OUT/methods.csv.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from iapo_jax.checks import check_writable
+from iapo_jax.comparison import Report, compare
+from iapo_jax.errors import UserError
+from iapo_jax.methods_table import to_csv, to_markdown
+from iapo_jax.report_page import Page, render_report
+from iapo_jax.results import directories_once, read_directory
+
+_EPILOG = """\
+A run directory is the output_dir of iapo_jax.train (or sft), an evaluation directory the --out of
+iapo_jax.evaluate. Runs whose configs are equal but for seed and output_dir are one line, with a
+band.
+"""
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line as it is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m iapo_jax.report",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("directories", nargs="+", type=Path, metavar="RUN_OR_EVAL_DIR")
+    add("--out", type=Path, required=True, metavar="DIR", help="where the report goes")
+    add("--title", default="Reasoning, shorter", help="of the page; default: %(default)s")
+    add(
+        "--examples",
+        type=int,
+        default=4,
+        metavar="N",
+        help="problems of each data set whose completions are shown; default: 4",
+    )
+    add(
+        "--smooth",
+        type=int,
+        default=1,
+        metavar="N",
+        help="a point of a learning curve is the mean of N steps; default: 1, as it is",
+    )
+    return parser.parse_args(argv)
+
+
+def report(arguments: argparse.Namespace) -> list[str]:
+    """Reads, draws and writes; returns the findings, a sentence each.
+
+    Raises:
+      UserError: one sentence for the first thing that is wrong; nothing is written then.
+    """
+    for name, least in (("examples", 0), ("smooth", 1)):
+        if getattr(arguments, name) < least:
+            found = getattr(arguments, name)
+            raise UserError(f"--{name} is {found}; expected at least {least}")
+    check_writable(arguments.out, "--out")
+    found = [
+        read_directory(directory, examples=arguments.examples)
+        for directory in directories_once(arguments.directories)
+    ]
+    compared = compare(found)
+    page = render_report(
+        compared, arguments.title, examples=arguments.examples, smooth=arguments.smooth
+    )
+    _write_all(arguments.out, page, compared)
+    return page.findings
+
+
+def _write_all(out: Path, page: Page, compared: Report) -> None:
+    files = {f"charts/{chart.name}.png": chart.png for chart in page.charts}
+    files["methods.md"] = to_markdown(compared.sections).encode()
+    files["methods.csv"] = to_csv(compared.sections).encode()
+    files["report.html"] = page.html.encode("utf-8", "backslashreplace")  # lone surrogates
+    try:
+        (out / "charts").mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            partial = out / f"{name}.partial"
+            partial.write_bytes(content)
+            os.replace(partial, out / name)
+    except OSError as error:
+        raise UserError(f"--out {str(out)!r} cannot be written: {error}") from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; the exit code is 0, or 2 after a mistake in it."""
+    arguments = parse(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        findings = report(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join([*findings, f"wrote {arguments.out / 'report.html'}"]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
