@@ -208,7 +208,9 @@ class Selection:
         """Samples the split by these parameters, if it was not, and writes selection.jsonl."""
         if self.task is None or any(one.step == step for one in self.candidates):
             return
-        made = evaluate(self.task, params, name=f"selecting, step {step}", shown=self.shown)
+        made = evaluate(
+            self.task, params, name=f"selecting, step {step}", shown=self.shown, leave=False
+        )
         count = self.task.protocol.num_samples
         made.sort(key=lambda one: (one.row, one.sample))
         grid = lambda name: np.asarray([getattr(x, name) for x in made]).reshape(-1, count)  # noqa: E731
