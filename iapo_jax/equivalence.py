@@ -1,0 +1,204 @@
+r"""Whether two answers are the same, where that can be told exactly and without a child process.
+
+The rules and examples are the second table of `rewards`. What is not decided here (algebra) goes
+to math-verify in `answers`.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from iapo_jax import structures
+from iapo_jax.extraction import MAX_ANSWER_CHARS
+from iapo_jax.notation import TEXT, balanced, plain, squashed, tidy, whole_text
+from iapo_jax.quantities import quantity
+from iapo_jax.structures import Sequence
+
+KINDS = ("integer", "latex", "choice")
+_GOLD_LETTER = re.compile(r"\(?([A-Z])\)?\.?")
+_CHOICE = re.compile(
+    r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? )?"
+    r"(?:\(([A-Za-z])\)|([A-Za-z])(?=[).:]|$))[).:]*(?:\s(.*))?",
+    re.I | re.DOTALL,
+)
+_SECOND_CHOICE = re.compile(r"\([A-Z]\)|\b[A-Z][).:](?:\s|$)|^(?:or|and|/|,|&) ")
+_NAME = r"(?:\\?[a-zA-Z]+(?:_\{?\w+\}?)?'{0,3}|\\angle \w+)(?:\s?\(\s?[\w, \\]{1,20}\))?"
+_ASSIGNED = re.compile(
+    rf"({_NAME}|\({_NAME}(?:\s?,\s?{_NAME})*\))\s?(?:=|\\in(?![a-z])|\\approx)\s?([^=]+)"
+)
+_LEADING = re.compile(r"(?:=|\\approx|\\boxed)\s?")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z' .,!-]*")
+_LONG_WORD = re.compile(r"[A-Za-z]{3}")
+_FUNCTIONS = re.compile(
+    r"(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|max|min|gcd|lcm|mod|arc\w+|sinh|cosh)\b", re.I
+)
+_PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z']{2,}")
+_TIME = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?\s?([ap])?\.?\s?m?\.?", re.I)
+_RATIO = re.compile(r"[0-9.]{1,20}(?:\s?:\s?[0-9.]{1,20})+")
+_BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?\s?_\s?\{?(?:\\text\{)?\s?([0-9]{1,2}|[a-z]+)\s?\}{0,2}")
+_BASES = ("two three four five six seven eight nine ten eleven twelve").split()
+
+
+def decide(candidate: str, gold: str, kind: str | None = None) -> bool | None:
+    """Compare two answers; None where only algebra can tell. `kind` is one of KINDS or empty."""
+    candidate, gold = candidate.strip(), gold.strip()
+    if not candidate or not gold:
+        return False
+    if candidate == gold:
+        return True
+    if max(len(candidate), len(gold)) > MAX_ANSWER_CHARS:
+        return False
+    one, other = tidy(candidate), tidy(gold)
+    if not one or not balanced(one):
+        return False
+    letter = _gold_letter(other, kind)
+    if letter is not None:
+        return choice(one) == letter
+    verdict = same(one, other)
+    if verdict is None and kind == "integer" and not re.search(r"[0-9]", one):
+        return False
+    return verdict
+
+
+def _gold_letter(gold: str, kind: str | None) -> str | None:
+    found = _GOLD_LETTER.fullmatch(plain(gold).upper() if kind == "choice" else plain(gold))
+    if kind in ("integer", "latex") or found is None:
+        return None
+    # without a kind, E and F to Z may be quantities as well as letters of a choice
+    return found[1] if kind == "choice" or found[1] in "ABCDE" else None
+
+
+def choice(text: str) -> str | None:
+    """The letter that a tidy text chooses: B, (b), B., B) text, (B) text, option B; else None."""
+    found = _CHOICE.fullmatch(plain(text))
+    if found is None or (found[3] and _SECOND_CHOICE.search(found[3])):
+        return None
+    return (found[1] or found[2]).upper()
+
+
+def same(one: str, other: str, depth: int = 0) -> bool | None:
+    """Compare two tidy texts by value, part by part; None where only algebra can tell."""
+    if not one or not other or depth > 8:
+        return None if depth > 8 else one == other
+    if squashed(one) == squashed(other):
+        return True
+    one, other = _assigned(one, other)
+    if squashed(one) == squashed(other):
+        return True
+    numbers = quantity(one), quantity(other)
+    if None not in numbers:
+        return numbers[0].same(numbers[1])
+    for compare in (_same_parts, _same_form, _same_words):
+        verdict = compare(one, other, depth)
+        if verdict is not None:
+            return verdict
+    return _prose(one, numbers[1]) or _prose(other, numbers[0])
+
+
+def _assigned(one: str, other: str) -> tuple[str, str]:
+    r"""Without `x =` or `x \in` where the other has none, or the same."""
+    one, other = _LEADING.sub("", one, count=1) if _LEADING.match(one) else one, other
+    first, second = _ASSIGNED.fullmatch(one), _ASSIGNED.fullmatch(other)
+    if first and second:
+        if squashed(first[1]) == squashed(second[1]):
+            return first[2].strip(), second[2].strip()
+    elif first and "=" not in other:
+        return first[2].strip(), other
+    elif second and "=" not in one:
+        return one, second[2].strip()
+    return one, other
+
+
+def _same_parts(one: str, other: str, depth: int) -> bool | None:
+    """Lists, tuples, sets, intervals, unions and matrices, item by item."""
+    parts = [structures.sequence(text) for text in (one, other)]
+    if parts == [None, None]:
+        return None
+    for index, (text, part) in enumerate(zip((one, other), parts, strict=True)):
+        if part is None:
+            parts[index] = Sequence("single", (text,))
+        elif len(part.items) == 1 and part.form in ("()", "{}"):
+            parts[index] = Sequence("single", part.items)
+    first, second = parts
+    if len(first.items) != len(second.items):
+        # an expression may still be a matrix or an interval for algebra: decide plain things only
+        known = "single" not in (first.form, second.form) or any(
+            quantity(part.items[0]) or structures.is_atom(part.items[0])
+            for part in parts
+            if part.form == "single"
+        )
+        return False if known else None
+    if not structures.comparable(first.form, second.form):
+        return False
+    verdicts = [[same(a, b, depth + 1) for a in first.items] for b in second.items]
+    if structures.unordered(first.form, second.form):
+        return structures.matching(verdicts)
+    found = [row[index] for index, row in enumerate(verdicts)]
+    return False if False in found else None if None in found else True
+
+
+def _same_form(one: str, other: str, depth: int) -> bool | None:
+    """Times of day, ratios, and numerals with a base."""
+    bases = _based(one), _based(other)
+    if None not in bases:
+        return bases[0] == bases[1]
+    if bases != (None, None):
+        numeral = (bases[0] or bases[1])[0]
+        text = other if bases[0] else one
+        return squashed(text).upper() == numeral if quantity(text) else None
+    times = _TIME.fullmatch(plain(one)), _TIME.fullmatch(plain(other))
+    if None not in times:
+        halves = {(time[4] or "").lower() for time in times} - {""}
+        clock = [[int(part or 0) for part in time.groups()[:3]] for time in times]
+        return clock[0] == clock[1] and len(halves) < 2
+    ratios = _ratio(one), _ratio(other)
+    if None not in ratios:
+        return ratios[0] == ratios[1]
+    return None
+
+
+def _based(text: str) -> tuple[str, int] | None:
+    found = _BASED.fullmatch(text)
+    if found is None:
+        return None
+    if found[2].isdigit():
+        return found[1].upper(), int(found[2])
+    known = found[2] in _BASES
+    return (found[1].upper(), _BASES.index(found[2]) + 2) if known else None
+
+
+def _ratio(text: str) -> list[Fraction] | None:
+    """A ratio with its first number divided out."""
+    if not _RATIO.fullmatch(text):
+        return None
+    parts = [quantity(part.strip()) for part in text.split(":")]
+    if None in parts or not parts[0].value:
+        return None
+    return [part.value / parts[0].value for part in parts]
+
+
+def _same_words(one: str, other: str, depth: int) -> bool | None:
+    words = _words(one), _words(other)
+    if None not in words:
+        return words[0] == words[1]
+    for text, said, beside in ((one, words[0], other), (other, words[1], one)):
+        # east is no product of variables, but abc may be
+        if said and not structures.is_atom(beside) and (whole_text(text) or re.search(r"[a-z]{4}", said)):
+            return False
+    return None
+
+
+def _words(text: str) -> str | None:
+    """Words in lower case; None for mathematics, and for a word of one or two letters."""
+    said = re.sub(r"\s+", " ", plain(text)).strip(" .,!")
+    if not _WORDS.fullmatch(said) or _FUNCTIONS.search(said):
+        return None
+    return said.lower() if whole_text(text) or _LONG_WORD.search(said) else None
+
+
+def _prose(text: str, number) -> bool | None:
+    """False for a sentence beside a number: nothing is picked out of it."""
+    bare = TEXT.sub(" ", text)
+    words = [word for word in _PROSE.findall(bare) if not _FUNCTIONS.match(word)]
+    return False if number is not None and len(words) > 1 else None

@@ -1,0 +1,171 @@
+r"""Numbers with their units, exactly: 12, 1,234.50, 1\frac{1}{2}, 3/4, 1.2\times 10^{5}, 12\%, 5 cm.
+
+Values are fractions of whole numbers, so 0.333 is not 1/3. Texts are tidy (`notation.tidy`).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from iapo_jax.notation import TEXT
+
+# [0-9] and not \d: int("１２") is 12 in Python, and a reader of ASCII answers would not see that.
+_DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
+_CURRENCY = r"(?:[€£¥₹]|USD|US|Rs\.?)?\s?"
+_NUMBER = re.compile(
+    rf"(?P<sign>{_CURRENCY}[+-]?\s?{_CURRENCY})(?:"
+    r"(?P<whole>[0-9]+)\s?(?:\\frac\{(?P<a>[0-9]+)\}\{(?P<b>[0-9]+)\}"
+    r"|(?<=[0-9] )(?P<c>[0-9]+)\s?/\s?(?P<d>[0-9]+))"
+    rf"|\\frac\{{\s?(?P<over>[+-]?{_DECIMAL})\s?\}}\{{\s?(?P<under>[+-]?{_DECIMAL})\s?\}}"
+    rf"|(?P<left>{_DECIMAL})\s?/\s?(?P<right>{_DECIMAL})"
+    r"|(?P<fixed>[0-9]*\.[0-9]*)\\overline\{(?P<period>[0-9]+)\}"
+    rf"|(?P<plain>{_DECIMAL})(?:\s?(?:\\times|\\cdot|\*|x)\s?10\s?\^\s?\{{?(?P<power>[+-]?[0-9]{{1,4}})\}}?"
+    r"|[eE](?P<e>[+-]?[0-9]{1,4}))?"
+    r")(?![0-9])"
+)
+_MULTIPLIERS = {
+    **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9},
+    **{"trillion": 10**12, "dozen": 12},
+}
+_PERCENT = re.compile(r"(?:%|percent(?:age)?s?|per cent|pct\.?|percentage points?|percent points?)")
+_DEGREE = re.compile(r"(?:\^\\circ|deg\.?|degrees?)\s?(?:[CF]|celsius|fahrenheit)?", re.I)
+_UNITS = {
+    **{name: "mm" for name in ("mm", "millimeter", "millimetre")},
+    **{name: "cm" for name in ("cm", "centimeter", "centimetre")},
+    **{name: "m" for name in ("m", "meter", "metre")},
+    **{name: "km" for name in ("km", "kilometer", "kilometre")},
+    **{name: "in" for name in ("in", "inch", "inche")},
+    **{name: "ft" for name in ("ft", "foot", "feet")},
+    **{name: "yd" for name in ("yd", "yard")},
+    **{name: "mi" for name in ("mi", "mile")},
+    **{name: "s" for name in ("s", "sec", "second")},
+    **{name: "min" for name in ("min", "minute")},
+    **{name: "h" for name in ("h", "hr", "hour")},
+    **{name: "day" for name in ("day",)},
+    **{name: "week" for name in ("week", "wk")},
+    **{name: "month" for name in ("month",)},
+    **{name: "year" for name in ("year", "yr")},
+    **{name: "g" for name in ("g", "gram")},
+    **{name: "kg" for name in ("kg", "kilogram")},
+    **{name: "mg" for name in ("mg", "milligram")},
+    **{name: "lb" for name in ("lb", "pound")},
+    **{name: "oz" for name in ("oz", "ounce")},
+    **{name: "l" for name in ("l", "liter", "litre")},
+    **{name: "ml" for name in ("ml", "milliliter", "millilitre")},
+    **{name: "cent" for name in ("cent",)},
+    **{name: "dollar" for name in ("dollar", "buck", "usd")},
+    **{name: "mph" for name in ("mph",)},
+    **{name: "radian" for name in ("radian", "rad")},
+}
+_WORD = re.compile(r"[A-Za-zµΩ'-]+\.?")
+_UNIT_TEXT = re.compile(r"(?:[A-Za-zµΩ'./ -]|\^\{?-?[1-4]\}?|\(s\))*")
+_POWER = re.compile(r"\^\{?(-?[1-4])\}?")
+# Words that turn "12 ..." into something else than 12 of a thing.
+_NO_UNIT = frozenset(
+    "a an and or not no nor maybe perhaps but is are was if than less more think about approximately "
+    "half third thirds quarter quarters over divided squared cubed factorial plus minus times point "
+    "base mod to from between wrong incorrect otherwise unless except until i we so since because "
+    "root rooted power choose hence thus therefore".split()
+)
+
+
+class Quantity(NamedTuple):
+    """A number; `unit` is "" without one, "?" for a word that is no known unit of measure."""
+
+    value: Fraction
+    unit: str
+
+    def same(self, other: Quantity) -> bool:
+        """Equal values, where a unit may be left out on one side; 12% is 12, and also 0.12."""
+        units = {self.unit, other.unit}
+        if "%" in units and units != {"%"}:
+            part, whole = (self, other) if self.unit == "%" else (other, self)
+            return whole.value in (part.value, part.value / 100)
+        known = units - {"", "?"}
+        return self.value == other.value and len(known) < 2
+
+
+@functools.lru_cache(maxsize=16_384)
+def quantity(text: str) -> Quantity | None:
+    """Read a tidy text that is one number and perhaps a unit; None for every other text."""
+    while text.startswith("(") and text.endswith(")") and "(" not in text[1:]:
+        if "," in text:
+            return None
+        text = text[1:-1].strip()
+    if (whole := TEXT.fullmatch(text)) is not None:
+        text = whole[1].strip()
+    found = _NUMBER.match(text)
+    if found is None:
+        return None
+    value = _value(found)
+    rest = text[found.end() :]
+    while value is not None:
+        word = TEXT.sub(r" \1 ", rest).strip().partition(" ")
+        if word[0].lower() not in _MULTIPLIERS:
+            break
+        value *= _MULTIPLIERS[word[0].lower()]
+        rest = " " + word[2]
+    unit = _unit(rest)
+    return None if value is None or unit is None else Quantity(value, unit)
+
+
+def _value(found: re.Match) -> Fraction | None:
+    part = {name: text for name, text in found.groupdict().items() if text is not None}
+    try:
+        value = _unsigned(part)
+    except ZeroDivisionError:
+        return None
+    return -value if "-" in part["sign"] else value
+
+
+def _unsigned(part: dict[str, str]) -> Fraction:
+    number = lambda name: Fraction(part[name].replace(",", "").rstrip("."))  # noqa: E731
+    if "whole" in part:
+        over, under = ("a", "b") if "a" in part else ("c", "d")
+        return number("whole") + number(over) / number(under)
+    if "over" in part:
+        return number("over") / number("under")
+    if "left" in part:
+        return number("left") / number("right")
+    if "period" in part:
+        whole, _, digits = part["fixed"].partition(".")
+        period = Fraction(int(part["period"]), 10 ** len(part["period"]) - 1)
+        return int(whole or 0) + (int(digits or 0) + period) / 10 ** len(digits)
+    return number("plain") * Fraction(10) ** int(part.get("power") or part.get("e") or 0)
+
+
+def _unit(rest: str) -> str | None:
+    """The name of what follows a number; None if that is no unit."""
+    words = TEXT.sub(r" \1 ", rest)
+    joined, words = not rest.startswith(" "), re.sub(r"\s+", " ", words).strip()
+    if not words or words in "€£¥₹":
+        return ""
+    if _PERCENT.fullmatch(words.lower()):
+        return "%"
+    if _DEGREE.fullmatch(words):
+        return "degree"
+    if not _UNIT_TEXT.fullmatch(words) or len(words) > 60:
+        return None
+    return _named(words, texted="\\" in rest, joined=joined)
+
+
+def _named(words: str, *, texted: bool, joined: bool) -> str | None:
+    power = _POWER.search(words)
+    names = [word.rstrip(".") for word in _WORD.findall(_POWER.sub("", words.replace("(s)", "")))]
+    if not names or _NO_UNIT & {name.lower() for name in names} or len(names) > 6:
+        return None
+    exponent = power[1] if power else "1"
+    for prefix, value in (("square", "2"), ("sq", "2"), ("cubic", "3"), ("cu", "3")):
+        if names[0].lower() == prefix and len(names) > 1:
+            names, exponent = names[1:], value
+    unit = _UNITS.get(names[0]) or _UNITS.get(names[0].lower().removesuffix("s"))
+    # 5m, 2ab, 5 x: variables; 5cm, 5 m, 5 apples: units
+    shortest = min(map(len, names))
+    if not texted and (unit is None or joined) and (shortest == 1 or unit is None and (joined or shortest == 2)):
+        return None
+    if unit is None or len(names) > 1 or "/" in words:
+        return "?"
+    return unit if exponent == "1" else f"{unit}^{exponent}"
