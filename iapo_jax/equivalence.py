@@ -23,7 +23,7 @@ _CHOICE = re.compile(
     re.I | re.DOTALL,
 )
 _SECOND_CHOICE = re.compile(r"\([A-Z]\)|\b[A-Z][).:](?:\s|$)|^(?:or|and|/|,|&) ")
-_NAME = r"(?:\\?[a-zA-Z]+(?:_\{?\w+\}?)?'{0,3}|\\angle \w+)(?:\s?\(\s?[\w, \\]{1,20}\))?"
+_NAME = r"(?:\\text\{[^{}]*\}|\\?[a-zA-Z]+(?:_\{?\w+\}?)?'{0,3}|\\angle \w+)(?:\s?\(\s?[\w, \\]{1,20}\))?"
 _ASSIGNED = re.compile(
     rf"({_NAME}|\({_NAME}(?:\s?,\s?{_NAME})*\))\s?(?:=|\\in(?![a-z])|\\approx)\s?([^=]+)"
 )
@@ -86,6 +86,8 @@ def same(one: str, other: str, depth: int = 0) -> bool | None:
     one, other = _assigned(one, other)
     if squashed(one) == squashed(other):
         return True
+    if structures.is_atom(one) and one.lower() == other.lower():
+        return False  # b is not B, though math-verify would say so
     numbers = quantity(one), quantity(other)
     if None not in numbers:
         return numbers[0].same(numbers[1])
@@ -93,7 +95,10 @@ def same(one: str, other: str, depth: int = 0) -> bool | None:
         verdict = compare(one, other, depth)
         if verdict is not None:
             return verdict
-    return _prose(one, numbers[1]) or _prose(other, numbers[0])
+    for text, number in ((one, numbers[1]), (other, numbers[0])):
+        if number is not None and (_is_prose(text) or _is_equation(text)):
+            return False
+    return None
 
 
 def _assigned(one: str, other: str) -> tuple[str, str]:
@@ -197,8 +202,14 @@ def _words(text: str) -> str | None:
     return said.lower() if whole_text(text) or _LONG_WORD.search(said) else None
 
 
-def _prose(text: str, number) -> bool | None:
-    """False for a sentence beside a number: nothing is picked out of it."""
-    bare = TEXT.sub(" ", text)
-    words = [word for word in _PROSE.findall(bare) if not _FUNCTIONS.match(word)]
-    return False if number is not None and len(words) > 1 else None
+def _is_prose(text: str) -> bool:
+    """Whether a text is a sentence: nothing is picked out of it."""
+    words = [word for word in _PROSE.findall(TEXT.sub(" ", text)) if not _FUNCTIONS.match(word)]
+    return len(words) > 1
+
+
+def _is_equation(text: str) -> bool:
+    """Whether a text is an equation such as 2x + z = 1, and not a + b = 12 or f(2) = 12."""
+    left, equals, _ = re.sub(r"[a-zA-Z]\([^()]*\)|\w_\{?\w+\}?", "f", text).partition("=")
+    variable = re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", left))
+    return bool(equals and variable and re.search(r"[0-9]", left))

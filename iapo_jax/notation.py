@@ -17,6 +17,7 @@ _CHARACTERS = {
     **{"∪": r"\cup ", "∩": r"\cap ", "⟨": r"\langle ", "⟩": r"\rangle ", "％": "%"},
     **{"½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}"},
     **{"¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅛": r"\frac{1}{8}", "²": "^{2}", "³": "^{3}"},
+    **{"₀": "_0", "₁": "_1", "₂": "_2", "₃": "_3", "ⁿ": "^{n}", "⁄": "/", "∛": r"\sqrt[3]"},
     **{"“": '"', "”": '"', "‘": "'", "’": "'", "，": ",", "（": "(", "）": ")", "。": "."},
 }
 _TABLE = str.maketrans(_CHARACTERS)
@@ -58,6 +59,10 @@ _REPLACED = [
         (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi "),
         (r"(?<![a-zA-Z\\])sqrt\s?\(([^()]*)\)", r"\\sqrt{\1}"),
         (_TEXT_COMMAND + r"\{\s?(and|or|,)\s?\}", r" \1 "),
+        # plain text of computer algebra: sin(x), x**2, e^(-8*x)
+        (r"(?<![a-zA-Z\\])(arcsin|arccos|arctan|sin|cos|tan|sec|csc|cot|ln|log|exp)(?=\s?\()", r"\\\1"),
+        (r"\*\*", "^"),
+        (r"\^\s?\(([^(){}]*)\)", r"^{\1}"),
         (r"\s+", " "),
     )
 ]
