@@ -1,4 +1,4 @@
-r"""Answers on the host: decide whether completions are right, in a pool of killable children. No JAX.
+r"""Whether completions are right, on the host, with a pool of children that can be killed. No JAX.
 
 `extraction` cuts the answer out, `equivalence` decides what can be told exactly, and the rest goes
 to math-verify in child processes that are killed when they hang
@@ -22,13 +22,8 @@ from multiprocessing.connection import Pipe
 from typing import Self
 
 from iapo_jax.equivalence import decide
-from iapo_jax.extraction import MAX_ANSWER_CHARS, extract_answer
+from iapo_jax.extraction import extract_answer
 from iapo_jax.notation import algebra
-
-__all__ = [
-    *("MAX_ANSWER_CHARS", "AnswerChecker", "answers_match", "are_correct", "checker_counts"),
-    *("extract_answer", "is_correct", "same_answer"),
-]
 
 _START_SECONDS = 60.0  # a cold network disk needs many; not part of a job's time-out
 
@@ -85,6 +80,7 @@ def _serve(descriptor: int, memory: int) -> None:
                     parsed(candidate),
                     float_rounding=12,
                     numeric_precision=30,
+                    allow_set_relation_comp=True,  # x > 2 is the interval (2, infinity)
                     timeout_seconds=None,
                     raise_on_error=True,
                 )
@@ -241,13 +237,11 @@ def checker_counts() -> dict[str, int]:
     return {name: getattr(_default, name, 0) for name in ("timeouts", "errors")}
 
 
-def answers_match(
-    candidate: str, gold: str, timeout: float = 5.0, kind: str | None = None
-) -> bool:
+def answers_match(candidate: str, gold: str, timeout: float = 5.0, kind: str | None = None) -> bool:
     """Whether two answers are equal by the policy of `rewards`; algebra takes at most `timeout` s.
 
-    An empty candidate, or one over `MAX_ANSWER_CHARS` that is not the same string, is wrong. `kind`
-    is "integer", "latex" or "choice"; None or "" is told from the gold answer.
+    An empty candidate, or one over `extraction.MAX_ANSWER_CHARS` that is not the same string, is
+    wrong. `kind` is "integer", "latex" or "choice"; None or "" is told from the gold answer.
     """
     return _default_checker().check([(candidate, gold)], timeout=timeout, kinds=[kind])[0]
 

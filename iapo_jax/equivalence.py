@@ -16,19 +16,24 @@ from iapo_jax.quantities import quantity
 from iapo_jax.structures import Sequence
 
 KINDS = ("integer", "latex", "choice")
-_GOLD_LETTER = re.compile(r"\(?([A-Z])\)?\.?")
+_GOLD_LETTER = re.compile(r"\(?\s?([A-Z])\s?\)?\.?")
 _CHOICE = re.compile(
     r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? )?"
-    r"(?:\(([A-Za-z])\)|([A-Za-z])(?=[).:]|$))[).:]*(?:\s(.*))?",
+    r"(?:\(\s?([A-Za-z])\s?\)|([A-Za-z])(?=[).:]|$))[).:]*(?:\s(.*))?",
     re.I | re.DOTALL,
 )
 _SECOND_CHOICE = re.compile(r"\([A-Z]\)|\b[A-Z][).:](?:\s|$)|^(?:or|and|/|,|&) ")
-_NAME = r"(?:\\text\{[^{}]*\}|\\?[a-zA-Z]+(?:_\{?\w+\}?)?'{0,3}|\\angle \w+)(?:\s?\(\s?[\w, \\]{1,20}\))?"
+_NAME = (
+    r"(?:\\text\{[^{}]*\}|\\?[a-zA-Z]+(?:_\{?\w+\}?)?'{0,3}|\\angle \w+)"
+    r"(?:\s?\(\s?[\w, \\]{1,20}\))?"
+)
 _ASSIGNED = re.compile(
     rf"({_NAME}|\({_NAME}(?:\s?,\s?{_NAME})*\))\s?(?:=|\\in(?![a-z])|\\approx)\s?([^=]+)"
 )
-_LEADING = re.compile(r"(?:=|\\approx|\\boxed)\s?")
+_LEADING = re.compile(r"(?:=|\\approx|(?:approximately|about|roughly) )\s?", re.I)
+_MODULUS = re.compile(r"\s?\(?\\?p?mod(?![a-z])\s?\{?\s?[0-9]+\s?\}?\)?$")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' .,!-]*")
+_ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{2})", re.I)
 _LONG_WORD = re.compile(r"[A-Za-z]{3}")
 _FUNCTIONS = re.compile(
     r"(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|max|min|gcd|lcm|mod|arc\w+|sinh|cosh)\b", re.I
@@ -37,7 +42,7 @@ _PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z']{2,}")
 _TIME = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?\s?([ap])?\.?\s?m?\.?", re.I)
 _RATIO = re.compile(r"[0-9.]{1,20}(?:\s?:\s?[0-9.]{1,20})+")
 _BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?\s?_\s?\{?(?:\\text\{)?\s?([0-9]{1,2}|[a-z]+)\s?\}{0,2}")
-_BASES = ("two three four five six seven eight nine ten eleven twelve").split()
+_BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 def decide(candidate: str, gold: str, kind: str | None = None) -> bool | None:
@@ -86,8 +91,6 @@ def same(one: str, other: str, depth: int = 0) -> bool | None:
     one, other = _assigned(one, other)
     if squashed(one) == squashed(other):
         return True
-    if structures.is_atom(one) and one.lower() == other.lower():
-        return False  # b is not B, though math-verify would say so
     numbers = quantity(one), quantity(other)
     if None not in numbers:
         return numbers[0].same(numbers[1])
@@ -95,6 +98,8 @@ def same(one: str, other: str, depth: int = 0) -> bool | None:
         verdict = compare(one, other, depth)
         if verdict is not None:
             return verdict
+    if squashed(one).lower() == squashed(other).lower():
+        return False  # b is not B, though math-verify would say so
     for text, number in ((one, numbers[1]), (other, numbers[0])):
         if number is not None and (_is_prose(text) or _is_equation(text)):
             return False
@@ -102,8 +107,11 @@ def same(one: str, other: str, depth: int = 0) -> bool | None:
 
 
 def _assigned(one: str, other: str) -> tuple[str, str]:
-    r"""Without `x =` or `x \in` where the other has none, or the same."""
-    one, other = _LEADING.sub("", one, count=1) if _LEADING.match(one) else one, other
+    r"""Without `x =`, `x \in` or a modulus where the other has none, or the same."""
+    found = _LEADING.match(one)
+    one = one[found.end() :] if found else one
+    if bool(_MODULUS.search(one)) != bool(_MODULUS.search(other)):
+        one, other = _MODULUS.sub("", one), _MODULUS.sub("", other)
     first, second = _ASSIGNED.fullmatch(one), _ASSIGNED.fullmatch(other)
     if first and second:
         if squashed(first[1]) == squashed(second[1]):
@@ -117,6 +125,7 @@ def _assigned(one: str, other: str) -> tuple[str, str]:
 
 def _same_parts(one: str, other: str, depth: int) -> bool | None:
     """Lists, tuples, sets, intervals, unions and matrices, item by item."""
+    one, other = (plain(text) if whole_text(text) else text for text in (one, other))
     parts = [structures.sequence(text) for text in (one, other)]
     if parts == [None, None]:
         return None
@@ -189,14 +198,18 @@ def _same_words(one: str, other: str, depth: int) -> bool | None:
         return words[0] == words[1]
     for text, said, beside in ((one, words[0], other), (other, words[1], one)):
         # east is no product of variables, but abc may be
-        if said and not structures.is_atom(beside) and (whole_text(text) or re.search(r"[a-z]{4}", said)):
+        if (
+            said
+            and not structures.is_atom(beside)
+            and (whole_text(text) or re.search(r"[a-z]{4}", said))
+        ):
             return False
     return None
 
 
 def _words(text: str) -> str | None:
     """Words in lower case; None for mathematics, and for a word of one or two letters."""
-    said = re.sub(r"\s+", " ", plain(text)).strip(" .,!")
+    said = _ARTICLE.sub("", re.sub(r"\s+", " ", plain(text)).strip(" .,!"))
     if not _WORDS.fullmatch(said) or _FUNCTIONS.search(said):
         return None
     return said.lower() if whole_text(text) or _LONG_WORD.search(said) else None

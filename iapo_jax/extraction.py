@@ -18,9 +18,7 @@ _HASHES = re.compile(r"^[ \t]{0,9}####[ \t]{0,9}(?=[^\s#])", re.MULTILINE)
 _HEADING = re.compile(
     r"^[ \t]{0,9}(?:#{1,6}[ \t]{0,9}|\*\*)(?:final )?answer[:*. \t]{0,9}$", re.MULTILINE | re.I
 )
-_PHRASE = re.compile(
-    r"\banswer[*_]{0,3}[ \t]{0,9}(?:(?:is|are)\b[*_]{0,3}[ \t]{0,9}:?|:)", re.I
-)
+_PHRASE = re.compile(r"\banswer[*_]{0,3}[ \t]{0,9}(?:(?:is|are)\b[*_]{0,3}[ \t]{0,9}:?|:)", re.I)
 _LAST_LINE = re.compile(r"A:[ \t]{0,9}(?=\S)")
 _NUMERIC = re.compile(r"[-+$€£\\(\[{ .]{0,9}[0-9]")
 _SENTENCE_END = re.compile(r"\\.|[.?](?=[\s*\"]|$)|[{}$]")
@@ -135,12 +133,11 @@ def _sentence(line: str) -> str:
     dollars = line.count("$") % 2 == 0
     depth, inside = 0, False
     for token in _SENTENCE_END.finditer(line):
-        symbol = token[0]
+        symbol, at = token[0], token.start()
         if symbol == "$":
             inside = dollars and not inside
         elif symbol in "{}":
             depth = max(0, depth + (1 if symbol == "{" else -1))
-        elif symbol in ".?" and not (depth or inside):
-            if not _ABBREVIATION.search(line, max(0, token.start() - 4), token.start()):
-                return line[: token.start()]
+        elif symbol in ".?" and not (depth or inside or _ABBREVIATION.search(line[at - 4 : at])):
+            return line[:at]
     return line

@@ -60,7 +60,10 @@ _REPLACED = [
         (r"(?<![a-zA-Z\\])sqrt\s?\(([^()]*)\)", r"\\sqrt{\1}"),
         (_TEXT_COMMAND + r"\{\s?(and|or|,)\s?\}", r" \1 "),
         # plain text of computer algebra: sin(x), x**2, e^(-8*x)
-        (r"(?<![a-zA-Z\\])(arcsin|arccos|arctan|sin|cos|tan|sec|csc|cot|ln|log|exp)(?=\s?\()", r"\\\1"),
+        (
+            r"(?<![a-zA-Z\\])(arcsin|arccos|arctan|sin|cos|tan|sec|csc|cot|ln|log|exp)(?=\s?\()",
+            r"\\\1",
+        ),
         (r"\*\*", "^"),
         (r"\^\s?\(([^(){}]*)\)", r"^{\1}"),
         (r"\s+", " "),

@@ -1,4 +1,4 @@
-r"""Numbers with their units, exactly: 12, 1,234.50, 1\frac{1}{2}, 3/4, 1.2\times 10^{5}, 12\%, 5 cm.
+r"""Numbers with their units, exactly: 1,234.50, 1\frac{1}{2}, 3/4, 1.2\times 10^{5}, 12\%, 5 cm.
 
 Values are fractions of whole numbers, so 0.333 is not 1/3. Texts are tidy (`notation.tidy`).
 """
@@ -32,43 +32,28 @@ _MULTIPLIERS = {
 }
 _PERCENT = re.compile(r"(?:%|percent(?:age)?s?|per cent|pct\.?|percentage points?|percent points?)")
 _DEGREE = re.compile(r"(?:\^\\circ|deg\.?|degrees?)\s?(?:[CF]|celsius|fahrenheit)?", re.I)
-_UNITS = {
-    **{name: "mm" for name in ("mm", "millimeter", "millimetre")},
-    **{name: "cm" for name in ("cm", "centimeter", "centimetre")},
-    **{name: "m" for name in ("m", "meter", "metre")},
-    **{name: "km" for name in ("km", "kilometer", "kilometre")},
-    **{name: "in" for name in ("in", "inch", "inche")},
-    **{name: "ft" for name in ("ft", "foot", "feet")},
-    **{name: "yd" for name in ("yd", "yard")},
-    **{name: "mi" for name in ("mi", "mile")},
-    **{name: "s" for name in ("s", "sec", "second")},
-    **{name: "min" for name in ("min", "minute")},
-    **{name: "h" for name in ("h", "hr", "hour")},
-    **{name: "day" for name in ("day",)},
-    **{name: "week" for name in ("week", "wk")},
-    **{name: "month" for name in ("month",)},
-    **{name: "year" for name in ("year", "yr")},
-    **{name: "g" for name in ("g", "gram")},
-    **{name: "kg" for name in ("kg", "kilogram")},
-    **{name: "mg" for name in ("mg", "milligram")},
-    **{name: "lb" for name in ("lb", "pound")},
-    **{name: "oz" for name in ("oz", "ounce")},
-    **{name: "l" for name in ("l", "liter", "litre")},
-    **{name: "ml" for name in ("ml", "milliliter", "millilitre")},
-    **{name: "cent" for name in ("cent",)},
-    **{name: "dollar" for name in ("dollar", "buck", "usd")},
-    **{name: "mph" for name in ("mph",)},
-    **{name: "radian" for name in ("radian", "rad")},
-}
+_SPELLINGS = (
+    *(("mm", "millimeter", "millimetre"), ("cm", "centimeter", "centimetre")),
+    *(("m", "meter", "metre"), ("km", "kilometer", "kilometre"), ("in", "inch", "inche")),
+    *(("ft", "foot", "feet"), ("yd", "yard"), ("mi", "mile"), ("s", "sec", "second")),
+    *(("min", "minute"), ("h", "hr", "hour"), ("day",), ("week", "wk"), ("month",)),
+    *(("year", "yr"), ("mg", "milligram"), ("g", "gram"), ("kg", "kilogram"), ("lb", "pound")),
+    *(("oz", "ounce"), ("ml", "milliliter", "millilitre"), ("l", "liter", "litre")),
+    *(("cent",), ("dollar", "buck", "usd"), ("mph",), ("rad", "radian")),
+)
+_UNITS = {spelling: names[0] for names in _SPELLINGS for spelling in names}
 _WORD = re.compile(r"[A-Za-zµΩ'-]+\.?")
 _UNIT_TEXT = re.compile(r"(?:[A-Za-zµΩ'./ -]|\^\{?-?[1-4]\}?|\(s\))*")
 _POWER = re.compile(r"\^\{?(-?[1-4])\}?")
 # Words that turn "12 ..." into something else than 12 of a thing.
 _NO_UNIT = frozenset(
-    "a an and or not no nor maybe perhaps but is are was if than less more think about approximately "
-    "half third thirds quarter quarters over divided squared cubed factorial plus minus times point "
-    "base mod to from between wrong incorrect otherwise unless except until i we so since because "
-    "root rooted power choose hence thus therefore".split()
+    re.findall(
+        r"\w+",
+        "a an and or not no nor maybe perhaps but is are was if than less more think about "
+        "approximately half third thirds quarter quarters over divided squared cubed factorial "
+        "plus minus times point base mod to from between wrong incorrect otherwise unless except "
+        "until i we so since because root rooted power choose hence thus therefore",
+    )
 )
 
 
@@ -85,7 +70,28 @@ class Quantity(NamedTuple):
             part, whole = (self, other) if self.unit == "%" else (other, self)
             return whole.value in (part.value, part.value / 100)
         known = units - {"", "?"}
-        return self.value == other.value and len(known) < 2
+        return len(known) < 2 and (
+            self.value == other.value
+            or _rounds(self.value, other.value)
+            or _rounds(other.value, self.value)
+        )
+
+
+def _places(value: Fraction) -> int | None:
+    """Decimal places of a value; None if its decimals never end (or not soon)."""
+    for places in (0, 12, 64):
+        if 10**places % value.denominator == 0:
+            return places
+    return None
+
+
+def _rounds(decimal: Fraction, exact: Fraction) -> bool:
+    """Whether a decimal of 12 places or more is what a machine prints of an endless one."""
+    return (
+        _places(decimal) == 64
+        and _places(exact) is None
+        and any(round(exact, n) == decimal for n in range(12, 20))
+    )
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -164,7 +170,11 @@ def _named(words: str, *, texted: bool, joined: bool) -> str | None:
     unit = _UNITS.get(names[0]) or _UNITS.get(names[0].lower().removesuffix("s"))
     # 5m, 2ab, 5 x: variables; 5cm, 5 m, 5 apples: units
     shortest = min(map(len, names))
-    if not texted and (unit is None or joined) and (shortest == 1 or unit is None and (joined or shortest == 2)):
+    if (
+        not texted
+        and (unit is None or joined)
+        and (shortest == 1 or unit is None and (joined or shortest == 2))
+    ):
         return None
     if unit is None or len(names) > 1 or "/" in words:
         return "?"

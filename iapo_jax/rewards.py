@@ -58,6 +58,7 @@ by math-verify, in a process with a time-out: too late is wrong.
 | `.5` | `\frac12` | | right | decimals and fractions too |
 | `2/4` | `1/2` | | right | reduced or not |
 | `0.333333` | `1/3` | | wrong | a rounded decimal is another number |
+| `0.3333333333333333` | `1/3` | | right | unless to 12 places or more, as machines print |
 | `0.\overline{3}` | `1/3` | | right | a repeating one is not |
 | `3.14159` | `\pi` | | wrong | nor is a decimal an irrational |
 | `1 1/2` | `\frac{3}{2}` | | right | mixed numbers |

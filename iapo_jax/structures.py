@@ -10,9 +10,7 @@ import re
 from typing import NamedTuple
 
 _MAX_ITEMS = 64
-_TOKEN = re.compile(
-    r"\\[{}]|\\[a-zA-Z]+|\\.|[(){}\[\],;]|(?<= )(?:and|or)(?= )", re.DOTALL
-)
+_TOKEN = re.compile(r"\\[{}]|\\[a-zA-Z]+|\\.|[(){}\[\],;]|(?<= )(?:and|or)(?= )", re.DOTALL)
 _OPEN, _CLOSE = {"(", "[", "{", "\\{"}, {")", "]", "}", "\\}"}
 _MATRIX = re.compile(
     r"[(\[]?\s?\\begin\{((?:[pbBvV]?|small)matrix|array)\}(?:\s?\{[lcr|]+\})?(.*)"
@@ -23,7 +21,7 @@ _ATOM = re.compile(r"-?\s?(?:[a-zA-Z]|\\[a-zA-Z]+\s?)")
 
 
 class Sequence(NamedTuple):
-    """Items of a text. `form` is its brackets, "bare", "or" for unions, or a matrix' shape."""
+    """Items; `form` is their brackets, "bare", "union", "row", "column" or a matrix' shape."""
 
     form: str
     items: tuple[str, ...]
@@ -115,6 +113,8 @@ def _matrix(text: str) -> Sequence | None:
     rows = [row.split("&") for row in re.split(r"\\\\", body.removesuffix("\\\\"))]
     bars = "|" if found[1] in ("vmatrix", "Vmatrix") else ""
     shape = f"matrix{bars} " + " ".join(str(len(row)) for row in rows)
+    if not bars and {len(rows), *map(len, rows)} > {1}:
+        shape = "row" if len(rows) == 1 else "column"
     items = tuple(cell.strip() for row in rows for cell in row)
     return Sequence(shape, items) if len(items) <= 400 else None
 
@@ -127,7 +127,11 @@ def is_atom(text: str) -> bool:
 def comparable(one: str, other: str) -> bool:
     """Whether two forms of brackets may hold the same answer."""
     forms = {one, other}
-    return len(forms) == 1 or (bool(forms & {"bare", "single"}) and forms <= _LOOSE)
+    return (
+        len(forms) == 1
+        or forms in ({"row", "()"}, {"column", "()"})
+        or (bool(forms & {"bare", "single"}) and forms <= _LOOSE)
+    )
 
 
 _LOOSE = {"bare", "single", "()", "{}"}

@@ -15,7 +15,8 @@ READING_ORDER = [
     *("errors", "config", "cli", "checks", "plugins"),
     *MATHEMATICS,
     *("sharding", "kernels", "attention", "model", "scoring", "sampling", "information", "signals"),
-    *("answers", "rewards", "weights", "pretrained", "probes", "data"),
+    *("extraction", "notation", "quantities", "structures", "equivalence", "answers", "rewards"),
+    *("weights", "pretrained", "probes", "data"),
     *("checkpoint", "metrics"),
     *("update", "run", "rollouts", "resampling", "evaluate", "reporting"),
     *("learner", "trainer", "step", "train", "sft", "export"),
@@ -94,7 +95,10 @@ def test_the_mathematics_sees_no_model(modules, name):
     assert own(modules[name]) <= set(MATHEMATICS)
 
 
-@pytest.mark.parametrize("name", ["answers", "rewards", "plugins"])
+HOST = ("extraction", "notation", "quantities", "structures", "equivalence", "answers")
+
+
+@pytest.mark.parametrize("name", [*HOST, "rewards", "plugins"])
 def test_the_host_side_sees_no_jax(modules, name):
     assert "jax" not in {n.split(".")[0] for n in modules[name]}
 
