@@ -198,11 +198,8 @@ def _same_words(one: str, other: str, depth: int) -> bool | None:
         return words[0] == words[1]
     for text, said, beside in ((one, words[0], other), (other, words[1], one)):
         # east is no product of variables, but abc may be
-        if (
-            said
-            and not structures.is_atom(beside)
-            and (whole_text(text) or re.search(r"[a-z]{4}", said))
-        ):
+        word = said and (whole_text(text) or re.search(r"[a-z]{4}", said))
+        if word and not structures.is_atom(beside):
             return False
     return None
 

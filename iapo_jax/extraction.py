@@ -21,7 +21,7 @@ _HEADING = re.compile(
 _PHRASE = re.compile(r"\banswer[*_]{0,3}[ \t]{0,9}(?:(?:is|are)\b[*_]{0,3}[ \t]{0,9}:?|:)", re.I)
 _LAST_LINE = re.compile(r"A:[ \t]{0,9}(?=\S)")
 _NUMERIC = re.compile(r"[-+$€£\\(\[{ .]{0,9}[0-9]")
-_SENTENCE_END = re.compile(r"\\.|[.?](?=[\s*\"]|$)|[{}$]")
+_SENTENCE_END = re.compile(r"\\(?:\\|[{}$.])|[.?](?=[\s*\"]|$)|[{}$]")
 _ABBREVIATION = re.compile(r"(?:\b[ap]\.m|\bno|\bRs)$", re.I)
 _BOLD = re.compile(r"(?<![\w)}])\*\*([^*\n]{1,2000})\*\*(?![\w(])")
 _CLOSING_BOLD = re.compile(r"^[*_]{1,3}(?=\s)")
@@ -134,10 +134,14 @@ def _sentence(line: str) -> str:
     depth, inside = 0, False
     for token in _SENTENCE_END.finditer(line):
         symbol, at = token[0], token.start()
+        if symbol.startswith("\\"):
+            continue
         if symbol == "$":
             inside = dollars and not inside
         elif symbol in "{}":
             depth = max(0, depth + (1 if symbol == "{" else -1))
-        elif symbol in ".?" and not (depth or inside or _ABBREVIATION.search(line[at - 4 : at])):
+        elif symbol in ".?" and not (
+            depth or inside or _ABBREVIATION.search(line[max(0, at - 4) : at])
+        ):
             return line[:at]
     return line

@@ -22,7 +22,8 @@ _NUMBER = re.compile(
     rf"|\\frac\{{\s?(?P<over>[+-]?{_DECIMAL})\s?\}}\{{\s?(?P<under>[+-]?{_DECIMAL})\s?\}}"
     rf"|(?P<left>{_DECIMAL})\s?/\s?(?P<right>{_DECIMAL})"
     r"|(?P<fixed>[0-9]*\.[0-9]*)\\overline\{(?P<period>[0-9]+)\}"
-    rf"|(?P<plain>{_DECIMAL})(?:\s?(?:\\times|\\cdot|\*|x)\s?10\s?\^\s?\{{?(?P<power>[+-]?[0-9]{{1,4}})\}}?"
+    rf"|(?P<plain>{_DECIMAL})"
+    r"(?:\s?(?:\\times|\\cdot|\*|x)\s?10\s?\^\s?\{?(?P<power>[+-]?[0-9]{1,4})\}?"
     r"|[eE](?P<e>[+-]?[0-9]{1,4}))?"
     r")(?![0-9])"
 )
@@ -170,11 +171,8 @@ def _named(words: str, *, texted: bool, joined: bool) -> str | None:
     unit = _UNITS.get(names[0]) or _UNITS.get(names[0].lower().removesuffix("s"))
     # 5m, 2ab, 5 x: variables; 5cm, 5 m, 5 apples: units
     shortest = min(map(len, names))
-    if (
-        not texted
-        and (unit is None or joined)
-        and (shortest == 1 or unit is None and (joined or shortest == 2))
-    ):
+    bare = not texted and (unit is None or joined)
+    if bare and (shortest == 1 or (unit is None and (joined or shortest == 2))):
         return None
     if unit is None or len(names) > 1 or "/" in words:
         return "?"
