@@ -21,9 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Pipe
 from typing import Self
 
-from iapo_jax.equivalence import decide
+from iapo_jax.equivalence import algebra, decide
 from iapo_jax.extraction import extract_answer
-from iapo_jax.notation import algebra
 
 _START_SECONDS = 60.0  # a cold network disk needs many; not part of a job's time-out
 
@@ -53,12 +52,22 @@ def _serve(descriptor: int, memory: int) -> None:
     with contextlib.suppress(ValueError, OSError):  # macOS refuses
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     try:
+        from latex2sympy2_extended import NormalizationConfig  # comes with math-verify
         from math_verify import LatexExtractionConfig, parse, verify
     except Exception as error:
         return connection.send_bytes(json.dumps({"failed": repr(error)}).encode())
 
     # LaTeX only: the other extractors look for any number in the text, and evaluate it as Python.
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
+    # Units are dealt with before: as one of them, the c of 4c would be gone.
+    normal = NormalizationConfig(
+        basic_latex=True,
+        units=False,
+        malformed_operators=True,
+        nits=True,
+        boxed="all",
+        equations=False,
+    )
+    config = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=normal)]
 
     def parsed(text):
         return parse(

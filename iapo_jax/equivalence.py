@@ -12,7 +12,7 @@ from fractions import Fraction
 from iapo_jax import structures
 from iapo_jax.extraction import MAX_ANSWER_CHARS
 from iapo_jax.notation import TEXT, balanced, plain, squashed, tidy, whole_text
-from iapo_jax.quantities import quantity
+from iapo_jax.quantities import quantity, without_unit
 from iapo_jax.structures import Sequence
 
 KINDS = ("integer", "latex", "choice")
@@ -64,6 +64,12 @@ def decide(candidate: str, gold: str, kind: str | None = None) -> bool | None:
     if verdict is None and kind == "integer" and not re.search(r"[0-9]", one):
         return False
     return verdict
+
+
+def algebra(candidate: str, gold: str) -> tuple[str, str]:
+    """Both texts as math-verify is asked of them: tidy, without names and units."""
+    one, other = _assigned(tidy(candidate), tidy(gold))
+    return without_unit(one), without_unit(other)
 
 
 def _gold_letter(gold: str, kind: str | None) -> str | None:
@@ -206,7 +212,7 @@ def _same_words(one: str, other: str, depth: int) -> bool | None:
 
 def _words(text: str) -> str | None:
     """Words in lower case; None for mathematics, and for a word of one or two letters."""
-    said = _ARTICLE.sub("", re.sub(r"\s+", " ", plain(text)).strip(" .,!"))
+    said = _ARTICLE.sub("", plain(text).strip(" .,!"))
     if not _WORDS.fullmatch(said) or _FUNCTIONS.search(said):
         return None
     return said.lower() if whole_text(text) or _LONG_WORD.search(said) else None

@@ -19,6 +19,7 @@ _CHARACTERS = {
     **{"¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}", "⅛": r"\frac{1}{8}", "²": "^{2}", "³": "^{3}"},
     **{"₀": "_0", "₁": "_1", "₂": "_2", "₃": "_3", "ⁿ": "^{n}", "⁄": "/", "∛": r"\sqrt[3]"},
     **{"“": '"', "”": '"', "‘": "'", "’": "'", "，": ",", "（": "(", "）": ")", "。": "."},
+    **{"｛": "{", "｝": "}", "、": ",", "或": " or ", "和": " and "},
 }
 _TABLE = str.maketrans(_CHARACTERS)
 _TEXT_COMMAND = (
@@ -59,6 +60,11 @@ _REPLACED = [
         (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi "),
         (r"(?<![a-zA-Z\\])sqrt\s?\(([^()]*)\)", r"\\sqrt{\1}"),
         (_TEXT_COMMAND + r"\{\s?(and|or|,)\s?\}", r" \1 "),
+        # 2,000\pi, where no bracket can make it a pair
+        (
+            r"^-?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?=\s?(?:\\(?:pi|sqrt|text|mbox)|[a-zA-Z]))",
+            lambda found: found[0].replace(",", ""),
+        ),
         # plain text of computer algebra: sin(x), x**2, e^(-8*x)
         (
             r"(?<![a-zA-Z\\])(arcsin|arccos|arctan|sin|cos|tan|sec|csc|cot|ln|log|exp)(?=\s?\()",
@@ -112,28 +118,14 @@ def balanced(text: str) -> bool:
 
 def plain(text: str) -> str:
     r"""The tidy text with `\\text{east}` as `east`."""
-    return TEXT.sub(r" \1 ", text).strip()
+    return re.sub(r"\s+", " ", TEXT.sub(r" \1 ", text)).strip()
 
 
 def squashed(text: str) -> str:
     """The tidy text without spaces and needless braces: equal squashes are equal answers."""
-    text = re.sub(r"\s+", " ", plain(text))
-    return _SINGLE.sub(r"\1\2", _SPACE.sub("", text))
+    return _SINGLE.sub(r"\1\2", _SPACE.sub("", plain(text)))
 
 
 def whole_text(text: str) -> bool:
     r"""Whether the tidy text is one `\\text{...}`."""
     return bool(TEXT.fullmatch(text))
-
-
-def algebra(candidate: str, gold: str) -> tuple[str, str]:
-    """Both texts tidy, without a unit in words at their end: what math-verify is asked."""
-    return _without_unit(tidy(candidate)), _without_unit(tidy(gold))
-
-
-_FINAL_UNIT = re.compile(rf"(.*\S)\s?(?:{TEXT.pattern}(?:\s?\^\s?(?:[1-4]|\{{[1-4]\}}))?|\^\\circ)")
-
-
-def _without_unit(text: str) -> str:
-    found = _FINAL_UNIT.fullmatch(text)
-    return found[1] if found and balanced(found[1]) else text

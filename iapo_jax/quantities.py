@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from iapo_jax.notation import TEXT
+from iapo_jax.notation import TEXT, balanced
 
 # [0-9] and not \d: int("１２") is 12 in Python, and a reader of ASCII answers would not see that.
 _DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
@@ -79,20 +79,16 @@ class Quantity(NamedTuple):
 
 
 def _places(value: Fraction) -> int | None:
-    """Decimal places of a value; None if its decimals never end (or not soon)."""
-    for places in (0, 12, 64):
-        if 10**places % value.denominator == 0:
-            return places
-    return None
+    """Decimal places of a value; None if its decimals do not end within 64."""
+    return next((n for n in range(65) if 10**n % value.denominator == 0), None)
 
 
 def _rounds(decimal: Fraction, exact: Fraction) -> bool:
     """Whether a decimal of 12 places or more is what a machine prints of an endless one."""
-    return (
-        _places(decimal) == 64
-        and _places(exact) is None
-        and any(round(exact, n) == decimal for n in range(12, 20))
-    )
+    if decimal.denominator < 10**6 or _places(exact) is not None:
+        return False
+    places = _places(decimal)
+    return places is not None and places >= 12 and abs(exact - decimal) * 10**places < 1
 
 
 @functools.lru_cache(maxsize=16_384)
@@ -157,6 +153,24 @@ def _unit(rest: str) -> str | None:
     if not _UNIT_TEXT.fullmatch(words) or len(words) > 60:
         return None
     return _named(words, texted="\\" in rest, joined=joined)
+
+
+_UNIT_AT_END = re.compile(
+    rf"(.*\S)(?:\s?(?:\^\\circ|%)|\s([A-Za-z]{{2,}})|\s?{TEXT.pattern}\s?(?:{_POWER.pattern})?)"
+)
+
+
+def without_unit(text: str) -> str:
+    """A tidy expression without a unit at its end, as `quantity` knows it; no single letter."""
+    for _ in range(3):  # square units, meters per second
+        found = _UNIT_AT_END.fullmatch(text)
+        if found is None or not balanced(found[1]):
+            return text
+        word = found[2]
+        if word and len(word) < 4 and word.removesuffix("s") not in _UNITS:
+            return text
+        text = found[1]
+    return text
 
 
 def _named(words: str, *, texted: bool, joined: bool) -> str | None:

@@ -128,12 +128,11 @@ def comparable(one: str, other: str) -> bool:
     """Whether two forms of brackets may hold the same answer."""
     forms = {one, other}
     return (
-        len(forms) == 1
-        or forms in ({"row", "()"}, {"column", "()"})
-        or (bool(forms & {"bare", "single"}) and forms <= _LOOSE)
+        len(forms) == 1 or forms in _ALIKE or (bool(forms & {"bare", "single"}) and forms <= _LOOSE)
     )
 
 
+_ALIKE = ({"row", "()"}, {"column", "()"}, {"bare", "union"})
 _LOOSE = {"bare", "single", "()", "{}"}
 
 

@@ -48,10 +48,8 @@ def spellings(value):
 
 def test_every_spelling_of_a_number_has_its_exact_value():
     rng = random.Random(0)
-    values = [
-        Fraction(rng.randint(-5000, 5000), rng.choice([1, 2, 3, 8, 7, 125])) for _ in "x" * 200
-    ]
-    for value in values:
+    for _ in range(200):
+        value = Fraction(rng.randint(-5000, 5000), rng.choice([1, 2, 3, 8, 7, 125]))
         for text in spellings(value):
             assert quantity(tidy(text)).value == value, text
 
