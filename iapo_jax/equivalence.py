@@ -46,7 +46,7 @@ _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"
 
 
 def decide(candidate: str, gold: str, kind: str | None = None) -> bool | None:
-    """Compare two answers; None where only algebra can tell. `kind` is one of KINDS or empty."""
+    """Compare two answers; None where only algebra can tell. A `kind` is one of KINDS."""
     candidate, gold = candidate.strip(), gold.strip()
     if not candidate or not gold:
         return False
@@ -57,6 +57,7 @@ def decide(candidate: str, gold: str, kind: str | None = None) -> bool | None:
     one, other = tidy(candidate), tidy(gold)
     if not one or not balanced(one):
         return False
+    kind = kind if kind in KINDS else None
     letter = _gold_letter(other, kind)
     if letter is not None:
         return choice(one) == letter

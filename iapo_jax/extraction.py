@@ -18,10 +18,14 @@ _HASHES = re.compile(r"^[ \t]{0,9}####[ \t]{0,9}(?=[^\s#])", re.MULTILINE)
 _HEADING = re.compile(
     r"^[ \t]{0,9}(?:#{1,6}[ \t]{0,9}|\*\*)(?:final )?answer[:*. \t]{0,9}$", re.MULTILINE | re.I
 )
-_PHRASE = re.compile(r"\banswer[*_]{0,3}[ \t]{0,9}(?:(?:is|are)\b[*_]{0,3}[ \t]{0,9}:?|:)", re.I)
-_LAST_LINE = re.compile(r"A:[ \t]{0,9}(?=\S)")
+_PHRASE = re.compile(
+    r"\banswer[*_]{0,3}[ \t]{0,9}(?:(?:is|are)\b[*_]{0,3}[ \t]{0,9}:?|:)"
+    r"|答案(?:[是为][:：]?|[:：])",
+    re.I,
+)
+_LAST_LINE = re.compile(r"A:[ \t]{0,9}(?=[-+$€£ .]{0,9}[0-9])")
 _NUMERIC = re.compile(r"[-+$€£\\(\[{ .]{0,9}[0-9]")
-_SENTENCE_END = re.compile(r"\\(?:\\|[{}$.])|[.?](?=[\s*\"]|$)|[{}$]")
+_SENTENCE_END = re.compile(r"\\(?:\\|[{}$.])|。|[.?](?=[\s*\"]|$)|[{}$]")
 _ABBREVIATION = re.compile(r"(?:\b[ap]\.m|\bno|\bRs)$", re.I)
 _BOLD = re.compile(r"(?<![\w)}])\*\*([^*\n]{1,2000})\*\*(?![\w(])")
 _CLOSING_BOLD = re.compile(r"^[*_]{1,3}(?=\s)")
@@ -44,7 +48,7 @@ def extract_answer(completion: str) -> str | None:
     if start >= 0:
         start += len("<answer>")
         span = said[start : said.find("</answer>", start)].strip()
-        found = _marked(span)
+        found = _marked(span, whole=False)
         return span if found is None else found
     _, closed, rest = completion.rpartition("</think>")
     if not closed and "<think>" in completion:
@@ -64,9 +68,10 @@ def _outside_thinking(text: str) -> str:
     return _CLOSED_THINKING.sub("", text[start:end]) + text[end:]
 
 
-def _marked(text: str) -> str | None:
+def _marked(text: str, *, whole: bool = True) -> str | None:
+    """The last box, else the last phrase; `whole` if `A: 12` is a line of GSM8K and no choice."""
     box = _last_box(text)
-    return _last_phrase(text) if box is None else box
+    return _last_phrase(text, whole) if box is None else box
 
 
 def _last_box(text: str) -> str | None:
@@ -92,7 +97,7 @@ def _last_box(text: str) -> str | None:
     return text[best[0] : best[1]].strip() if best[0] >= 0 else None
 
 
-def _last_phrase(text: str) -> str | None:
+def _last_phrase(text: str, whole: bool) -> str | None:
     """What the last mark in words says."""
     text = text.rstrip()
     last_line = text.rfind("\n") + 1
@@ -107,7 +112,7 @@ def _last_phrase(text: str) -> str | None:
         if _NUMERIC.match(text, match.end()) or match.end() >= last_line:
             marks.append(match.end())
     ending = _LAST_LINE.match(text, last_line)
-    if ending:
+    if ending and whole:
         marks.append(ending.end())
     return _statement(text[max(marks) :][: 2 * MAX_ANSWER_CHARS]) if marks else None
 
@@ -140,7 +145,7 @@ def _sentence(line: str) -> str:
             inside = dollars and not inside
         elif symbol in "{}":
             depth = max(0, depth + (1 if symbol == "{" else -1))
-        elif symbol in ".?" and not (
+        elif symbol in ".?。" and not (
             depth or inside or _ABBREVIATION.search(line[max(0, at - 4) : at])
         ):
             return line[:at]

@@ -31,6 +31,7 @@ a sort replace earlier ones. `⏎` is a new line, `none` no answer, which is wro
 | `3 + 4 = 7⏎#### 7` | `7` | GSM8K's line |
 | `#### Step 1⏎The answer is 7.` | `7` | which is no heading of Markdown |
 | `3 + 4 = 7⏎A: 7` | `7` | GSM8K's older last line |
+| `<answer>A: 7</answer>` | `A: 7` | but in a span it may be a choice |
 | `# Answer⏎⏎7` | `7` | PRM800K's heading |
 | `**Final Answer**⏎7` | `7` | the same in bold |
 | `Final Answer: The final answer is $7$. I hope it is correct.` | `$7$` | Minerva's sentence |
@@ -38,6 +39,7 @@ a sort replace earlier ones. `⏎` is a new line, `none` no answer, which is wro
 | `the answer is 12.5 dollars` | `12.5 dollars` | whose full stop has space after it |
 | `The answer is 3. Wait, the answer is 4.` | `4` | the last phrase |
 | `**Answer:** (B) because it rains` | `(B)` | reasons are left out |
+| `所以答案是 7。` | `7` | the phrase in Chinese |
 | `The answer is:⏎$$12$$` | `12` | a display below |
 | `Final Answer: The largest $n$ is 34.` | `34` | what the sentence says |
 | `The answer is 12 or 13.` | `12 or 13` | a hedge stays one |
@@ -47,9 +49,9 @@ a sort replace earlier ones. `⏎` is a new line, `none` no answer, which is wro
 # When two answers are the same
 
 By value, exactly. Spelling (spaces, `$`, `\left`, `\dfrac`, `\text`, Unicode signs) never counts. A
-column `kind` says what the gold answer is: `integer`, `latex` or `choice`; without one a gold
-answer that is one letter A to E is a choice. Expressions, equations and inequalities are compared
-by math-verify, in a process with a time-out: too late is wrong.
+column `kind` says what the gold answer is: `integer`, `latex` or `choice`; without one of these a
+gold answer that is one letter A to E is a choice. Expressions, equations and inequalities are
+compared by math-verify, in a process with a time-out: too late is wrong.
 
 | answer | gold | kind | verdict | rule |
 |---|---|---|---|---|
