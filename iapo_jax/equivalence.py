@@ -16,7 +16,7 @@ from iapo_jax.quantities import quantity, without_unit
 from iapo_jax.structures import Sequence
 
 KINDS = ("integer", "latex", "choice")
-_GOLD_LETTER = re.compile(r"\(?\s?([A-Z])\s?\)?\.?")
+_GOLD_LETTER = re.compile(r"\(?\s?([A-E])\s?\)?\.?")
 _CHOICE = re.compile(
     r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? )?"
     r"(?:\(\s?([A-Za-z])\s?\)|([A-Za-z])(?=[).:]|$))[).:]*(?:\s(.*))?",
@@ -34,6 +34,7 @@ _LEADING = re.compile(r"(?:=|\\approx|(?:approximately|about|roughly) )\s?", re.
 _MODULUS = re.compile(r"\s?\(?\\?p?mod(?![a-z])\s?\{?\s?[0-9]+\s?\}?\)?$")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' .,!-]*")
 _ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{2})", re.I)
+_DOUBT = re.compile(r"[0-9]|\b(?:not|maybe|perhaps|if|unless|wrong)\b", re.I)
 _LONG_WORD = re.compile(r"[A-Za-z]{3}")
 _FUNCTIONS = re.compile(
     r"(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|max|min|gcd|lcm|mod|arc\w+|sinh|cosh)\b", re.I
@@ -74,11 +75,11 @@ def algebra(candidate: str, gold: str) -> tuple[str, str]:
 
 
 def _gold_letter(gold: str, kind: str | None) -> str | None:
-    found = _GOLD_LETTER.fullmatch(plain(gold).upper() if kind == "choice" else plain(gold))
-    if kind in ("integer", "latex") or found is None:
-        return None
-    # without a kind, E and F to Z may be quantities as well as letters of a choice
-    return found[1] if kind == "choice" or found[1] in "ABCDE" else None
+    """The letter that a gold answer is; without a kind only A to E, as X is a quantity."""
+    if kind == "choice":
+        return choice(gold)
+    found = _GOLD_LETTER.fullmatch(plain(gold)) if kind is None else None
+    return found[1] if found else None
 
 
 def choice(text: str) -> str | None:
@@ -108,7 +109,8 @@ def same(one: str, other: str, depth: int = 0) -> bool | None:
     if squashed(one).lower() == squashed(other).lower():
         return False  # b is not B, though math-verify would say so
     for text, number in ((one, numbers[1]), (other, numbers[0])):
-        if number is not None and (_is_prose(text) or _is_equation(text)):
+        doubtful = _is_prose(text) or _is_equation(text) or _contradicts(text)
+        if number is not None and doubtful:
             return False
     return None
 
@@ -222,7 +224,14 @@ def _words(text: str) -> str | None:
 def _is_prose(text: str) -> bool:
     """Whether a text is a sentence: nothing is picked out of it."""
     words = [word for word in _PROSE.findall(TEXT.sub(" ", text)) if not _FUNCTIONS.match(word)]
-    return len(words) > 1
+    doubts = [said for said in TEXT.findall(text) if _DOUBT.search(said)]
+    return len(words) > 1 or bool(doubts)
+
+
+def _contradicts(text: str) -> bool:
+    """Whether a text equates two different numbers: 13 = 12 is a hedge."""
+    numbers = [number for side in text.split("=") if (number := quantity(side.strip()))]
+    return any(not number.same(numbers[0]) for number in numbers[1:])
 
 
 def _is_equation(text: str) -> bool:

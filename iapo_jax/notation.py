@@ -59,7 +59,7 @@ _REPLACED = [
         (r"\+\s?\\infty", r"\\infty"),
         (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi "),
         (r"(?<![a-zA-Z\\])sqrt\s?\(([^()]*)\)", r"\\sqrt{\1}"),
-        (_TEXT_COMMAND + r"\{\s?(and|or|,)\s?\}", r" \1 "),
+        (_TEXT_COMMAND + r"\{\s?(and|or|,)(\s[^{}]*)?\}", r" \1 \2"),
         # 2,000\pi, where no bracket can make it a pair
         (
             r"^-?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?=\s?(?:\\(?:pi|sqrt|text|mbox)|[a-zA-Z]))",

@@ -85,6 +85,7 @@ compared by math-verify, in a process with a time-out: too late is wrong.
 | `12x` | `12` | | wrong | a variable is no unit |
 | `12 or 13` | `12` | | wrong | a hedge is two answers |
 | `12 or 13` | `13, 12` | | right | where two are asked, it is a list |
+| `13 = 12` | `12` | | wrong | and so are two numbers made equal |
 | `3, 1` | `1, 3` | | right | bare lists are not ordered |
 | `\{3, 1\}` | `1,3` | | right | nor are sets |
 | `(3, 1)` | `(1, 3)` | | wrong | what stands in parentheses is |
@@ -114,6 +115,7 @@ compared by math-verify, in a process with a time-out: too late is wrong.
 | `twelve` | `12` | integer | wrong | with digits |
 | `(b) rain` | `B` | | right | a choice by its letter and what it says |
 | `\textbf{(B)}` | `B` | | right | in bold |
+| `B` | `(B) rain` | choice | right | also where the gold answer says it |
 | `Option B.` | `B` | choice | right | named as one |
 | `h` | `H` | choice | right | any letter by kind |
 | `A or B` | `B` | | wrong | a hedge |
