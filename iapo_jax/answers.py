@@ -1,9 +1,8 @@
-r"""Answers on the host: cut the answer out of a completion and decide whether it is right. No JAX.
+r"""Whether completions are right, on the host, with a pool of children that can be killed. No JAX.
 
-A completion is a plain string. Its answer is cut out first and only the answer is compared:
-`<think>3*4 = 12</think><answer>12.5</answer>` holds the number 12 and is not a right answer to 12.
-Numbers and choice letters are compared here; everything else goes to math-verify in child
-processes that are killed when they hang (`\boxed{2^{2^{2^{2^{2^{2}}}}}}` never ends by itself).
+`extraction` cuts the answer out, `equivalence` decides what can be told exactly, and the rest goes
+to math-verify in child processes that are killed when they hang
+(`\boxed{2^{2^{2^{2^{2^{2}}}}}}` never ends by itself). The policy is written in `rewards`.
 The home of math-verify.
 """
 
@@ -13,127 +12,27 @@ import contextlib
 import inspect
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
-from fractions import Fraction
 from multiprocessing.connection import Pipe
 from typing import Self
 
-MAX_ANSWER_CHARS = 2_000
+from iapo_jax.equivalence import KINDS, algebra, decide
+from iapo_jax.extraction import extract_answer
+
 _START_SECONDS = 60.0  # a cold network disk needs many; not part of a job's time-out
-
-_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # `\\.` steps over \{ and \}
-# [0-9] and not \d: int("１２") is 12 in Python, and a reader of ASCII answers would not see that.
-_SIGN = r"(?:[+-]?(?:\\?\$)?|\\?\$[+-])"  # -12, $12, -$12, $-12
-_NUMBER = re.compile(_SIGN + r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?")
-_FRACTION = re.compile(
-    r"([+-]?)(?:\\[dt]?frac\s*\{([0-9]+)\}\s*\{([0-9]+)\}|([0-9]+)\s*/\s*([0-9]+))"
-)
-_CHOICE = re.compile(r"(?:\\(?:text|math)[a-z]*\s*\{)?\(?([A-Ea-e])\)?[.:]?\}?\.?")
-_DELIMITERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"))
-
-
-def extract_answer(completion: str) -> str | None:
-    r"""Cut the final answer out of a completion; None if it has none.
-
-    Rule: the last complete `<answer>...</answer>`; in it the last brace-balanced `\boxed{}` if it
-    has one, else all of it, stripped. Without a complete span: the last brace-balanced `\boxed{}`
-    after the last `</think>`, or anywhere if there is no think tag at all. Never "any number in
-    the text". Time is linear in the length of the text, whatever the text.
-    """
-    start = completion.rfind("<answer>", 0, max(completion.rfind("</answer>"), 0))
-    if start >= 0:
-        start += len("<answer>")
-        span = completion[start : completion.find("</answer>", start)]
-        box = _last_box(span)
-        return span.strip() if box is None else box
-    _, closed, rest = completion.rpartition("</think>")
-    if not closed and "<think>" in completion:
-        return None
-    return _last_box(rest)
-
-
-def _last_box(text: str) -> str | None:
-    """Content of the brace-balanced box that opens last; one pass, as restarts are quadratic."""
-    first = text.find("\\boxed")
-    if first < 0:
-        return None
-    opened, best = [], (-1, -1)
-    for token in _BRACE.finditer(text, first):
-        symbol = token[0]
-        if symbol == "}":
-            if opened:
-                best = max(best, (opened.pop(), token.start()))
-        elif symbol == "{":
-            opened.append(-1)
-        elif len(symbol) > 2:
-            opened.append(token.end())
-    return text[best[0] : best[1]].strip() if best[0] >= 0 else None
-
-
-def _bare(text: str) -> str:
-    """Strip white space and one pair of math delimiters, which math-verify does not need."""
-    text = text.strip()
-    for left, right in _DELIMITERS:
-        if len(text) > len(left + right) and text.startswith(left) and text.endswith(right):
-            return text[len(left) : -len(right)].strip()
-    return text
-
-
-def _number(text: str) -> Decimal | None:
-    return Decimal(re.sub(r"[\\$,]", "", text)) if _NUMBER.fullmatch(text) else None
-
-
-def _decide(candidate: str, gold: str) -> bool | None:
-    """Compare without math-verify; None where only math-verify can tell.
-
-    Numbers are compared exactly (12.0 is 12, 12.0000001 is not; math-verify would round), so a
-    gold integer needs no child process, and a choice letter is not an algebraic symbol here:
-    math-verify takes `A=B` for B.
-    """
-    if not candidate or candidate == gold:
-        return bool(candidate)
-    if max(len(candidate), len(gold)) > MAX_ANSWER_CHARS:
-        return False
-    numbers = _number(candidate), _number(gold)
-    if None not in numbers:
-        return numbers[0] == numbers[1]
-    chosen, right = _CHOICE.fullmatch(candidate), _CHOICE.fullmatch(gold)
-    if chosen and right:
-        return chosen[1].upper() == right[1].upper()
-    return False if right and right[1].isupper() else None
 
 
 def same_answer(one: str, other: str) -> bool:
-    r"""Whether two answers surely say the same: equal texts, numbers or choices. No child process.
+    r"""Whether two answers surely say the same, as far as `equivalence` can tell. No child process.
 
     1,000 and 1000.0 are the same, 0.5 and \frac{1}{2} too; x+1 and 1+x only for `answers_match`.
     """
-    one, other = _bare(one), _bare(other)
-    if one == other or _decide(one, other):
-        return True
-    values = _rational(one), _rational(other)
-    return None not in values and values[0] == values[1]
-
-
-def _rational(text: str) -> Fraction | None:
-    """The exact value of a number, or of a fraction of whole numbers."""
-    if len(text) > MAX_ANSWER_CHARS:
-        return None
-    found = _FRACTION.fullmatch(text)
-    if found is None:
-        number = _number(text)
-        return None if number is None else Fraction(number)
-    sign, over, under = found[1], found[2] or found[4], found[3] or found[5]
-    if not int(under):
-        return None
-    return Fraction(int(over), int(under)) * (-1 if sign == "-" else 1)
+    return decide(one, other) is True
 
 
 def _serve(descriptor: int, memory: int) -> None:
@@ -153,12 +52,22 @@ def _serve(descriptor: int, memory: int) -> None:
     with contextlib.suppress(ValueError, OSError):  # macOS refuses
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     try:
+        from latex2sympy2_extended import NormalizationConfig  # comes with math-verify
         from math_verify import LatexExtractionConfig, parse, verify
     except Exception as error:
         return connection.send_bytes(json.dumps({"failed": repr(error)}).encode())
 
     # LaTeX only: the other extractors look for any number in the text, and evaluate it as Python.
-    config = [LatexExtractionConfig(boxed_match_priority=0)]
+    # Units are dealt with before: as one of them, the c of 4c would be gone.
+    normal = NormalizationConfig(
+        basic_latex=True,
+        units=False,
+        malformed_operators=True,
+        nits=True,
+        boxed="all",
+        equations=False,
+    )
+    config = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=normal)]
 
     def parsed(text):
         return parse(
@@ -169,6 +78,8 @@ def _serve(descriptor: int, memory: int) -> None:
             raise_on_error=True,
         )
 
+    with contextlib.suppress(Exception):
+        parsed("x^{2}")  # builds the parser's tables: no part of the first job's time
     connection.send_bytes(b'{"ready": true}')
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -176,7 +87,13 @@ def _serve(descriptor: int, memory: int) -> None:
             signal.alarm(int(timeout) + 10)  # should the parent die during a hang
             try:
                 equal = verify(
-                    parsed(gold), parsed(candidate), timeout_seconds=None, raise_on_error=True
+                    parsed(gold),
+                    parsed(candidate),
+                    float_rounding=12,
+                    numeric_precision=30,
+                    allow_set_relation_comp=True,  # x > 2 is the interval (2, infinity)
+                    timeout_seconds=None,
+                    raise_on_error=True,
                 )
                 reply = {"equal": bool(equal)}
             except Exception as error:
@@ -261,19 +178,27 @@ class AnswerChecker:
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="answer-checker")
         weakref.finalize(self, _end_all, self._idle)  # also runs at exit
 
-    def check(self, pairs: Sequence[tuple[str, str]], timeout: float | None = None) -> list[bool]:
+    def check(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        timeout: float | None = None,
+        kinds: Sequence[str | None] | None = None,
+    ) -> list[bool]:
         """Whether each (candidate, gold) is equal, in order; equal pairs are asked once.
 
         RuntimeError if a process cannot be started, or after `close()` if one is needed.
         """
-        pairs = [(_bare(candidate), _bare(gold)) for candidate, gold in pairs]
-        verdicts = {pair: _decide(*pair) for pair in pairs}
-        jobs = [pair for pair, verdict in verdicts.items() if verdict is None]
+        kinds = [kind if kind in KINDS else None for kind in kinds or [None] * len(pairs)]
+        cases = [(*pair, kind) for pair, kind in zip(pairs, kinds, strict=True)]
+        verdicts = {case: decide(*case) for case in dict.fromkeys(cases)}
+        jobs = {case: algebra(*case[:2]) for case, verdict in verdicts.items() if verdict is None}
         if jobs:
             seconds = self.timeout if timeout is None else timeout
-            answers = self._threads.map(lambda job: self._ask(job, seconds), jobs)
-            verdicts.update(zip(jobs, answers, strict=True))
-        return [verdicts[pair] for pair in pairs]
+            distinct = list(dict.fromkeys(jobs.values()))
+            answers = self._threads.map(lambda job: self._ask(job, seconds), distinct)
+            known = dict(zip(distinct, answers, strict=True))
+            verdicts.update({case: known[job] for case, job in jobs.items()})
+        return [verdicts[case] for case in cases]
 
     def _ask(self, job: tuple[str, str], timeout: float) -> bool:
         try:
@@ -323,24 +248,28 @@ def checker_counts() -> dict[str, int]:
     return {name: getattr(_default, name, 0) for name in ("timeouts", "errors")}
 
 
-def answers_match(candidate: str, gold: str, timeout: float = 5.0) -> bool:
-    """Whether two answers are equal: as numbers, choice letters, or for math-verify in `timeout` s.
+def answers_match(candidate: str, gold: str, timeout: float = 5.0, kind: str | None = None) -> bool:
+    """Whether two answers are equal by the policy of `rewards`; algebra takes at most `timeout` s.
 
-    Numbers are exact and ASCII (`12.0`, `$1,234`, `-12`), letters A to E ignore case (`(b).`). An
-    empty candidate, or one over `MAX_ANSWER_CHARS` that is not the same string, is wrong.
+    An empty candidate, or one over `extraction.MAX_ANSWER_CHARS` that is not the same string, is
+    wrong. `kind` is "integer", "latex" or "choice"; None or "" is told from the gold answer.
     """
-    return _default_checker().check([(candidate, gold)], timeout=timeout)[0]
+    return _default_checker().check([(candidate, gold)], timeout=timeout, kinds=[kind])[0]
 
 
-def is_correct(completion: str, answer: str) -> bool:
+def is_correct(completion: str, answer: str, kind: str | None = None) -> bool:
     """Whether the answer that is cut out of the completion equals the gold answer."""
-    return are_correct([completion], [answer])[0]
+    return are_correct([completion], [answer], [kind])[0]
 
 
-def are_correct(completions: Sequence[str], answers: Sequence[str]) -> list[bool]:
+def are_correct(
+    completions: Sequence[str],
+    answers: Sequence[str],
+    kinds: Sequence[str | None] | None = None,
+) -> list[bool]:
     """`is_correct` of a batch, in parallel. ValueError if the lengths differ."""
     pairs = [
         (extract_answer(completion) or "", str(answer))
         for completion, answer in zip(completions, answers, strict=True)
     ]
-    return _default_checker().check(pairs)
+    return _default_checker().check(pairs, kinds=kinds)

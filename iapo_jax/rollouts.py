@@ -173,7 +173,8 @@ def check_answers(problems: Problems, rows: Sequence[int], texts: Sequence[str])
     """Whether each completion text of these rows is right; bool [len(rows)]."""
     whole = rewards.whole_texts([problems.texts[i] for i in rows], texts)
     golds = [problems.answers[i] for i in rows]
-    return np.asarray(answers.are_correct(whole, golds), bool)
+    kinds = [problems.columns[i].get("kind") for i in rows]
+    return np.asarray(answers.are_correct(whole, golds, kinds), bool)
 
 
 def answered(problems: Problems, scored: Scored) -> tuple[list[str], list[list[str]]]:

@@ -16,6 +16,13 @@ from iapo_jax.answers import AnswerChecker, extract_answer
 
 ROOT = Path(__file__).resolve().parents[1]
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
+# Without iapo_jax/__init__.py, which imports JAX.
+ALONE = (
+    "import sys, types\n"
+    "package = sys.modules['iapo_jax'] = types.ModuleType('iapo_jax')\n"
+    f"package.__path__ = [{str(Path(answers.__file__).parent)!r}]\n"
+    "from iapo_jax import answers\n"
+)
 HANG = r"2^{2^{2^{2^{2^{2}}}}}"  # 2^(2^65536): has no end in any time
 
 
@@ -77,7 +84,8 @@ def stand_in(tmp_path, monkeypatch):
         (r"no tags, \boxed{1} and { \boxed{2}", "2"),
         (r"no tags, \boxed{1 and {2}", None),
         ("<think>3*4 = 12</think>", None),
-        ("The answer is 12.", None),
+        ("The answer is 12.", "12"),
+        ("It must be 12.", None),
         ("", None),
     ],
 )
@@ -222,12 +230,8 @@ def test_gsm8k_golds_need_no_child(no_child):
 
 
 def test_a_hang_costs_one_answer_and_not_the_batch():
-    # 24 equalities n/1 = (2n)/2 and as many inequalities, with the hang among them.
-    pairs = [
-        (rf"\frac{{{n}}}{{1}}", rf"\frac{{{2 * n + odd}}}{{2}}")
-        for odd in (0, 1)
-        for n in range(24)
-    ]
+    # 24 equalities x + n = (2x + 2n)/2 and as many inequalities, with the hang among them.
+    pairs = [(f"x+{n}", rf"\frac{{2x+{2 * n + odd}}}{{2}}") for odd in (0, 1) for n in range(24)]
     pairs.insert(5, (HANG, "16"))
     expected = [True] * 24 + [False] * 24
     expected.insert(5, False)
@@ -236,14 +240,14 @@ def test_a_hang_costs_one_answer_and_not_the_batch():
         assert checker.check(pairs) == expected
         assert time.monotonic() - start < 10.0
         assert (checker.timeouts, checker.errors) == (1, 0)
-        assert checker.check([("1/2", "2/4")]) == [True]
+        assert checker.check([("x+1", "1+x")]) == [True]
 
 
 def test_default_checker_counts(monkeypatch):
     monkeypatch.setattr(answers, "_default", None)
     assert answers.checker_counts() == {"timeouts": 0, "errors": 0}
     assert answers.answers_match(HANG, "16", timeout=0.5) is False
-    assert answers.answers_match("1/2", "2/4") is True
+    assert answers.answers_match("x+1", "1+x") is True
     assert answers.checker_counts() == {"timeouts": 1, "errors": 0}
     answers._default.close()
 
@@ -257,10 +261,10 @@ def test_equal_pairs_are_asked_once(stand_in, tmp_path):
 
 def test_a_child_killed_while_idle_is_replaced():
     with AnswerChecker(1) as checker:
-        assert checker.check([("1/2", "2/4")]) == [True]
+        assert checker.check([("x+1", "1+x")]) == [True]
         (first,) = checker._idle
         os.kill(first.process.pid, signal.SIGKILL)
-        assert checker.check([("1/2", "2/4"), ("1/3", "2/4")]) == [True, False]
+        assert checker.check([("x+1", "1+x"), ("x+1", "2+x")]) == [True, False]
         (second,) = checker._idle
         assert second.process.pid != first.process.pid
         assert (checker.timeouts, checker.errors) == (0, 0)
@@ -292,7 +296,7 @@ def test_usable_from_other_threads(checker):
     found = {}
 
     def work(n):
-        pairs = [(rf"\frac{{{n}}}{{{d}}}", rf"\frac{{2}}{{{d}}}") for d in range(3, 9)]
+        pairs = [(f"{n}x+{d}", f"{d}+2x") for d in range(3, 9)]
         found[n] = checker.check(pairs)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in (1, 2, 3)]
@@ -308,14 +312,14 @@ def test_starting_a_child_does_not_fork_this_process():
     forks = []
     os.register_at_fork(before=lambda: forks.append(1))
     with AnswerChecker(1) as checker:
-        assert checker.check([("1/2", "2/4")]) == [True]
+        assert checker.check([("x+1", "1+x")]) == [True]
     assert not forks
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
 def test_a_child_holds_neither_jax_nor_numpy_and_is_limited():
     with AnswerChecker(1, memory=3 * 2**30) as checker:
-        checker.check([("1/2", "2/4")])
+        checker.check([("x+1", "1+x")])
         proc = Path("/proc") / str(checker._idle[0].process.pid)
         maps = (proc / "maps").read_text()
         assert "python" in maps and "jax" not in maps and "numpy" not in maps
@@ -326,23 +330,15 @@ def test_a_child_holds_neither_jax_nor_numpy_and_is_limited():
 
 
 def test_the_module_imports_neither_jax_nor_math_verify():
-    code = (
-        "import importlib.util, sys\n"
-        f"spec = importlib.util.spec_from_file_location('answers', {answers.__file__!r})\n"
-        "spec.loader.exec_module(importlib.util.module_from_spec(spec))\n"
-        "assert not {'jax', 'iapo_jax', 'math_verify', 'sympy'} & set(sys.modules)\n"
-    )
+    code = f"{ALONE}assert not {{'jax', 'math_verify', 'sympy'}} & set(sys.modules)\n"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("end", ["pass", "os.kill(os.getpid(), 9)"], ids=["exit", "killed"])
 def test_children_end_with_the_process(end):
     code = (
-        "import importlib.util, os, sys\n"
-        f"spec = importlib.util.spec_from_file_location('answers', {answers.__file__!r})\n"
-        "answers = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(answers)\n"
-        "assert answers.answers_match('1/2', '2/4')\n"
+        f"{ALONE}import os\n"
+        "assert answers.answers_match('x+1', '1+x')\n"
         f"print(answers._default._idle[0].process.pid, flush=True)\n{end}\n"
     )
     command = [sys.executable, "-c", code]
@@ -358,12 +354,12 @@ def test_children_end_with_the_process(end):
 
 def test_a_closed_checker_still_knows_numbers():
     with AnswerChecker(1) as checker:
-        checker.check([("1/2", "2/4")])
+        checker.check([("x+1", "1+x")])
         process = checker._idle[0].process
     assert process.poll() is not None
     assert checker.check([("12.0", "12")]) == [True]
     with pytest.raises(RuntimeError, match="shutdown"):
-        checker.check([("1/2", "2/4")])
+        checker.check([("x+1", "1+x")])
 
 
 def test_lengths_must_agree():

@@ -15,8 +15,9 @@ READING_ORDER = [
     *("errors", "config", "cli", "checks", "plugins"),
     *MATHEMATICS,
     *("sharding", "kernels", "attention", "model", "scoring", "sampling", "information", "signals"),
-    *("arithmetic", "answers", "rewards", "weights", "pretrained", "probes"),
-    *("questions", "catalogue", "cleaning", "data"),
+    *("extraction", "notation", "quantities", "structures", "equivalence", "answers", "rewards"),
+    *("weights", "pretrained", "probes"),
+    *("questions", "arithmetic", "catalogue", "cleaning", "data"),
     *("figures", "records", "summary"),
     *("checkpoint", "metrics"),
     *("update", "run", "rollouts", "resampling"),
@@ -110,7 +111,10 @@ def test_the_mathematics_sees_no_model(modules, name):
     assert own(modules[name]) <= set(MATHEMATICS)
 
 
-@pytest.mark.parametrize("name", ["answers", "rewards", "plugins"])
+HOST = ("extraction", "notation", "quantities", "structures", "equivalence", "answers")
+
+
+@pytest.mark.parametrize("name", [*HOST, "rewards", "plugins"])
 def test_the_host_side_sees_no_jax(modules, name):
     assert "jax" not in {n.split(".")[0] for n in modules[name]}
 

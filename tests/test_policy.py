@@ -1,0 +1,50 @@
+"""The policy in the docstring of `rewards`: every row of its two tables is a test."""
+
+import pytest
+
+from iapo_jax import rewards
+from iapo_jax.answers import AnswerChecker, extract_answer
+
+
+def rows(columns):
+    """The cells of the docstring's table with so many columns; backticks are quotes."""
+    lines = [line for line in rewards.__doc__.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
+    unquote = lambda cell: cell[1:-1] if cell.startswith("`") else cell  # noqa: E731
+    return [[unquote(cell) for cell in row] for row in cells if len(row) == columns]
+
+
+EXTRACTIONS, VERDICTS = rows(3), rows(5)
+
+
+@pytest.fixture(scope="module")
+def checker():
+    with AnswerChecker(1, timeout=3.0) as checker:
+        yield checker
+
+
+def test_every_row_was_read():
+    table = [line for line in rewards.__doc__.splitlines() if line.startswith("|")]
+    assert len(table) == len(EXTRACTIONS) + len(VERDICTS) + 4  # two headers, two rules
+    assert len(EXTRACTIONS) > 25 and len(VERDICTS) > 60
+
+
+@pytest.mark.parametrize("completion, answer, rule", EXTRACTIONS)
+def test_extraction(completion, answer, rule):
+    expected = None if answer == "none" else answer
+    assert extract_answer(completion.replace("⏎", "\n")) == expected, rule
+
+
+@pytest.mark.parametrize("answer, gold, kind, verdict, rule", VERDICTS)
+def test_equivalence(checker, answer, gold, kind, verdict, rule):
+    assert verdict in ("right", "wrong")
+    assert checker.check([(answer, gold)], kinds=[kind]) == [verdict == "right"], rule
+
+
+@pytest.mark.parametrize("answer, gold, kind, verdict, rule", VERDICTS)
+def test_most_verdicts_do_not_depend_on_which_side_is_gold(
+    checker, answer, gold, kind, verdict, rule
+):
+    if kind or gold == "B":  # a choice is asked of the gold answer
+        return
+    assert checker.check([(gold, answer)]) == [verdict == "right"], rule
