@@ -3,7 +3,7 @@
     python docs/draw.py --out docs/methods.png
 
 The group is a real one: of the first step of experiments/quickstart.yaml (seed 0), the prompt
-with some wrong completions and the most different lengths. Needs the extra [plot].
+with some wrong completions and the most different lengths.
 """
 
 import argparse

@@ -11,10 +11,10 @@ r"""The data sets that have a short name, and how a command line names a data se
 | commonsense-qa | tau/commonsense_qa | train, validation | choice | choices under the question |
 | arithmetic | (generated) | train, select, test | integer | nothing |
 
-The DAPO set repeats its problems (the hub's edition a hundred times), wraps them in instructions, and
-has damaged texts: instructions are taken off, damage is repaired where that is certain
-(`questions.repair`), a question is kept once, and a question with two golds is left out. The first
-rows of it are the first of what remains.
+The DAPO set repeats its problems (the hub's edition a hundred times), wraps them in instructions,
+and has damaged texts: instructions are taken off, damage is repaired where that is certain
+(`questions.repair`), a question is kept once, and a question with two golds is left out. Its first
+N rows are the first N of what remains.
 """
 
 import difflib
@@ -69,9 +69,7 @@ _DAPO_BEFORE = re.compile(
     r"\s*Solve the following math problem step by step\. The last line of your response should be "
     r"of the form Answer: .{0,40}? where \$Answer is the answer to the problem\.\s*"
 )
-_DAPO_AFTER = re.compile(
-    r'\s*Remember to put your answer on its own line after "Answer:"\.?\s*\Z'
-)
+_DAPO_AFTER = re.compile(r'\s*Remember to put your answer on its own line after "Answer:"\.?\s*\Z')
 
 
 def _read_dapo(row: dict) -> tuple[str, str]:
@@ -228,8 +226,8 @@ _FORMS = "NAME, NAME=PATH, a file or a hub name, then optionally :SPLIT and :fir
 def parse_spec(text: str, field: str = "--dataset") -> DataSpec:
     """`NAME[:SPLIT][:first N]`, `NAME=PATH...`, `FILE...` or `HUB/NAME...`.
 
-    A short name goes before a file of that name: such a file is `./NAME`. A text that is an existing
-    path is that path, whatever is in it.
+    A short name goes before a file of that name: such a file is `./NAME`. A text that is an
+    existing path is that path, whatever is in it.
 
     Raises:
       UserError: naming the field, what was found and the nearest short name.
@@ -253,7 +251,7 @@ def parse_spec(text: str, field: str = "--dataset") -> DataSpec:
         if not head:
             raise UserError(f"{field} is {text!r}; expected {_FORMS}")
         bare = "/" not in head and not Path(head).suffix and not _exists(head)
-        if bare and difflib.get_close_matches(head.lower(), DATA_SETS, n=1):
+        if bare and _nearest(head):
             raise UserError(f"{field}: {text!r} is no data set, file or directory{_near(head)}")
     if name and split is not None:
         check_split(name, split, field)
@@ -267,9 +265,14 @@ def _exists(text: str) -> bool:
         return False
 
 
+def _nearest(name: str) -> str | None:
+    begun = [known for known in DATA_SETS if len(name) > 2 and known.startswith(name.lower())]
+    return next(iter(begun or difflib.get_close_matches(name.lower(), DATA_SETS, n=1)), None)
+
+
 def _near(name: str) -> str:
-    near = difflib.get_close_matches(name.lower(), DATA_SETS, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(DATA_SETS)}"
+    near = _nearest(name)
+    return f"; did you mean {near}?" if near else f"; known: {', '.join(DATA_SETS)}"
 
 
 def _split_first(text: str, field: str) -> tuple[str, int]:

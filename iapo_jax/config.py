@@ -331,9 +331,7 @@ class EvaluateConfig:
     top_p: float = option(1.0, "keep the most likely tokens of this mass")
     top_k: int = option(0, "keep this many tokens; 0 = all, 1 = greedy")
     prompts_per_batch: int = option(16, "prompts sampled at once; no part of the result")
-    samples_per_batch: int = option(
-        0, "completions of each at once; 0 = all; as above"
-    )
+    samples_per_batch: int = option(0, "completions of each at once; 0 = all; as above")
     gather_weights: bool = option(True, "as sampling.gather_weights of training")
     inspect: int = option(0, "probe the first sample of so many problems, for the report")
     progress: bool = option(True, "a bar with accuracy and length")

@@ -5,8 +5,7 @@ The home of datasets and grain.
 
 import dataclasses
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +15,12 @@ import grain
 import numpy as np
 
 from iapo_jax import arithmetic
-from iapo_jax.catalogue import DATA_SETS, DataSet, DataSpec, check_split, parse_spec, read_integer
+from iapo_jax.catalogue import DATA_SETS, DataSpec, check_split, parse_spec
+from iapo_jax.cleaning import clean_rows
 from iapo_jax.config import DataSection, EvalSection, PromptSection
 from iapo_jax.errors import UserError
 from iapo_jax.pretrained import encode
-from iapo_jax.questions import normalise, question_text, repair
+from iapo_jax.questions import question_text
 
 R1_SYSTEM = (
     "You are a careful assistant. The user asks a question and you solve it. Reason first, then "
@@ -92,10 +92,10 @@ def load_set(
         raw = _open(spec.source or one.hub, one.subset, one.splits[split], field)
     else:
         raw = arithmetic.make_splits()[split]
-    rows, notes = clean_rows(raw, one, spec.source or spec.name)
-    if not rows:
+    cleaned, notes = clean_rows(raw, one, spec.source or spec.name)
+    if not cleaned:
         raise UserError(f"{field}: {spec.text} has no rows")
-    rows = rows[: spec.first or None]
+    rows = [Row(*parts) for parts in cleaned[: spec.first or None]]
     return LoadedSet(rows, spec.name, split, one.kind, one.prompt, notes, spec.text)
 
 
@@ -111,81 +111,24 @@ def _choose_split(spec: DataSpec, split: str | None, field: str) -> str:
     return split
 
 
-def clean_rows(raw: Iterable[dict], one: DataSet, source: str) -> tuple[list[Row], list[str]]:
-    """Rows as a recipe reads them, and what was done to them.
-
-    Raises:
-      UserError: naming the source and the row (counted from 1).
-    """
-    read: dict[tuple, tuple[int, dict]] = {}  # (question, gold, place) -> first row number, columns
-    times: Counter[tuple] = Counter()
-    for number, row in enumerate(raw, start=1):
-        try:
-            question, gold = one.read(row)
-        except ValueError as error:
-            raise UserError(f"{source}, row {number}: {error}") from None
-        key = (question, gold, 0 if one.repeats else number)
-        times[key] += 1
-        if key not in read:
-            columns = {k: v for k, v in row.items() if k not in _READ_COLUMNS}
-            read[key] = (number, columns | {"kind": one.kind})
-    counts: Counter[str] = Counter()
-    rows, rewritten = {}, []
-    golds = defaultdict(set)
-    for (question, gold, place), (number, columns) in read.items():
-        count = times[question, gold, place]
-        text = repair(question) if one.repeats else question
-        answer = read_integer(gold) if one.kind == "integer" else gold
-        if answer is None and not one.repeats:
-            raise UserError(f"{source}, row {number}: the gold answer {gold!r:.60} is no integer")
-        if text is None or answer is None:
-            counts["damaged" if text is None else "other"] += count
-            continue
-        counts["repaired"] += count * (text != question)
-        rewritten += [(gold, answer)] * (answer != gold)
-        same = normalise(text) if one.repeats else place
-        golds[same].add(answer)
-        counts[same] += count
-        rows.setdefault(same, Row(text, answer, columns))
-    two = [same for same, found in golds.items() if len(found) > 1]
-    kept = [row for same, row in rows.items() if len(golds[same]) == 1]
-    counts["two"] = sum(counts[same] for same in two)
-    counts["duplicates"] = sum(counts[s] - 1 for s, found in golds.items() if len(found) == 1)
-    return kept, _notes(sum(times.values()), len(kept), counts, rewritten, len(two))
-
-
-_READ_COLUMNS = {"prompt", "question", "answer", "problem", "expected_answer", "answerKey"}
-
-
-def _notes(
-    read: int, kept: int, counts: Counter, rewritten: list[tuple[str, str]], two: int
-) -> list[str]:
-    parts = {
-        "repaired": r"with eaten escapes, such as a form feed where \f of \frac stood, repaired",
-        "damaged": "damaged beyond certain repair left out",
-        "other": "whose gold is no integer left out",
-        "duplicates": "duplicates left out",
-        "two": f"left out for {two:,} questions with two golds",
-    }
-    done = [f"{counts[name]:,} {text}" for name, text in parts.items() if counts[name]]
-    notes = [f"{read:,} rows: {'; '.join(done)}; {kept:,} problems remain"] if done else []
-    if rewritten:
-        old, new = rewritten[0]
-        count = len(rewritten)
-        notes.append(f"{count:,} golds written as plain integers, the first {old!r} as {new!r}")
-    return notes
+def own_prompt(section: DataSection | EvalSection, field: str = "data.dataset") -> PromptSection:
+    """The prompt that a config section's data set brings, without reading a row of it."""
+    name = _section_spec(section, field).name
+    return DATA_SETS[name].prompt if name else PromptSection()
 
 
 def load_rows(section: DataSection | EvalSection, field: str = "data.dataset") -> list[dict]:
-    """The raw rows that a config section names, no recipe applied.
+    """The raw rows of a file, a directory or a hub name, such as worked completions.
 
     Raises:
       UserError: naming the field, the file and the row.
     """
     spec = _section_spec(section, field)
     if spec.name:
-        one = DATA_SETS[spec.name]
-        spec = spec._replace(source=spec.source or one.hub)
+        raise UserError(
+            f"{field}: {spec.name} is a set of problems and answers without completions; expected "
+            "a file, a directory or a hub name"
+        )
     return _read(spec, spec.split or section.split, section.subset, field)
 
 
@@ -340,13 +283,9 @@ def _ask(question: str, section: PromptSection) -> str:
 
 def resolve_prompt(section: PromptSection, own: PromptSection) -> PromptSection:
     """The user's prompt, with the data set's own text for each field that is unset (None)."""
-    pairs = {
-        field.name: (getattr(section, field.name), getattr(own, field.name))
-        for field in dataclasses.fields(PromptSection)
-    }
-    return PromptSection(
-        **{k: theirs if mine is None else mine for k, (mine, theirs) in pairs.items()}
-    )
+    names = [field.name for field in dataclasses.fields(PromptSection)]
+    unset = {name: getattr(own, name) for name in names if getattr(section, name) is None}
+    return dataclasses.replace(section, **unset)
 
 
 class Problems(NamedTuple):

@@ -176,6 +176,7 @@ def evaluate(
     known: Sequence[Completion] = (),
     keep: Callable[[list[Completion]], Any] = lambda rows: None,
     shown: bool = True,
+    leave: bool = True,
 ) -> list[Completion]:
     """Every completion of the task: those that are known, and those that were missing.
 
@@ -183,6 +184,7 @@ def evaluate(
       name: beside the progress bar.
       known: of this very task; only those of the first process count.
       keep: hears of each batch, before the next is drawn.
+      leave: keep the bar on the screen when it is done.
     """
     problems, samples = task.problems, task.protocol.num_samples
     place = {row: i for i, row in enumerate(problems.rows)}
@@ -193,7 +195,7 @@ def evaluate(
     at_once = min(task.protocol.samples_per_batch or samples, samples)
     chunks = missing_chunks(from_first(there), at_once)
     right, tokens = sum(one.correct for one in found), sum(one.length for one in found)
-    with progress_bar(len(found), there.size, unit="completion", shown=shown) as bar:
+    with progress_bar(len(found), there.size, unit="completion", shown=shown, leave=leave) as bar:
         bar.set_description(name)
         for made in sample_chunks(task, params, chunks):
             fresh = [one for one in made if not there[place[one.row], one.sample]]

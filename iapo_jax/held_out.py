@@ -36,10 +36,12 @@ class HeldOut:
 
     def __init__(self, config: TrainConfig, run: Run, training: Problems):
         self.config, self.run, self.task = config, run, None
+        self.notes: list[str] = []  # what was done to its rows
         section = config.eval
         if not section.dataset:
             return
         self.loaded = data.load_section(section, "eval.dataset")
+        self.notes = self.loaded.notes
         problems = data.make_problems(
             self.loaded.rows,
             run.pretrained.tokenizer,
@@ -206,7 +208,9 @@ class Selection:
         """Samples the split by these parameters, if it was not, and writes selection.jsonl."""
         if self.task is None or any(one.step == step for one in self.candidates):
             return
-        made = evaluate(self.task, params, name=f"selecting, step {step}", shown=self.shown)
+        made = evaluate(
+            self.task, params, name=f"selecting, step {step}", shown=self.shown, leave=False
+        )
         count = self.task.protocol.num_samples
         made.sort(key=lambda one: (one.row, one.sample))
         grid = lambda name: np.asarray([getattr(x, name) for x in made]).reshape(-1, count)  # noqa: E731

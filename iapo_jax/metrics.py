@@ -160,11 +160,18 @@ def write_environment(output_dir: Path) -> None:
     (output_dir / "env.json").write_text(text, encoding="utf-8")
 
 
-def progress_bar(first: int, last: int, *, unit: str = "step", shown: bool) -> tqdm.tqdm:
-    """A bar over the steps (or other units) first .. last; in a file, a line every half minute."""
+def progress_bar(
+    first: int, last: int, *, unit: str = "step", shown: bool, leave: bool = True
+) -> tqdm.tqdm:
+    """A bar over the steps (or other units) first .. last; in a file, a line every half minute.
+
+    Args:
+      leave: keep it on the screen when it is done.
+    """
     return tqdm.tqdm(
         total=last,
         initial=first,
+        leave=leave,
         disable=not (shown and is_writer()),
         dynamic_ncols=True,
         unit=unit,

@@ -7,6 +7,7 @@ signs, digits and letters stay, so `1+2`, `1-2` and `-1+2` are three questions, 
 `12`.
 """
 
+import bisect
 import hashlib
 import re
 import unicodedata
@@ -34,11 +35,16 @@ _CHARACTERS = str.maketrans(
 _SAME_COMMANDS = {"le": "leq", "ge": "geq", "ne": "neq", "leqslant": "leq", "geqslant": "geq"} | {
     name: "frac" for name in ("dfrac", "tfrac", "cfrac")
 }
+_SAME_COMMANDS |= {"ldots": "dots", "cdots": "dots", "dotsc": "dots", "dotsb": "dots"}
 _NO_COMMANDS = {"left", "right", "big", "bigl", "bigr", "bigg", "biggl", "biggr"} | {
     *("displaystyle", "textstyle", "limits", "nolimits", "quad", "qquad", "thinspace"),
+    *("text", "textrm", "textbf", "textit", "mbox", "mathrm", "mathbf", "mathit", "operatorname"),
 }
 _COMMAND = re.compile(r"\\([a-z]+)")
 _SPACING = re.compile(r"\\[,;:! ()\[\]]|[$~]")
+_LINES = re.compile(r"\\(?:begin|end)\{(?:align|aligned|equation|gather|gathered)\*?\}")
+_ONE_IN_BRACES = re.compile(r"(?<!\\)([a-z]?)\{([^\W_])\}")  # x^{2} is x^2
+_BEFORE_DIGIT = re.compile(r"(\\[a-z]+) (?=\d)")
 _WHITE = re.compile(r"(?<![^\W_])\s+|\s+(?![^\W_])")
 
 
@@ -54,8 +60,10 @@ def normalise(question: Question) -> str:
     text = text.replace("\\\\", "\n").replace("{,}", ",")  # a line break is white space
     text = _SPACING.sub(" ", text)
     if "\\" in text:
-        text = _COMMAND.sub(_same_command, text)
+        text = _COMMAND.sub(_same_command, _LINES.sub(" ", text))
     text = _WHITE.sub("", " ".join(text.split()))
+    text = _ONE_IN_BRACES.sub(lambda match: match[1] + " " * bool(match[1]) + match[2], text)
+    text = _BEFORE_DIGIT.sub(r"\1", text).replace(r"\{", "{").replace(r"\}", "}")
     # No `!`, which is a factorial, and nothing at the start, where `.5` and `-5` are numbers.
     return text.rstrip(".,;:?\"' ").lstrip("\"' ")
 
@@ -69,7 +77,10 @@ _ENDS = r"(?![A-Za-z])"
 _EATEN = {
     "\f": ("f", rf"rac|orall{_ENDS}|loor{_ENDS}"),
     "\b": ("b", rf"eta{_ENDS}|inom|oxed|egin\{{|ar\{{|ig[cl]|ullet{_ENDS}|mod{_ENDS}|oldsymbol"),
-    "\t": ("t", rf"ext(?:bf|it|rm)?\{{|imes{_ENDS}|heta{_ENDS}|riangle|frac|an(?=[\\(^{{])|au{_ENDS}"),
+    "\t": (
+        "t",
+        rf"ext(?:bf|it|rm)?\{{|imes{_ENDS}|heta{_ENDS}|riangle|frac|an(?=[\\(^{{])|au{_ENDS}",
+    ),
     "\n": ("n", rf"abla{_ENDS}|eq{_ENDS}|otin{_ENDS}|subseteq{_ENDS}"),
     "\r": ("r", rf"ight|ho{_ENDS}|angle{_ENDS}|floor|ceil|brace"),
     "\v": ("v", rf"ec\{{|ert{_ENDS}|arphi|artheta|arepsilon|ee{_ENDS}|dots{_ENDS}"),
@@ -84,7 +95,10 @@ _EATEN_PATTERNS = [
 _LIGATURES = [
     (re.compile("(?<=fi)\f(?=[a-z])|\f(?=fi[a-z])"), ""),
     (re.compile("(?<=ff)\v(?=[a-z])|\v(?=ff[a-z])"), ""),
-    (re.compile(rf"(?<![A-Za-z])\f(?=(?:nd|nds|nding|rst|ve|ves|gure|gures|nite|nal){_ENDS})"), "fi"),
+    (
+        re.compile(rf"(?<![A-Za-z])\f(?=(?:nds?|nding|rst|ves?|gures?|nite|nal){_ENDS})"),
+        "fi",
+    ),
     (re.compile(rf"(?<=[Dd]e)\f(?=ne[ds]?{_ENDS})|(?<=[Ii]n)\f(?=nite)"), "fi"),
 ]
 _PAGE_BREAK = re.compile("(?<![A-Za-z])[\f\v]+(?![A-Za-z])")
@@ -109,10 +123,24 @@ def repair(text: str) -> str | None:
 # ------------------------------------------------------------------- overlap and hold-out
 
 
+_LONG = 40  # characters of a normal form that are not two problems' by chance
+
+
 def overlap(training: Sequence[Question], evaluation: Sequence[Question]) -> list[int]:
-    """The indices of the evaluation questions that are training questions too, by normal form."""
-    known = {normalise(question) for question in training}
-    return [index for index, question in enumerate(evaluation) if normalise(question) in known]
+    """The indices of the evaluation questions that training has seen, by normal form.
+
+    Seen is also a question of some length that a training question begins with before its next
+    sentence: "... Find the value of m + n." is added to problems to make their answers integers.
+    """
+    ordered = sorted({normalise(question) for question in training})
+    return [i for i, question in enumerate(evaluation) if _seen(normalise(question), ordered)]
+
+
+def _seen(form: str, ordered: list[str]) -> bool:
+    ends = [form, *(form + mark for mark in ".?!;" if len(form) >= _LONG)]
+    places = [(end, bisect.bisect_left(ordered, end)) for end in ends]
+    found = [(end, ordered[place]) for end, place in places if place < len(ordered)]
+    return any(other == end if end == form else other.startswith(end) for end, other in found)
 
 
 def check_overlap(
@@ -136,9 +164,7 @@ def check_overlap(
         )
 
 
-def hold_out(
-    count: int, questions: Sequence[Question], seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(count: int, questions: Sequence[Question], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """(training, held-out) row indices, each in order: the `count` distinct questions whose hash of
     (seed, normal form) is smallest are held out.
 
@@ -154,8 +180,8 @@ def hold_out(
     ordered = sorted(set(keys))
     if not 0 <= count < len(ordered):
         raise UserError(
-            f"cannot hold out {count:,} of {len(ordered):,} distinct questions: expected fewer than "
-            "there are"
+            f"cannot hold out {count:,} of {len(ordered):,} distinct questions: expected fewer "
+            "than there are"
         )
     held = set(ordered[:count])
     out = np.asarray([key in held for key in keys], bool)

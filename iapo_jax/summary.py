@@ -10,7 +10,7 @@ from iapo_jax.figures import Estimate, Terms
 from iapo_jax.records import FORMAT, Record
 
 _ROWS = {  # of the table: figure, label, form, factor
-    "accuracy": ("accuracy", "{:.3f}", 1),
+    "accuracy": ("accuracy, pass@1", "{:.3f}", 1),
     "pass@": ("pass@{}", "{:.3f}", 1),
     "majority@": ("majority@{}", "{:.3f}", 1),
     "length": ("length (tokens), any k", "{:.1f}", 1),
@@ -170,6 +170,8 @@ def _grid(
     for key, (label, form, factor) in _ROWS.items():
         for name in names:
             stem, at, k = name.partition("@")
+            if name in ("pass@1", "majority@1"):  # the accuracy
+                continue
             if (stem + at if at else name) != key:
                 continue
             form_signed = form.replace(":", f":{sign}")

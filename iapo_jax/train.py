@@ -59,6 +59,8 @@ def train(
     run = trainer.run
     held_out, selection = HeldOut(config, run, trainer.problems), trainer.selection
     say(reporting.describe_run(trainer))
+    for note in held_out.notes:
+        say(f"eval        {note}")
     if dry_run:
         say(compile_only(trainer))
         return None

@@ -8,6 +8,7 @@ from iapo_jax.algorithms import ALGORITHMS, make_algorithm
 from iapo_jax.checks import RANGES, check_config
 from iapo_jax.cli import describe, run_cli
 from iapo_jax.config import (
+    EvaluateConfig,
     SftConfig,
     TrainConfig,
     load_config,
@@ -16,7 +17,7 @@ from iapo_jax.config import (
 )
 from iapo_jax.errors import UserError
 
-SCHEMAS = [TrainConfig, SftConfig]
+SCHEMAS = [TrainConfig, SftConfig, EvaluateConfig]
 
 
 def leaves(schema, prefix=""):
@@ -109,7 +110,7 @@ def test_a_printed_config_loads_back(schema, write, capsys):
 
 
 def test_a_runs_config_knows_its_command(write):
-    for schema in SCHEMAS:
+    for schema in (TrainConfig, SftConfig):
         assert load_run_config(write(to_yaml(schema()))) == schema()
 
 
@@ -238,8 +239,9 @@ def schema_of(path):
 
 
 def test_the_repositorys_experiments_load(root):
-    files = sorted((root / "experiments").rglob("*.yaml"))
-    assert files
+    folders = (root / "experiments", root / "experiments" / "arithmetic")
+    files = sorted(path for folder in folders for path in folder.glob("*.yaml"))
+    assert len(files) > 17
     for path in files:
         check_config(load_config(schema_of(path), str(path)))
 

@@ -45,13 +45,16 @@ def section(path, **more):
 # ------------------------------------------------------------------------------------ rows
 
 
-@pytest.fixture(params=["jsonl", "json", "parquet", "save_to_disk", "dict on disk"])
+@pytest.fixture(params=["jsonl", "json", "array", "parquet", "save_to_disk", "dict on disk"])
 def saved(request, tmp_path):
     """ROWS in each of the forms that a user may have."""
     table = datasets.Dataset.from_list(ROWS)
     if request.param in ("jsonl", "json"):
         path = tmp_path / f"rows.{request.param}"
         path.write_text("".join(json.dumps(row) + "\n\n" for row in ROWS), encoding="utf-8")
+    elif request.param == "array":
+        path = tmp_path / "rows.json"
+        path.write_text("\n " + json.dumps(ROWS, indent=1), encoding="utf-8")
     elif request.param == "parquet":
         path = tmp_path / "rows.parquet"
         table.to_parquet(str(path))
@@ -92,6 +95,36 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, text, sentence):
     with pytest.raises(UserError) as caught:
         data.load_rows(section(path))
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ('[{"question": "1"}, 5]', "rows.json, row 2: expected an object, found 5"),
+        ('[{"question": "1"}', "rows.json: not JSON"),
+        ("[]", "rows.json has no rows"),
+    ],
+)
+def test_a_bad_array_is_named_with_its_row(tmp_path, text, sentence):
+    (tmp_path / "rows.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        data.load_rows(section(tmp_path / "rows.json"))
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_directory_of_split_files(tmp_path):
+    for split, row in (("train", ROWS[0]), ("test", ROWS[1])):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    assert data.load_rows(section(tmp_path)) == ROWS[:1]
+    assert data.load_rows(section(tmp_path, split="test")) == ROWS[1:2]
+    assert data.load_rows(section(f"{tmp_path}:test:first 1")) == ROWS[1:2]
+
+
+def test_no_dataset_and_one_without_completions():
+    with pytest.raises(UserError, match="data.dataset is empty: expected a short name, a file"):
+        data.load_rows(section(""))
+    with pytest.raises(UserError, match="data.dataset: gsm8k is a set of problems and answers"):
+        data.load_rows(section("gsm8k"))
 
 
 @pytest.mark.parametrize("name", ["/nowhere/rows.jsonl", "rows.parquet", "/nowhere", "rows.jsonl"])
@@ -183,6 +216,21 @@ def test_chat_messages_are_taken_as_they_are():
     assert rendered == "<user> a <assistant> b <assistant>"
 
 
+def test_a_problem_keeps_its_question_without_the_instruction():
+    chat = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    rows = [data.Row("1+1", "2", {}), data.Row(chat, "3", {})]
+    problems = data.make_problems(
+        rows, Words(), PromptSection(system="s", instruction="An integer."), 99
+    )
+    assert problems.questions == ["1+1", "a\n\nb"]
+    assert problems.texts[0] == "<system> s <user> 1+1 An integer. <assistant>"
+
+
+def test_an_instruction_with_its_own_distance():
+    prompt = PromptSection(instruction="\nAn integer.")
+    assert data.render_prompt(Words(), "1+1", prompt) == "<user> 1+1\nAn integer. <assistant>"
+
+
 def test_a_template_that_refuses_is_one_sentence():
     class Strict(Words):
         def apply_chat_template(self, messages, **options):
@@ -224,6 +272,7 @@ def test_long_prompts_are_left_out_and_counted():
     assert problems.left_out == 1
     assert problems.answers == ["2", "5"]
     assert problems.columns == [{"level": 1}, {"level": 2}]
+    assert problems.questions == ["word " * 3, "word " * 6]
     with pytest.raises(
         UserError, match="max_prompt_length is 4, but the shortest of 3 .* 5 tokens"
     ):

@@ -1,179 +1,192 @@
-"""Evaluation: intervals against closed forms, and results that do not depend on the batch."""
+"""The command `python -m iapo_jax.evaluate`, as users call it."""
 
-import math
-from types import SimpleNamespace
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
-import jax
 import numpy as np
 import pytest
 
-from iapo_jax import evaluate, rollouts
-from iapo_jax.data import Problems
-from iapo_jax.evaluate import Estimate, EvalResult, summarise
-from iapo_jax.sharding import make_mesh
+from iapo_jax import evaluate as command
+from iapo_jax import sources
+from iapo_jax.errors import UserError
+from iapo_jax.evaluate import parse_models
+from iapo_jax.records import read_completions, read_record
 
 
-def result(correct, length, finished=None):
-    correct, length = np.asarray(correct, bool), np.asarray(length, np.int32)
-    return EvalResult(correct, length, np.ones_like(correct) if finished is None else finished)
+@pytest.fixture(scope="module")
+def model(root):
+    """The quick start's model."""
+    return root / "experiments" / "arithmetic" / "model"
 
 
-def test_figures_by_hand():
-    # 3 of 4 right; mean length 20; 0.75 right answers for 20 tokens are 3.75 for 100.
-    one = result([[1, 1], [1, 0]], [[10, 10], [20, 40]])
-    values = {name: estimate.value for name, estimate in summarise(one).items()}
-    assert values == pytest.approx({"accuracy": 0.75, "length": 20.0, "ratio": 3.75})
+@pytest.fixture(scope="module")
+def evaluated(model, tmp_path_factory):
+    """One model under two labels, the second of two members, on two data sets."""
+    out = tmp_path_factory.mktemp("eval")
+    again = tmp_path_factory.mktemp("copies") / "again"
+    again.symlink_to(model)
+    call = [
+        *("--model", f"one={model}", "--model", f"two={model},{again}"),
+        *("--dataset", "arithmetic:test:first 8", "--dataset", "arithmetic:select:first 8"),
+        *("--num_samples", "2", "--max_completion_length", "64", "--prompts_per_batch", "8"),
+        *("--out", str(out), "--inspect", "2", "information.postfix=</think><answer>"),
+        *("progress=false", "compilation_cache=''"),
+    ]
+    assert command.main(call) == 0
+    return out
 
 
-def test_intervals_are_the_normal_ones():
-    # n problems, one sample each: standard errors sqrt(p(1-p)/n) and sd/sqrt(n), times 1.96. With
-    # 2000 resamples a percentile is off by about 0.05 standard errors.
-    rng = np.random.default_rng(1)
-    n = 1000
-    correct, length = rng.random((n, 1)) < 0.7, rng.integers(50, 150, (n, 1))
-    figures = summarise(result(correct, length))
-    p = correct.mean()
-    for name, mean, error in (
-        ("accuracy", p, math.sqrt(p * (1 - p) / n)),
-        ("length", length.mean(), length.std() / math.sqrt(n)),
-    ):
-        got = figures[name]
-        assert got.value == pytest.approx(mean)
-        assert got.low == pytest.approx(mean - 1.96 * error, abs=0.2 * error)
-        assert got.high == pytest.approx(mean + 1.96 * error, abs=0.2 * error)
-    # The ratio's interval by the delta method, with accuracy and length independent.
-    ratio = 100 * p / length.mean()
-    relative = math.sqrt((1 - p) / p / n + (length.std() / length.mean()) ** 2 / n)
-    assert figures["ratio"].low == pytest.approx(ratio * (1 - 1.96 * relative), rel=0.01)
-    assert figures["ratio"].high == pytest.approx(ratio * (1 + 1.96 * relative), rel=0.01)
+def test_every_member_and_data_set_has_its_files(evaluated):
+    names = sorted(path.name for path in evaluated.iterdir())
+    stems = [f"{m}.arithmetic-{s}-8" for m in ("one", "two-1", "two-2") for s in ("select", "test")]
+    kinds = ("completions.jsonl", "inspections.json", "json")
+    expected = [f"{stem}.{kind}" for stem in stems for kind in kinds]
+    assert names == sorted([*expected, "summary.json", "summary.txt"])
 
 
-def test_samples_of_a_problem_stay_together():
-    # 8 equal samples of a problem tell no more than one: the interval must not shrink.
-    rng = np.random.default_rng(2)
-    correct, length = rng.random((200, 1)) < 0.5, rng.integers(10, 90, (200, 1))
-    once, often = (
-        summarise(result(np.tile(correct, (1, k)), np.tile(length, (1, k)))) for k in (1, 8)
+def test_everything_can_be_computed_again(evaluated):
+    told = json.loads((evaluated / "summary.json").read_text())
+    assert told["k"] == [1, 2] and told["command"].startswith("python -m iapo_jax.evaluate --model")
+    record = read_record(evaluated / "one.arithmetic-test-8.json")
+    lines = read_completions(evaluated / "one.arithmetic-test-8.completions.jsonl")
+    assert record.dataset == "arithmetic:test:first 8" and record.dataset_name == "arithmetic"
+    value = {
+        (row["model"], row["name"]): row["value"]
+        for row in told["figures"]
+        if row["dataset"] == record.dataset
+    }
+    right = [one.correct for one in lines]
+    assert value["one", "accuracy"] == pytest.approx(np.mean(right)) and np.mean(right) > 0.5
+    assert value["one", "length"] == pytest.approx(np.mean([one.length for one in lines]))
+    assert value["two", "length"] == value["one", "length"]  # the same model, the same draws
+    gaps = [row for row in told["differences"] if row["baseline"] == "one"]
+    assert gaps and all(not row["value"] for row in gaps)
+    assert {one.answer for one in lines} == set(record.answers)
+    assert all(one.extracted == one.answer for one in lines if one.correct)
+
+
+def test_probed_completions_are_those_that_were_sampled(evaluated):
+    probed = json.loads((evaluated / "one.arithmetic-test-8.inspections.json").read_text())
+    lines = read_completions(evaluated / "one.arithmetic-test-8.completions.jsonl")
+    first = [one for one in lines if one.sample == 0][:2]
+    assert [one["completion_ids"] for one in probed] == [one.ids for one in first]
+    for told, one in zip(probed, first, strict=True):
+        assert told["thinking_length"] == one.thinking_length
+        assert told["correct"] == one.correct and told["finished"] == one.finished
+        assert len(told["uncertainty"]) == one.length + 1
+        told_in_all = told["uncertainty"][0] - told["uncertainty"][one.thinking_length]
+        assert sum(told["informativeness"]) == pytest.approx(told_in_all)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGINT"), reason="no signals")
+def test_an_interrupted_command_is_taken_up_again(model, tmp_path, evaluated):
+    words = [
+        *(sys.executable, "-m", "iapo_jax.evaluate", "--model", f"one={model}"),
+        *("--dataset", "arithmetic:test:first 8", "--num_samples", "2"),
+        *("--max_completion_length", "64", "--prompts_per_batch", "1"),
+        *("--out", str(tmp_path), "progress=false", "compilation_cache=''"),
+    ]
+    texts = tmp_path / "one.arithmetic-test-8.completions.jsonl"
+    child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ)
+    until = time.monotonic() + 240
+    while not (texts.is_file() and texts.read_text().count("\n") >= 2):
+        assert child.poll() is None, child.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130 and "Traceback" not in said
+    assert "the same command goes on with it" in said
+    kept = read_completions(texts)
+    assert 2 <= len(kept) < 16
+    assert command.main([*words[3:]]) == 0
+    lines = read_completions(texts)
+    assert lines[: len(kept)] == kept and len(lines) == 16
+    # Batches of one problem give what batches of eight gave.
+    whole = read_completions(evaluated / "one.arithmetic-test-8.completions.jsonl")
+    plain = lambda many: {(x.row, x.sample): x._replace(ids=[]) for x in many}  # noqa: E731
+    assert plain(lines) == plain(whole)
+
+
+@pytest.mark.parametrize(
+    "texts, expected",
+    [
+        (["runs/a"], [("a", "runs/a", 1, 1)]),
+        (["runs/a/hf"], [("a", "runs/a/hf", 1, 1)]),
+        (["runs/a/checkpoints/30"], [("a-30", "runs/a/checkpoints/30", 1, 1)]),
+        (["x=runs/a, runs/b"], [("x", "runs/a", 1, 2), ("x", "runs/b", 2, 2)]),
+        (["Qwen/Qwen2.5-0.5B"], [("Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B", 1, 1)]),
+        (["a=dir/lr=1e-5"], [("a", "dir/lr=1e-5", 1, 1)]),
+        (["runs/lr=1e-5"], [("lr_1e-5", "runs/lr=1e-5", 1, 1)]),
+    ],
+)
+def test_models_on_the_command_line(texts, expected):
+    assert [tuple(one) for one in parse_models(texts)] == expected
+
+
+@pytest.mark.parametrize(
+    "texts, sentence",
+    [
+        (["=a"], "expected DIR, or LABEL=DIR"),
+        (["x="], "expected DIR, or LABEL=DIR"),
+        (["x=a,,b"], "expected DIR, or LABEL=DIR"),
+        (["x y=a"], "a label of letters, digits"),
+        (["x=a", "x=b"], "is the second model called 'x'"),
+        (["a/hf", "b/a"], "is the second model called 'a'"),
+    ],
+)
+def test_mistaken_models(texts, sentence):
+    with pytest.raises(UserError, match=sentence):
+        parse_models(texts)
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        ([], "--model is missing"),
+        (["--model", "MODEL"], "--dataset is missing"),
+        (["--model", "MODEL", "--dataset", "gsm9k"], "did you mean gsm8k?"),
+        (["--model", "nowhere", "--dataset", "arithmetic"], "model directory 'nowhere' does not"),
+        (["--model", "MODEL", "--dataset", "arithmetic:dev"], "has no split 'dev'"),
+        (["--model", "MODEL", "--dataset", "arithmetic", "--k", "1,64"], "from 1 to num_samples"),
+        (["--model", "MODEL", "--dataset", "arithmetic", "--k", "many"], "Integer"),
+        (["--model", "MODEL", "--dataset", "arithmetic", "--num_samples", "0"], "num_samples is 0"),
+        (["--model", "MODEL", "--dataset", "arithmetic", "--temperature", "0"], "use top_k=1"),
+        (
+            ["--model", "MODEL", "--dataset", "arithmetic", "--dataset", "arithmetic:test"],
+            "a second time",
+        ),
+        (["--model", "MODEL", "--dataset", "arithmetic", "sede=1"], "did you mean seed?"),
+        (["--model", "MODEL", "--dataset", "arithmetic", "--out", "/dev/null/x"], "output_dir"),
+        (
+            [
+                *("--model", "MODEL", "--dataset", "arithmetic:train:first 9"),
+                "training_data=['arithmetic:train']",
+            ],
+            "shares 9 of its 9 questions with the training data arithmetic:train",
+        ),
+    ],
+)
+def test_mistakes_are_one_sentence(words, sentence, model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [str(model) if word == "MODEL" else word for word in words]
+    assert command.main([*words, "compilation_cache=''"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and sentence in said
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_what_a_run_was_trained_on_is_looked_at(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sources, "open_source", lambda *_: pytest.fail("a model was opened"))
+    (tmp_path / "run" / "hf").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text(
+        "data: {dataset: arithmetic, split: train}\nsampling: {}\n"
     )
-    for name in once:
-        assert often[name] == pytest.approx(once[name])
-
-
-def test_the_difference_is_paired():
-    # Lengths vary by 300 over problems, but each falls by exactly 10: the difference is certain.
-    rng = np.random.default_rng(3)
-    length = rng.integers(100, 400, (300, 2))
-    correct = rng.random((300, 2)) < 0.5
-    before, after = result(correct, length), result(correct, length - 10)
-    assert summarise(before, after)["length"] == pytest.approx(Estimate(-10.0, -10.0, -10.0))
-    assert summarise(before, after)["accuracy"] == Estimate(0.0, 0.0, 0.0)
-    assert summarise(before, before)["ratio"] == Estimate(0.0, 0.0, 0.0)
-    apart = summarise(before)["length"].high - summarise(before)["length"].low
-    assert apart > 10
-
-
-def test_the_differences_interval_is_the_normal_one():
-    rng = np.random.default_rng(4)
-    before, after = rng.random((800, 1)) < 0.6, rng.random((800, 1)) < 0.7
-    ones = np.full((800, 1), 10)
-    got = summarise(result(before, ones), result(after, ones))["accuracy"]
-    gain = after.astype(float) - before
-    error = gain.std() / math.sqrt(800)
-    assert got.value == pytest.approx(gain.mean())
-    assert got.low == pytest.approx(gain.mean() - 1.96 * error, abs=0.2 * error)
-    assert got.high == pytest.approx(gain.mean() + 1.96 * error, abs=0.2 * error)
-
-
-def test_the_same_result_gives_the_same_interval():
-    rng = np.random.default_rng(5)
-    one = result(rng.random((50, 2)) < 0.5, rng.integers(1, 9, (50, 2)))
-    assert summarise(one) == summarise(one)
-
-
-def test_the_table_says_what_was_measured():
-    cut = np.array([[True], [True], [True], [False]])
-    before = result([[1], [0], [1], [0]], [[20], [20], [20], [20]], cut)
-    after = result([[1], [1], [1], [1]], [[10], [10], [10], [10]])
-    lines = evaluate.table(before, after).splitlines()
-    assert lines[0].split() == ["before", "after", "difference"]
-    accuracy, length, ratio, limit, count = lines[1:]
-    assert accuracy.startswith("accuracy ") and "0.500 [" in accuracy and "+0.500 [" in accuracy
-    assert "1.000 [1.000, 1.000]" in accuracy
-    assert "20.0 [20.0, 20.0]" in length and "-10.0 [-10.0, -10.0]" in length
-    assert "10.00 [10.00, 10.00]" in ratio  # 1.0 / 10 tokens
-    assert limit.split()[-2:] == ["25.0%", "0.0%"]
-    assert count.startswith("4 held-out problems, 1 sample(s) each")
-
-
-# ------------------------------------------------------------------------------- with a model
-
-
-class Letters:
-    """Token i is the i-th letter."""
-
-    def batch_decode(self, rows, skip_special_tokens, clean_up_tokenization_spaces):
-        return ["".join(chr(ord("0") + int(i)) for i in row) for row in rows]
-
-
-@pytest.fixture(scope="module")
-def evaluated(tiny_config, tiny_model, tiny_params):
-    """`evaluated(prompts_per_batch, mesh)`: 7 problems, 3 samples each."""
-    rng = np.random.default_rng(0)
-    tokens = [rng.integers(2, tiny_config.vocab_size, n).tolist() for n in (3, 9, 1, 4, 4, 6, 2)]
-    problems = Problems([f"q{i}" for i in range(7)], tokens, ["1"] * 7, [{}] * 7, 0)
-
-    def run(prompts_per_batch, mesh=(1, 1, 1)):
-        opened = SimpleNamespace(
-            config=tiny_config,
-            tokenizer=Letters(),
-            stop_ids=[1, 2, 3],
-            allowed=np.ones(tiny_config.vocab_size, bool),
-        )
-        surroundings = SimpleNamespace(
-            mesh=make_mesh(*mesh), model=tiny_model, pretrained=opened, output_dir=None
-        )
-        sampling = SimpleNamespace(temperature=1.0, top_k=0, top_p=1.0, gather_weights=True)
-        sampler = rollouts.make_sampler(
-            surroundings, problems, num_generations=3, max_length=12, sampling=sampling
-        )
-        counted = []
-        found = evaluate.evaluate(
-            sampler,
-            tiny_params,
-            problems,
-            prompts_per_batch=prompts_per_batch,
-            seed=5,
-            advance=counted.append,
-        )
-        assert sum(counted) == 7
-        return found
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def in_one_batch(evaluated):
-    return evaluated(7)
-
-
-def test_an_evaluation_counts_every_sample(in_one_batch):
-    assert in_one_batch.correct.shape == in_one_batch.length.shape == (7, 3)
-    assert (in_one_batch.length >= 1).all() and (in_one_batch.length <= 12).all()
-    # What did not finish is as long as the limit; random tokens differ.
-    assert (in_one_batch.length[~in_one_batch.finished] == 12).all()
-    assert len(np.unique(in_one_batch.length)) > 3
-    assert not in_one_batch.correct.any()
-
-
-@pytest.mark.parametrize("size, mesh", [(2, (1, 1, 1)), (8, (2, 4, 1))])
-def test_the_batch_size_does_not_change_the_result(evaluated, in_one_batch, size, mesh):
-    jax.tree.map(np.testing.assert_array_equal, evaluated(size, mesh), in_one_batch)
-
-
-def test_a_result_is_written_and_read_back(in_one_batch, tmp_path):
-    path = tmp_path / "eval" / "before.json"
-    assert evaluate.read_result(path, "these problems") is None
-    evaluate.write_result(path, in_one_batch, "these problems")
-    again = evaluate.read_result(path, "these problems")
-    jax.tree.map(np.testing.assert_array_equal, again, in_one_batch)
-    assert evaluate.read_result(path, "other problems") is None
+    for place in ("run", "run/hf"):
+        words = ["--model", str(tmp_path / place), "--dataset", "arithmetic:train:first 3"]
+        assert command.main([*words, "--out", str(tmp_path / "eval")]) == 2
+        assert "shares 3 of its 3 questions with the training data" in capsys.readouterr().err

@@ -16,7 +16,7 @@ READING_ORDER = [
     *MATHEMATICS,
     *("sharding", "kernels", "attention", "model", "scoring", "sampling", "information", "signals"),
     *("arithmetic", "answers", "rewards", "weights", "pretrained", "probes"),
-    *("questions", "catalogue", "data"),
+    *("questions", "catalogue", "cleaning", "data"),
     *("figures", "records", "summary"),
     *("checkpoint", "metrics"),
     *("update", "run", "rollouts", "resampling"),

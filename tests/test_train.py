@@ -13,17 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax import export, pretrained, rollouts, weights
+from iapo_jax import export, pretrained, records, rollouts, weights
 from iapo_jax import train as train_module
 from iapo_jax.advantages import grpo
 from iapo_jax.algorithms import ALGORITHMS, Algorithm
-from iapo_jax.config import TrainConfig, load_config, to_yaml
+from iapo_jax.config import MeshSection, TrainConfig, load_config, to_yaml
 from iapo_jax.errors import UserError
 from iapo_jax.losses import LossOptions
 from iapo_jax.metrics import read_jsonl, use_compilation_cache
 from iapo_jax.model import init_params
 from iapo_jax.reporting import headline
 from iapo_jax.sharding import fetch
+from iapo_jax.sources import open_checkpoint
 from iapo_jax.train import train
 from iapo_jax.trainer import make_trainer
 from iapo_jax.types import Credit
@@ -218,14 +219,91 @@ def test_the_final_model_is_the_last_state(straight):
 
 
 def test_the_table_before_and_after(straight):
-    summary = json.loads((straight.directory / "eval" / "summary.json").read_text())
+    told = json.loads((straight.directory / "eval" / "summary.json").read_text())
+    values = {}
     for name in ("before", "after"):
-        written = json.loads((straight.directory / "eval" / f"{name}.json").read_text())
-        length = np.asarray(written["length"])
-        assert length.shape == (12, 1)
-        assert summary[name]["length"]["value"] == pytest.approx(length.mean())
-    difference = summary["after"]["length"]["value"] - summary["before"]["length"]["value"]
-    assert summary["difference"]["length"]["value"] == pytest.approx(difference)
+        written = records.read_record(straight.directory / "eval" / f"{name}.json")
+        lines = records.read_completions(straight.directory / "eval" / f"{name}.completions.jsonl")
+        assert np.shape(written.length) == (12, 1) and len(lines) == 12
+        (found,) = (
+            row["value"]
+            for row in told["figures"]
+            if (row["model"], row["name"]) == (name, "length")
+        )
+        assert found == pytest.approx(np.mean(written.length))
+        values[name] = found
+    (gap,) = (row["value"] for row in told["differences"] if row["name"] == "length")
+    assert gap == pytest.approx(values["after"] - values["before"])
+
+
+@pytest.fixture(scope="module")
+def selected(finish):
+    """A run with a selection split, which keeps one checkpoint beside the best."""
+    return finish(
+        "selection.problems=8",
+        "selection.prompts_per_batch=8",
+        "selection.criterion=accuracy",
+        "save_steps=1",
+        "log.save_total_limit=1",
+    )
+
+
+def test_the_checkpoint_of_the_selection_split_is_exported(selected):
+    rows = read_jsonl(selected.directory / "selection.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    # A random model is never right: of equals the shortest, of equally short the earliest.
+    assert all(row["accuracy"] == 0 for row in rows)
+    best = min(rows[1:], key=lambda row: (row["length"], row["step"]))["step"]
+    assert [row["step"] for row in rows if row["chosen"]] == [best]
+    kept = sorted(int(p.name) for p in (selected.directory / "checkpoints").iterdir())
+    assert kept == sorted({best, 4})
+    config = pretrained.decoder_config(ARCHITECTURE)
+    exported = fetch(weights.load_params(selected.directory / "hf", config))
+    jax.tree.map(np.testing.assert_array_equal, exported, selected.params)
+    of_best = open_checkpoint(selected.directory, str(best), mesh=MeshSection(1, 1, 1))
+    jax.tree.map(np.testing.assert_array_equal, fetch(of_best.params), selected.params)
+    assert open_checkpoint(selected.directory, mesh=MeshSection(1, 1, 1)).step == best
+    after = records.read_record(selected.directory / "eval" / "after.json")
+    assert after.step == best
+
+
+def test_the_selection_split_is_not_trained_on(selected, configure):
+    trainer = make_trainer(configure(selected.directory, "selection.problems=8"))
+    held = set(trainer.selection.task.problems.questions)
+    assert len(held) == 8 and len(trainer.problems.texts) == 16
+    assert not held & set(trainer.problems.questions)
+    seen = set()
+    for path in (selected.directory / "completions").iterdir():
+        seen |= {row["prompt"] for row in read_jsonl(path)}
+    assert seen and not seen & set(trainer.selection.task.problems.texts)
+
+
+def test_the_evaluation_set_decides_nothing(selected, finish):
+    other = finish(
+        "selection.problems=8",
+        "selection.prompts_per_batch=8",
+        "selection.criterion=accuracy",
+        "save_steps=1",
+        "eval.dataset=''",
+    )
+    rows = [read_jsonl(run.directory / "selection.jsonl") for run in (selected, other)]
+    assert rows[0] == rows[1]
+    jax.tree.map(np.testing.assert_array_equal, other.params, selected.params)
+
+
+def test_a_resumed_run_chooses_the_same(selected, finish):
+    options = [
+        "selection.problems=8",
+        "selection.prompts_per_batch=8",
+        "selection.criterion=accuracy",
+        "save_steps=1",
+        "log.save_total_limit=1",
+    ]
+    first = finish("max_steps=2", *options)
+    again = finish(*options, directory=first.directory)
+    rows = [read_jsonl(run.directory / "selection.jsonl") for run in (selected, again)]
+    assert rows[0] == rows[1]
+    jax.tree.map(np.testing.assert_array_equal, again.params, selected.params)
 
 
 def test_a_resumed_run_is_the_same_bit_for_bit(straight, finish):
@@ -619,7 +697,7 @@ def test_a_compilation_cache_that_cannot_be_written_is_said(capsys):
 def test_held_out_means_held_out(configure, tmp_path):
     config = configure(tmp_path / "run")
     overlap = configure(tmp_path / "run", f"eval.dataset={config.data.dataset}")
-    with pytest.raises(UserError, match="shares 12 prompts with the training data"):
+    with pytest.raises(UserError, match="shares 12 of its 12 questions with the training data"):
         train(overlap)
 
 

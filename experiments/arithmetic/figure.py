@@ -2,7 +2,7 @@
 
     python experiments/arithmetic/figure.py --out experiments/arithmetic/quickstart.png RUN_DIR ...
 
-Each RUN_DIR is the output_dir of one seed of experiments/quickstart.yaml. Needs the extra [plot].
+Each RUN_DIR is the output_dir of one seed of experiments/quickstart.yaml.
 """
 
 import argparse

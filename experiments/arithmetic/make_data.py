@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from iapo_jax.arithmetic import make_splits
 
+
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
     """One JSON object per line."""
     with path.open("w") as file:

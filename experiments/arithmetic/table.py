@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-FIGURES = {"accuracy": "{:.3f}", "length": "{:.1f}", "ratio": "{:.2f}"}
+FIGURES = {"accuracy": ("{:.3f}", 1), "length": ("{:.1f}", 1), "ratio@1": ("{:.2f}", 100)}
 
 
 def main() -> None:
@@ -26,19 +26,20 @@ def main() -> None:
     rows = []
     for run in runs:
         summary = json.loads((run / "eval" / "summary.json").read_text())
+        found = {(row["model"], row["name"]): row for row in summary["figures"]}
+        gaps = {row["name"]: row for row in summary["differences"]}
         cells = []
-        for name, form in FIGURES.items():
-            before, after = summary["before"][name]["value"], summary["after"][name]["value"]
+        for name, (form, factor) in FIGURES.items():
+            before, after = (factor * found[m, name]["value"] for m in ("before", "after"))
             rows.append((name, before, after))
             text = form.format(after)
-            if name != "ratio":
-                gap = summary["difference"][name]
-                signed = form.replace(":", ":+")
+            if factor == 1:
+                gap, signed = gaps[name], form.replace(":", ":+")
                 text += f" [{signed.format(gap['low'])}, {signed.format(gap['high'])}]"
             cells += [form.format(before), text]
         print(f"| {run.name} | {' | '.join(cells)} |")
     means = []
-    for name, form in FIGURES.items():
+    for name, (form, _) in FIGURES.items():
         part = np.asarray([row[1:] for row in rows if row[0] == name])
         means += [form.format(x) for x in part.mean(0)]
     print(f"| mean of {len(runs)} | {' | '.join(means)} |")
@@ -47,8 +48,8 @@ def main() -> None:
 
 def needed_tokens(run: Path) -> float:
     """Mean length of the shortest worked answers: 9 tokens a step, 6 from </think> to the stop."""
-    count = len(json.loads((run / "eval" / "before.json").read_text())["length"])
-    lines = (Path(__file__).parent / "data" / "test.jsonl").read_text().splitlines()[:count]
+    rows = json.loads((run / "eval" / "before.json").read_text())["rows"]
+    lines = (Path(__file__).parent / "data" / "test.jsonl").read_text().splitlines()[: len(rows)]
     questions = [json.loads(line)["question"] for line in lines]
     return float(np.mean([9 * len(re.findall(r"[+-]", text)) + 6 for text in questions]))
 
