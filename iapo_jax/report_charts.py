@@ -76,7 +76,7 @@ def _learning(
         elif not note:
             missing.append(line.name)
     if missing:
-        notes.append(f"not written down by {_named(missing, 'lines')}")
+        notes.append(f"Not written down by {_named(missing, 'lines')}")
     if not shown:
         return Drawn(title, unit, None, f"Not drawn: no run has written down `{metric}`.")
     ends = "; ".join(f"{c.name} from {_last(c, 0)} to {_last(c, -1)}" for c in shown)
@@ -89,8 +89,7 @@ def _learning(
 
 
 def _sentence(notes: Sequence[str]) -> str:
-    text = "; ".join(notes)
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+    return "; ".join(notes) + "." * bool(notes)
 
 
 def _named(names: Sequence[str], what: str) -> str:

@@ -90,7 +90,11 @@ def render_report(report: Report, title: str, *, examples: int, smooth: int) -> 
     return Page(
         render_document(title, body, inspections, ["report.css"]),
         drawn + [chart for part in parts for chart in part.charts],
-        [f"{name}: {text}" for _, found in told_of for name, text in found],
+        [
+            f"{section.title}: " * (len(told_of) > 1) + f"{name}: {text}"
+            for section, found in told_of
+            for name, text in found
+        ],
     )
 
 
