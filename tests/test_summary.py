@@ -39,9 +39,7 @@ def record(model="a", rows=range(40), seed=0, shift=0, member=1, members=1, **ch
 
 
 def find(rows, name, **where):
-    (row,) = (
-        r for r in rows if r["name"] == name and all(r[key] == x for key, x in where.items())
-    )
+    (row,) = (r for r in rows if r["name"] == name and all(r[key] == x for key, x in where.items()))
     return row
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +33,7 @@ from iapo_jax.scoring import score_completions
 from iapo_jax.sharding import fetch
 from iapo_jax.types import Prompts
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = ROOT / "experiments" / "arithmetic" / "model"
 COUNT = 12
 
