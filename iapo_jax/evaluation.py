@@ -327,7 +327,12 @@ def inspect_to(
             ids[index, : len(one.ids)], lengths[index] = one.ids, len(one.ids)
     ids, lengths = from_first((ids, lengths))
     asked = [
-        Asked(problems.texts[i], [ids[i, : lengths[i]]], problems.answers[i])
+        Asked(
+            problems.texts[i],
+            [ids[i, : lengths[i]]],
+            problems.answers[i],
+            problems.columns[i].get("kind"),
+        )
         for i in np.flatnonzero(lengths)
     ]
     if not asked:

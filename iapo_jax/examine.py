@@ -44,6 +44,7 @@ class Asked(NamedTuple):
     prompt: str
     completions: list[np.ndarray]  # ids
     answer: str | None
+    kind: str | None = None  # of the answer
 
 
 def open_model(model: str | ModelSection) -> OpenModel:
@@ -280,7 +281,8 @@ def _inspect(
     texts = pretrained.decode_completions(known.tokenizer, rows, known.stop_ids)
     judged = [gold is not None for gold in golds for _ in range(shape[1])]
     named = [gold or "" for gold in golds for _ in range(shape[1])]
-    right = answers.are_correct(flat, named)
+    kinds = [one.kind for one in asked for _ in range(shape[1])]
+    right = answers.are_correct(flat, named, kinds)
     found = []
     for n, row in enumerate(rows):
         p, g = divmod(n, shape[1])

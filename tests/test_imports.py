@@ -25,18 +25,12 @@ READING_ORDER = [
     *("learner", "trainer", "step", "train", "sft"),
     *("sources", "export", "evaluate"),
     *("terminal", "page", "inspect"),
-    *(
-        "samples",
-        "results",
-        "series",
-        "grouping",
-        "entries",
-        "comparison",
-        "methods_table",
-        "charts",
-    ),
-    *("report_charts", "report_examples", "report_page", "report"),
+    *("report.samples", "report.results", "report.series", "report.grouping", "report.entries"),
+    *("report.comparison", "report.methods_table", "report.charts", "report.panels"),
+    *("report.examples", "report.page", "report.command", "report.__main__"),
 ]
+
+PACKAGES = {"report"}
 
 HOMES = {
     "datasets": {"data"},
@@ -44,7 +38,7 @@ HOMES = {
     "grain": {"data"},
     "huggingface_hub": {"weights", "pretrained"},
     "math_verify": {"answers"},
-    "matplotlib": {"charts"},
+    "matplotlib": {"report.charts"},
     "omegaconf": {"config"},
     "optax": {"update"},
     "orbax": {"checkpoint"},
@@ -70,15 +64,21 @@ def imported(path):
 
 @pytest.fixture(scope="module")
 def modules(root):
-    """Module name -> what it imports, for every module but __init__."""
-    files = sorted((root / "iapo_jax").rglob("*.py"))
-    return {path.stem: imported(path) for path in files if path.stem != "__init__"}
+    """Module name (of a package, as report.page) -> what it imports; all but __init__."""
+    folder = root / "iapo_jax"
+    named = {
+        ".".join(path.relative_to(folder).with_suffix("").parts): path
+        for path in sorted(folder.rglob("*.py"))
+        if path.stem != "__init__"
+    }
+    return {name: imported(path) for name, path in named.items()}
 
 
 def own(names):
     """The modules of this library among imported names."""
-    parts = [name.split(".") for name in names]
-    return {part[1] for part in parts if part[0] == "iapo_jax" and len(part) > 1}
+    parts = [name.split(".")[1:] for name in names if name.startswith("iapo_jax.")]
+    whole = {".".join(part[: 1 + (part[0] in PACKAGES)]) for part in parts}
+    return whole - PACKAGES
 
 
 def test_every_module_has_its_place(modules):

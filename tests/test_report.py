@@ -21,14 +21,14 @@ from result_directories import (
     write_run,
 )
 
-from iapo_jax import report
-from iapo_jax.comparison import compare
-from iapo_jax.entries import START
 from iapo_jax.figures import Estimate
-from iapo_jax.grouping import metric_band
-from iapo_jax.methods_table import MINUS, as_text, told
-from iapo_jax.report_charts import selection_chart
-from iapo_jax.results import read_directory
+from iapo_jax.report import command as report
+from iapo_jax.report.comparison import compare
+from iapo_jax.report.entries import START
+from iapo_jax.report.grouping import metric_band
+from iapo_jax.report.methods_table import MINUS, as_text, told
+from iapo_jax.report.panels import selection_chart
+from iapo_jax.report.results import read_directory
 
 HOSTILE = "<script>window.hacked = 1</script>"
 

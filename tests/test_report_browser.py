@@ -14,7 +14,7 @@ from result_directories import (
     write_run,
 )
 
-from iapo_jax import report
+from iapo_jax.report import command as report
 
 HOSTILE = "<script>window.hacked = 1</script>"
 LONG = "antidisestablishmentarianism" * 3

@@ -17,8 +17,8 @@ from result_directories import (
 )
 
 from iapo_jax.errors import UserError
-from iapo_jax.results import directories_once, read_directory
-from iapo_jax.samples import read_inspections, read_rows
+from iapo_jax.report.results import directories_once, read_directory
+from iapo_jax.report.samples import read_inspections, read_rows
 
 
 def read(directory, examples=3):

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iapo_jax.charts import Chart, Curve, Point, curves, frontier, histogram
-from iapo_jax.comparison import Model, Section, outcomes_of
-from iapo_jax.grouping import Line, metric_band
-from iapo_jax.methods_table import told
-from iapo_jax.series import (
+from iapo_jax.report.charts import Chart, Curve, Point, curves, frontier, histogram
+from iapo_jax.report.comparison import Model, Section, outcomes_of
+from iapo_jax.report.grouping import Line, metric_band
+from iapo_jax.report.methods_table import told
+from iapo_jax.report.series import (
     Band,
     accuracy_within,
     information_curve,

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from iapo_jax.comparison import Model, Section
 from iapo_jax.figures import Estimate
+from iapo_jax.report.comparison import Model, Section
 
 MINUS = "\N{MINUS SIGN}"
 _FORMS = {"accuracy": ".3f", "pass": ".3f", "majority": ".3f", "length": ".1f", "ratio": ".2f",

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iapo_jax.checks import check_writable
-from iapo_jax.comparison import Report, compare
 from iapo_jax.errors import UserError
-from iapo_jax.methods_table import to_csv, to_markdown
-from iapo_jax.report_page import Page, render_report
-from iapo_jax.results import directories_once, read_directory
+from iapo_jax.report.comparison import Report, compare
+from iapo_jax.report.methods_table import to_csv, to_markdown
+from iapo_jax.report.page import Page, render_report
+from iapo_jax.report.results import directories_once, read_directory
 
 _EPILOG = """\
 A run directory is the output_dir of iapo_jax.train (or sft), an evaluation directory the --out of
@@ -104,7 +104,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print("\n".join([*findings, f"wrote {arguments.out / 'report.html'}"]))
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from iapo_jax import report_examples
-from iapo_jax.charts import Chart, swatch
-from iapo_jax.comparison import Model, Report, Section
-from iapo_jax.entries import START
-from iapo_jax.grouping import Line
 from iapo_jax.inspection import visible
-from iapo_jax.methods_table import (
+from iapo_jax.page import render_document
+from iapo_jax.report import examples as texts_beside
+from iapo_jax.report.charts import Chart, swatch
+from iapo_jax.report.comparison import Model, Report, Section
+from iapo_jax.report.entries import START
+from iapo_jax.report.grouping import Line
+from iapo_jax.report.methods_table import (
     Cell,
     findings,
     head_of,
@@ -19,8 +20,7 @@ from iapo_jax.methods_table import (
     sampled,
     told,
 )
-from iapo_jax.page import render_document
-from iapo_jax.report_charts import (
+from iapo_jax.report.panels import (
     Drawn,
     budget_chart,
     frontier_chart,
@@ -64,8 +64,8 @@ def render_report(report: Report, title: str, *, examples: int, smooth: int) -> 
     """
     learning = learning_charts(report.lines, smooth) if report.lines else []
     chosen = selection_chart(report.lines)
-    beside = [report_examples.choose(section, examples) for section in report.sections]
-    texts = report_examples.render_examples(beside)
+    beside = [texts_beside.choose(section, examples) for section in report.sections]
+    texts = texts_beside.render_examples(beside)
     taken: set[str] = set()
     parts = [
         _section(section, slug(section.title, taken), text, some)
@@ -85,7 +85,7 @@ def render_report(report: Report, title: str, *, examples: int, smooth: int) -> 
             "</main>",
         ]
     )
-    inspections = [one for _, one in report_examples.shown(beside)]
+    inspections = [one for _, one in texts_beside.shown(beside)]
     drawn = [one.chart for one in [*learning, *([chosen] if chosen else [])] if one.chart]
     return Page(
         render_document(title, body, inspections, ["report.css"]),
@@ -143,7 +143,7 @@ def _learning(
 </section>"""
 
 
-def _section(section: Section, stem: str, texts: str, beside: report_examples.Examples) -> _Part:
+def _section(section: Section, stem: str, texts: str, beside: texts_beside.Examples) -> _Part:
     pair = [frontier_chart(section, stem), budget_chart(section, stem)]
     pair.append(information_chart(section, stem))
     lengths = length_charts(section, stem)
@@ -259,7 +259,7 @@ def _nothing_evaluated() -> str:
 
 def _training_texts(report: Report) -> str:
     without = [line for line in report.lines if not any(r.before or r.after for r in line.runs)]
-    parts = "".join(map(report_examples.render_training_texts, without))
+    parts = "".join(map(texts_beside.render_training_texts, without))
     if not parts:
         return ""
     about = "Of runs without an evaluation: completions of the first and of the last step, which "

@@ -10,7 +10,7 @@ import numpy as np
 
 from iapo_jax.config import load_run_config
 from iapo_jax.errors import UserError
-from iapo_jax.samples import (
+from iapo_jax.report.samples import (
     Samples,
     check_texts,
     is_number,

@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from iapo_jax.figures import Estimate
-from iapo_jax.series import Band
+from iapo_jax.report.series import Band
 
 # Light ink -> the page's variable. Told apart by the colour-blind too; dashes and markers say the
 # same once more.

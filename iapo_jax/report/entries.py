@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from iapo_jax.grouping import Line
 from iapo_jax.inspection import visible
-from iapo_jax.results import Evaluation, Run
-from iapo_jax.samples import Samples
+from iapo_jax.report.grouping import Line
+from iapo_jax.report.results import Evaluation, Run
+from iapo_jax.report.samples import Samples
 
 START = -1  # the look of a model before training
 

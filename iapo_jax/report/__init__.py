@@ -1,0 +1,1 @@
+"""Runs and evaluations as one page: `python -m iapo_jax.report` (`command.main`)."""
