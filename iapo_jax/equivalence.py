@@ -226,7 +226,8 @@ def _is_prose(text: str) -> bool:
     """Whether a text is a sentence: nothing is picked out of it."""
     words = [word for word in _PROSE.findall(TEXT.sub(" ", text)) if not _FUNCTIONS.match(word)]
     doubts = [said for said in TEXT.findall(text) if _DOUBT.search(said)]
-    return len(words) > 1 or any(len(word) > 3 for word in words) or bool(doubts)
+    phrase = any(3 < len(word) < len(text) for word in words)
+    return phrase or len(words) > 1 or bool(doubts)
 
 
 def _contradicts(text: str) -> bool:

@@ -24,10 +24,10 @@ def test_accuracy_reward():
 
 def test_accuracy_reward_by_kind():
     kinds = ["choice", "latex", None, "", "unknown"]
-    # H is a letter of a choice, or the quantity that H/1 is too; without a kind it is the latter.
+    # H is a letter of a choice, or a quantity; without a kind it is the latter.
     letters = rewards.accuracy_reward(["q"] * 5, [r"\boxed{(h) rain}"] * 5, ["H"] * 5, kind=kinds)
     assert letters == [1.0, -1.0, -1.0, -1.0, -1.0]
-    values = rewards.accuracy_reward(["q"] * 5, [r"\boxed{\frac{H}{1}}"] * 5, ["H"] * 5, kind=kinds)
+    values = rewards.accuracy_reward(["q"] * 5, [r"\boxed{x = H}"] * 5, ["H"] * 5, kind=kinds)
     assert values == [-1.0, 1.0, 1.0, 1.0, 1.0]
     with pytest.raises(ValueError):
         rewards.accuracy_reward(["q"], [r"\boxed{H}"], ["H"], kind=kinds)
