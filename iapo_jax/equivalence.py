@@ -108,9 +108,10 @@ def same(one: str, other: str, depth: int = 0) -> bool | None:
             return verdict
     if squashed(one).lower() == squashed(other).lower():
         return False  # b is not B, though math-verify would say so
-    for text, number in ((one, numbers[1]), (other, numbers[0])):
-        doubtful = _is_prose(text) or _is_equation(text) or _contradicts(text)
-        if number is not None and doubtful:
+    for text, beside, number in ((one, other, numbers[1]), (other, one, numbers[0])):
+        if number is not None and (_is_equation(text) or _contradicts(text)):
+            return False
+        if (number is not None or structures.is_atom(beside)) and _is_prose(text):
             return False
     return None
 
@@ -225,7 +226,8 @@ def _is_prose(text: str) -> bool:
     """Whether a text is a sentence: nothing is picked out of it."""
     words = [word for word in _PROSE.findall(TEXT.sub(" ", text)) if not _FUNCTIONS.match(word)]
     doubts = [said for said in TEXT.findall(text) if _DOUBT.search(said)]
-    return len(words) > 1 or bool(doubts)
+    phrase = any(3 < len(word) < len(text) for word in words)
+    return phrase or len(words) > 1 or bool(doubts)
 
 
 def _contradicts(text: str) -> bool:

@@ -238,7 +238,7 @@ def test_a_hang_costs_one_answer_and_not_the_batch():
     with AnswerChecker(2, timeout=1.0) as checker:
         start = time.monotonic()
         assert checker.check(pairs) == expected
-        assert time.monotonic() - start < 10.0
+        assert time.monotonic() - start < 100.0  # a second or two where nothing else runs
         assert (checker.timeouts, checker.errors) == (1, 0)
         assert checker.check([("x+1", "1+x")]) == [True]
 

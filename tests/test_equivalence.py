@@ -93,6 +93,18 @@ def test_items_are_matched_once_each():
     assert matching([[False, False], [None, None]]) is False
 
 
+HEDGES = """12 or 13; either 12 or 13; 12, not 13; 12 (or 13); 12 = 13; 13 = 12; 13=x=12; 12 13
+12 vs 13; 12 | 13; 12\\quad 13; 12\\text{ or 13}; 12\\text{ maybe}; \\text{12 or 13}; \\{12, 13\\}
+x = 12 or x = 13; 12 \\lor 13; 12 \\cup 13; \\pm 12; 12 is wrong; not 12; x \\in \\{12, 13\\}"""
+
+
+def test_no_hedge_is_right():
+    hedges = [text.strip() for line in HEDGES.splitlines() for text in line.split(";")]
+    with AnswerChecker(2) as checker:
+        verdicts = checker.check([(text, "12") for text in hedges])
+    assert [text for text, right in zip(hedges, verdicts, strict=True) if right] == []
+
+
 def test_each_published_solution_of_math_500_has_its_published_answer(math_500):
     pairs = [(extract_answer(row["solution"]), row["answer"]) for row in math_500]
     assert [pair for pair in pairs if decide(*pair) is not True] == []
@@ -198,13 +210,13 @@ ENDLESS = [r"2^{2^{2^{2^{2^{2}}}}}", "999999!", r"10^{10^{10}}", r"\binom{10^{9}
 def test_what_has_no_end_costs_its_time_and_nothing_else():
     quick = [(f"x+{n}", f"{n}+x") for n in range(12)]
     pairs = [*quick[:4], *((text, "16") for text in ENDLESS), *quick[4:]]
-    with AnswerChecker(2, timeout=1.0, memory=2**31) as checker:
+    with AnswerChecker(2, timeout=3.0, memory=2**31) as checker:
         start = time.monotonic()
         verdicts = checker.check(pairs)
         seconds = time.monotonic() - start
         assert verdicts == [True] * 4 + [False] * len(ENDLESS) + [True] * 8
         assert checker.timeouts + checker.errors == len(ENDLESS)
-    assert seconds < 30.0  # 4 hangs of 1 s on 2 workers, and 6 children to start
+    assert seconds < 120.0  # 4 hangs of 3 s on 2 workers, and 6 children to start
 
 
 def test_memory_is_bounded():

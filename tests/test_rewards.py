@@ -22,6 +22,17 @@ def test_accuracy_reward():
     assert rewards.accuracy_reward(["q\n<think>\n"] * 4, completions, [12] * 4)[3] == -1.0
 
 
+def test_accuracy_reward_by_kind():
+    kinds = ["choice", "latex", None, "", "unknown"]
+    # H is a letter of a choice, or a quantity; without a kind it is the latter.
+    letters = rewards.accuracy_reward(["q"] * 5, [r"\boxed{(h) rain}"] * 5, ["H"] * 5, kind=kinds)
+    assert letters == [1.0, -1.0, -1.0, -1.0, -1.0]
+    values = rewards.accuracy_reward(["q"] * 5, [r"\boxed{x = H}"] * 5, ["H"] * 5, kind=kinds)
+    assert values == [-1.0, 1.0, 1.0, 1.0, 1.0]
+    with pytest.raises(ValueError):
+        rewards.accuracy_reward(["q"], [r"\boxed{H}"], ["H"], kind=kinds)
+
+
 @pytest.mark.parametrize(
     "prompt, completion, good",
     [
