@@ -112,7 +112,9 @@ def _choose_split(spec: DataSpec, split: str | None, field: str) -> str:
 
 
 def own_prompt(section: DataSection | EvalSection, field: str = "data.dataset") -> PromptSection:
-    """The prompt that a config section's data set brings, without reading a row of it."""
+    """The prompt that a config section's data set brings, if any, without reading a row of it."""
+    if not section.dataset:
+        return PromptSection()
     name = _section_spec(section, field).name
     return DATA_SETS[name].prompt if name else PromptSection()
 

@@ -117,7 +117,9 @@ def read_jsonl(path: Path) -> list[dict]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # U+2028 ends no line here
+    for line in path.read_text(encoding="utf-8").split("\n"):  # U+2028 ends no line here
+        if not line:
+            continue
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
