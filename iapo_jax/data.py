@@ -5,6 +5,7 @@ The home of datasets and grain.
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -312,6 +313,9 @@ def make_problems(
 ) -> Problems:
     """Renders and encodes every prompt; leaves out (and counts) those that are too long."""
     texts = [render_prompt(tokenizer, row.question, section) for row in rows]
+    for number, text in enumerate(texts, start=1):
+        if re.search("[\ud800-\udfff]", text):
+            raise UserError(f"row {number}: the question is no UTF-8 text: {text!r:.60}")
     tokens = [encode(tokenizer, text) for text in texts]
     kept = [i for i, ids in enumerate(tokens) if 0 < len(ids) <= max_prompt_length]
     if not kept:

@@ -24,7 +24,7 @@ from iapo_jax.data import LoadedSet
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation import Protocol, describe, evaluate_to, make_task
 from iapo_jax.metrics import is_writer, replace_file, say
-from iapo_jax.questions import check_overlap
+from iapo_jax.questions import check_overlap, normalise
 from iapo_jax.records import Record
 from iapo_jax.run import leave
 from iapo_jax.sources import Source
@@ -88,6 +88,8 @@ def read_config(arguments: argparse.Namespace) -> EvaluateConfig:
     overrides = list(arguments.overrides)
     for name in _FLAGS:
         value = getattr(arguments, name)
+        if name == "k" and value is not None and not re.fullmatch(r"\d+( *, *\d+)*", value):
+            raise UserError(f"--k is {value!r}; expected numbers, as 1,2,4")
         if value is not None:
             overrides.append(f"{name}=[{value}]" if name == "k" else f"{name}={value}")
     config = load_config(EvaluateConfig, arguments.config, overrides)
@@ -138,6 +140,10 @@ def parse_models(texts: Sequence[str]) -> list[Member]:
                 "as LABEL=DIR"
             )
         members += [Member(label, path, i, len(paths)) for i, path in enumerate(paths, 1)]
+    stems = [one.stem() for one in members]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise UserError(f"--model: two models would write {twice[0]}.*; expected other labels")
     return members
 
 
@@ -165,9 +171,21 @@ def load_sets(config: EvaluateConfig) -> dict[str, LoadedSet]:
         if name in sets:
             raise UserError(f"--dataset {text!r} names {name} a second time")
         sets[name] = loaded
+        _say_oddities(name, loaded)
         for note in loaded.notes:
             say(f"{loaded.name}: {note}")
     return sets
+
+
+def _say_oddities(name: str, loaded: LoadedSet) -> None:
+    """What makes a figure of this set mean less than it seems."""
+    count = len(loaded.rows)
+    again = count - len({normalise(row.question) for row in loaded.rows})
+    empty = sum(not row.answer.strip() for row in loaded.rows)
+    if again:
+        say(f"note: {name}: {again} of {count} questions are there before; each counts as another")
+    if empty:
+        say(f"note: {name}: {empty} of {count} gold answers are empty: nothing is right there")
 
 
 def check_training_data(
@@ -274,10 +292,12 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict:
     if not is_writer():
         return {}
     told = {"command": command, **summarise(records, config.k, config.budgets)}
-    path = Path(config.output_dir) / "summary.json"
-    replace_file(path, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-    text = table(told)
-    replace_file(path.with_name("summary.txt"), text + "\n")
+    path, text = Path(config.output_dir) / "summary.json", table(told)
+    try:
+        replace_file(path, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+        replace_file(path.with_name("summary.txt"), text + "\n")
+    except OSError as error:
+        raise UserError(f"{config.output_dir} cannot be written: {error}") from None
     say(f"\n{text}\n\nwritten to {config.output_dir}/")
     return told
 

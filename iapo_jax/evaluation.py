@@ -6,7 +6,9 @@ other in the draw, another batch size can draw the other one.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +28,7 @@ from iapo_jax.records import (
     append_completions,
     check_same,
     digest,
+    locked,
     read_completions,
     read_record,
     to_json,
@@ -230,9 +233,18 @@ def describe(
         step=step,
         dataset=dataset,
         dataset_name=dataset_name or dataset,
-        settings=task.protocol.settings(),
+        settings=task.protocol.settings()
+        | {
+            "dtype": task.run.pretrained.config.dtype,
+            "stop_ids": [int(i) for i in task.run.pretrained.stop_ids],
+            "answer_policy": rewards.POLICY,
+        },
         fingerprint=weights.fingerprint(params),
-        problems=digest(task.problems.rows, task.problems.texts, task.problems.answers),
+        problems=digest(
+            [int(row) for row in task.problems.rows],
+            *(task.problems.texts, task.problems.answers),
+            [str(columns.get("kind")) for columns in task.problems.columns],
+        ),
         environment=environment(),
     )
 
@@ -259,25 +271,38 @@ def evaluate_to(
     Raises:
       UserError: if the files are of another evaluation, damaged, or cannot be written.
     """
+    if not is_writer():
+        made = evaluate(task, params, name=name, shown=shown)
+        _probe(directory, name, task, params, made, information, shown)
+        return record
     path, texts = directory / f"{name}.json", directory / f"{name}.completions.jsonl"
-    known: list[Completion] = []
-    if is_writer():
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with locked(texts):
             known = _known(path, texts, record, replace)
             replace_file(path, to_json(record))
-        except OSError as error:
-            raise UserError(f"{directory} cannot be written: {error}") from None
-    keep = (lambda rows: append_completions(texts, rows)) if is_writer() else (lambda rows: None)
-    made = evaluate(task, params, name=name, known=known, keep=keep, shown=shown)
-    if task.protocol.inspected and information is not None:
-        probed = directory / f"{name}.inspections.json"
-        inspect_to(probed, task, params, made, information, shown=shown)
-    if not is_writer():
-        return record
-    record = record.filled(made)
-    replace_file(path, to_json(record))
+            keep = partial(append_completions, texts)
+            made = evaluate(task, params, name=name, known=known, keep=keep, shown=shown)
+            _probe(directory, name, task, params, made, information, shown)
+            record = record.filled(made)
+            replace_file(path, to_json(record))
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written: {error}") from None
     return record
+
+
+def _probe(
+    directory: Path,
+    name: str,
+    task: Task,
+    params: Params,
+    made: Sequence[Completion],
+    information: InformationSection | None,
+    shown: bool,
+) -> None:
+    if task.protocol.inspected and information is not None:
+        path = directory / f"{name}.inspections.json"
+        inspect_to(path, task, params, made, information, shown=shown)
 
 
 def _known(path: Path, texts: Path, record: Record, replace: bool) -> list[Completion]:
@@ -286,7 +311,7 @@ def _known(path: Path, texts: Path, record: Record, replace: bool) -> list[Compl
         before = read_record(path)
         if before is not None:
             check_same(before, record, path)
-        elif texts.is_file() and not replace:
+        elif texts.stat().st_size and not replace:
             raise UserError(f"{texts} has no {path.name} beside it, which says what it is of")
         return read_completions(texts) if before is not None else _begin(texts)
     except UserError:
@@ -296,7 +321,7 @@ def _known(path: Path, texts: Path, record: Record, replace: bool) -> list[Compl
 
 
 def _begin(texts: Path) -> list[Completion]:
-    texts.unlink(missing_ok=True)
+    os.truncate(texts, 0)  # and not removed: it is locked
     return []
 
 

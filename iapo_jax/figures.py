@@ -12,12 +12,13 @@ every problem keeps all of its samples.
 import functools
 import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
 RESAMPLES = 2000
-_GRID = 256  # budgets that a matched length is looked for among, where there are more
+_GRID = 2048  # budgets that a matched length is looked for among, where there are more
 
 
 class Outcomes(NamedTuple):
@@ -91,10 +92,12 @@ def majority_at_k(votes: np.ndarray, correct: np.ndarray, k: int) -> np.ndarray:
 @functools.lru_cache(maxsize=100_000)
 def _majority(won: int, rivals: tuple[int, ...], silent: int, k: int) -> float:
     """`majority_at_k` of one problem with so many votes for the right answer and each rival."""
-    total, share = math.comb(won + sum(rivals) + silent, k), 0.0
+    samples = won + sum(rivals) + silent
+    total, share = math.comb(samples, k), Fraction(0)
+    kind = float if samples <= 500 else object  # counts beyond what a float can hold
     for mine in range(1, min(won, k) + 1):
         # ways[t, m]: to draw m of the others such that t rivals have as many votes, none more
-        ways = np.zeros((k // mine + 1, k - mine + 1))
+        ways = np.zeros((k // mine + 1, k - mine + 1), kind)
         ways[0, : silent + 1] = [math.comb(silent, m) for m in range(min(silent, k - mine) + 1)]
         for size in rivals:
             drawn = np.zeros_like(ways)
@@ -105,9 +108,9 @@ def _majority(won: int, rivals: tuple[int, ...], silent: int, k: int) -> float:
                 else:
                     drawn[1:, votes:] += part[:-1]
             ways = drawn
-        ties = ways[:, k - mine] / (1 + np.arange(len(ways)))
-        share += math.comb(won, mine) * float(ties.sum()) / total
-    return share
+        ties = [Fraction(count) / (1 + t) for t, count in enumerate(ways[:, k - mine].tolist())]
+        share += math.comb(won, mine) * sum(ties)
+    return float(share / total)
 
 
 def _check_k(k: int, samples: int) -> None:
@@ -168,8 +171,8 @@ def _mix(terms: Sequence[Terms], problems: np.ndarray, seeds: np.ndarray) -> np.
         np.einsum("rs,rp,sp->r", seeds, problems, np.stack(part), optimize=True)
         for part in zip(*terms, strict=True)
     )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), np.nan)
+    nothing = np.where(top > 0, np.inf, np.nan)  # tokens without a right answer, or no answer
+    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), nothing)
 
 
 def _whole(terms: Sequence[Terms]) -> float:
@@ -178,27 +181,36 @@ def _whole(terms: Sequence[Terms]) -> float:
 
 
 def _interval(value: float, samples: np.ndarray) -> Estimate:
-    samples = samples[np.isfinite(samples)]
+    samples = samples[~np.isnan(samples)]
     if not np.isfinite(value) or not len(samples):
-        return Estimate(value, math.nan, math.nan)
-    low, high = np.percentile(samples, [2.5, 97.5])
+        return Estimate(math.nan, math.nan, math.nan)
+    method = "linear" if np.isfinite(samples).all() else "nearest"  # no mean of a number and inf
+    low, high = np.percentile(samples, [2.5, 97.5], method=method)
     return Estimate(value, float(low), float(high))
+
+
+def _least_width(found: Estimate, tops: np.ndarray, bottoms: np.ndarray, lowest: float) -> Estimate:
+    """Widens the interval of a share (or of a difference of two) that is equal on all problems.
+
+    P equal problems have no spread to resample, but prove little: one in 1 - 0.025^(1/P) may differ
+    (Clopper and Pearson, who have this for shares of 0 and 1).
+    """
+    if (bottoms != 1).any() or np.ptp(tops) > 1e-12 or abs(tops).max() > 1:
+        return found
+    free = 1 - 0.025 ** (1 / tops.shape[-1])
+    low, high = max(lowest, found.value - free), min(1.0, found.value + free)
+    return found._replace(low=min(found.low, low), high=max(found.high, high))
 
 
 def estimate(terms: Sequence[Terms], drawn: Resample) -> Estimate:
     """A figure of one model, from the terms of each of its S seeds on the same problems.
 
-    The interval is the percentiles of the resamples. A share that is 0 or 1 on all P problems has
-    no spread to resample; its interval ends at the exact 1 - 0.025^(1/P), or 0.025^(1/P).
+    The interval is the percentiles of the resamples; that of a share which is equal on all problems
+    is wider (`_least_width`).
     """
     found = _interval(_whole(terms), _mix(terms, *drawn))
     tops, bottoms = (np.stack(part) for part in zip(*terms, strict=True))
-    bound = 0.025 ** (1 / tops.shape[1])
-    if (bottoms == 1).all() and (tops == 1).all():
-        return found._replace(low=min(found.low, bound))
-    if (bottoms == 1).all() and (tops == 0).all():
-        return found._replace(high=max(found.high, 1 - bound))
-    return found
+    return _least_width(found, tops, bottoms, 0.0) if (tops >= 0).all() else found
 
 
 def difference(
@@ -214,7 +226,14 @@ def difference(
             f"{drawn.problems.shape[1]} problems against {base_drawn.problems.shape[1]}: "
             "expected the same ones"
         )
-    return _interval(_whole(terms) - _whole(base), _mix(terms, *drawn) - _mix(base, *base_drawn))
+    with np.errstate(invalid="ignore"):
+        gaps = _mix(terms, *drawn) - _mix(base, *base_drawn)
+    found = _interval(_whole(terms) - _whole(base), gaps)
+    tops, bottoms = (np.stack(part) for part in zip(*terms, *base, strict=True))
+    if (bottoms != 1).any() or tops.min() < 0 or tops.max() > 1:
+        return found
+    own = tops[: len(terms)].mean(0) - tops[len(terms) :].mean(0)
+    return _least_width(found, own[None], np.ones_like(own)[None], -1.0)
 
 
 class Matched(NamedTuple):
@@ -241,7 +260,8 @@ def accuracy_at_matched_length(
     long, short = (seeds, base) if swap else (base, seeds)
     # Between two lengths that occur, accuracy does not change with the budget.
     grid = np.unique(np.concatenate([[0], *(np.ravel(o.length) for o in long)]))
-    if len(grid) > _GRID:
+    exact = len(grid) <= _GRID
+    if not exact:
         grid = np.unique(np.quantile(grid, np.linspace(0, 1, _GRID)).astype(int))
     # [S, P, budgets]: of each problem of the longer model under each budget
     spent = np.stack([_under(o, grid, lambda n, b, _: np.minimum(n, b)) for o in long])
@@ -259,9 +279,13 @@ def accuracy_at_matched_length(
 
         tokens, allowed = mix(spent), _mix(goal, weights, few)
         at = (tokens <= allowed[:, None] + 1e-9).sum(1) - 1
-        rows = np.arange(len(at))
         budget = [np.interp(g, t, grid) for g, t in zip(allowed, tokens, strict=True)]
-        return np.asarray(budget), mix(right)[rows, at], _mix(own, weights, few)
+        accurate = mix(right)
+        if exact:
+            cut = accurate[np.arange(len(at)), at]
+        else:
+            cut = [np.interp(b, grid, row) for b, row in zip(budget, accurate, strict=True)]
+        return np.asarray(budget), np.asarray(cut), _mix(own, weights, few)
 
     of_long, of_short = (drawn, base_drawn) if swap else (base_drawn, drawn)
     one = lambda many: np.ones((1, len(many)))  # noqa: E731

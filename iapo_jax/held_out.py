@@ -8,7 +8,7 @@ the choice; nothing depends on it.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,9 @@ from iapo_jax.data import Problems
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation import Protocol, describe, evaluate, evaluate_to, make_task
 from iapo_jax.figures import Outcomes, figure_terms
-from iapo_jax.metrics import is_writer, read_jsonl, replace_file
+from iapo_jax.metrics import is_writer, replace_file
 from iapo_jax.questions import check_overlap, hold_out
-from iapo_jax.records import Record
+from iapo_jax.records import Record, digest
 from iapo_jax.run import Run
 from iapo_jax.sharding import from_first
 from iapo_jax.summary import summarise
@@ -30,11 +30,14 @@ from iapo_jax.types import Params
 class HeldOut:
     """The evaluation set of `config.EvalSection`, sampled before and after a run.
 
+    Args:
+      training: the questions of all training rows, those of the selection split among them.
+
     Raises:
       UserError: if it cannot be read, or shares a question with the training data.
     """
 
-    def __init__(self, config: TrainConfig, run: Run, training: Problems):
+    def __init__(self, config: TrainConfig, run: Run, training: Sequence[Any]):
         self.config, self.run, self.task = config, run, None
         self.notes: list[str] = []  # what was done to its rows
         section = config.eval
@@ -49,8 +52,8 @@ class HeldOut:
             config.data.max_prompt_length,
         )
         check_overlap(
-            training.questions,
-            problems.questions,
+            training,
+            [row.question for row in self.loaded.rows],
             repr(config.data.dataset),
             f"eval.dataset {section.dataset!r}",
         )
@@ -190,19 +193,32 @@ class Selection:
             gather_weights=config.sampling.gather_weights,
         )
         self.task = make_task(run, problems, protocol, field="selection")
+        self.split = digest(problems.texts, problems.answers, protocol.settings())
 
     def resume(self, step: int) -> None:
-        """Goes on with the candidates up to this step that the run wrote down."""
+        """Goes on with the candidates up to this step that the run wrote down.
+
+        Raises:
+          UserError: if they were measured on another split, or in another way.
+        """
         if self.task is None:
             return
-        rows = [row for row in read_jsonl(self.path) if row["step"] <= step] if step else []
+        rows = [row for row in read_selection(self.path) if row["step"] <= step] if step else []
+        for row in rows:
+            if row["split"] != self.split:
+                raise UserError(
+                    f"{self.path} is of another selection split than selection.* tells now; "
+                    "expected the same one, or another output_dir"
+                )
+        count = int(from_first(np.int32(len(rows))))
+        found = np.zeros((count, len(Candidate._fields)))
         if is_writer():
-            found = np.asarray([[row[n] for n in Candidate._fields] for row in rows], np.float64)
-        else:
-            found = np.zeros((0, len(Candidate._fields)))
-        count = int(from_first(np.int32(len(found))))
-        found = from_first(np.resize(found, (count, len(Candidate._fields))))
-        self.candidates = [Candidate(int(row[0]), *map(float, row[1:])) for row in found]
+            found[:] = np.reshape(
+                [[row[name] for name in Candidate._fields] for row in rows], found.shape
+            )
+        self.candidates = [Candidate(int(r[0]), *map(float, r[1:])) for r in from_first(found)]
+        if is_writer() and rows:
+            self._write(rows)  # another criterion may choose another one
 
     def measure(self, params: Params, step: int) -> None:
         """Samples the split by these parameters, if it was not, and writes selection.jsonl."""
@@ -226,8 +242,8 @@ class Selection:
         for name, one in found.items():
             told |= {f"{name}_low": one.low, f"{name}_high": one.high}
         if is_writer():
-            rows = [row for row in read_jsonl(self.path) if row["step"] < step]
-            rows.append(told)
+            rows = [row for row in read_selection(self.path) if row["step"] < step] if step else []
+            rows.append(told | {"split": self.split})
             self._write(rows)
 
     def _write(self, rows: Sequence[dict]) -> None:
@@ -272,12 +288,31 @@ def split_problems(
     return data.pick_problems(problems, training), data.pick_problems(problems, held)
 
 
+def read_selection(path: Path) -> list[dict]:
+    """The rows of a selection.jsonl; none if it is not there.
+
+    Raises:
+      UserError: naming the line that is none.
+    """
+    rows = []
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            fits = all(isinstance(row[name], int | float) for name in Candidate._fields)
+            if not fits or not isinstance(row["chosen"], bool) or not isinstance(row["split"], str):
+                raise ValueError("expected the figures of a checkpoint")
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: no candidate: {error!r:.200}") from None
+        rows.append(row)
+    return rows
+
+
 def chosen_step(run_dir: Path) -> int | None:
     """The step that a run has chosen; None if it had no selection split.
 
     Raises:
       UserError: if its selection.jsonl is damaged.
     """
-    rows = read_jsonl(run_dir / "selection.jsonl")
-    steps = [row["step"] for row in rows if row.get("chosen")]
+    steps = [row["step"] for row in read_selection(run_dir / "selection.jsonl") if row["chosen"]]
     return steps[0] if steps else None

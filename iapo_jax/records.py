@@ -6,9 +6,11 @@
 No JAX.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -93,8 +95,12 @@ class Record(NamedTuple):
 
 
 def cast_votes(group: Sequence[Completion]) -> list[int]:
-    """A number for each distinct answer of a problem's samples: 0 is right, -1 is none."""
+    """A number for each distinct answer of a problem's samples: 0 is right, -1 is none.
+
+    Wrong answers are one where that is sure without algebra: 1/2 and 0.5, but not x+1 and 1+x.
+    """
     representatives: list[str] = []
+    known: dict[str, int] = {}
     votes = []
     for one in group:
         if one.correct:
@@ -102,15 +108,18 @@ def cast_votes(group: Sequence[Completion]) -> list[int]:
         elif not one.extracted:
             votes.append(-1)
         else:
-            same = (
-                i for i, text in enumerate(representatives, 1) if same_answer(text, one.extracted)
-            )
-            number = next(same, 0)
-            if not number:
-                representatives.append(one.extracted)
-                number = len(representatives)
-            votes.append(number)
+            if one.extracted not in known:
+                same = (text for text in representatives if _same(text, one.extracted))
+                first = next(same, one.extracted)
+                if first == one.extracted:
+                    representatives.append(first)
+                known[one.extracted] = representatives.index(first) + 1
+            votes.append(known[one.extracted])
     return votes
+
+
+def _same(one: str, other: str) -> bool:
+    return same_answer(one, other) or same_answer(other, one)
 
 
 def digest(*parts: Any) -> str:
@@ -149,6 +158,11 @@ def read_record(path: Path) -> Record | None:
     missing = [name for name in Record._fields if name not in values]
     if missing:
         raise UserError(f"{path}: the field {missing[0]} is missing; expected a whole evaluation")
+    for name, default in {"settings": {}, **Record._field_defaults}.items():
+        if not isinstance(values[name], type(default)):
+            raise UserError(
+                f"{path}: {name} is {values[name]!r:.40}; expected a {type(default).__name__}"
+            )
     return Record(**{name: values[name] for name in Record._fields})
 
 
@@ -173,6 +187,19 @@ def check_same(known: Record, record: Record, path: Path) -> None:
             )
 
 
+_TYPES = (int, int, str, str, str, str | None, bool, int, int, bool)
+
+
+def _completion(values: Any) -> Completion:
+    """The inverse of `_asdict`; KeyError, TypeError or ValueError if it is none."""
+    if not isinstance(values, dict):
+        raise TypeError(f"expected an object, found {values!r:.40}")
+    for name, kind in zip(Completion._fields[:-1], _TYPES, strict=True):
+        if not isinstance(values[name], kind):
+            raise TypeError(f"{name} is {values[name]!r:.40}")
+    return Completion(*(values[name] for name in Completion._fields[:-1]), values.get("ids", []))
+
+
 def read_completions(path: Path) -> list[Completion]:
     """The completions of a file, in its order; none if it is not there.
 
@@ -188,15 +215,31 @@ def read_completions(path: Path) -> list[Completion]:
     rows = []
     for number, line in enumerate(whole[:end].splitlines(), 1):
         try:
-            values = json.loads(line.decode("utf-8"))
-            ids = values.get("ids", [])
-            rows.append(Completion(*(values[name] for name in Completion._fields[:-1]), ids))
+            rows.append(_completion(json.loads(line.decode("utf-8"))))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}: no completion: {error!r:.200}") from None
     if end < len(whole):
         with path.open("r+b") as file:
             file.truncate(end)
     return rows
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the file of completions, which is made if need be, for this process alone.
+
+    Raises:
+      UserError: if another process holds it.
+    """
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{path} is being written by another process; expected one at a time, or another "
+                "output_dir (--out)"
+            ) from None
+        yield
 
 
 def append_completions(path: Path, rows: Iterable[Completion]) -> None:

@@ -138,6 +138,8 @@ from iapo_jax import plugins
 from iapo_jax.answers import are_correct
 from iapo_jax.errors import UserError
 
+POLICY = 1  # counts up whenever a verdict of the tables above changes
+
 
 class RewardError(UserError):
     """A reward function cannot be found, or returned what cannot be used as a reward."""

@@ -16,6 +16,7 @@ from iapo_jax.config import (
 )
 from iapo_jax.errors import UserError
 from iapo_jax.held_out import chosen_step
+from iapo_jax.metrics import say
 from iapo_jax.run import Run
 from iapo_jax.sharding import replicated
 from iapo_jax.types import Params
@@ -44,9 +45,11 @@ def run_config(run_dir: Path) -> TrainConfig | SftConfig:
 def run_directory(text: str) -> tuple[Path, str] | None:
     """(run directory, step) of `RUN_DIR` or `RUN_DIR/checkpoints/N`; None for anything else."""
     path = Path(text).expanduser()
+    if (path / "config.json").is_file():  # a model directory, wherever it lies
+        return None
     if path.parent.name == "checkpoints" and path.name.isdecimal():
         return path.parent.parent, path.name
-    if (path / "config.yaml").is_file() and not (path / "config.json").is_file():
+    if (path / "config.yaml").is_file():
         return path, "auto"
     return None
 
@@ -81,18 +84,30 @@ def open_checkpoint(
     section = config.model
     if model is not None:
         section = dataclasses.replace(section, dtype=model.dtype, attention=model.attention)
+    exported = run_dir / "hf"
+    if not Path(section.path).is_dir() and (exported / "config.json").is_file():
+        section = dataclasses.replace(section, path=str(exported), config=None, tokenizer=None)
     opened = run.open_run(dataclasses.replace(config, mesh=mesh, model=section))
     checkpoints = Checkpoints(run_dir, config.log.save_total_limit)
     chosen = chosen_step(run_dir) if step == "auto" else None
     wanted = str(chosen) if chosen in checkpoints.steps() else step
+    if chosen is not None and wanted == step:
+        say(f"note: step {chosen}, which the run chose, is gone from {checkpoints.directory}")
     number = step_to_resume(checkpoints, wanted, option=option)
     if number is None:
         raise UserError(f"{checkpoints.directory} holds no checkpoint")
     optimizer = update.make_optimizer(config.optimizer, 1)
-    memory = checkpoints.saved_memory(number, replicated(opened.mesh))
-    like = update.abstract_state(opened.mesh, optimizer, run.abstract_params(opened), memory)
-    params = checkpoints.restore(number, like).params
-    checkpoints.close()
+    try:
+        memory = checkpoints.saved_memory(number, replicated(opened.mesh))
+        like = update.abstract_state(opened.mesh, optimizer, run.abstract_params(opened), memory)
+        params = checkpoints.restore(number, like).params
+        checkpoints.close()
+    except (OSError, ValueError, KeyError, AttributeError) as error:  # orbax, of a damaged one
+        if isinstance(error, UserError):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        place = checkpoints.directory / str(number)
+        raise UserError(f"checkpoint {place} cannot be read: {reason:.200}") from None
     return Source(opened, params, number)
 
 

@@ -65,7 +65,8 @@ def summarise(
     """Every figure of every label on each data set, and of each pair their differences.
 
     Returns the object of summary.json: lists `figures` and `differences` of name, value, low, high;
-    a difference is `model` - `baseline`, and the baseline was named before it. NaN is null.
+    a difference is `model` - `baseline`, and the baseline was named before it. null is what is not
+    finite: an interval that ends at infinity, or a figure without anything to compute it from.
     """
     told: dict[str, Any] = {"format": FORMAT, "k": list(ks), "datasets": []}
     told |= {"figures": [], "differences": []}
@@ -117,7 +118,7 @@ def _one_dataset(
 
 
 def _row(name: str, found: Estimate) -> dict[str, Any]:
-    clean = {key: None if math.isnan(x) else x for key, x in found._asdict().items()}
+    clean = {key: x if math.isfinite(x) else None for key, x in found._asdict().items()}
     return {"name": name, **clean}
 
 
@@ -185,7 +186,9 @@ def _cell(row: Mapping[str, Any] | None, form: str, factor: float) -> str:
     if row is None or row["value"] is None:
         return "-"
     value = form.format(factor * row["value"])
-    if row["low"] is None:
+    if row["low"] is None and row["high"] is None:
         return value
-    low, high = (form.format(factor * row[end]) for end in ("low", "high"))
+    low, high = (
+        "∞" if row[end] is None else form.format(factor * row[end]) for end in ("low", "high")
+    )
     return f"{value} [{low}, {high}]"

@@ -57,7 +57,7 @@ def train(
     """
     trainer = make_trainer(config, advantage=advantage, reward_functions=reward_functions)
     run = trainer.run
-    held_out, selection = HeldOut(config, run, trainer.problems), trainer.selection
+    held_out, selection = HeldOut(config, run, trainer.questions), trainer.selection
     say(reporting.describe_run(trainer))
     for note in held_out.notes:
         say(f"eval        {note}")

@@ -32,6 +32,7 @@ class Trainer(NamedTuple):
     run: Run
     algorithm: Algorithm
     problems: data.Problems
+    questions: list[Any]  # of all its rows, also of those that are not trained on
     notes: list[str]  # what was done to the data set's rows
     selection: Selection
     sampler: rollouts.Sampler
@@ -106,6 +107,7 @@ def make_trainer(
         run,
         algorithm,
         problems,
+        [row.question for row in loaded.rows],
         loaded.notes,
         Selection(config, run, held),
         sampler,

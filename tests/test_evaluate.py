@@ -88,7 +88,7 @@ def test_an_interrupted_command_is_taken_up_again(model, tmp_path, evaluated):
         *(sys.executable, "-m", "iapo_jax.evaluate", "--model", f"one={model}"),
         *("--dataset", "arithmetic:test:first 8", "--num_samples", "2"),
         *("--max_completion_length", "64", "--prompts_per_batch", "1"),
-        *("--out", str(tmp_path), "progress=false", "compilation_cache=''"),
+        *("--out", str(tmp_path), "mesh.data=1", "progress=false", "compilation_cache=''"),
     ]
     texts = tmp_path / "one.arithmetic-test-8.completions.jsonl"
     child = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ)
@@ -137,6 +137,7 @@ def test_models_on_the_command_line(texts, expected):
         (["x y=a"], "a label of letters, digits"),
         (["x=a", "x=b"], "is the second model called 'x'"),
         (["a/hf", "b/a"], "is the second model called 'a'"),
+        (["a=x,y", "a-1=x"], "two models would write a-1"),
     ],
 )
 def test_mistaken_models(texts, sentence):
@@ -153,7 +154,8 @@ def test_mistaken_models(texts, sentence):
         (["--model", "nowhere", "--dataset", "arithmetic"], "model directory 'nowhere' does not"),
         (["--model", "MODEL", "--dataset", "arithmetic:dev"], "has no split 'dev'"),
         (["--model", "MODEL", "--dataset", "arithmetic", "--k", "1,64"], "from 1 to num_samples"),
-        (["--model", "MODEL", "--dataset", "arithmetic", "--k", "many"], "Integer"),
+        (["--model", "MODEL", "--dataset", "arithmetic", "--k", "many"], "expected numbers, as"),
+        (["--model", "MODEL", "--dataset", "arithmetic", "--k", "1,,2"], "expected numbers, as"),
         (["--model", "MODEL", "--dataset", "arithmetic", "--num_samples", "0"], "num_samples is 0"),
         (["--model", "MODEL", "--dataset", "arithmetic", "--temperature", "0"], "use top_k=1"),
         (

@@ -11,7 +11,7 @@ from iapo_jax import evaluation, weights
 from iapo_jax.data import Problems
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation import Protocol, describe, evaluate, evaluate_to, make_task, missing_chunks
-from iapo_jax.records import Completion, cast_votes, read_completions, read_record
+from iapo_jax.records import Completion, cast_votes, locked, read_completions, read_record
 from iapo_jax.sharding import make_mesh, param_shardings
 
 
@@ -238,6 +238,50 @@ def test_damaged_files_are_named(stored):
     (stored.directory / "tiny.letters.json").unlink()
     with pytest.raises(UserError, match="has no tiny.letters.json beside it"):
         stored()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["5", "null", '"text"', "[1, 2]"],
+)
+def test_a_line_that_is_no_object_is_named(stored, line):
+    stored()
+    texts = stored.directory / "tiny.letters.completions.jsonl"
+    texts.write_text(line + "\n")
+    with pytest.raises(UserError, match="line 1: no completion: TypeError..expected an object"):
+        stored()
+
+
+@pytest.mark.parametrize("name, value", [("length", "abc"), ("correct", 1.5), ("row", None)])
+def test_a_field_of_another_kind_is_named(stored, name, value):
+    stored()
+    texts = stored.directory / "tiny.letters.completions.jsonl"
+    first, *others = texts.read_text().split("\n")
+    texts.write_text("\n".join([json.dumps(json.loads(first) | {name: value}), *others]))
+    with pytest.raises(UserError, match=f"line 1: no completion: .*{name} is "):
+        stored()
+    path = stored.directory / "tiny.letters.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"settings": None}))
+    with pytest.raises(UserError, match="settings is None; expected a dict"):
+        stored()
+
+
+def test_one_process_at_a_time(stored):
+    stored()
+    texts = stored.directory / "tiny.letters.completions.jsonl"
+    before = texts.read_bytes()
+    with locked(texts), pytest.raises(UserError, match="is being written by another process"):
+        stored()
+    assert texts.read_bytes() == before
+    stored()
+
+
+def test_what_cannot_be_written_is_one_sentence(make, tiny_params, tmp_path):
+    (tmp_path / "tiny.letters.completions.jsonl").mkdir()
+    task = make()
+    record = describe(task, tiny_params, model="tiny", dataset="letters")
+    with pytest.raises(UserError, match="cannot be written"):
+        evaluate_to(tmp_path, "tiny.letters", task, tiny_params, record, shown=False)
 
 
 def test_a_batch_must_fit_the_devices(make):

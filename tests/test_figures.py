@@ -76,6 +76,15 @@ def test_majority_at_k_takes_many_samples():
     assert 0.5 < figures.majority_at_k(votes, votes == 0, 65)[0] < 1
 
 
+def test_majority_at_k_takes_thousands_of_samples():
+    # 1,400 of 2,048 right against one rival: choosing 3, two or three must be right.
+    votes = np.asarray([[0] * 1400 + [1] * 648])
+    wanted = math.comb(1400, 3) + math.comb(1400, 2) * 648
+    found = figures.majority_at_k(votes, votes == 0, 3)
+    assert found == pytest.approx([wanted / math.comb(2048, 3)], rel=1e-12)
+    assert figures.majority_at_k(votes, votes == 0, 511)[0] == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("k", [0, 5])
 def test_k_must_fit_the_samples(k):
     with pytest.raises(ValueError, match="expected 1 to 4"):
@@ -168,6 +177,42 @@ def test_a_share_without_spread_has_an_exact_bound():
     assert figures.estimate([Terms(ones, ones)], drawn) == pytest.approx((1, 0.025 ** (1 / 40), 1))
     low = figures.estimate([Terms(0 * ones, ones)], drawn)
     assert low == pytest.approx((0, 0, 1 - 0.025 ** (1 / 40)))
+
+
+def test_equal_shares_prove_little():
+    drawn, b = figures.resample(40), 1 - 0.025 ** (1 / 40)
+    ones, zeros = (Terms(np.full(40, x), np.ones(40)) for x in (1.0, 0.0))
+    same = figures.difference([ones], drawn, [ones], drawn)
+    assert same == pytest.approx((0, -b, b))
+    assert figures.difference([ones], drawn, [zeros], drawn) == pytest.approx((1, 1 - b, 1))
+    alike = Terms(np.tile([0.0, 1.0], 20), np.ones(40))  # equal on each problem, not over them
+    assert figures.difference([alike], drawn, [alike], drawn) == pytest.approx((0, -b, b))
+    lengths = Terms(np.full(40, 30.0), np.ones(40))  # no share: a certain difference is certain
+    fewer = Terms(np.full(40, 20.0), np.ones(40))
+    assert figures.difference([fewer], drawn, [lengths], drawn) == pytest.approx((-10, -10, -10))
+
+
+def test_tokens_without_a_right_answer_are_infinitely_many():
+    # 1 of 16 problems is ever right: a resample misses it with (15/16)^16 = 36%.
+    correct = np.arange(16)[:, None] == 0
+    terms = figures.figure_terms(outcomes(correct, np.full((16, 1), 100)))
+    found = figures.estimate([terms["tokens_per_right_answer"]], figures.resample(16))
+    assert found.value == pytest.approx(1600) and found.high == math.inf
+    assert 100 <= found.low < 1600
+
+
+def test_a_thinned_grid_is_not_biased():
+    rng = np.random.default_rng(4)
+    long = outcomes(rng.random((100, 64)) < 0.4, rng.integers(200, 9000, (100, 64)))
+    short = outcomes(rng.random((100, 64)) < 0.4, rng.integers(200, 2000, (100, 64)))
+    assert len(np.unique(long.length)) > figures._GRID
+    drawn = figures.resample(100)
+    found = figures.accuracy_at_matched_length([short], drawn, [long], drawn)
+    exact = (long.correct & (long.length <= found.budget)).mean()
+    assert np.minimum(long.length, found.budget).mean() == pytest.approx(
+        short.length.mean(), rel=2e-4
+    )
+    assert found.baseline == pytest.approx(exact, abs=5e-4)
 
 
 def test_what_cannot_be_computed_is_nan():

@@ -89,6 +89,16 @@ def test_the_split_is_the_same_whatever_the_order():
         split_problems(build(rows), section(problems=100), 3)
 
 
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '{"step": 4}', '{"step": "4", "accuracy": 1, "length": 1, "ratio": 1}']
+)
+def test_a_damaged_selection_is_named(tmp_path, text):
+    (tmp_path / "selection.jsonl").write_text(text + "\n")
+    with pytest.raises(UserError, match="selection.jsonl, line 1: no candidate"):
+        held_out.chosen_step(tmp_path)
+    assert held_out.chosen_step(tmp_path / "elsewhere") is None
+
+
 def test_the_table_says_what_was_measured():
     cut = np.ones((4, 1), bool)
     cut[3] = False

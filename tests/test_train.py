@@ -291,6 +291,31 @@ def test_the_evaluation_set_decides_nothing(selected, finish):
     jax.tree.map(np.testing.assert_array_equal, other.params, selected.params)
 
 
+def test_the_selection_split_is_training_data_for_the_evaluation_set(selected, configure, tmp_path):
+    trainer = make_trainer(configure(selected.directory, "selection.problems=8"))
+    held = tmp_path / "held.jsonl"
+    rows = zip(
+        trainer.selection.task.problems.questions,
+        trainer.selection.task.problems.answers,
+        strict=True,
+    )
+    held.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows))
+    with pytest.raises(UserError, match="shares 8 of its 8 questions with the training data"):
+        train(configure(tmp_path / "run", "selection.problems=8", f"eval.dataset={held}"))
+
+
+def test_another_selection_split_is_refused(selected, configure):
+    with pytest.raises(UserError, match="selection.jsonl is of another selection split"):
+        train(
+            configure(
+                selected.directory,
+                "selection.problems=4",
+                "selection.prompts_per_batch=8",
+                "save_steps=1",
+            )
+        )
+
+
 def test_a_resumed_run_chooses_the_same(selected, finish):
     options = [
         "selection.problems=8",
