@@ -1,7 +1,8 @@
 """iapo_jax: shorter reasoning at the same accuracy, token by token.
 
 The functional library, by name. Nothing here imports transformers, datasets, orbax or omegaconf;
-the trainer and its command lines are `iapo_jax.train`, `iapo_jax.sft` and `iapo_jax.export`.
+the trainer and its command lines are `iapo_jax.train`, `iapo_jax.sft`, `iapo_jax.evaluate`,
+`iapo_jax.report`, `iapo_jax.inspect` and `iapo_jax.export`.
 """
 
 from iapo_jax.adaptation import (
@@ -14,6 +15,7 @@ from iapo_jax.adaptation import (
 from iapo_jax.advantages import grpo, gtpo, iapo, iapo_priced, iapo_reference, rloo
 from iapo_jax.algorithms import ALGORITHMS, Algorithm, make_algorithm
 from iapo_jax.attention import Segment, attend, blockwise_attention, dense_attention
+from iapo_jax.figures import majority_at_k, pass_at_k
 from iapo_jax.information import (
     ESTIMATORS,
     Probe,
@@ -112,6 +114,7 @@ __all__ = [
     "length_cap",
     "length_penalty",
     "loss_scale",
+    "majority_at_k",
     "make_algorithm",
     "make_groups",
     "make_mesh",
@@ -119,6 +122,7 @@ __all__ = [
     "normalise",
     "overlong",
     "param_shardings",
+    "pass_at_k",
     "policy_loss",
     "price_for_accuracy",
     "price_for_length",
