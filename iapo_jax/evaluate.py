@@ -196,23 +196,23 @@ def check_training_data(
     Raises:
       UserError: with the count.
     """
-    training: dict[str, LoadedSet] = {}
+    training: dict[str, list] = {}
     for text in config.training_data:
-        training[text] = data.load_set(parse_spec(text, "training_data"), "training_data")
+        loaded = data.load_set(parse_spec(text, "training_data"), "training_data")
+        training[text] = [row.question for row in loaded.rows]
     for member in members:
         run_dir = sources.training_run(member.source)
         if run_dir is None:
             continue
-        section = sources.run_config(run_dir).data
-        key = f"{section.dataset} (of {run_dir})"
+        key = f"{sources.run_config(run_dir).data.dataset} (of {run_dir})"
         try:
-            training[key] = data.load_section(section)
+            training[key] = sources.training_questions(run_dir)
         except UserError as error:
             say(f"note: no check against the training data of {run_dir}: {error}")
     for name, trained in training.items():
         for loaded in sets.values():
             check_overlap(
-                [row.question for row in trained.rows],
+                trained,
                 [row.question for row in loaded.rows],
                 name,
                 f"--dataset {loaded.text!r}",

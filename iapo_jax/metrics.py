@@ -153,6 +153,7 @@ def environment() -> dict[str, Any]:
         "devices": [str(device) for device in jax.devices()],
         "processes": jax.process_count(),
         "commit": git.stdout.strip() or None,
+        "directory": os.getcwd(),  # relative paths of the config begin there
     }
 
 

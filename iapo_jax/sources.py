@@ -1,10 +1,11 @@
 """Where parameters come from: a model directory, a hub name, a training run's checkpoint."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from iapo_jax import run, update
+from iapo_jax import data, run, update
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
 from iapo_jax.config import (
     LogSection,
@@ -20,6 +21,7 @@ from iapo_jax.metrics import say
 from iapo_jax.run import Run
 from iapo_jax.sharding import replicated
 from iapo_jax.types import Params
+from iapo_jax.weights import read_json
 
 
 class Source(NamedTuple):
@@ -61,6 +63,22 @@ def training_run(text: str) -> Path | None:
     if found is None and (parent / "config.yaml").is_file():  # RUN_DIR/hf
         return parent
     return None if found is None else found[0]
+
+
+def training_questions(run_dir: Path) -> list[Any]:
+    """The questions of a run's training rows, read as the run read them, where it was started.
+
+    Raises:
+      UserError: if they cannot be read any more.
+    """
+    config, environment = run_config(run_dir), run_dir / "env.json"
+    began = read_json(environment).get("directory") if environment.is_file() else None
+    place = began if began and Path(began).is_dir() else "."
+    with contextlib.chdir(place):
+        if isinstance(config, TrainConfig):
+            return [row.question for row in data.load_section(config.data).rows]
+        rows = data.load_rows(config.data)
+        return [data.read_question(row, f"row {n}") for n, row in enumerate(rows, 1)]
 
 
 def open_checkpoint(

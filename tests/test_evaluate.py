@@ -182,6 +182,25 @@ def test_mistakes_are_one_sentence(words, sentence, model, tmp_path, monkeypatch
     assert not list(tmp_path.rglob("*.jsonl"))
 
 
+@pytest.mark.parametrize("kind", ["sampling: {}", "batch: {rows_per_step: 8}"])
+def test_training_data_is_read_where_the_run_was_started(tmp_path, monkeypatch, capsys, kind):
+    """From another directory; rows of supervised fine-tuning have no answer."""
+    (tmp_path / "start").mkdir()
+    row = {"question": "90-77+28-10", "answer": "31", "completion": "31"}
+    if kind.startswith("batch"):
+        del row["answer"]
+    (tmp_path / "start" / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(f"data: {{dataset: rows.jsonl}}\n{kind}\n")
+    (tmp_path / "run" / "env.json").write_text(json.dumps({"directory": str(tmp_path / "start")}))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(sources, "open_source", lambda *_: pytest.fail("a model was opened"))
+    words = ["--model", "../run", "--dataset", "arithmetic:train:first 5"]
+    assert command.main(words) == 2
+    assert "shares 1 of its 5 questions with the training data" in capsys.readouterr().err
+
+
 def test_what_a_run_was_trained_on_is_looked_at(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sources, "open_source", lambda *_: pytest.fail("a model was opened"))
     (tmp_path / "run" / "hf").mkdir(parents=True)
