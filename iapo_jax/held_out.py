@@ -1,28 +1,20 @@
-"""Held-out problems of a training run: what chooses its checkpoint, and the table before and after.
+"""The evaluation set of a training run: sampled before the first step and after the last.
 
-Two sets that never meet. The selection split is taken from the training rows and decides which
-checkpoint is kept. The evaluation set (`eval.dataset`) is sampled before the first step and after
-the choice; nothing depends on it.
+Nothing depends on it; which checkpoint is kept is decided on another set (`model_selection`).
 """
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from iapo_jax import data, figures
-from iapo_jax.config import SelectionSection, TrainConfig
-from iapo_jax.data import Problems
-from iapo_jax.errors import UserError
-from iapo_jax.evaluation import Protocol, describe, evaluate, evaluate_to, make_task
-from iapo_jax.figures import Outcomes, figure_terms
-from iapo_jax.metrics import is_writer, replace_file
-from iapo_jax.questions import check_overlap, hold_out
-from iapo_jax.records import Record, digest
+from iapo_jax.config import TrainConfig
+from iapo_jax.evaluation import Protocol, describe, evaluate_to, make_task
+from iapo_jax.figures import figure_terms
+from iapo_jax.metrics import replace_file
+from iapo_jax.questions import check_overlap
+from iapo_jax.records import Record
 from iapo_jax.run import Run
-from iapo_jax.sharding import from_first
 from iapo_jax.summary import summarise
 from iapo_jax.types import Params
 
@@ -134,185 +126,3 @@ def before_and_after(before: Record, after: Record) -> str:
     count, samples = len(before.rows), before.settings["num_samples"]
     lines.append(f"{count} held-out problems, {samples} sample(s) each; [95% intervals]")
     return "\n".join(line.rstrip() for line in lines)
-
-
-# ----------------------------------------------------------------- choosing a checkpoint
-
-
-class Candidate(NamedTuple):
-    """A checkpoint on the selection split; step 0 is the start model, which is never chosen."""
-
-    step: int
-    accuracy: float
-    length: float  # tokens
-    ratio: float  # accuracy per token
-
-
-def choose(candidates: Sequence[Candidate], section: SelectionSection) -> Candidate | None:
-    """The best candidate by the criterion, the earliest of equals; None if there is none.
-
-    `accuracy`: the most accurate, of equally accurate ones the shortest. `ratio`: the highest
-    accuracy per token among those whose accuracy is at most `tolerance` below the start's (a model
-    that stops at once has a fine ratio); if none is, the most accurate.
-    """
-    start = next((one.accuracy for one in candidates if one.step == 0), 0.0)
-
-    def merit(one: Candidate) -> tuple[float, ...]:
-        allowed = one.accuracy >= start - section.tolerance - 1e-9
-        if section.criterion == "ratio" and allowed:
-            return (1.0, one.ratio)
-        return (0.0, one.accuracy, -one.length)
-
-    trained = [one for one in candidates if one.step > 0]
-    return max(trained, key=merit) if trained else None
-
-
-class Selection:
-    """The selection split of `config.SelectionSection`, sampled at every checkpoint.
-
-    Args:
-      problems: of the split; None: no split, and the last checkpoint is kept.
-    """
-
-    def __init__(self, config: TrainConfig, run: Run, problems: Problems | None):
-        self.section, self.shown = config.selection, config.log.progress
-        self.path = run.output_dir / "selection.jsonl"
-        self.candidates: list[Candidate] = []
-        self.task = None
-        if problems is None:
-            return
-        protocol = Protocol(
-            seed=config.seed,
-            num_samples=self.section.num_samples,
-            max_completion_length=config.sampling.max_completion_length,
-            temperature=config.sampling.temperature,
-            top_p=config.sampling.top_p,
-            top_k=config.sampling.top_k,
-            end_of_thinking=config.information.end_of_thinking,
-            prompts_per_batch=self.section.prompts_per_batch,
-            gather_weights=config.sampling.gather_weights,
-        )
-        self.task = make_task(run, problems, protocol, field="selection")
-        self.split = digest(problems.texts, problems.answers, protocol.settings())
-
-    def resume(self, step: int) -> None:
-        """Goes on with the candidates up to this step that the run wrote down.
-
-        Raises:
-          UserError: if they were measured on another split, or in another way.
-        """
-        if self.task is None:
-            return
-        rows = [row for row in read_selection(self.path) if row["step"] <= step] if step else []
-        for row in rows:
-            if row["split"] != self.split:
-                raise UserError(
-                    f"{self.path} is of another selection split than selection.* tells now; "
-                    "expected the same one, or another output_dir"
-                )
-        count = int(from_first(np.int32(len(rows))))
-        found = np.zeros((count, len(Candidate._fields)))
-        if is_writer():
-            found[:] = np.reshape(
-                [[row[name] for name in Candidate._fields] for row in rows], found.shape
-            )
-        self.candidates = [Candidate(int(r[0]), *map(float, r[1:])) for r in from_first(found)]
-        if is_writer() and rows:
-            self._write(rows)  # another criterion may choose another one
-
-    def measure(self, params: Params, step: int) -> None:
-        """Samples the split by these parameters, if it was not, and writes selection.jsonl."""
-        if self.task is None or any(one.step == step for one in self.candidates):
-            return
-        made = evaluate(
-            self.task, params, name=f"selecting, step {step}", shown=self.shown, leave=False
-        )
-        count = self.task.protocol.num_samples
-        made.sort(key=lambda one: (one.row, one.sample))
-        grid = lambda name: np.asarray([getattr(x, name) for x in made]).reshape(-1, count)  # noqa: E731
-        correct = grid("correct")
-        outcomes = Outcomes(correct, grid("length"), grid("finished"), np.where(correct, 0, 1))
-        terms, drawn = figure_terms(outcomes), figures.resample(len(correct))
-        found = {
-            name: figures.estimate([terms[key]], drawn)
-            for name, key in (("accuracy", "accuracy"), ("length", "length"), ("ratio", "ratio@1"))
-        }
-        self.candidates.append(Candidate(step, *(one.value for one in found.values())))
-        told = self.candidates[-1]._asdict()
-        for name, one in found.items():
-            told |= {f"{name}_low": one.low, f"{name}_high": one.high}
-        if is_writer():
-            rows = [row for row in read_selection(self.path) if row["step"] < step] if step else []
-            rows.append(told | {"split": self.split})
-            self._write(rows)
-
-    def _write(self, rows: Sequence[dict]) -> None:
-        best = self.best()
-        lines = []
-        for row in rows:
-            chosen = best is not None and row["step"] == best
-            told = row | {"criterion": self.section.criterion, "chosen": chosen}
-            lines.append(json.dumps(told) + "\n")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self.path, "".join(lines))
-
-    def best(self) -> int | None:
-        """The step of the best checkpoint so far; None without a split or a candidate."""
-        found = choose(self.candidates, self.section)
-        return None if found is None else found.step
-
-    def told(self) -> str:
-        """The choice in one sentence."""
-        found = choose(self.candidates, self.section)
-        return (
-            f"chosen: step {found.step}, by {self.section.criterion} on "
-            f"{len(self.task.problems.rows)} training problems that were held out "
-            f"(accuracy {found.accuracy:.3f}, {found.length:.1f} tokens)"
-        )
-
-
-def split_problems(
-    problems: Problems, section: SelectionSection, seed: int
-) -> tuple[Problems, Problems | None]:
-    """The training problems, and those of the selection split.
-
-    Raises:
-      UserError: if the split would leave nothing to train on.
-    """
-    if not section.problems:
-        return problems, None
-    try:
-        training, held = hold_out(section.problems, problems.questions, seed)
-    except UserError as error:
-        raise UserError(f"selection.problems is {section.problems}: {error}") from None
-    return data.pick_problems(problems, training), data.pick_problems(problems, held)
-
-
-def read_selection(path: Path) -> list[dict]:
-    """The rows of a selection.jsonl; none if it is not there.
-
-    Raises:
-      UserError: naming the line that is none.
-    """
-    rows = []
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            fits = all(isinstance(row[name], int | float) for name in Candidate._fields)
-            if not fits or not isinstance(row["chosen"], bool) or not isinstance(row["split"], str):
-                raise ValueError("expected the figures of a checkpoint")
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}, line {number}: no candidate: {error!r:.200}") from None
-        rows.append(row)
-    return rows
-
-
-def chosen_step(run_dir: Path) -> int | None:
-    """The step that a run has chosen; None if it had no selection split.
-
-    Raises:
-      UserError: if its selection.jsonl is damaged.
-    """
-    steps = [row["step"] for row in read_selection(run_dir / "selection.jsonl") if row["chosen"]]
-    return steps[0] if steps else None

@@ -16,8 +16,8 @@ from iapo_jax.config import (
     load_run_config,
 )
 from iapo_jax.errors import UserError
-from iapo_jax.held_out import chosen_step
 from iapo_jax.metrics import say
+from iapo_jax.model_selection import chosen_step
 from iapo_jax.run import Run
 from iapo_jax.sharding import replicated
 from iapo_jax.types import Params

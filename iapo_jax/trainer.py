@@ -15,8 +15,8 @@ from iapo_jax.algorithms import ALGORITHMS, OWN, Algorithm, make_algorithm
 from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig
 from iapo_jax.errors import UserError
-from iapo_jax.held_out import Selection, split_problems
 from iapo_jax.learner import UpdateSpec, assign_credit
+from iapo_jax.model_selection import Selection, split_problems
 from iapo_jax.options import parameters_of
 from iapo_jax.run import Run, open_run
 from iapo_jax.sharding import batch_devices, put, replicated

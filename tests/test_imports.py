@@ -21,7 +21,7 @@ READING_ORDER = [
     *("figures", "records", "summary"),
     *("checkpoint", "metrics"),
     *("update", "run", "rollouts", "resampling"),
-    *("inspection", "examine", "evaluation", "held_out", "reporting"),
+    *("inspection", "examine", "evaluation", "held_out", "model_selection", "reporting"),
     *("learner", "trainer", "step", "train", "sft"),
     *("sources", "export", "evaluate"),
     *("terminal", "page", "inspect"),
