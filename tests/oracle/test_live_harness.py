@@ -24,7 +24,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from iapo_jax import pretrained, weights
-from iapo_jax.config import EvaluateConfig
+from iapo_jax.config import EvaluateConfig, MeshSection
 from iapo_jax.data import pad_rows
 from iapo_jax.evaluate import evaluate
 from iapo_jax.model import init_params, make_model
@@ -98,6 +98,7 @@ def test_greedy_scores_are_the_same(directory, harness, tmp_path, monkeypatch):
             top_k=1,
             max_completion_length=96,
             prompts_per_batch=4,
+            mesh=MeshSection(data=1),
             progress=False,
             compilation_cache="",
         )
