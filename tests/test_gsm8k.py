@@ -79,6 +79,8 @@ def run_two_steps(root, shared_data, model, output_dir):
         "batch.micro_batch_size": 1,
         "sampling.max_completion_length": 24,
         "sampling.length_bucket": 8,
+        "selection.problems": 8,
+        "selection.prompts_per_batch": 8,
         "mesh.fsdp": 1,
         "log.compilation_cache": "",
     }
@@ -106,6 +108,8 @@ def test_two_steps_on_gsm8k_from_the_command_line(finished_run):
     assert all(0 < row["iapo/uncertainty_start"] <= np.log(VOCABULARY) for row in rows)
     assert "<|im_end|>" in output and "<|endoftext|>" in output, "the stop set is said"
     assert "271 of 151936 ids have no token" in output
+    measured = metrics.read_jsonl(run / "selection.jsonl")
+    assert [row["step"] for row in measured] == [0, 2] and measured[1]["chosen"]
 
 
 def test_completions_show_the_prompt_as_the_template_renders_it(finished_run):
