@@ -84,11 +84,19 @@ class Selection:
         """Goes on with the candidates up to this step that the run wrote down.
 
         Raises:
-          UserError: if they were measured on another split, or in another way.
+          UserError: if they were measured on another split, or in another way; or if the run began
+            with a split and goes on without one, or the other way around: what it was trained on
+            would decide.
         """
+        rows = [row for row in read_selection(self.path) if row["step"] <= step] if step else []
+        if step and bool(rows) != (self.task is not None):
+            raise UserError(
+                f"selection.problems is {self.section.problems}, but the run in {self.path.parent} "
+                f"began {'with' if rows else 'without'} a selection split; expected the same, or "
+                "another output_dir"
+            )
         if self.task is None:
             return
-        rows = [row for row in read_selection(self.path) if row["step"] <= step] if step else []
         for row in rows:
             if row["split"] != self.split:
                 raise UserError(

@@ -65,6 +65,7 @@ def train(
         say(compile_only(trainer))
         return None
     checkpoints, resumed = open_checkpoints(config, run)
+    selection.resume(resumed or 0)
     params = initial_params(run, config.seed)
     adapt = trainer.algorithm.adapt
     memory = () if adapt is None else put(adapt.init(), replicated(run.mesh))
@@ -72,7 +73,6 @@ def train(
     state, first = resume_state(checkpoints, resumed, state), resumed or 0
     prepare_directory(run, config)
     before = held_out.before(params)
-    selection.resume(first)
     selection.measure(params, 0)
     ref_params = params if trainer.algorithm.loss.beta else None
     del params

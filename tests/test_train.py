@@ -316,6 +316,15 @@ def test_another_selection_split_is_refused(selected, configure):
         )
 
 
+def test_a_run_keeps_or_lacks_its_selection_split(selected, straight, configure):
+    with pytest.raises(UserError, match="selection.problems is 0, but the run .* began with a sel"):
+        train(configure(selected.directory, "save_steps=1"))
+    with pytest.raises(UserError, match="selection.problems is 8, but the run .* began without"):
+        train(
+            configure(straight.directory, "selection.problems=8", "selection.prompts_per_batch=8")
+        )
+
+
 def test_a_resumed_run_chooses_the_same(selected, finish):
     options = [
         "selection.problems=8",
