@@ -10,14 +10,16 @@ from iapo_jax.config import EvaluateConfig, SftConfig, TrainConfig
 from iapo_jax.errors import UserError
 
 _ZERO_OR_MORE = """
-    max_steps save_steps log.completion_steps log.save_total_limit data.max_rows eval.max_rows
+    max_steps save_steps mesh.process_id log.completion_steps log.save_total_limit
+    data.max_rows eval.max_rows
     batch.micro_batch_size sampling.length_bucket sampling.top_k eval.top_k
     optimizer.warmup_steps optimizer.learning_rate optimizer.weight_decay optimizer.max_grad_norm
     algorithm.beta algorithm.epsilon algorithm.epsilon_high
     selection.problems selection.tolerance eval.inspect inspect samples_per_batch top_k
 """
 _ONE_OR_MORE = """
-    log.logging_steps data.max_prompt_length sampling.max_completion_length
+    max_skipped mesh.num_processes mesh.heartbeat_timeout log.logging_steps
+    data.max_prompt_length sampling.max_completion_length
     batch.prompts_per_step batch.num_generations batch.mini_batches batch.num_iterations
     batch.rows_per_step batch.max_length eval.num_samples eval.prompts_per_batch
     information.stride information.max_answer_length algorithm.max_rounds

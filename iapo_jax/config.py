@@ -201,7 +201,17 @@ class MeshSection:
     data: int = option(-1, "replicas of the parameters")
     fsdp: int = option(1, "parameters sharded, batches too")
     tensor: int = option(1, "heads, hidden units and vocabulary sharded")
-    distributed: bool = option(False, "several hosts: call jax.distributed.initialize() first")
+    distributed: bool = option(
+        False, "several processes, on one host or many: the same command on each"
+    )
+    coordinator: str | None = option(
+        None, "HOST:PORT of process 0; unset, here and below: as the cluster says (TPU, Slurm, MPI)"
+    )
+    num_processes: int | None = option(None, "how many there are")
+    process_id: int | None = option(None, "which one this is, from 0")
+    heartbeat_timeout: int = option(
+        60, "seconds of silence after which a process counts as gone and the others end"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +269,10 @@ class TrainConfig:
     max_steps: int = option(100, "rollouts")
     save_steps: int = option(50, "a checkpoint every so many steps, and at the end; 0 = end only")
     resume: str = option(
-        "auto", "auto = newest checkpoint if any; never = refuse; or a step number"
+        "auto", "auto = newest whole checkpoint if any; never = refuse; or a step number"
+    )
+    max_skipped: int = option(
+        5, "the run stops after so many steps in a row whose numbers were not finite (each skipped)"
     )
     model: ModelSection = option(ModelSection, "")
     data: DataSection = option(DataSection, "")
@@ -294,8 +307,9 @@ class SftConfig:
     max_steps: int = option(1000, "optimizer updates")
     save_steps: int = option(0, "a checkpoint every so many steps, and at the end; 0 = end only")
     resume: str = option(
-        "auto", "auto = newest checkpoint if any; never = refuse; or a step number"
+        "auto", "auto = newest whole checkpoint if any; never = refuse; or a step number"
     )
+    max_skipped: int = option(5, "as in training")
     model: ModelSection = option(ModelSection, "")
     data: DataSection = option(DataSection, "")
     prompt: PromptSection = option(PromptSection, "")

@@ -11,7 +11,6 @@ import json
 import re
 import shlex
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,9 +23,9 @@ from iapo_jax.data import LoadedSet
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation import Protocol, describe, evaluate_to, make_task
 from iapo_jax.metrics import is_writer, replace_file, say
+from iapo_jax.processes import leave
 from iapo_jax.questions import check_overlap, normalise
 from iapo_jax.records import Record
-from iapo_jax.run import leave
 from iapo_jax.sources import Source
 from iapo_jax.summary import summarise, table
 
@@ -303,24 +302,19 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; the exit code is 0, 2 after a mistake in it, 130 when interrupted."""
+    """The command line; returns the exit code (`errors`)."""
     arguments = parse(argv)
     words = sys.argv[1:] if argv is None else argv
-    try:
+
+    def run() -> None:
         config = read_config(arguments)
         if arguments.print_config:
             print(to_yaml(config), end="")
         else:
             evaluate(config, shlex.join(["python", "-m", "iapo_jax.evaluate", *words]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        goes_on = "interrupted; what was sampled is kept, and the same command goes on with it"
-        print(f"\n{textwrap.fill(goes_on, 100)}", file=sys.stderr)
-        return 130
-    return 0
+
+    return cli.exit_code(run)
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main()))
+    raise SystemExit(leave(main))

@@ -21,21 +21,23 @@ from iapo_jax.data import Problems
 from iapo_jax.errors import UserError
 from iapo_jax.examine import Asked, OpenModel, inspect_problems
 from iapo_jax.inspection import to_json as to_dict
+from iapo_jax.interruption import Stopped, stop_requested
+from iapo_jax.locks import held
 from iapo_jax.metrics import environment, is_writer, progress_bar, replace_file, say
+from iapo_jax.processes import from_first, on_first
 from iapo_jax.records import (
     Completion,
     Record,
     append_completions,
     check_same,
     digest,
-    locked,
     read_completions,
     read_record,
     to_json,
 )
 from iapo_jax.rollouts import Sampler
-from iapo_jax.run import Run
-from iapo_jax.sharding import batch_devices, by_prompt, fetch, from_first, put
+from iapo_jax.run import Run, writing
+from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.types import Params
 
 _EVAL_STEP = 2**31 - 1  # of the random keys: no training step draws from them
@@ -143,8 +145,9 @@ def _judge(
     texts = pretrained.decode_completions(opened.tokenizer, tokens, opened.stop_ids)
     indices = np.repeat([problem for problem, _ in chunks], samples)
     whole = rewards.whole_texts([problems.texts[i] for i in indices], texts)
-    # A checker's time-out may strike one process and not another: the first one's word counts.
-    correct = from_first(rollouts.check_answers(problems, indices, texts))
+    correct = on_first(
+        lambda: rollouts.check_answers(problems, indices, texts), np.zeros(len(texts), bool)
+    )
     thinking = rollouts.thinking_lengths(
         opened.tokenizer, tokens, opened.stop_ids, task.protocol.end_of_thinking
     )
@@ -188,6 +191,9 @@ def evaluate(
       known: of this very task; only those of the first process count.
       keep: hears of each batch, before the next is drawn.
       leave: keep the bar on the screen when it is done.
+
+    Raises:
+      Stopped: between two batches, if a signal asks for it.
     """
     problems, samples = task.problems, task.protocol.num_samples
     place = {row: i for i, row in enumerate(problems.rows)}
@@ -209,6 +215,11 @@ def evaluate(
             figures = f"accuracy {right / len(found):.3f} length {tokens / len(found):.1f}"
             bar.set_postfix_str(figures, refresh=False)
             bar.update(len(fresh))
+            if len(found) < there.size and stop_requested():
+                raise Stopped(
+                    f"{name}: {len(found)} of {there.size} completions are sampled; the same "
+                    "command goes on"
+                )
     return found
 
 
@@ -270,6 +281,8 @@ def evaluate_to(
 
     Raises:
       UserError: if the files are of another evaluation, damaged, or cannot be written.
+      RunError: if they cannot be written any more.
+      Stopped: if a signal asks for it; what was sampled is kept.
     """
     if not is_writer():
         made = evaluate(task, params, name=name, shown=shown)
@@ -278,16 +291,17 @@ def evaluate_to(
     path, texts = directory / f"{name}.json", directory / f"{name}.completions.jsonl"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with locked(texts):
-            known = _known(path, texts, record, replace)
-            replace_file(path, to_json(record))
-            keep = partial(append_completions, texts)
-            made = evaluate(task, params, name=name, known=known, keep=keep, shown=shown)
-            _probe(directory, name, task, params, made, information, shown)
-            record = record.filled(made)
-            replace_file(path, to_json(record))
+        texts.touch()
     except OSError as error:
         raise UserError(f"{directory} cannot be written: {error}") from None
+    with writing(directory), held(texts, instead="another output_dir (--out)"):
+        known = _known(path, texts, record, replace)
+        replace_file(path, to_json(record))
+        keep = partial(append_completions, texts)
+        made = evaluate(task, params, name=name, known=known, keep=keep, shown=shown)
+        _probe(directory, name, task, params, made, information, shown)
+        record = record.filled(made)
+        replace_file(path, to_json(record))
     return record
 
 

@@ -17,10 +17,10 @@ from iapo_jax.errors import UserError
 from iapo_jax.evaluation import Protocol, evaluate, make_task
 from iapo_jax.figures import Outcomes, figure_terms
 from iapo_jax.metrics import is_writer, replace_file
+from iapo_jax.processes import from_first
 from iapo_jax.questions import hold_out
 from iapo_jax.records import digest
 from iapo_jax.run import Run
-from iapo_jax.sharding import from_first
 from iapo_jax.types import Params
 
 

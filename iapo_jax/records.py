@@ -6,11 +6,9 @@
 No JAX.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -222,26 +220,6 @@ def read_completions(path: Path) -> list[Completion]:
         with path.open("r+b") as file:
             file.truncate(end)
     return rows
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the file of completions, which is made if need be, for this process alone.
-
-    Raises:
-      UserError: if another process holds it.
-    """
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{path} is being written by another process; expected one at a time, or another "
-                "output_dir (--out)"
-            ) from None
-        except OSError:  # a disk without locks
-            pass
-        yield
 
 
 def append_completions(path: Path, rows: Iterable[Completion]) -> None:

@@ -16,13 +16,13 @@ from iapo_jax.config import TrainConfig
 from iapo_jax.data import Problems
 from iapo_jax.errors import UserError
 from iapo_jax.model import init_params
+from iapo_jax.processes import on_first
 from iapo_jax.run import Run
 from iapo_jax.sampling import prompt_keys, sample
 from iapo_jax.sharding import (
     AXES,
     by_prompt,
     fetch,
-    from_first,
     param_shardings,
     put,
     replicated,
@@ -41,6 +41,7 @@ class Scored(NamedTuple):
     correct: np.ndarray  # bool
     thinking_length: np.ndarray  # int32
     seconds: dict[str, float]  # wall time of sampling and of the rewards
+    checker: dict[str, float]  # answers that were too late for the checker, or made it fail
 
 
 class RewardFunctions(NamedTuple):
@@ -205,15 +206,25 @@ def collect(
     tokens = real_tokens(rollout)
     texts = pretrained.decode_completions(tokenizer, tokens, stops)
     rows = np.repeat(indices, shape[1])
-    columns = _columns(problems, rows)
-    reward, parts = rewards.combine_rewards(
-        paid.functions,
-        paid.weights,
-        [problems.texts[i] for i in rows],
-        texts,
-        [problems.answers[i] for i in rows],
-        **columns,
-    )
+    counted = answers.checker_counts()
+
+    def judge() -> tuple:
+        reward, parts = rewards.combine_rewards(
+            paid.functions,
+            paid.weights,
+            [problems.texts[i] for i in rows],
+            texts,
+            [problems.answers[i] for i in rows],
+            **_columns(problems, rows),
+        )
+        return reward, parts, check_answers(problems, rows, texts)
+
+    # On one process: functions may draw or keep count, and a time-out may strike one and not
+    # another.
+    zeros = np.zeros(len(texts), np.float32)
+    nothing = zeros, {name: zeros for name, _ in paid.functions}, zeros.astype(bool)
+    reward, parts, correct = on_first(judge, nothing)
+    checker = {name: n - counted[name] for name, n in answers.checker_counts().items()}
     thinking = thinking_lengths(tokenizer, tokens, stops, config.information.end_of_thinking)
     size = data.bucket(
         int(rollout.length.max()),
@@ -221,9 +232,6 @@ def collect(
         config.sampling.max_completion_length,
     )
     cut = rollout._replace(tokens=rollout.tokens[..., :size], log_prob=rollout.log_prob[..., :size])
-    correct = check_answers(problems, rows, texts)
-    # A checker's time-out may strike one process and not another: the first one's word counts.
-    reward, parts, correct = from_first((reward, parts, correct))
     return Scored(
         cut,
         texts,
@@ -233,6 +241,7 @@ def collect(
         correct.reshape(shape),
         np.asarray(thinking, np.int32).reshape(shape),
         {"time/sample": sampled - started, "time/reward": time.perf_counter() - sampled},
+        checker,
     )
 
 

@@ -9,7 +9,7 @@ which each is tokenised by itself and its tokens enter the loss with that weight
 import argparse
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,25 +19,27 @@ import numpy as np
 from jax.sharding import Mesh
 
 from iapo_jax import data, update
+from iapo_jax.boundary import Boundary
 from iapo_jax.checks import check_config
 from iapo_jax.cli import run_cli
 from iapo_jax.config import SftConfig
 from iapo_jax.errors import UserError
 from iapo_jax.metrics import RunWriter, compiles, memory_table, progress_bar, say
 from iapo_jax.pretrained import encode
+from iapo_jax.processes import leave
 from iapo_jax.run import (
     Run,
     abstract_params,
     export_final,
     initial_params,
-    leave,
-    open_checkpoints,
     open_run,
     prepare_directory,
     resume_state,
+    run_directory,
+    writing,
 )
 from iapo_jax.scoring import score_completions
-from iapo_jax.sharding import batch_devices, by_prompt, put
+from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.types import Array, Mean, Params, Prompts
 from iapo_jax.update import TrainState
 
@@ -173,10 +175,9 @@ def sft_step(
         return -(scores.log_prob * weight).sum() / total, metrics
 
     gradient, value, metrics = update.accumulate_gradients(loss, state.params, batch, micro)
-    state, norm = update.apply_gradient(mesh, optimizer, state, gradient)
+    state, told = update.apply_gradient(mesh, optimizer, state, gradient, value)
     metrics = {name: mean.value() for name, mean in metrics.items()}
-    metrics |= {"loss": value, "grad_norm": norm, "num_tokens": total}
-    return state, metrics
+    return state, told | metrics | {"num_tokens": total}
 
 
 def _check(config: SftConfig, run: Run) -> int:
@@ -209,38 +210,73 @@ def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState | None:
         batch = put(rows.batch(0), by_prompt(run.mesh))
         say(memory_table({"update": sft_step.lower(state, batch, **fixed)}))
         return None
-    checkpoints, resumed = open_checkpoints(config, run)
-    state = update.init_state(run.mesh, optimizer, initial_params(run, config.seed))
-    state, first = resume_state(checkpoints, resumed, state), resumed or 0
-    prepare_directory(run, config)
-    writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
-    try:
-        with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
-            logged, started = first, time.perf_counter()
-            for step in range(first, config.max_steps):
-                batch = put(rows.batch(step), by_prompt(run.mesh))
-                state, metrics = sft_step(state, batch, **fixed)
-                if (step + 1) % config.log.logging_steps == 0 or step + 1 == config.max_steps:
-                    row = {name: float(value) for name, value in metrics.items()}
-                    row["learning_rate"] = float(schedule(step))
-                    now = time.perf_counter()
-                    row["time/step"] = (now - started) / (step + 1 - logged)
-                    logged, started = step + 1, now
-                    row["compiles"] = compiles()
-                    writer.metrics(step + 1, row)
-                    text = f"loss {row['loss']:.4f} entropy {row['entropy']:.3f}"
-                    bar.set_postfix_str(text, refresh=False)
-                bar.update()
-                if config.save_steps and (step + 1) % config.save_steps == 0:
-                    checkpoints.save(step + 1, state)
-        checkpoints.save(config.max_steps, state)
-    finally:
-        checkpoints.close()
-        writer.close()
-    if rows.left_out:
-        say(f"left out {rows.left_out} rows that are longer than the limits of the config")
-    say(f"model: {export_final(run, state.params)}")
+    with run_directory(run, config) as checkpoints:
+        like = update.abstract_state(run.mesh, optimizer, abstract_params(run))
+        state, first, notes = resume_state(checkpoints, config, like)
+        if state is None:
+            state = update.init_state(run.mesh, optimizer, initial_params(run, config.seed))
+        checkpoints.compile(state)
+        prepare_directory(run, config)
+        writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
+        try:
+            boundary = Boundary(config, checkpoints, writer, notes)
+            state = _steps(boundary, rows, partial(sft_step, **fixed), schedule, state, first)
+        finally:
+            writer.close()
+        if rows.left_out:
+            say(f"left out {rows.left_out} rows that are longer than the limits of the config")
+        say(f"model: {export_final(run, state.params)}")
     return state
+
+
+def _steps(
+    boundary: Boundary,
+    rows: _Rows,
+    update_on: Callable[..., tuple[TrainState, dict[str, Array]]],
+    schedule: Callable[[Any], Array],
+    state: TrainState,
+    first: int,
+) -> TrainState:
+    """The loop: every step is written down, then its boundary is crossed."""
+    config, split = boundary.config, by_prompt(update_on.keywords["mesh"])
+    updates, logged, started = int(state.step), first, time.perf_counter()
+    with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
+        coming = rows.batch(first)
+        for step in range(first + 1, config.max_steps + 1):
+            state, metrics = update_on(state, put(coming, split))
+            batch, coming = coming, rows.batch(step)  # the next one, while the devices work
+            row = {name: float(value) for name, value in fetch(metrics).items()}
+            skipped = row.pop("skipped")
+            row["learning_rate"] = float(schedule(updates))
+            row |= {"skipped/updates": skipped, "skipped/in_a_row": boundary.count(bool(skipped))}
+            updates += not skipped
+            with writing(boundary.writer.directory):
+                if step % config.log.logging_steps == 0 or step == config.max_steps:
+                    now = time.perf_counter()
+                    row["time/step"] = (now - started) / (step - logged)
+                    row["compiles"] = compiles()
+                    logged, started = step, now
+                    boundary.writer.metrics(step, row)
+                why = {}
+                if skipped:
+                    why = {
+                        k: str(row[k]) for k in ("loss", "grad_norm") if not math.isfinite(row[k])
+                    }
+                    boundary.writer.skipped(step, why, *_told(rows, batch, step))
+            text = f"loss {row['loss']:.4f} entropy {row['entropy']:.3f}"
+            bar.set_postfix_str(text, refresh=False)
+            bar.update()
+            boundary.cross(step, state, why)
+    boundary.save(config.max_steps, state)
+    return state
+
+
+def _told(rows: _Rows, batch: SftBatch, step: int) -> tuple[dict[str, np.ndarray], list[dict]]:
+    """The batch of a step, counted from 1, and its rows, to be looked at."""
+    arrays = {"tokens": batch.tokens, "weight": batch.weight}
+    arrays |= {f"prompts.{name}": x for name, x in batch.prompts._asdict().items()}
+    indices = [int(index) for index in rows.order(step - 1)]
+    return arrays, [{"row": index, **rows.rows[index]} for index in indices]
 
 
 def _main(config: SftConfig, arguments: argparse.Namespace) -> None:
@@ -254,4 +290,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main()))
+    raise SystemExit(leave(main))

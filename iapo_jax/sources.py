@@ -106,7 +106,7 @@ def open_checkpoint(
     if not Path(section.path).is_dir() and (exported / "config.json").is_file():
         section = dataclasses.replace(section, path=str(exported), config=None, tokenizer=None)
     opened = run.open_run(dataclasses.replace(config, mesh=mesh, model=section))
-    checkpoints = Checkpoints(run_dir, config.log.save_total_limit)
+    checkpoints = Checkpoints(run_dir, config.log.save_total_limit, read_only=True)
     chosen = chosen_step(run_dir) if step == "auto" else None
     wanted = str(chosen) if chosen in checkpoints.steps() else step
     if chosen is not None and wanted == step:
@@ -114,19 +114,21 @@ def open_checkpoint(
     number = step_to_resume(checkpoints, wanted, option=option)
     if number is None:
         raise UserError(f"{checkpoints.directory} holds no checkpoint")
+    steps = [number]
+    if step == "auto":
+        steps += [other for other in checkpoints.steps()[::-1] if other != number]
     optimizer = update.make_optimizer(config.optimizer, 1)
-    try:
-        memory = checkpoints.saved_memory(number, replicated(opened.mesh))
-        like = update.abstract_state(opened.mesh, optimizer, run.abstract_params(opened), memory)
-        params = checkpoints.restore(number, like).params
-        checkpoints.close()
-    except (OSError, ValueError, KeyError, AttributeError) as error:  # orbax, of a damaged one
-        if isinstance(error, UserError):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        place = checkpoints.directory / str(number)
-        raise UserError(f"checkpoint {place} cannot be read: {reason:.200}") from None
-    return Source(opened, params, number)
+    shapes, everywhere = run.abstract_params(opened), replicated(opened.mesh)
+
+    def like(step: int) -> update.TrainState:
+        memory = checkpoints.saved_memory(step, everywhere)
+        return update.abstract_state(opened.mesh, optimizer, shapes, memory)
+
+    number, state, damaged = checkpoints.restore_whole(steps, like)
+    for error in damaged:
+        say(f"note: {error}; going on with step {number}")
+    checkpoints.close()
+    return Source(opened, state.params, number)
 
 
 def open_source(

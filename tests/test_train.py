@@ -157,7 +157,7 @@ def completions(run, step):
 def test_a_run_writes_its_directory(straight):
     found = {path.name for path in straight.directory.iterdir()}
     expected = {"config.yaml", "env.json", "metrics.jsonl", "completions", "checkpoints", "eval"}
-    assert found == expected | {"hf", "tensorboard"}
+    assert found == expected | {"hf", "tensorboard", ".lock"}
     config = load_config(TrainConfig, str(straight.directory / "config.yaml"))
     assert config.output_dir == str(straight.directory)
     assert config.optimizer.learning_rate == 1e-2
