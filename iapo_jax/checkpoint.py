@@ -66,8 +66,9 @@ class Checkpoints:
             preservation_policy=kept,
             create=not self.read_only,
             read_only=self.read_only,
-            cleanup_tmp_directories=not self.read_only,  # of a run that was killed while it wrote
         )
+        if not self.read_only:
+            self._sweep("*")  # after a run that was killed while it wrote
         return ocp.CheckpointManager(
             self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
         )
@@ -111,14 +112,19 @@ class Checkpoints:
             yield
         except Exception as error:  # orbax passes on those of tensorstore, asyncio and the system
             step, self._writing = self._writing, None
-            for leftover in self.directory.glob(f"{step}.*tmp*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            self._sweep(str(step))
             vars(self).pop("_manager", None)  # it would raise the same again when it is closed
             whole = [int(p.name) for p in self.directory.glob("*") if p.name.isdecimal()]
             raise RunError(
                 f"checkpoint {self.directory / str(step)} could not be written: "
                 f"{_reason(error)}; the earlier ones (steps {sorted(whole)}) are whole"
             ) from error
+
+    def _sweep(self, step: str) -> None:
+        """Deletes what is half written."""
+        if jax.process_index() == 0:
+            for leftover in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def notes(self, step: int) -> dict[str, Any]:
         """What was given to `save` beside the state."""

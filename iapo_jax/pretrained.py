@@ -167,13 +167,13 @@ def save_pretrained(
 ) -> None:
     """Writes a directory that transformers opens as it is; complete or not there at all.
 
-    An older model directory of that name is replaced.
+    An older model directory of that name is replaced, once the new one is complete.
 
     Raises:
       UserError: if `directory` holds anything but a model.
     """
     final, directory = directory, directory.with_name(directory.name + ".partial")
-    for place in (final, directory):
+    for place in (final, directory, final.with_name(final.name + ".replaced")):
         _refuse_other_files(place)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -184,8 +184,15 @@ def save_pretrained(
         write_json(directory / "generation_config.json", generation_config)
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
-    shutil.rmtree(final, ignore_errors=True)
+    for path in directory.iterdir():  # a crash of the machine must not leave empty files behind
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    replaced = final.with_name(final.name + ".replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
+        final.rename(replaced)
     directory.rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _refuse_other_files(directory: Path) -> None:

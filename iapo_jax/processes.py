@@ -41,6 +41,7 @@ def join(section: MeshSection) -> None:
         return
     # Its C++ handler would keep SIGTERM from `interruption`.
     jax.config.update("jax_enable_preemption_service", False)
+    _post_guardian()
     try:
         jax.distributed.initialize(
             section.coordinator,
@@ -50,21 +51,21 @@ def join(section: MeshSection) -> None:
             shutdown_timeout_seconds=_LEAVING_SECONDS,
         )
     except (RuntimeError, ValueError, TypeError) as error:
+        _dismiss_guardian()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"mesh.distributed: no other processes were found: {reason}; expected a cluster that "
             "JAX knows, or mesh.coordinator=HOST:PORT, mesh.num_processes and mesh.process_id"
         ) from None
-    _post_guardian()
 
 
 def _post_guardian() -> None:
     """A child that outlives this process, and says what happened if it could not say goodbye."""
     global _bell
     said = (
-        f"error: process {jax.process_index()} of {jax.process_count()} was ended: all are, when "
-        "one of them is gone (its own output says why); the same command on each goes on from the "
-        "last checkpoint\n"
+        f"error: process {os.getpid()} was ended, as all of a run are when one of them is gone or "
+        "never came (its own output says why); the same command on each goes on from the last "
+        "checkpoint\n"
     )
     theirs, _bell = os.pipe()
     subprocess.Popen(
