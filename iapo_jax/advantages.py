@@ -17,7 +17,9 @@ from iapo_jax.statistics import (
     kept,
     least_squares,
     leave_one_out,
+    magnitude,
     normalise,
+    root_mean_square,
     shuffle,
 )
 from iapo_jax.types import Array, Credit, Group
@@ -114,7 +116,7 @@ def _information(group: Group, key: Array | None, information: str) -> Array:
     if information == "random":
         count = jnp.maximum(thinking.sum(-1, keepdims=True), 1)
         mean = jnp.where(thinking, s, 0.0).sum(-1, keepdims=True) / count
-        std = jnp.sqrt(jnp.where(thinking, (s - mean) ** 2, 0.0).sum(-1, keepdims=True) / count)
+        std = root_mean_square(jnp.where(thinking, s - mean, 0.0), count, -1)
         draw = lambda key: jax.random.normal(key, s.shape[-1:])  # noqa: E731
         noise = jax.vmap(draw)(completion_keys(key, group))
         return jnp.where(thinking, mean + std * noise, 0.0)
@@ -184,7 +186,7 @@ def iapo_priced(
     critic = least_squares(u_tm1, to_go, thinking)
     surprise = jnp.where(thinking | (stop & gate), to_go - critic, 0.0)
     count = jnp.maximum((thinking | (stop & gate)).sum(), 1)
-    rms = jnp.sqrt((surprise**2).sum() / count)
+    rms = root_mean_square(surprise, count)
     return _credit(group, base, alpha * surprise / (rms + 1e-6))
 
 
@@ -216,7 +218,8 @@ def gtpo(
     _one_of("normaliser", normaliser, GTPO_NORMALISERS)
     right, mask = group.correct[:, None], group.mask
     side = jnp.where(right == right[:, 0], 1.0, 0.0)  # [G, G]: the same side
-    weight = jnp.where(mask, jnp.where(right, group.entropy, 1 / (group.entropy + 1e-8)), 0.0)
+    entropy = jnp.maximum(group.entropy, 0.0)  # a sum that cancels may end just below 0
+    weight = jnp.where(mask, jnp.where(right, entropy, 1 / (entropy + 1e-8)), 0.0)
     over_side = lambda x: jnp.matmul(side, x, precision="highest")  # noqa: E731
     share = weight * over_side(mask.astype(jnp.float32)) / (over_side(weight) + 1e-8)
     shaped = alpha * jnp.where(mask, jnp.where(right, share, -share), 0.0)
@@ -224,7 +227,9 @@ def gtpo(
     if normaliser == "completions":
         advantage = _by_completions(group, shaped)
     else:
-        total = jnp.where(mask, group.reward[:, None] + shaped, 0.0)
+        # Only differences count; beside a large common reward a share would be rounded away.
+        centred = group_advantage(group.reward, kept(group), scale_rewards="none")
+        total = jnp.where(mask, centred[:, None] + shaped, 0.0)
         apart = mask & right if normaliser == "sides" else mask
         advantage = _by_tokens(total, apart) + _by_tokens(total, mask & ~apart)
     return _credit(group, base, advantage - base[:, None])
@@ -236,12 +241,15 @@ def _by_completions(group: Group, shaped: Array) -> Array:
     level = shaped.sum(-1) / length  # [G]
     centred = group_advantage(group.reward, kept(group), scale_rewards="none")
     apart = jnp.where(group.mask, shaped - level.sum() / jnp.maximum(count, 1), 0.0)
-    square = centred**2 + (2 * centred * apart.sum(-1) + (apart**2).sum(-1)) / length
-    std = jnp.sqrt(jnp.maximum(square.sum(), 0.0) / jnp.maximum(count - 1, 1))
-    return (centred[:, None] + apart) / (std + REWARD_EPSILON)
+    total = centred[:, None] + apart
+    unit = magnitude(total).squeeze()
+    once, more = centred / unit, apart / unit
+    square = once**2 + (2 * once * more.sum(-1) + (more**2).sum(-1)) / length
+    std = unit * jnp.sqrt(jnp.maximum(square.sum(), 0.0) / jnp.maximum(count - 1, 1))
+    return total / (std + REWARD_EPSILON)
 
 
 def _by_tokens(x: Array, mask: Array) -> Array:
     count = jnp.maximum(mask.sum(), 1)
     centred = jnp.where(mask, x - jnp.where(mask, x, 0.0).sum() / count, 0.0)
-    return centred / (jnp.sqrt((centred**2).sum() / count) + REWARD_EPSILON)
+    return centred / (root_mean_square(centred, count) + REWARD_EPSILON)

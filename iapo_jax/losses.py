@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from iapo_jax.types import Array, Mean
 
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
+LOG_RATIO_LIMIT = 20.0  # nats; e^20 is 5e8. Beyond it a token is taken at the limit, without slope
 
 
 class LossOptions(NamedTuple):
@@ -39,9 +40,10 @@ def k3(log_prob: Array, ref_log_prob: Array) -> Array:
     """exp(d) - d - 1 with d = ref - log_prob: an unbiased, non-negative estimate of the KL.
 
     Unbiased for tokens drawn from the policy that is scored. TRL since 1.10 multiplies it by the
-    ratio unless `use_bias_correction_kl=False`; with one update per rollout the ratio is 1.
+    ratio unless `use_bias_correction_kl=False`; with one update per rollout the ratio is 1. d
+    counts up to LOG_RATIO_LIMIT.
     """
-    d = ref_log_prob - log_prob
+    d = jnp.minimum(ref_log_prob - log_prob, LOG_RATIO_LIMIT)
     return jnp.exp(d) - d - 1
 
 
@@ -86,6 +88,9 @@ def policy_loss(
 ) -> tuple[Array, dict[str, Mean]]:
     """The share of these completions in the batch's loss, and metrics as sums and counts.
 
+    Finite, with its gradient, for every finite input but advantages beyond 1e27: the log of the
+    ratio counts up to LOG_RATIO_LIMIT, as in verl.
+
     Args:
       log_prob: [..., T] of the policy that learns; the others are constants.
       old_log_prob: of the policy that sampled; ref_log_prob: of the reference (k3 KL, `beta`).
@@ -97,7 +102,7 @@ def policy_loss(
     log_prob = jnp.where(real, log_prob, 0.0)
     old_log_prob = jnp.where(real, old_log_prob, 0.0)
     ref_log_prob = jnp.where(real, ref_log_prob, 0.0)
-    ratio = jnp.exp(log_prob - old_log_prob)
+    ratio = jnp.exp(jnp.minimum(log_prob - old_log_prob, LOG_RATIO_LIMIT))
     per_token = clipped_surrogate(
         ratio, advantage, epsilon=options.epsilon, epsilon_high=options.epsilon_high
     )

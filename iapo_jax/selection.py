@@ -48,7 +48,8 @@ def keep_best(
     if keep and quartiles is not None:
         raise ValueError(f"keep is {keep}, and algorithm.adapt chooses it: expected one of them")
     length = group.mask.sum(-1)
-    score = -length if metric == "shortest" else group.reward / jnp.maximum(length, 1)
+    score = -1.0 * length if metric == "shortest" else group.reward / jnp.maximum(length, 1)
+    score = jnp.where(length > 0, score, -jnp.inf)  # without a token it is none
     better = (score[None, :] > score[:, None]).sum(-1)  # completions that beat this one
     count = jnp.asarray(keep or max(size // 2, least))
     if quartiles is not None:

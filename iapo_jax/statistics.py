@@ -36,7 +36,7 @@ def group_advantage(
     count = where.sum()
     centred = _centred(reward, where)
     if scale_rewards == "group":
-        std = jnp.sqrt((centred**2).sum() / jnp.maximum(count - 1, 1))
+        std = root_mean_square(centred, jnp.maximum(count - 1, 1))
         centred = centred / (std + REWARD_EPSILON)
     elif scale_rewards != "none":
         raise ValueError(f"scale_rewards is {scale_rewards!r}; expected group or none")
@@ -55,10 +55,28 @@ def leave_one_out(reward: Array, where: Array | None = None) -> Array:
 
 
 def _centred(reward: Array, where: Array) -> Array:
-    mean = jnp.where(where, reward, 0.0).sum() / jnp.maximum(where.sum(), 1)
+    # Measured from the lowest: equal rewards are 0, and a large common one rounds nothing away.
     lowest = jnp.where(where, reward, jnp.inf).min()
-    highest = jnp.where(where, reward, -jnp.inf).max()
-    return jnp.where(where & (highest > lowest), reward - mean, 0.0)
+    above = jnp.where(where, reward - lowest, 0.0)
+    return jnp.where(where, above - above.sum() / jnp.maximum(where.sum(), 1), 0.0)
+
+
+def magnitude(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """The power of two at or below the largest |x| (2^-126 if all are smaller); axes kept.
+
+    Squares of x / magnitude neither overflow nor vanish, and dividing by it rounds nothing.
+    """
+    largest = jnp.abs(jax.lax.stop_gradient(x)).max(axis, keepdims=True)
+    bits = jax.lax.bitcast_convert_type(largest, jnp.int32) & 0x7F800000  # the exponent's
+    return jax.lax.bitcast_convert_type(jnp.maximum(bits, 0x00800000), jnp.float32)
+
+
+def root_mean_square(
+    x: Array, count: Array | int, axis: int | tuple[int, ...] | None = None
+) -> Array:
+    """sqrt(sum x^2 / count) of values of any size that float32 has; axes kept."""
+    unit = magnitude(x, axis)
+    return unit * jnp.sqrt(((x / unit) ** 2).sum(axis, keepdims=True) / count)
 
 
 def normalise(x: Array, mask: Array, normaliser: str = "completion") -> Array:
@@ -79,23 +97,24 @@ def normalise(x: Array, mask: Array, normaliser: str = "completion") -> Array:
         return x
     axes = (-2, -1) if normaliser == "group" else -1
     if normaliser == "norm":
-        return x / (jnp.sqrt((x**2).sum(axes, keepdims=True)) + TOKEN_EPSILON)
+        return x / (root_mean_square(x, 1, axes) + TOKEN_EPSILON)
     count = jnp.maximum(mask.sum(axes, keepdims=True), 1)
     lowest = jnp.where(mask, x, jnp.inf).min(axes, keepdims=True)
     highest = jnp.where(mask, x, -jnp.inf).max(axes, keepdims=True)
     varies = mask & (highest > lowest)
     centred = jnp.where(varies, x - x.sum(axes, keepdims=True) / count, 0.0)
-    std = jnp.sqrt((centred**2).sum(axes, keepdims=True) / count)
-    return centred / (std + TOKEN_EPSILON)
+    return centred / (root_mean_square(centred, count, axes) + TOKEN_EPSILON)
 
 
 def least_squares(x: Array, y: Array, mask: Array) -> Array:
-    """The line of y on x over the masked entries, evaluated at every x."""
+    """The line of y on x over the masked entries, evaluated at every x; within +-1e30."""
     count = jnp.maximum(mask.sum(), 1)
     mean_x, mean_y = (jnp.where(mask, v, 0.0).sum() / count for v in (x, y))
     dx, dy = (jnp.where(mask, v - m, 0.0) for v, m in ((x, mean_x), (y, mean_y)))
-    slope = (dx * dy).sum() / ((dx**2).sum() + 1e-6)
-    return mean_y + slope * (x - mean_x)
+    unit_x, unit_y = jnp.maximum(magnitude(dx), 1.0), jnp.maximum(magnitude(dy), 1.0)
+    dx, dy = dx / unit_x, dy / unit_y
+    slope = (dx * dy).sum() / ((dx**2).sum() + 1e-6 / unit_x**2) * (unit_y / unit_x)
+    return jnp.clip(mean_y + slope * (x - mean_x), -1e30, 1e30)
 
 
 def completion_keys(key: Array, group: Group) -> Array:

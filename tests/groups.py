@@ -47,6 +47,13 @@ DEGENERATE = {
     "huge rewards": dict(reward=[1e6, -1e6, 1e6, 0.0]),
 }
 
+# Options that have no default, and ones that let something happen on twelve tokens.
+OPTIONS = {
+    "length_cap": {"cap": 8},
+    "l1_max": {"target_length": 8, "slope": 0.1},
+    "s_grpo": {"first": 2, "until": 10},
+}
+
 
 def usual_group(seed=0, **changes):
     return make_group(np.random.default_rng(seed), **(USUAL | changes))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from groups import DEGENERATE, USUAL, T, make_group, usual_group
+from groups import DEGENERATE, OPTIONS, USUAL, T, make_group, usual_group
 
 from iapo_jax.algorithms import ALGORITHMS, make_algorithm
 from iapo_jax.learner import assign_credit
@@ -18,12 +18,6 @@ NAMES = [
     *("iapo_priced", "grpo", "dr_grpo", "rloo", "dapo", "gfpo", "gtpo", "s_grpo"),
     *("length_penalty", "length_cap", "l1_max"),
 ]
-# Options that have no default, and ones that let something happen on twelve tokens.
-OPTIONS = {
-    "length_cap": {"cap": 8},
-    "l1_max": {"target_length": 8, "slope": 0.1},
-    "s_grpo": {"first": 2, "until": 10},
-}
 METHODS = {
     name: jax.jit(make_algorithm(name, OPTIONS.get(name), max_length=T).credit)
     for name in ALGORITHMS

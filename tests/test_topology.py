@@ -1,0 +1,136 @@
+"""A run saved on some devices goes on elsewhere: fewer, more, another mesh, another micro-batch."""
+
+import json
+import shutil
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from tiny_runs import assert_same_run, completions, finished, make_world, train_config
+
+from iapo_jax.config import SftConfig, load_config
+from iapo_jax.sft import train_sft
+from iapo_jax.train import train
+
+STEPS, SAVED = 4, 2
+# What a run is made of that topology could touch: a reference (KL), clipping by the norm of the
+# whole gradient, and hyper-parameters that remember the groups so far.
+TINY = (
+    "eval.dataset=''",
+    f"max_steps={STEPS}",
+    f"save_steps={SAVED}",
+    "sampling.max_completion_length=8",
+    "algorithm.name=gfpo",
+    "algorithm.beta=0.04",
+    "algorithm.adapt=keep_for_difficulty",
+    "algorithm.options={start_questions: 8}",
+)
+EIGHT = "mesh.data=2 mesh.fsdp=2 mesh.tensor=2"
+# Where a run saved on eight devices goes on: one, two and four of them, and another eight.
+ELSEWHERE = {
+    "one": "mesh.data=1",
+    "two": "mesh.data=1 mesh.fsdp=2 batch.micro_batch_size=4",
+    "four": "mesh.data=2 mesh.tensor=2 batch.micro_batch_size=2",
+    "eight": "mesh.data=2 mesh.fsdp=4",
+}
+BACK = "mesh.data=8"  # and where one goes on that was saved on one device
+SUMS = [
+    {"question": f"{a}+{b}", "completion": f"{a}+{b}={a + b}</think><answer>{a + b}</answer>"}
+    for a in range(4)
+    for b in range(6)
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, root):
+    """The tiny model's folder, with rows to imitate; programs are compiled once for all tests."""
+    folder = make_world(tmp_path_factory.mktemp("world"), root)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SUMS))
+    return folder
+
+
+def sft_config(world, output_dir, *overrides):
+    """STEPS steps of eight rows."""
+    base = [
+        f"output_dir={output_dir}",
+        f"model.path={world / 'model'}",
+        f"data.dataset={world / 'rows.jsonl'}",
+        f"max_steps={STEPS}",
+        f"save_steps={SAVED}",
+        "batch.rows_per_step=8",
+        "optimizer.learning_rate=1e-2",
+        "optimizer.lr_scheduler_type=constant",
+        "optimizer.adam_epsilon=1e-3",  # see tiny_runs: rounding must not become a step
+        f"log.compilation_cache={world / 'programs'}",
+        "log.progress=false",
+        "log.tensorboard=false",
+    ]
+    return load_config(SftConfig, None, [*base, *overrides])
+
+
+@pytest.fixture(scope="module", params=["train", "sft"])
+def entry(request, world, root):
+    """`entry(directory, "key=value", ...)` runs one of the two loops to its end."""
+    if request.param == "train":
+        configure, go = partial(train_config, world, root), train
+    else:
+        configure, go = partial(sft_config, world), train_sft
+    tiny = TINY if request.param == "train" else ()
+
+    def run(directory, *overrides):
+        return finished(directory, go(configure(directory, *tiny, *overrides)))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def on_one(entry, tmp_path_factory):
+    """The uninterrupted run that all others are compared with, on one device."""
+    return entry(tmp_path_factory.mktemp("one"), "mesh.data=1")
+
+
+@pytest.fixture(scope="module")
+def on_eight(entry, tmp_path_factory):
+    """A run on eight devices that ended after SAVED steps."""
+    return entry(tmp_path_factory.mktemp("eight"), f"max_steps={SAVED}", *EIGHT.split())
+
+
+@pytest.fixture
+def go_on(entry, tmp_path):
+    """`go_on(run, "key=value", ...)` goes on with a copy of a run's directory after SAVED steps."""
+
+    def run(saved, overrides):
+        shutil.copytree(saved.directory, tmp_path / "run")
+        return entry(tmp_path / "run", f"resume={SAVED}", *overrides.split())
+
+    return run
+
+
+def assert_the_same(run, straight):
+    """Metrics, parameters, moments and memory within 1e-5; every completion."""
+    assert [row["step"] for row in run.rows] == list(range(1, STEPS + 1))
+    assert run.state.step == straight.state.step == STEPS
+    assert_same_run(run, straight, atol=1e-5)
+    for step in range(1, STEPS + 1) if (straight.directory / "completions").is_dir() else ():
+        assert completions(run, step) == completions(straight, step)
+    for field in ("opt_state", "memory"):
+        found, expected = (jax.tree.leaves(getattr(x.state, field)) for x in (run, straight))
+        assert len(found) == len(expected) and (field == "memory" or len(found) > 4)
+        for one, other in zip(found, expected, strict=True):
+            # Of moments by their own size: those of squares are far below 1e-5.
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("overrides", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_saved_on_eight_devices_it_goes_on_elsewhere(on_one, on_eight, go_on, overrides):
+    assert len(on_eight.rows) == SAVED
+    assert_the_same(go_on(on_eight, overrides), on_one)
+
+
+def test_saved_on_one_device_it_goes_on_on_eight(on_one, go_on):
+    run = go_on(on_one, BACK)
+    assert_the_same(run, on_one)
+    # It was another program, not a copy of the rows: rounding differs somewhere.
+    pairs = zip(jax.tree.leaves(run.params), jax.tree.leaves(on_one.params), strict=True)
+    assert any((a != b).any() for a, b in pairs)

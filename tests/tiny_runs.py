@@ -1,0 +1,123 @@
+"""Whole runs of a tiny model in a world of its own; shared by the tests of training."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from iapo_jax import pretrained
+from iapo_jax.config import TrainConfig, load_config
+from iapo_jax.metrics import read_jsonl
+from iapo_jax.model import init_params
+from iapo_jax.sharding import fetch
+from iapo_jax.update import TrainState
+
+ARCHITECTURE = {
+    "model_type": "qwen2",
+    "architectures": ["Qwen2ForCausalLM"],
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "initializer_range": 0.2,
+    "eos_token_id": 1,
+}
+# A random model is never right; digits are something that it can be paid for.
+REWARD = """
+def digits(prompts, completions, answer, **columns):
+    return [sum(letter.isdigit() for letter in text) / 4 for text in completions]
+"""
+
+
+def make_world(folder, root):
+    """Fills a folder with a tiny model and its tokenizer, and a reward file; returns it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(root / "experiments" / "arithmetic"))
+        for name in ("tokenizer", "problems"):
+            patch.delitem(sys.modules, name, raising=False)
+        tokenizer = importlib.import_module("tokenizer").build_tokenizer()
+        for name in ("tokenizer", "problems"):
+            sys.modules.pop(name, None)
+    params = init_params(pretrained.decoder_config(ARCHITECTURE), jax.random.key(0))
+    pretrained.save_pretrained(fetch(params), ARCHITECTURE, tokenizer, folder / "model")
+    (folder / "pay.py").write_text(REWARD)
+    return folder
+
+
+def train_config(world, root, output_dir, *overrides):
+    """4 steps of 8 prompts x 4 completions; `overrides` as on the command line."""
+    data = root / "experiments" / "arithmetic" / "data"
+    base = [
+        f"output_dir={output_dir}",
+        f"model.path={world / 'model'}",
+        f"data.dataset={data / 'train.jsonl'}",
+        "data.max_rows=24",  # 3 steps are an epoch: the fourth begins another one
+        f"eval.dataset={data / 'test.jsonl'}",
+        "eval.max_rows=12",
+        "eval.prompts_per_batch=8",
+        "max_steps=4",
+        "save_steps=2",
+        "batch.prompts_per_step=8",
+        "batch.num_generations=4",
+        "sampling.max_completion_length=16",
+        f"reward.functions=[{world / 'pay.py'}:digits]",
+        "information.postfix=</think><answer>",
+        "optimizer.learning_rate=1e-2",
+        "optimizer.lr_scheduler_type=constant",
+        # Adam divides by |g| + epsilon: where g is about 0, rounding errors of another order
+        # of summation would become steps of full length. 1e-3 keeps small gradients small.
+        "optimizer.adam_epsilon=1e-3",
+        "mesh.data=1",
+        f"log.compilation_cache={world / 'programs'}",
+        "log.progress=false",
+        "log.tensorboard=false",
+    ]
+    if not any(text.startswith("algorithm.name=") for text in overrides):
+        base += ["algorithm.name=iapo", "algorithm.options={alpha: 0.5, beta: 0.5}"]
+    return load_config(TrainConfig, None, [*base, *overrides])
+
+
+class Done(NamedTuple):
+    """A finished run."""
+
+    directory: Path
+    params: dict  # on the host
+    rows: list[dict]  # of metrics.jsonl
+    state: TrainState  # on the host
+
+
+def finished(directory, state):
+    """What is left of a run that ended with this state."""
+    state = fetch(state)
+    return Done(directory, state.params, read_jsonl(directory / "metrics.jsonl"), state)
+
+
+def reproducible(row):
+    """A row without what depends on the clock, or on what the process did before."""
+    unsteady = ("time/", "perf/", "checker/")
+    return {k: v for k, v in row.items() if not k.startswith(unsteady) and k != "compiles"}
+
+
+def assert_same_run(run, other, *, atol):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol), run.params, other.params)
+    assert len(run.rows) == len(other.rows)
+    for row, expected in zip(
+        map(reproducible, run.rows), map(reproducible, other.rows), strict=True
+    ):
+        assert row.keys() == expected.keys()
+        for name, value in row.items():
+            # Norms and sums of many terms are compared by their own size.
+            bound = atol * max(1.0, abs(expected[name]))
+            assert abs(value - expected[name]) <= bound, (row["step"], name, value, expected[name])
+
+
+def completions(run, step):
+    return read_jsonl(run.directory / "completions" / f"step_{step}.jsonl")
