@@ -110,8 +110,6 @@ def read_config(arguments: argparse.Namespace) -> EvaluateConfig:
     if not all(1 <= k <= samples for k in ks):
         raise UserError(f"k is {config.k}; expected numbers from 1 to num_samples ({samples})")
     budgets = sorted(set(config.budgets)) or sorted({max(limit // n, 1) for n in (8, 4, 2)})
-    if not all(b >= 1 for b in budgets):
-        raise UserError(f"budgets is {config.budgets}; expected numbers of tokens above 0")
     if config.inspect:
         probes.check_section(config.information)
     return dataclasses.replace(config, k=ks, budgets=budgets)

@@ -1,9 +1,7 @@
 """What stays fixed over a run of reinforcement learning, checked before any time is spent."""
 
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -194,7 +192,8 @@ def _check_rule(config: TrainConfig, algorithm: Algorithm, source: str) -> None:
     try:
         credit = jax.eval_shape(credit, group, keys, settings)
     except Exception as error:  # whatever a rule of one's own may raise
-        reason = _first_line(error) + _place(error, algorithm.advantage)
+        file = plugins.file_of(algorithm.advantage)
+        reason = _first_line(error) + (plugins.place_of(error, file) if file else "")
         called = f"; the rule is called with (group, key) and returns {expected}"
         raise UserError(f"{source}: {reason}" + called * (source != "algorithm.options")) from error
     found = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", credit)
@@ -207,16 +206,6 @@ def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines() or [type(error).__name__]
     plain = isinstance(error, ValueError | TypeError | AttributeError)
     return text[0] if plain else f"{type(error).__name__}: {text[0]}"
-
-
-def _place(error: Exception, rule: Callable) -> str:
-    """Where in the file of a user's rule it was raised."""
-    code = getattr(getattr(rule, "func", rule), "__code__", None)
-    if code is None or Path(code.co_filename).parent == Path(__file__).parent:
-        return ""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == code.co_filename]
-    return f" ({Path(code.co_filename).name}, line {lines[-1]})" if lines else ""
 
 
 def _check_top_k(config: TrainConfig, run: Run) -> None:
