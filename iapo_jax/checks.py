@@ -8,7 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from iapo_jax.config import EvaluateConfig, ModelSection, SftConfig, TrainConfig, walk
+from iapo_jax.config import (
+    EvaluateConfig,
+    ModelSection,
+    PromptSection,
+    SftConfig,
+    TrainConfig,
+    walk,
+)
 from iapo_jax.errors import UserError
 
 _ZERO_OR_MORE = """
@@ -55,6 +62,7 @@ def check_config(config: TrainConfig | SftConfig | EvaluateConfig, *, writes: bo
     """
     check_ranges(config)
     _check_texts(config)
+    _check_example(config.prompt)
     if isinstance(config, EvaluateConfig):
         _check_evaluation(config)
     else:
@@ -83,6 +91,16 @@ def _value(config: Any, name: str) -> Any:
     for part in name.split("."):
         config = getattr(config, part, None)
     return config
+
+
+def _check_example(section: PromptSection) -> None:
+    for one, other in (("question", "answer"), ("answer", "question")):
+        given = getattr(section, f"example_{one}")
+        if given and not getattr(section, f"example_{other}"):
+            raise UserError(
+                f"prompt.example_{one} is {given!r:.60} without prompt.example_{other}; expected "
+                "both, or none"
+            )
 
 
 def _check_texts(config: TrainConfig | SftConfig | EvaluateConfig) -> None:

@@ -174,7 +174,7 @@ def save_pretrained(
     """
     final, directory = directory, directory.with_name(directory.name + ".partial")
     for place in (final, directory):
-        _refuse_other_files(place)
+        check_replaceable(place)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     save_weights(params, directory, hf_config["num_hidden_layers"], dtype)
@@ -188,11 +188,15 @@ def save_pretrained(
     directory.rename(final)
 
 
-def _refuse_other_files(directory: Path) -> None:
-    """Only what a model directory consists of may be replaced."""
+def check_replaceable(directory: Path) -> None:
+    """Only what a model directory consists of may be replaced by one.
+
+    Raises:
+      UserError: naming what else is there.
+    """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; expected a directory to write a model to")
-    for path in directory.iterdir() if directory.exists() else ():
+    for path in sorted(directory.iterdir()) if directory.exists() else ():
         known = path.name in _MODEL_FILES or path.name.endswith(_WEIGHT_FILES)
         if path.is_dir() or not known:
             raise UserError(

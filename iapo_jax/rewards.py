@@ -202,7 +202,8 @@ def load_reward(spec: str) -> Callable:
     """Find a reward function: `accuracy`, `format`, `path/to/file.py:name`, `package.module.name`.
 
     It is called as in TRL: `fn(prompts=, completions=, answer=, **columns) -> list[float | None]`,
-    one entry per completion; once more at the start of a run (`try_rewards`). RewardError if the file, the module or the name is missing, or if
+    one entry per completion; once more at the start of a run (`try_rewards`).
+    RewardError if the file, the module or the name is missing, or if
     what it names is not callable.
     """
     if spec in REWARDS:
@@ -274,14 +275,16 @@ def _raised(name: str, function: Callable, error: BaseException, given: dict) ->
     file = plugins.file_of(function)
     place = plugins.place_of(error, file) if file else ""
     rows = f"rows 0 to {len(given['completions']) - 1}"
-    return f"Reward {name!r} raised {plugins.one_line(error)}{place} for {rows}."
+    return f"Reward {name!r} raised {plugins.one_line(error)} for {rows}{place}."
 
 
 def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
     rows = len(completions)
     if inspect.iscoroutine(values):
         values.close()  # or Python says that nobody awaited it
-    listed = hasattr(values, "__len__") and not isinstance(values, str | bytes | dict | set)
+    listed = hasattr(values, "__len__") and not isinstance(
+        values, str | bytes | dict | set | frozenset
+    )
     found = f"{len(values)} entries" if listed else f"a {type(values).__name__}"
     if not listed or len(values) != rows:
         raise RewardError(
@@ -293,8 +296,9 @@ def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
         number = _finite(value)
         if number is None:
             raise RewardError(
-                f"Reward {name!r} returned {plugins.one_line(value)} for row {row}, the completion "
-                f"{plugins.one_line(completions[row], 60)}; expected a finite number, or None for 0."
+                f"Reward {name!r} returned {plugins.one_line(value)} for row {row}, the "
+                f"completion {plugins.one_line(completions[row], 60)}; expected a finite number, "
+                "or None for 0."
             )
         rewards[row] = number
     return rewards

@@ -249,14 +249,19 @@ def try_rewards(paid: RewardFunctions, problems: Problems, num_generations: int,
     indices = range(min(2, len(problems.tokens)))
     rows = np.repeat(indices, num_generations)
     good = "<think>\nIt is {0}.\n</think>\n<answer>{0}</answer>"
+    prompts = [problems.texts[i] for i in rows]
     texts = [
         good.replace("{0}", problems.answers[i]) if n % 2 == 0 else "" for n, i in enumerate(rows)
+    ]
+    texts = [
+        text.removeprefix("<think>") if prompt.rstrip().endswith("<think>") else text
+        for prompt, text in zip(prompts, texts, strict=True)
     ]
     try:
         rewards.try_rewards(
             paid.functions,
             paid.weights,
-            [problems.texts[i] for i in rows],
+            prompts,
             texts,
             [problems.answers[i] for i in rows],
             **_columns(problems, rows),
@@ -264,7 +269,7 @@ def try_rewards(paid: RewardFunctions, problems: Problems, num_generations: int,
     except rewards.RewardError as error:
         numbers = " and ".join(str(problems.rows[i] + 1) for i in indices)
         raise rewards.RewardError(
-            f"{str(error).rstrip('.')} (tried before the run, on row {numbers} of {told})."
+            f"{str(error).rstrip('.')} (tried before the run, on the problems {numbers} of {told})."
         ) from error
 
 

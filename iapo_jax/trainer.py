@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iapo_jax import data, plugins, probes, rollouts, update
+from iapo_jax import advantages, data, plugins, probes, rollouts, update
 from iapo_jax.algorithms import ALGORITHMS, OWN, Algorithm, make_algorithm
 from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig
@@ -16,10 +17,13 @@ from iapo_jax.errors import UserError
 from iapo_jax.learner import UpdateSpec, assign_credit
 from iapo_jax.model_selection import Selection, split_problems
 from iapo_jax.options import parameters_of
+from iapo_jax.pretrained import check_replaceable
 from iapo_jax.run import Run, open_run
 from iapo_jax.sharding import batch_devices, put, replicated
 from iapo_jax.types import Array, Credit, Group
 
+# Rules whose credit for a group of one is 0. Those of information have some left.
+_COMPARING = (advantages.grpo, advantages.rloo)
 _SPARE = 0x5DA90  # apart from the seed of the order itself
 
 
@@ -51,10 +55,13 @@ def make_trainer(
 ) -> Trainer:
     """Checks the config and builds what a run needs, before any time is spent.
 
+    Every reward function is called once, on a few rows of the data (`rollouts.try_rewards`).
+
     Raises:
       UserError: one sentence for the first thing that is wrong.
     """
     check_config(config)
+    check_replaceable(Path(config.output_dir) / "hf")
     algorithm = _algorithm(config, advantage)
     paid = rollouts.load_rewards(config.reward, reward_functions)
     _check_sampling(config)
@@ -62,6 +69,12 @@ def make_trainer(
         raise UserError(
             "batch.num_generations is 1: no group can be right and wrong, which is what "
             "algorithm.dynamic_sampling waits for; expected at least 2"
+        )
+    rule = getattr(algorithm.advantage, "func", algorithm.advantage)  # of a partial
+    if config.batch.num_generations == 1 and rule in _COMPARING:
+        raise UserError(
+            f"batch.num_generations is 1: the rule {rule.__name__} compares the completions of a "
+            "prompt with each other, and one alone gets no credit; expected at least 2"
         )
     probes.check_section(config.information)
     run = open_run(config)
@@ -76,8 +89,12 @@ def make_trainer(
         run.pretrained.tokenizer,
         data.resolve_prompt(config.prompt, loaded.prompt),
         config.data.max_prompt_length,
+        loaded=loaded,
     )
+    limit, strict = config.data.max_prompt_length, config.data.strict
+    notes = [*loaded.notes, *data.told_left_out(problems, loaded, limit, strict=strict)]
     problems, held = split_problems(problems, config.selection, config.seed)
+    rollouts.try_rewards(paid, problems, config.batch.num_generations, config.data.dataset)
     sampler = rollouts.make_sampler(
         run,
         problems,
@@ -106,7 +123,7 @@ def make_trainer(
         algorithm,
         problems,
         [row.question for row in loaded.rows],
-        loaded.notes,
+        notes,
         Selection(config, run, held),
         sampler,
         paid,
@@ -236,6 +253,11 @@ def _micro_batch_size(config: TrainConfig, run: Run) -> int:
             f"batch.mini_batches is {minis}; it must divide prompts_per_step ({prompts})"
         )
     micro = batch.micro_batch_size or prompts // minis
+    if not batch.micro_batch_size and micro % devices:
+        raise UserError(
+            f"batch.prompts_per_step is {prompts}; expected a multiple of the {devices} devices "
+            "that share a batch" + f" times batch.mini_batches ({minis})" * (minis > 1)
+        )
     if (prompts // minis) % micro or micro % devices:
         raise UserError(
             f"batch.micro_batch_size is {micro}; it must divide the {prompts // minis} prompts of "
