@@ -209,8 +209,8 @@ def load_tokenizer(directory: str | Path) -> Any:
     """The directory's fast tokenizer, with its chat template."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # tokenizers raises the bare class for a damaged file
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise UserError(f"{directory}: no tokenizer that transformers can open: {reason}") from None
     # Beside a qwen2 config.json transformers opens a directory without one as an empty tokenizer.
     if tokenizer.get_vocab().keys() <= tokenizer.get_added_vocab().keys():
@@ -246,6 +246,24 @@ def allowed_ids(tokenizer: Any, vocab_size: int) -> np.ndarray:
             "they do not belong together"
         )
     return np.isin(np.arange(vocab_size), ids)
+
+
+def _check_ends(tokenizer: Any, configured: dict, source: str) -> None:
+    """Whether the ids that the model ends with are the tokenizer's.
+
+    Raises:
+      UserError: naming the file and the id.
+    """
+    value = configured.get("eos_token_id")
+    known = set(tokenizer.get_vocab().values())
+    for one in value if isinstance(value, list) else [] if value is None else [value]:
+        if not isinstance(one, int) or isinstance(one, bool):
+            raise UserError(f"{source}: eos_token_id is {value!r:.60}; expected ids")
+        if one not in known:
+            raise UserError(
+                f"{source}: eos_token_id is {value!r:.60}, but the tokenizer has no token of the "
+                f"id {one}: they do not belong together"
+            )
 
 
 class Pretrained(NamedTuple):
@@ -286,6 +304,9 @@ def open_pretrained(section: Any) -> Pretrained:
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         }
+    if directory is not None:
+        _check_ends(tokenizer, hf, source)
+        _check_ends(tokenizer, generation, str(directory / "generation_config.json"))
     stops = stop_ids(tokenizer, generation)
     if not stops:
         raise UserError(f"{source}: no token ends a completion: set eos_token_id of the tokenizer")
