@@ -6,6 +6,7 @@ The home of datasets and grain.
 import codecs
 import dataclasses
 import json
+import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,9 @@ from iapo_jax.equivalence import KINDS
 from iapo_jax.errors import UserError
 from iapo_jax.pretrained import encode
 from iapo_jax.questions import question_text
+
+# It says a second time, and on other lines, what the raised error says.
+logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
 
 R1_SYSTEM = (
     "You are a careful assistant. The user asks a question and you solve it. Reason first, then "

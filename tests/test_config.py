@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -386,7 +387,7 @@ def test_another_method_does_not_get_the_files_options(tmp_path):
 # ------------------------------------------------------------------------- hostile files
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi")
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefgh")
 )  # fmt: skip
 
 
@@ -414,7 +415,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"# nothing\n", "is empty: expected a mapping of fields"),
         (b"seed: 1\n---\nseed: 2\n", "expected a single document"),
         (b"seed: " + b"9" * 5000, "Exceeds the limit"),
-        (b"# " + b"x" * 100_000_000, "has more than 1,000,000 bytes"),
+        (b"# " + b"x" * 1_000_000, "has more than 1,000,000 bytes"),
         (b"output_dir: ${sys.exec:rm}\n", "Unsupported interpolation type sys.exec"),
         (b"seed: ${max_steps}\nmax_steps: ${seed}\n", "Recursive interpolation"),
         (b"seed: ???\n", "seed is ???; expected a value"),
