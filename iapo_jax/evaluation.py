@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from iapo_jax import pretrained, rewards, rollouts, weights
 from iapo_jax.answers import extract_answer
@@ -78,13 +79,7 @@ def make_task(run: Run, problems: Problems, protocol: Protocol, *, field: str = 
     Raises:
       UserError: if a batch cannot be spread over the devices.
     """
-    devices = batch_devices(run.mesh)
-    if protocol.prompts_per_batch < 1 or protocol.prompts_per_batch % devices:
-        name = f"{field}.prompts_per_batch" if field else "prompts_per_batch"
-        raise UserError(
-            f"{name} is {protocol.prompts_per_batch}; expected a multiple of the {devices} devices "
-            "that share a batch"
-        )
+    check_batch(protocol.prompts_per_batch, run.mesh, field)
     at_once = min(protocol.samples_per_batch or protocol.num_samples, protocol.num_samples)
     sampler = rollouts.make_sampler(
         run,
@@ -94,6 +89,21 @@ def make_task(run: Run, problems: Problems, protocol: Protocol, *, field: str = 
         sampling=protocol,
     )
     return Task(run, problems, protocol, sampler)
+
+
+def check_batch(prompts_per_batch: int, mesh: Mesh, field: str = "") -> None:
+    """Whether a batch can be spread over the devices.
+
+    Raises:
+      UserError: naming the field, in the section `field`.
+    """
+    devices = batch_devices(mesh)
+    if prompts_per_batch < 1 or prompts_per_batch % devices:
+        name = f"{field}.prompts_per_batch" if field else "prompts_per_batch"
+        raise UserError(
+            f"{name} is {prompts_per_batch}; expected a multiple of the {devices} devices "
+            "that share a batch"
+        )
 
 
 def missing_chunks(known: np.ndarray, samples_per_batch: int) -> list[tuple[int, int]]:

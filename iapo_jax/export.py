@@ -30,6 +30,7 @@ def export(
     # Any machine may export: the parameters are spread over whatever devices it has.
     if out is not None:
         check_writable(out.parent, "the directory of --out")
+        pretrained.check_replaceable(out)
     opened, params, number = open_checkpoint(run_dir, step, mesh=MeshSection(data=1, fsdp=-1))
     out = out or run_dir / f"hf_{number}"
     check_writable(out.parent, "the directory of --out")

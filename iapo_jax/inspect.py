@@ -131,7 +131,7 @@ def _config(arguments: argparse.Namespace) -> TrainConfig:
         section = dataclasses.replace(section, estimator=arguments.estimator)
     if not model.path and not model.config:
         raise UserError("--model is missing: expected a Hugging Face directory or a hub name")
-    check_config(config)
+    check_config(config, writes=False)
     return dataclasses.replace(config, model=model, information=section)
 
 

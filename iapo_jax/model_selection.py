@@ -195,7 +195,7 @@ def read_selection(path: Path) -> list[dict]:
             fits = all(isinstance(row[name], int | float) for name in Candidate._fields)
             if not fits or not isinstance(row["chosen"], bool) or not isinstance(row["split"], str):
                 raise ValueError("expected the figures of a checkpoint")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: no candidate: {error!r:.200}") from None
         rows.append(row)
     return rows

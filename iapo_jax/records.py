@@ -148,7 +148,7 @@ def read_record(path: Path) -> Record | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not UTF-8, not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
         raise UserError(f"{path}: not JSON: {error}") from None
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT:
@@ -214,7 +214,7 @@ def read_completions(path: Path) -> list[Completion]:
     for number, line in enumerate(whole[:end].splitlines(), 1):
         try:
             rows.append(_completion(json.loads(line.decode("utf-8"))))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: no completion: {error!r:.200}") from None
     if end < len(whole):
         with path.open("r+b") as file:

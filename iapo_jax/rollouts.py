@@ -245,6 +245,43 @@ def collect(
     )
 
 
+def try_rewards(paid: RewardFunctions, problems: Problems, num_generations: int, told: str) -> None:
+    """Calls the reward functions once, before weights are loaded, on G completions of each of two
+    problems: the gold answer, well-formed, and an empty text by turns.
+
+    Args:
+      told: the data set, for the sentence.
+
+    Raises:
+      RewardError: naming the function, the rows, and what came back or was raised, and where.
+    """
+    indices = range(min(2, len(problems.tokens)))
+    rows = np.repeat(indices, num_generations)
+    good = "<think>\nIt is {0}.\n</think>\n<answer>{0}</answer>"
+    prompts = [problems.texts[i] for i in rows]
+    texts = [
+        good.replace("{0}", problems.answers[i]) if n % 2 == 0 else "" for n, i in enumerate(rows)
+    ]
+    texts = [
+        text.removeprefix("<think>") if prompt.rstrip().endswith("<think>") else text
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    try:
+        rewards.try_rewards(
+            paid.functions,
+            paid.weights,
+            prompts,
+            texts,
+            [problems.answers[i] for i in rows],
+            **_columns(problems, rows),
+        )
+    except rewards.RewardError as error:
+        numbers = " and ".join(str(problems.rows[i] + 1) for i in indices)
+        raise rewards.RewardError(
+            f"{str(error).rstrip('.')} (tried before the run, on the problems {numbers} of {told})."
+        ) from error
+
+
 def _columns(problems: Problems, rows: np.ndarray) -> dict[str, list]:
     names = sorted({name for i in rows for name in problems.columns[i]})
     reserved = ("prompts", "completions", "answer", "functions", "weights")

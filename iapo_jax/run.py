@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from iapo_jax import pretrained, weights
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
 from iapo_jax.checks import check_writable
-from iapo_jax.config import to_yaml
+from iapo_jax.config import MeshSection, to_yaml
 from iapo_jax.errors import RunError, UserError
 from iapo_jax.locks import held
 from iapo_jax.metrics import (
@@ -44,12 +44,21 @@ def open_run(config: Any) -> Run:
     """Reads the model directory and builds the mesh; touches nothing on disk yet."""
     join(config.mesh)
     use_compilation_cache(config.log.compilation_cache)
-    try:
-        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    mesh = open_mesh(config.mesh)
     opened = pretrained.open_pretrained(config.model)
     return Run(mesh, opened, make_model(opened.config, mesh), Path(config.output_dir))
+
+
+def open_mesh(section: MeshSection) -> Mesh:
+    """The mesh of a config.
+
+    Raises:
+      UserError: if it does not fit the devices.
+    """
+    try:
+        return make_mesh(section.data, section.fsdp, section.tensor)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def abstract_params(run: Run) -> Params:

@@ -7,10 +7,12 @@ which each is tokenised by itself and its tokens enter the loss with that weight
 """
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,12 +23,14 @@ from jax.sharding import Mesh
 from iapo_jax import data, update
 from iapo_jax.boundary import Boundary
 from iapo_jax.checks import check_config
+from iapo_jax.cleaning import name_rows
 from iapo_jax.cli import run_cli
 from iapo_jax.config import SftConfig
 from iapo_jax.errors import UserError
 from iapo_jax.metrics import RunWriter, compiles, memory_table, progress_bar, say
-from iapo_jax.pretrained import encode
+from iapo_jax.pretrained import check_replaceable, encode
 from iapo_jax.processes import leave
+from iapo_jax.questions import question_text
 from iapo_jax.run import (
     Run,
     abstract_params,
@@ -56,7 +60,7 @@ def read_pieces(completion: Any, where: str) -> list[tuple[str, float]]:
     """The weighted pieces of a row's completion.
 
     Raises:
-      UserError: naming the row, if a piece is no [text, weight] pair.
+      UserError: naming the row, if a piece is no [text, weight] pair, or there is no text.
     """
     pieces = [[completion, 1.0]] if isinstance(completion, str) else completion
     for piece in pieces if isinstance(pieces, list) else [pieces]:
@@ -70,6 +74,8 @@ def read_pieces(completion: Any, where: str) -> list[tuple[str, float]]:
                 f"{where}: `completion` is a text or a list of [text, weight] with finite weights "
                 f"of at least 0, found the weight {weight!r:.60}"
             )
+    if not any(text.strip() for text, _ in pieces):
+        raise UserError(f"{where}: `completion` is empty: {completion!r:.60}; expected a text")
     return [(text, float(weight)) for text, weight in pieces]
 
 
@@ -97,9 +103,9 @@ class _Rows:
         self.rows = data.load_rows(config.data)
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no eos_token, which ends every completion; set one")
-        for index in range(len(self.rows)):
-            self._read(index)
+        self.notes = self._repeats([self._read(index) for index in range(len(self.rows))])
         self.limits = config.data.max_prompt_length, config.batch.max_length
+        self._too_long: set[int] = set()
         lengths = []
         for index in range(len(self.rows)):  # until one fits
             prompt, ids, _ = self._tokens(index)
@@ -115,7 +121,42 @@ class _Rows:
                 f"completion {shortest[1]}"
             )
         self.order = data.batch_order(len(self.rows), config.batch.rows_per_step, config.seed)
-        self.left_out = 0
+        if config.data.strict:
+            for index in range(len(self.rows)):
+                self._encode(index)
+            if self._too_long:
+                raise UserError(f"{self.told_left_out()}; expected none (strict)")
+
+    @property
+    def left_out(self) -> int:
+        """Rows that were too long, of those that a step asked for."""
+        return len(self._too_long)
+
+    def told_left_out(self) -> str:
+        """Which these are."""
+        rows = name_rows([index + 1 for index in sorted(self._too_long)])
+        return (
+            f"{self.config.data.dataset}, {rows}: more tokens than data.max_prompt_length "
+            f"({self.limits[0]}) or batch.max_length ({self.limits[1]})"
+        )
+
+    def _repeats(self, questions: list[str | list[dict]]) -> list[str]:
+        """A sentence about rows that are there twice; one question may have many completions."""
+        first: dict[tuple[str, str], int] = {}
+        again = []
+        for number, (question, row) in enumerate(zip(questions, self.rows, strict=True), 1):
+            key = question_text(question), json.dumps(row["completion"])
+            if first.setdefault(key, number) != number:
+                again.append((first[key], number))
+        if not again:
+            return []
+        told = (
+            f"{self.config.data.dataset}: {len(again):,} of {len(self.rows):,} rows are there "
+            f"before with the same question and completion, as {name_rows(again[0])}"
+        )
+        if self.config.data.strict:
+            raise UserError(f"{told}; expected each row once (strict)")
+        return [told]
 
     def batch(self, step: int) -> SftBatch:
         """The rows of a step; those that are too long stay as empty rows of weight 0."""
@@ -155,7 +196,7 @@ class _Rows:
     def _encode(self, index: int) -> tuple[list[int], list[int], list[float]]:
         prompt, ids, weights = self._tokens(index)
         if not self._fits(prompt, ids):
-            self.left_out += 1
+            self._too_long.add(index)
             return [0], [0], [0.0]
         return prompt, ids, weights
 
@@ -185,6 +226,11 @@ def _check(config: SftConfig, run: Run) -> int:
     rows = config.batch.rows_per_step
     micro = config.batch.micro_batch_size or rows
     devices = batch_devices(run.mesh)
+    if not config.batch.micro_batch_size and rows % devices:
+        raise UserError(
+            f"batch.rows_per_step is {rows}; expected a multiple of the {devices} devices that "
+            "share a batch"
+        )
     if rows % micro or micro % devices:
         raise UserError(
             f"batch.micro_batch_size is {micro}; it must divide rows_per_step ({rows}) and be a "
@@ -199,9 +245,12 @@ def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState | None:
     With `dry_run` everything is checked and compiled, from shapes alone, and the memory is said.
     """
     check_config(config)
+    check_replaceable(Path(config.output_dir) / "hf")
     run = open_run(config)
     micro = _check(config, run)
     rows = _Rows(config, run.pretrained.tokenizer)
+    for note in rows.notes:
+        say(note)
     optimizer = update.make_optimizer(config.optimizer, config.max_steps)
     schedule = update.make_schedule(config.optimizer, config.max_steps)
     fixed = dict(mesh=run.mesh, model=run.model, optimizer=optimizer, micro=micro)
@@ -224,7 +273,7 @@ def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState | None:
         finally:
             writer.close()
         if rows.left_out:
-            say(f"left out {rows.left_out} rows that are longer than the limits of the config")
+            say(f"{rows.told_left_out()}; left out ({rows.left_out} rows)")
         say(f"model: {export_final(run, state.params)}")
     return state
 
