@@ -37,6 +37,7 @@ from iapo_jax.rollouts import Sampler
 from iapo_jax.run import Run
 from iapo_jax.sharding import batch_devices, by_prompt, fetch, from_first, put
 from iapo_jax.types import Params
+from iapo_jax.untrusted import Prompt
 
 _EVAL_STEP = 2**31 - 1  # of the random keys: no training step draws from them
 
@@ -353,7 +354,7 @@ def inspect_to(
     ids, lengths = from_first((ids, lengths))
     asked = [
         Asked(
-            problems.texts[i],
+            Prompt(problems.texts[i], problems.tokens[i]),
             [ids[i, : lengths[i]]],
             problems.answers[i],
             problems.columns[i].get("kind"),

@@ -27,7 +27,21 @@ LATEX += ["$", "$$", "\\(", "\\)", "\\[", "\\]", "\\", "\\overline{3}", "\\pmod{
 PLAIN = ["1", "12", "0.5", ".", ",", "1,234", "-", "+", "*", "**", "/", "=", "x", "y", "B", "(B) "]
 PLAIN += ["(", ")", "[", "]", " ", "\n", "\t", " or ", " and ", "not ", "is ", "cm", "million", ":"]
 PLAIN += ["10:30", "3:2", "4210_7", "1e9999", "1/0", "e", "!", "'", '"', "`", "_", "|", "because "]
-STRANGE = ["１２", "٣", "²", "½", "⁵", "①", "𝟙", "Ⅳ", "\x00", "\ud800", "\udfff", "\u202e", "\u200b"]
+STRANGE = [
+    "１２",
+    "٣",
+    "²",
+    "½",
+    "⁵",
+    "①",
+    "𝟙",
+    "Ⅳ",
+    "\x00",
+    "\ud800",
+    "\udfff",
+    "\u202e",
+    "\u200b",
+]
 STRANGE += ["\ufeff", "字", "é", "e\u0301", "ſ", "ı", "İ", "K", "🧮", "\x1b[31m", "\x85", "\u2028"]
 FRAGMENTS = TAGS + MARKED + LATEX + PLAIN + STRANGE
 
@@ -76,8 +90,10 @@ def check_pair(one: str, other: str) -> None:
 
 
 def _free_of(text: str) -> bool:
-    """Whether not even the beginning of the fresh number is in the text, in digits of any script."""
-    digits = "".join(str(unicodedata.digit(char)) for char in text if unicodedata.digit(char, -1) >= 0)
+    """Whether the fresh number does not even begin in the text, in digits of any script."""
+    digits = "".join(
+        str(unicodedata.digit(char)) for char in text if unicodedata.digit(char, -1) >= 0
+    )
     return _FRESH_START not in digits
 
 

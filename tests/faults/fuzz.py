@@ -33,7 +33,9 @@ def parse(argv=None):
     add("--minutes", type=float, default=10.0)
     add("--seed", type=int, default=0)
     add("--atheris", action="store_true", help="led by coverage")
-    add("--out", type=Path, default=Path("build/fuzz"), help="of failing inputs; default build/fuzz")
+    add(
+        "--out", type=Path, default=Path("build/fuzz"), help="of failing inputs; default build/fuzz"
+    )
     add("--replay", type=Path, metavar="FILE", help="check one failing input again")
     return parser.parse_args(argv)
 
@@ -140,7 +142,12 @@ def fuzz_coverage(arguments) -> int:
 
     seconds = max(1, int(60 * arguments.minutes))
     options = [f"-max_total_time={seconds}", f"-seed={arguments.seed + 1}", "-max_len=2000"]
-    options += ["-len_control=0", "-timeout=120", "-rss_limit_mb=2048", f"-artifact_prefix={arguments.out}/"]
+    options += [
+        "-len_control=0",
+        "-timeout=120",
+        "-rss_limit_mb=2048",
+        f"-artifact_prefix={arguments.out}/",
+    ]
     arguments.out.mkdir(parents=True, exist_ok=True)
     atheris.Setup([sys.argv[0], *options], run)
     atheris.Fuzz()  # ends the process; libFuzzer says how many inputs there were
