@@ -191,7 +191,7 @@ def _parse_json(text: bytes, where: str) -> Any:
         return json.loads(text.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8: {error}") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of 5,000 digits, a million [
         raise UserError(f"{where}: not JSON: {error}") from None
 
 

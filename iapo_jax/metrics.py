@@ -15,6 +15,8 @@ import jax
 import tqdm
 from tensorboardX import SummaryWriter
 
+from iapo_jax.errors import printable
+
 _PACKAGES = ("iapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers",
              "datasets", "numpy")  # fmt: skip
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
@@ -58,11 +60,14 @@ def is_writer() -> bool:
 
 
 def say(text: str) -> None:
-    """Prints, once for all processes; where nobody reads any more (`| head`), the work goes on."""
+    """Prints, once for all processes; where nobody reads any more (`| head`), the work goes on.
+
+    Texts of data rows may be among it: control characters are spelled out.
+    """
     if not is_writer():
         return
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -134,7 +139,8 @@ def _write_lines(path: Path, rows: Iterable[dict]) -> None:
 def replace_file(path: Path, text: str) -> None:
     """Writes the file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    # Lone surrogates of a data row become the escapes by which JSON writes them.
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(partial, path)
 
 

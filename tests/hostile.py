@@ -42,10 +42,23 @@ STRANGE = [
     "\u202e",
     "\u200b",
 ]
-STRANGE += ["\ufeff", "字", "é", "e\u0301", "ſ", "ı", "İ", "K", "🧮", "\x1b[31m", "\x85", "\u2028"]
+STRANGE += [
+    "\ufeff",
+    "字",
+    "é",
+    "e\u0301",
+    "ſ",
+    "ı",
+    "İ",
+    "\u212a",
+    "🧮",
+    "\x1b[31m",
+    "\x85",
+    "\u2028",
+]
 FRAGMENTS = TAGS + MARKED + LATEX + PLAIN + STRANGE
 
-_DIGITS = ("０１２３４５６７８９", "٠١٢٣٤٥٦٧٨٩", "०१२३४५६७८९", "𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕𝟖𝟗")
+DIGITS = ("０１２３４５６７８９", "٠١٢٣٤٥٦٧٨٩", "०१२३४५६७८९", "𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕𝟖𝟗")
 
 
 def check_completion(text: str) -> None:
@@ -55,7 +68,7 @@ def check_completion(text: str) -> None:
     rewards.format_reward([""], [text])
     if not any(mark in text.lower() for mark in MARKS):
         assert found is None, f"an answer without a mark: {found!r}"
-    if _free_of(text):
+    if free_of(text):
         assert decide(found or "", FRESH) is not True
         # The right number, but without a mark, or in a thought that was closed.
         thought = text
@@ -80,16 +93,16 @@ def check_pair(one: str, other: str) -> None:
         assert decide(one, one) is True
     if max(len(one), len(other)) <= 2_000:
         assert all(isinstance(text, str) for text in algebra(one, other))
-    if _free_of(one):
+    if free_of(one):
         for kind in (None, *KINDS):
             assert decide(one, FRESH, kind) is not True
-    for digits in _DIGITS:
+    for digits in DIGITS:
         respelt = FRESH.translate(str.maketrans("0123456789", digits))
         for text in (respelt, f"{one}{respelt}", f"{respelt}{one}", f"{one} {respelt} {other}"):
             assert decide(text, FRESH) is not True or text.strip() == FRESH
 
 
-def _free_of(text: str) -> bool:
+def free_of(text: str) -> bool:
     """Whether the fresh number does not even begin in the text, in digits of any script."""
     digits = "".join(
         str(unicodedata.digit(char)) for char in text if unicodedata.digit(char, -1) >= 0
