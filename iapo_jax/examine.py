@@ -73,8 +73,11 @@ def encode_prompt(
     Raises:
       UserError: if there are none, or all together do not fit the model's context.
     """
+    known = isinstance(prompt, Prompt)
+    if not known:
+        check_text(prompt, "the prompt")
     ids = _bare_ids(opened, prompt)
-    if isinstance(prompt, str):
+    if not known:
         _noted(opened.run.pretrained.tokenizer, ids, prompt, "the prompt")
     if not ids:
         raise UserError("the prompt is empty: expected a text")
