@@ -25,8 +25,8 @@ from iapo_jax.cleaning import check_repeats, clean_rows, name_rows
 from iapo_jax.config import DataSection, EvalSection, PromptSection
 from iapo_jax.equivalence import KINDS
 from iapo_jax.errors import UserError
-from iapo_jax.pretrained import encode
 from iapo_jax.questions import question_text
+from iapo_jax.untrusted import Prompt, encode_hidden, hide, show
 
 # It says a second time, and on other lines, what the raised error says.
 logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
@@ -37,6 +37,10 @@ R1_SYSTEM = (
     "<answer> and </answer> tags, like this: <think>\nyour reasoning\n</think>\n"
     "<answer>your answer</answer>"
 )
+
+
+ROLES = ("system", "developer", "user", "assistant", "tool")  # who speaks in a row's messages
+_DEEPEST = 20  # levels of lists and objects in a message, such as its tool calls
 
 
 class Row(NamedTuple):
@@ -293,6 +297,7 @@ def _parse_row(row: dict, where: str) -> Row:
             f"{where}: the column kind is {kind!r:.60}; expected {', '.join(KINDS)}, the kind of "
             "the answer, or no such column"
         )
+    _check_unicode(text, f"{where}: the answer")
     columns = {k: v for k, v in row.items() if k not in ("prompt", "question", "answer")}
     return Row(question, text, columns)
 
@@ -317,7 +322,35 @@ def read_question(row: dict, where: str) -> str | list[dict]:
             )
     if not question_text(question).strip():
         raise UserError(f"{where}: the question is empty: {question!r:.60}")
-    return question
+        if message["role"] not in ROLES:
+            raise UserError(
+                f"{where}: a message has the role {message['role']!r:.60}; expected "
+                f"{', '.join(ROLES[:-1])} or {ROLES[-1]}"
+            )
+    return _map_texts(question, lambda text: _check_unicode(text, f"{where}: the question"), where)
+
+
+def _check_unicode(text: str, what: str) -> str:
+    if re.search("[\ud800-\udfff]", text):
+        raise UserError(f"{what} is no UTF-8 text: {text!r:.60}")
+    return text
+
+
+def _map_texts(value: Any, change: Callable[[str], str], where: str, depth: int = 0) -> Any:
+    """A question with each text in it changed, those of further fields of its messages too."""
+    if depth > _DEEPEST:
+        raise UserError(
+            f"{where}: a message has more than {_DEEPEST} levels of lists and objects; expected a "
+            "flat one"
+        )
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        inner = lambda part: _map_texts(part, change, where, depth + 1)  # noqa: E731
+        return {inner(name): inner(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_map_texts(part, change, where, depth + 1) for part in value]
+    return value
 
 
 def final_answer(text: str) -> str:
@@ -328,6 +361,28 @@ def final_answer(text: str) -> str:
 
 def render_prompt(tokenizer: Any, question: str | list[dict], section: PromptSection) -> str:
     """The prompt's text: system, worked turn, question, through the tokenizer's chat template."""
+    return show(_render(tokenizer, question, section, "the question"))
+
+
+def encode_prompt(
+    tokenizer: Any,
+    question: str | list[dict],
+    section: PromptSection,
+    where: str = "the question",
+) -> Prompt:
+    """The prompt's text and ids, in which control tokens are those of template and section alone.
+
+    Raises:
+      UserError: beginning with `where`, if the question cannot be written in this way.
+    """
+    text = _render(tokenizer, question, section, where)
+    _check_unicode(text, where)
+    return encode_hidden(tokenizer, text, where)
+
+
+def _render(tokenizer: Any, question: str | list[dict], section: PromptSection, where: str) -> str:
+    """The prompt's text, with the question's control tokens hidden."""
+    question = _map_texts(question, lambda text: hide(tokenizer, text), where)
     messages = []
     if section.system:
         system = R1_SYSTEM if section.system == "r1" else section.system
@@ -344,8 +399,8 @@ def render_prompt(tokenizer: Any, question: str | list[dict], section: PromptSec
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template refuses by raising, such as for a system turn
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        roles = ", ".join(message["role"] for message in messages)
+        reason = show(str(error) or type(error).__name__).strip().splitlines()[0]
+        roles = ", ".join(show(message["role"]) for message in messages)
         raise UserError(
             f"the tokenizer's chat template refuses the turns {roles}: {reason}"
         ) from error
@@ -396,11 +451,13 @@ def make_problems(
     """
     source = f"{loaded.source}, " if loaded else ""
     numbers = loaded.numbers if loaded else range(1, len(rows) + 1)
-    texts = [render_prompt(tokenizer, row.question, section) for row in rows]
-    for number, text in zip(numbers, texts, strict=True):
-        if re.search("[\ud800-\udfff]", text):
-            raise UserError(f"{source}row {number}: the question is no UTF-8 text: {text!r:.60}")
-    tokens = [encode(tokenizer, text) for text in texts]
+    texts, tokens = [], []
+    for number, row in zip(numbers, rows, strict=True):
+        text, ids = encode_prompt(
+            tokenizer, row.question, section, f"{source}row {number}: the question"
+        )
+        texts.append(text)
+        tokens.append(ids)
     kept = [i for i, ids in enumerate(tokens) if 0 < len(ids) <= max_prompt_length]
     if not kept:
         raise UserError(

@@ -40,6 +40,7 @@ from iapo_jax.rollouts import Sampler
 from iapo_jax.run import Run, writing
 from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.types import Params
+from iapo_jax.untrusted import Prompt
 
 _EVAL_STEP = 2**31 - 1  # of the random keys: no training step draws from them
 
@@ -377,7 +378,7 @@ def inspect_to(
     ids, lengths = from_first((ids, lengths))
     asked = [
         Asked(
-            problems.texts[i],
+            Prompt(problems.texts[i], problems.tokens[i]),
             [ids[i, : lengths[i]]],
             problems.answers[i],
             problems.columns[i].get("kind"),

@@ -97,7 +97,7 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(f"--chat: the tokenizer of {config.model.path} has no chat template")
         told = data.resolve_prompt(config.prompt, data.own_prompt(config.data))
-        prompt = data.render_prompt(tokenizer, prompt, told)
+        prompt = data.encode_prompt(tokenizer, prompt, told, "--prompt")
     completions, asked = arguments.completion, dataclasses.asdict(section)
     if completions is None:
         count, sampling = arguments.sample or 1, config.sampling

@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 from tensorboardX import SummaryWriter
 
-from iapo_jax.errors import UserError
+from iapo_jax.errors import UserError, printable
 
 _PACKAGES = ("iapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers",
              "datasets", "numpy")  # fmt: skip
@@ -62,11 +62,14 @@ def is_writer() -> bool:
 
 
 def say(text: str) -> None:
-    """Prints, once for all processes; where nobody reads any more (`| head`), the work goes on."""
+    """Prints, once for all processes; where nobody reads any more (`| head`), the work goes on.
+
+    Texts of data rows may be among it: control characters are spelled out.
+    """
     if not is_writer():
         return
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -174,6 +177,7 @@ def _write_lines(path: Path, rows: Iterable[dict]) -> None:
 def replace_file(path: Path, text: str) -> None:
     """Writes the file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
+    # Lone surrogates of a data row become the escapes by which JSON writes them.
     with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.write(text)
         file.flush()

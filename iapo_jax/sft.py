@@ -68,6 +68,8 @@ def read_pieces(completion: Any, where: str) -> list[tuple[str, float]]:
             raise UserError(
                 f"{where}: `completion` is a text or a list of [text, weight], found {piece!r:.60}"
             )
+        if any("\ud800" <= char <= "\udfff" for char in piece[0]):
+            raise UserError(f"{where}: `completion` is no UTF-8 text: {piece[0]!r:.60}")
         weight = piece[1]
         if not (isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0):
             raise UserError(
@@ -185,10 +187,12 @@ class _Rows:
         return data.read_question(row, where)
 
     def _tokens(self, index: int) -> tuple[list[int], list[int], list[float]]:
-        text = data.render_prompt(self.tokenizer, self._read(index), self.config.prompt)
-        completion = self.rows[index]["completion"]
-        ids, weights = encode_completion(self.tokenizer, completion, self._where(index))
-        return encode(self.tokenizer, text), ids, weights
+        where, completion = self._where(index), self.rows[index]["completion"]
+        prompt = data.encode_prompt(
+            self.tokenizer, self._read(index), self.config.prompt, f"{where}: the question"
+        )
+        ids, weights = encode_completion(self.tokenizer, completion, where)
+        return prompt.ids, ids, weights
 
     def _fits(self, prompt: list[int], ids: list[int]) -> bool:
         return len(prompt) <= self.limits[0] and len(ids) <= self.limits[1]

@@ -17,7 +17,7 @@ READING_ORDER = [
     *("sharding", "processes", "interruption", "cli"),
     *("kernels", "attention", "model", "scoring", "sampling", "information", "signals"),
     *("extraction", "notation", "quantities", "structures", "equivalence", "answers", "rewards"),
-    *("weights", "pretrained", "probes"),
+    *("weights", "pretrained", "untrusted", "probes"),
     *("questions", "arithmetic", "catalogue", "cleaning", "data"),
     *("figures", "records", "summary"),
     *("checkpoint", "metrics"),
