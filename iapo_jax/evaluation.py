@@ -302,7 +302,8 @@ def evaluate_to(
     path, texts = directory / f"{name}.json", directory / f"{name}.completions.jsonl"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        texts.touch()
+        with texts.open("ab"):
+            pass
     except OSError as error:
         raise UserError(f"{directory} cannot be written: {error}") from None
     with writing(directory), held(texts, instead="another output_dir (--out)"):
