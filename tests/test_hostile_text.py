@@ -15,7 +15,19 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from iapo_jax import answers, data, examine, inspect, metrics, probes, rewards, sft, untrusted
+from iapo_jax import (
+    answers,
+    data,
+    evaluation,
+    examine,
+    inspect,
+    metrics,
+    probes,
+    records,
+    rewards,
+    sft,
+    untrusted,
+)
 from iapo_jax.answers import AnswerChecker
 from iapo_jax.config import DataSection, PromptSection, SftConfig
 from iapo_jax.equivalence import decide
@@ -107,12 +119,12 @@ def check_prompt(tokenizer, question, content):
     made = data.encode_prompt(tokenizer, question, NOTHING)
     assert made.text == FRAME[0] + content + FRAME[1]
     assert made.text == data.render_prompt(tokenizer, question, NOTHING)
-    names = {i: text for text, i in untrusted.control_tokens(tokenizer).items()}
+    names = {tokenizer.convert_tokens_to_ids(text): text for text in CONTROL}
     found = [names[i] for i in made.ids if i in names]
     assert found == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
-    end = made.ids.index(untrusted.control_tokens(tokenizer)["<|im_end|>"])
+    end = made.ids.index(tokenizer.convert_tokens_to_ids("<|im_end|>"))
     assert decode(tokenizer, made.ids[1:end]).strip() == f"user\n{content}".strip()
-    if not any(text in question for text in untrusted.control_tokens(tokenizer)):
+    if not any(text in question for text in CONTROL):
         chat = [{"role": "user", "content": question}]
         want = tokenizer.apply_chat_template(
             chat, tokenize=True, add_generation_prompt=True, return_dict=False
@@ -310,6 +322,21 @@ def test_inspection_takes_the_ids_of_an_untrusted_prompt(root, capsys):
     argv = ["--model", str(root / "experiments" / "arithmetic" / "model"), "--chat"]
     assert inspect.main([*argv, "--prompt", "1<eos>2", "--completion", "3"]) == 2
     assert "--prompt holds '<eos>' that this tokenizer" in capsys.readouterr().err
+
+
+def test_an_evaluation_probes_the_ids_that_were_sampled_from(tokenizer, tmp_path, monkeypatch):
+    """And not those of the prompt's text, in which a control token could not be told from one."""
+    rows = data.parse_rows([{"question": "<think>1", "answer": "1"}], "r")
+    problems = data.make_problems(rows, tokenizer, NOTHING, 99)
+    seen = []
+    monkeypatch.setattr(evaluation, "inspect_problems", lambda _, asked, *a, **k: seen + asked)
+    monkeypatch.setattr(evaluation, "to_dict", lambda one: seen.append(one) or {})
+    protocol = evaluation.Protocol(0, 1, 4, 1.0, 1.0, 0, [], 1, inspected=1)
+    task = evaluation.Task(None, problems, protocol, None)
+    done = records.Completion(0, 0, "", "", "1", None, False, 1, 1, True, [5])
+    evaluation.inspect_to(tmp_path / "i.json", task, None, [done], None, shown=False)
+    assert [one.prompt.ids for one in seen] == problems.tokens
+    assert encode(tokenizer, seen[0].prompt.text) != seen[0].prompt.ids
 
 
 # ------------------------------------------------------------------ characters that are none
