@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iapo_jax import advantages, data, plugins, probes, rollouts, update
+from iapo_jax import advantages, data, plugins, probes, processes, rollouts, update
 from iapo_jax.algorithms import ALGORITHMS, OWN, Algorithm, make_algorithm
 from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig
@@ -94,7 +94,12 @@ def make_trainer(
     limit, strict = config.data.max_prompt_length, config.data.strict
     notes = [*loaded.notes, *data.told_left_out(problems, loaded, limit, strict=strict)]
     problems, held = split_problems(problems, config.selection, config.seed)
-    rollouts.try_rewards(paid, problems, config.batch.num_generations, config.data.dataset)
+    processes.on_first(
+        lambda: rollouts.try_rewards(
+            paid, problems, config.batch.num_generations, config.data.dataset
+        ),
+        None,
+    )
     sampler = rollouts.make_sampler(
         run,
         problems,

