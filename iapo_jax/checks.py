@@ -35,6 +35,7 @@ _ONE_OR_MORE = """
     selection.num_samples selection.prompts_per_batch
     num_samples prompts_per_batch max_completion_length max_prompt_length
 """
+_TOO_LARGE = 2**31  # counts and ids are int32 on the devices
 # Names of fields, what is expected of them, and the test of it. Fields that the schema lacks, or
 # that are null, pass. No number may be infinite or NaN.
 RANGES: list[tuple[str, str, Callable[[Any], bool]]] = [
@@ -83,6 +84,8 @@ def check_ranges(config: TrainConfig | SftConfig | EvaluateConfig) -> None:
             finite = not isinstance(value, float) or math.isfinite(value)
             if value is not None and not (finite and fits(value)):
                 raise UserError(f"{name} is {value!r}; expected {expected}")
+            if isinstance(value, int) and value >= _TOO_LARGE:
+                raise UserError(f"{name} is {value!r}; expected at most {_TOO_LARGE - 1}")
     if isinstance(config, TrainConfig):
         for name, value in config.algorithm.options.items():
             if isinstance(value, float) and not math.isfinite(value):

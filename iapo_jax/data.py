@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from itertools import islice
@@ -172,7 +173,9 @@ def load_rows(section: DataSection | EvalSection, field: str = "data.dataset") -
 
 
 def _read(spec: DataSpec, split: str, subset: str | None, field: str) -> list[dict]:
-    rows = list(islice(_open(spec.source, subset, split, field), spec.first or None))
+    rows = list(
+        islice(_open(spec.source, subset, split, field), min(spec.first, sys.maxsize) or None)
+    )
     if not rows:
         raise UserError(f"{field}: {spec.source} has no rows")
     return rows

@@ -29,6 +29,8 @@ from iapo_jax.sharding import (
 )
 from iapo_jax.types import Params, Prompts, Rollout
 
+_TRIED = 1024  # completions of a prompt, at most, before a run
+
 
 class Scored(NamedTuple):
     """A rollout with what the host says about it; arrays [P, G], on the host."""
@@ -256,7 +258,7 @@ def try_rewards(paid: RewardFunctions, problems: Problems, num_generations: int,
       RewardError: naming the function, the rows, and what came back or was raised, and where.
     """
     indices = range(min(2, len(problems.tokens)))
-    rows = np.repeat(indices, num_generations)
+    rows = np.repeat(indices, min(num_generations, _TRIED))
     good = "<think>\nIt is {0}.\n</think>\n<answer>{0}</answer>"
     prompts = [problems.texts[i] for i in rows]
     texts = [

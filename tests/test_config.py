@@ -311,6 +311,7 @@ def test_every_range_is_that_of_a_field():
         ("max_steps=-1", "max_steps is -1; expected at least 0"),
         ("save_steps=-1", "save_steps is -1; expected at least 0"),
         ("seed=-1", "seed is -1; expected from 0 to 2147483647"),
+        ("data.max_rows=2147483648", "data.max_rows is 2147483648; expected at most 2147483647"),
         ("seed=2147483648", "seed is 2147483648; expected from 0"),
         ("log.logging_steps=0", "log.logging_steps is 0; expected at least 1"),
         ("log.completion_steps=-1", "log.completion_steps is -1; expected at least 0"),

@@ -279,7 +279,7 @@ def test_a_damaged_tokenizer(configure, tmp_path, changed):
 
 def test_code_in_a_model_directory_is_never_run(configure, tmp_path, changed):
     """`auto_map` names Python files beside the weights."""
-    code = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\n"
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\n"  # transformers runs a copy elsewhere
     place = changed(
         "config.json", auto_map={"AutoConfig": "evil.C", "AutoTokenizer": ["evil.T", "evil.T"]}
     )
@@ -291,7 +291,7 @@ def test_code_in_a_model_directory_is_never_run(configure, tmp_path, changed):
         make_trainer(configure(f"model.path={place}"))
     except UserError as error:  # refused or opened without it: either is fine
         assert "\n" not in str(error)
-    assert not list(tmp_path.rglob("ran")) and "evil" not in sys.modules
+    assert not (tmp_path / "ran").exists()
 
 
 # ------------------------------------------------------------------- evaluate, export, report
