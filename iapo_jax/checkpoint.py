@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from iapo_jax.errors import RunError, UserError
-from iapo_jax.processes import any_process
+from iapo_jax.processes import any_process, connection_lost
 from iapo_jax.weights import digests
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file, and says twice
@@ -114,6 +114,8 @@ class Checkpoints:
             step, self._writing = self._writing, None
             self._sweep(str(step))
             vars(self).pop("_manager", None)  # it would raise the same again when it is closed
+            if connection_lost(error):
+                raise
             whole = [int(p.name) for p in self.directory.glob("*") if p.name.isdecimal()]
             raise RunError(
                 f"checkpoint {self.directory / str(step)} could not be written: "
@@ -174,6 +176,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # damage can raise anything
+            if connection_lost(error):
+                raise
             reason = _reason(error)
         if any_process(reason is not None):
             raise DamagedCheckpoint(

@@ -98,7 +98,7 @@ def leave(main: Callable[[], int]) -> int:
         if jax.process_count() == 1:
             raise
         code = 1
-        if isinstance(error, jax.errors.JaxRuntimeError):  # most likely of a broken connection
+        if connection_lost(error):
             code = FAILED
             lines = str(error).strip().splitlines() or [""]
             print(f"error: {lines[0]:.300}\n{_GONE}", file=sys.stderr)
@@ -117,6 +117,11 @@ def leave(main: Callable[[], int]) -> int:
         _dismiss_guardian()
         os._exit(code)
     return code
+
+
+def connection_lost(error: BaseException) -> bool:
+    """Whether this is how a process hears that another one of its run is gone."""
+    return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
 
 
 def from_first(tree: Any) -> Any:
