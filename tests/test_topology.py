@@ -1,8 +1,8 @@
 """A run saved on some devices goes on elsewhere: fewer, more, another mesh, another micro-batch."""
 
+import functools
 import json
 import shutil
-from functools import partial
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ EIGHT = "mesh.data=2 mesh.fsdp=2 mesh.tensor=2"
 ELSEWHERE = {
     "one": "mesh.data=1",
     "two": "mesh.data=1 mesh.fsdp=2 batch.micro_batch_size=4",
-    "four": "mesh.data=2 mesh.tensor=2 batch.micro_batch_size=2",
+    "four": "mesh.data=2 mesh.tensor=2",
 }
 SUMS = [
     {"question": f"{a}+{b}", "completion": f"{a}+{b}={a + b}</think><answer>{a + b}</answer>"}
@@ -68,39 +68,37 @@ def sft_config(world, output_dir, *overrides):
 
 
 @pytest.fixture(scope="module")
-def entry(request, world, root):
-    """`entry(directory, "key=value", ...)` runs one of the two loops to its end."""
-    if request.param == "train":
-        configure, go = partial(train_config, world, root), train
-    else:
-        configure, go = partial(sft_config, world), train_sft
-    tiny = TINY if request.param == "train" else ()
+def go(world, root):
+    """`go(loop, directory, "key=value", ...)` runs a loop, train or sft, to its end."""
 
-    def run(directory, *overrides):
-        return finished(directory, go(configure(directory, *tiny, *overrides)))
+    def run(loop, directory, *overrides):
+        if loop == "sft":
+            return finished(directory, train_sft(sft_config(world, directory, *overrides)))
+        return finished(directory, train(train_config(world, root, directory, *TINY, *overrides)))
 
     return run
 
 
 @pytest.fixture(scope="module")
-def on_one(entry, tmp_path_factory):
-    """The uninterrupted run that all others are compared with, on one device."""
-    return entry(tmp_path_factory.mktemp("one"), "mesh.data=1")
+def on_one(go, tmp_path_factory):
+    """`on_one(loop)`: the uninterrupted run that all others are compared with, on one device."""
+    return functools.cache(lambda loop: go(loop, tmp_path_factory.mktemp("one"), "mesh.data=1"))
 
 
 @pytest.fixture(scope="module")
-def on_eight(entry, tmp_path_factory):
-    """A run on eight devices that ended after SAVED steps."""
-    return entry(tmp_path_factory.mktemp("eight"), f"max_steps={SAVED}", *EIGHT.split())
+def on_eight(go, tmp_path_factory):
+    """`on_eight(loop)`: a run on eight devices that ended after SAVED steps."""
+    short = (f"max_steps={SAVED}", *EIGHT.split())
+    return functools.cache(lambda loop: go(loop, tmp_path_factory.mktemp("eight"), *short))
 
 
 @pytest.fixture
-def go_on(entry, tmp_path):
-    """`go_on(run, "key=value", ...)` goes on with a copy of a run's directory after SAVED steps."""
+def go_on(go, tmp_path):
+    """`go_on(loop, run, "key=value ...")` goes on with a copy of a run's directory after SAVED."""
 
-    def run(saved, overrides):
+    def run(loop, saved, overrides):
         shutil.copytree(saved.directory, tmp_path / "run")
-        return entry(tmp_path / "run", f"resume={SAVED}", *overrides.split())
+        return go(loop, tmp_path / "run", f"resume={SAVED}", *overrides.split())
 
     return run
 
@@ -124,16 +122,17 @@ def assert_the_same(run, straight):
 PLACES = [("train", name) for name in ELSEWHERE] + [("sft", "two")]
 
 
-@pytest.mark.parametrize("entry, place", PLACES, indirect=["entry"], scope="module")
-def test_saved_on_eight_devices_it_goes_on_elsewhere(on_one, on_eight, go_on, place):
-    assert len(on_eight.rows) == SAVED
-    assert_the_same(go_on(on_eight, ELSEWHERE[place]), on_one)
+@pytest.mark.parametrize("loop, place", PLACES)
+def test_saved_on_eight_devices_it_goes_on_elsewhere(on_one, on_eight, go_on, loop, place):
+    saved = on_eight(loop)
+    assert len(saved.rows) == SAVED
+    assert_the_same(go_on(loop, saved, ELSEWHERE[place]), on_one(loop))
 
 
-@pytest.mark.parametrize("entry", ["train", "sft"], indirect=True, scope="module")
-def test_saved_on_one_device_it_goes_on_on_eight(on_one, go_on):
-    run = go_on(on_one, EIGHT)
-    assert_the_same(run, on_one)
+@pytest.mark.parametrize("loop", ["train", "sft"])
+def test_saved_on_one_device_it_goes_on_on_eight(on_one, go_on, loop):
+    run = go_on(loop, on_one(loop), EIGHT)
+    assert_the_same(run, on_one(loop))
     # It was another program, not a copy of the rows: rounding differs somewhere.
-    pairs = zip(jax.tree.leaves(run.params), jax.tree.leaves(on_one.params), strict=True)
+    pairs = zip(jax.tree.leaves(run.params), jax.tree.leaves(on_one(loop).params), strict=True)
     assert any((a != b).any() for a, b in pairs)
