@@ -47,7 +47,8 @@ def _serve(descriptor: int, memory: int) -> None:
     from multiprocessing.connection import Connection
 
     connection = Connection(descriptor)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer alone
+    for stop in (signal.SIGINT, signal.SIGTERM):  # to the whole group: for the trainer alone
+        signal.signal(stop, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default kills, even inside C code
     with contextlib.suppress(ValueError, OSError):  # macOS refuses
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

@@ -1,7 +1,16 @@
-"""Checkpoints of a `TrainState` in `OUTPUT_DIR/checkpoints`; the home of orbax."""
+"""Checkpoints of a `TrainState` in `OUTPUT_DIR/checkpoints`; the home of orbax.
 
+A checkpoint is there once it is whole: orbax renames its directory when all is written, and only
+then are older ones deleted. With it goes a digest of each array, bit by bit, which is compared
+after reading: damage is found whichever file or disk it comes from, on any mesh.
+"""
+
+import contextlib
+import json
 import logging
-from collections.abc import Callable, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +19,15 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
-from iapo_jax.errors import UserError
+from iapo_jax.errors import RunError, UserError
+from iapo_jax.processes import any_process
+from iapo_jax.weights import digests
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every file at INFO and WARNING
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file, and says twice
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint is not what was saved: files are missing, cut off or changed."""
 
 
 class _Best:
@@ -31,17 +46,29 @@ class Checkpoints:
     """Saves asynchronously, keeps the newest, restores into the shardings of the current mesh.
 
     The directory is made by the first `save`.
+
+    Args:
+      keep: so many newest checkpoints; 0 = all.
+      read_only: another process may be writing here: nothing is deleted, not even leftovers.
     """
 
-    def __init__(self, output_dir: Path, keep: int):
+    def __init__(self, output_dir: Path, keep: int, *, read_only: bool = False):
         self.directory, self.keep = (output_dir / "checkpoints").absolute(), keep
+        self.read_only = read_only
         self._best: int | None = None
+        self._writing: int | None = None  # the step that is not known to be committed
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
         newest = policies.LatestN(self.keep or None)
         kept = policies.AnyPreservationPolicy([newest, _Best(lambda: self._best)])
-        options = ocp.CheckpointManagerOptions(preservation_policy=kept, create=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=kept,
+            create=not self.read_only,
+            read_only=self.read_only,
+        )
+        if not self.read_only:
+            self._sweep("*")  # after a run that was killed while it wrote
         return ocp.CheckpointManager(
             self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
         )
@@ -50,24 +77,81 @@ class Checkpoints:
         """Steps with a committed checkpoint, oldest first."""
         return sorted(self._manager.all_steps()) if self.directory.is_dir() else []
 
-    def save(self, step: int, state: Any, best: int | None = None) -> None:
+    def compile(self, state: Any) -> None:
+        """Compiles what `save` computes of such a state, before the first step."""
+        _describe(_tree(state))
+
+    def save(
+        self, step: int, state: Any, best: int | None = None, notes: dict[str, Any] | None = None
+    ) -> None:
         """Begins to write `state`; it is committed by the next `save` or `close`.
 
         Args:
           best: a step that stays beside the newest.
+          notes: what JSON can hold, for `notes`.
+
+        Raises:
+          RunError: if this one, or the one before, cannot be written; earlier ones are whole.
         """
         self._best = best
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(_tree(state)))
+        tree = _tree(state)
+        with self._told():
+            self._manager.wait_until_finished()
+            if step in self._manager.all_steps():
+                return
+            self._writing = step
+            about = {"digests": _describe(tree), "notes": notes or {}}
+            args = ocp.args.StandardSave(tree)
+            if not self._manager.save(step, args=args, custom_metadata=about):
+                raise RuntimeError(f"there are later checkpoints (steps {self.steps()})")
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong in writing becomes one sentence; what was half written goes."""
+        try:
+            yield
+        except Exception as error:  # orbax passes on those of tensorstore, asyncio and the system
+            step, self._writing = self._writing, None
+            self._sweep(str(step))
+            vars(self).pop("_manager", None)  # it would raise the same again when it is closed
+            whole = [int(p.name) for p in self.directory.glob("*") if p.name.isdecimal()]
+            raise RunError(
+                f"checkpoint {self.directory / str(step)} could not be written: "
+                f"{_reason(error)}; the earlier ones (steps {sorted(whole)}) are whole"
+            ) from error
+
+    def _sweep(self, step: str) -> None:
+        """Deletes what is half written."""
+        if jax.process_index() == 0:
+            for leftover in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """What was given to `save` beside the state."""
+        return self._about(step)["notes"]
+
+    def _about(self, step: int) -> dict[str, Any]:
+        about = json.loads(json.dumps(self._manager.metadata(step).custom_metadata or {}))
+        if not isinstance(about.get("digests"), dict) or not isinstance(about.get("notes"), dict):
+            raise ValueError("the digests of its arrays are missing")
+        return about
 
     def restore(self, step: int, like: Any) -> Any:
         """The state of a step, on the shardings of `like` (arrays, or shapes with shardings).
 
         Raises:
           UserError: if the checkpoint does not fit the configured model and optimizer.
+          DamagedCheckpoint: naming the first thing that is not what was saved.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
-        saved, wanted = _shapes(self._manager.item_metadata(step).tree), _shapes(target)
+        with self._read(step):
+            about = self._about(step)["digests"]
+            saved = _shapes(self._manager.item_metadata(step).tree)
+            if {name: list(shape) for name, shape in saved.items()} != {
+                name: shape for name, (shape, _) in about.items()
+            }:
+                raise ValueError("its arrays are not those that were saved")
+        wanted = _shapes(target)
         for name in sorted(saved | wanted):
             if saved.get(name) != wanted.get(name):
                 field = "algorithm.adapt's " if name.startswith("memory") else ""
@@ -76,14 +160,75 @@ class Checkpoints:
                     f"{name} is {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} "
                     "here"
                 )
-        found = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        with self._read(step):
+            found = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        with self._read(step):
+            for name, described in _describe(found).items():
+                if described != about[name]:
+                    raise ValueError(f"{name} is not what was saved (another digest)")
         return type(like)(**found)
 
+    @contextlib.contextmanager
+    def _read(self, step: int) -> Iterator[None]:
+        reason = None
+        try:
+            yield
+        except Exception as error:  # damage can raise anything
+            reason = _reason(error)
+        if any_process(reason is not None):
+            raise DamagedCheckpoint(
+                f"checkpoint {self.directory / str(step)} is damaged: "
+                f"{reason or 'another process cannot read it'}"
+            )
+
+    def restore_whole(
+        self, steps: Sequence[int], like: Callable[[int], Any]
+    ) -> tuple[int, Any, list[DamagedCheckpoint]]:
+        """The first of `steps` that is whole, its state, and what is wrong with those before it.
+
+        Args:
+          like: step -> what `restore` takes.
+
+        Raises:
+          UserError: if none is whole, or if it does not fit (as `restore`).
+        """
+        damaged: list[DamagedCheckpoint] = []
+        for step in steps:
+            try:
+                return step, self.restore(step, like(step)), damaged
+            except DamagedCheckpoint as error:
+                damaged.append(error)
+        if len(damaged) == 1:
+            raise damaged[0]
+        told = "; ".join(map(str, damaged))
+        raise UserError(f"{self.directory} holds no whole checkpoint: {told}")
+
+    def set_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint to `OUTPUT_DIR/damaged`, since its step is written again."""
+        place = self.directory.parent / "damaged"
+        target = place / str(step)
+        number = 1
+        while target.exists():
+            number += 1
+            target = place / f"{step}_{number}"
+        if jax.process_index() == 0:
+            place.mkdir(exist_ok=True)
+            os.replace(self.directory / str(step), target)
+        any_process(False)  # waits until it is gone
+        self._manager.reload()
+        return target
+
     def saved_memory(self, step: int, place: Any) -> Any:
-        """Shapes of a state's `memory` as they were saved, to restore it without its meaning."""
-        saved = self._manager.item_metadata(step).tree.get("memory") or ()
-        shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
-        return jax.tree.map(shape, saved)
+        """Shapes of a state's `memory` as they were saved, to restore it without its meaning.
+
+        Raises:
+          DamagedCheckpoint: if the checkpoint cannot tell.
+        """
+        with self._read(step):
+            saved = self._manager.item_metadata(step).tree.get("memory") or ()
+            shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
+            found = jax.tree.map(shape, saved)
+        return found
 
     def forget_after(self, step: int) -> None:
         """Deletes later checkpoints: a run that goes back writes these steps again."""
@@ -92,13 +237,19 @@ class Checkpoints:
                 self._manager.delete(later)
 
     def wait(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything is on disk.
+
+        Raises:
+          RunError: if it cannot be written.
+        """
+        with self._told():
+            self._manager.wait_until_finished()
+            self._writing = None
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
+        """Waits until everything is on disk, as `wait`."""
         if "_manager" in vars(self):
-            self._manager.wait_until_finished()
+            self.wait()
             self._manager.close()
 
 
@@ -111,6 +262,23 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     name = partial(jax.tree_util.keystr, simple=True, separator=".")
     return {name(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _describe(tree: dict[str, Any]) -> dict[str, list]:
+    """[shape, digest] of each array, by its name."""
+    shapes, numbers = _shapes(tree), digests(tree).values()
+    return {
+        name: [list(shape), number]
+        for (name, shape), number in zip(shapes.items(), numbers, strict=True)
+    }
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error; of one that wraps another, that other's."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{lines[0]:.300}"
 
 
 def step_to_resume(checkpoints: Checkpoints, resume: str, *, option: str = "resume") -> int | None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from iapo_jax.config import Config, load_config, to_yaml
-from iapo_jax.errors import UserError
+from iapo_jax.errors import FAILED, MISTAKE, STOPPED, RunError, UserError
+from iapo_jax.interruption import Stopped, listening
 
 
 def describe(schema: type) -> str:
@@ -42,7 +43,7 @@ def run_cli(
 ) -> int:
     """Parses `--config FILE [--flag] [key=value ...]`, loads the config and calls `main`.
 
-    Returns the exit code: 0, or 2 after a `UserError`, which is printed as one sentence.
+    Returns the exit code, as `exit_code`.
     """
     doc = textwrap.dedent(schema.__doc__ or "")
     parser = argparse.ArgumentParser(
@@ -58,7 +59,8 @@ def run_cli(
         parser.add_argument(f"--{name}", action="store_true", help=help)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override single fields")
     arguments = parser.parse_args(argv)
-    try:
+
+    def run() -> None:
         if arguments.config is None and not arguments.overrides:
             raise UserError(f"nothing to do: expected --config FILE (python -m {prog} --help)")
         config = load_config(schema, arguments.config, arguments.overrides)
@@ -66,7 +68,22 @@ def run_cli(
             print(to_yaml(config), end="")
         else:
             main(config, arguments)
-    except UserError as error:
+
+    return exit_code(run)
+
+
+def exit_code(run: Callable[[], Any]) -> int:
+    """Calls `run` and tells how it ended (`errors`), after a sentence where it is not 0.
+
+    SIGTERM and SIGINT are heard by `interruption` meanwhile.
+    """
+    try:
+        with listening():
+            run()
+    except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return MISTAKE if isinstance(error, UserError) else FAILED
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return STOPPED
     return 0

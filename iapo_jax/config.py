@@ -6,10 +6,11 @@ command line through omegaconf. Where TRL has a name for something, the name her
 
 import dataclasses
 import difflib
+import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from omegaconf import OmegaConf
 from omegaconf.errors import (
@@ -23,6 +24,9 @@ from iapo_jax.errors import UserError
 Config = TypeVar("Config")
 
 _STRUCTURED = ("'", '"', "[", "{")  # an override that begins so is YAML
+_LARGEST_FILE = 1_000_000  # bytes; a longer one is no config
+_INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # `\${` is a text
+_WORDS = {str: "a text", int: "a whole number", float: "a number"}
 
 
 def option(default: Any, help: str) -> Any:
@@ -39,7 +43,7 @@ class ModelSection:
     path: str = option("", "Hugging Face directory or hub name (safetensors)")
     revision: str | None = option(None, "branch, tag or commit on the hub")
     config: str | None = option(
-        None, "a config.json: start a NEW random model of this architecture; then path is unused"
+        None, "a config.json: start a NEW random model of this architecture; then without path"
     )
     tokenizer: str | None = option(None, "directory or hub name; default: the one of path")
     dtype: str = option("float32", "arithmetic of the layers: float32 or bfloat16")
@@ -63,6 +67,9 @@ class DataSection:
     split: str = option("train", "split of a named or saved data set, or on the hub")
     max_rows: int = option(0, "use only the first rows; 0 = all")
     max_prompt_length: int = option(512, "tokens; longer prompts are left out, counted and said")
+    strict: bool = option(
+        False, "rows that repeat a question or are too long are an error, instead of being said"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +208,17 @@ class MeshSection:
     data: int = option(-1, "replicas of the parameters")
     fsdp: int = option(1, "parameters sharded, batches too")
     tensor: int = option(1, "heads, hidden units and vocabulary sharded")
-    distributed: bool = option(False, "several hosts: call jax.distributed.initialize() first")
+    distributed: bool = option(
+        False, "several processes, on one host or many: the same command on each"
+    )
+    coordinator: str | None = option(
+        None, "HOST:PORT of process 0; unset, here and below: as the cluster says (TPU, Slurm, MPI)"
+    )
+    num_processes: int | None = option(None, "how many there are")
+    process_id: int | None = option(None, "which one this is, from 0")
+    heartbeat_timeout: int = option(
+        60, "seconds of silence after which a process counts as gone and the others end"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +229,7 @@ class EvalSection:
     subset: str | None = option(None, "as data.subset")
     split: str = option("test", "as data.split")
     max_rows: int = option(0, "use only the first rows; 0 = all")
+    strict: bool = option(False, "as data.strict")
     num_samples: int = option(1, "completions of each prompt, at temperature and top_p below")
     temperature: float = option(1.0, "divides the logits")
     top_p: float = option(1.0, "keep the most likely tokens of this mass")
@@ -259,7 +277,10 @@ class TrainConfig:
     max_steps: int = option(100, "rollouts")
     save_steps: int = option(50, "a checkpoint every so many steps, and at the end; 0 = end only")
     resume: str = option(
-        "auto", "auto = newest checkpoint if any; never = refuse; or a step number"
+        "auto", "auto = newest whole checkpoint if any; never = refuse; or a step number"
+    )
+    max_skipped: int = option(
+        5, "the run stops after so many steps in a row whose numbers were not finite (each skipped)"
     )
     model: ModelSection = option(ModelSection, "")
     data: DataSection = option(DataSection, "")
@@ -294,8 +315,9 @@ class SftConfig:
     max_steps: int = option(1000, "optimizer updates")
     save_steps: int = option(0, "a checkpoint every so many steps, and at the end; 0 = end only")
     resume: str = option(
-        "auto", "auto = newest checkpoint if any; never = refuse; or a step number"
+        "auto", "auto = newest whole checkpoint if any; never = refuse; or a step number"
     )
+    max_skipped: int = option(5, "as in training")
     model: ModelSection = option(ModelSection, "")
     data: DataSection = option(DataSection, "")
     prompt: PromptSection = option(PromptSection, "")
@@ -323,10 +345,13 @@ class EvaluateConfig:
     num_samples: int = option(32, "completions of each problem")
     k: list[int] = option(list, "of pass@k and so on; empty = 1, 2, 4, ... num_samples")
     budgets: list[int] = option(
-        list, "tokens within which a completion must be right; empty = 1/8, 1/4, 1/2 of the limit"
+        list,
+        "tokens within which a completion must be right, up to max_completion_length; "
+        "empty = 1/8, 1/4, 1/2 of it",
     )
     max_completion_length: int = option(2048, "tokens, the stop token included")
     max_prompt_length: int = option(1024, "tokens; longer prompts are left out, counted and said")
+    strict: bool = option(False, "as data.strict of training")
     temperature: float = option(1.0, "divides the logits")
     top_p: float = option(1.0, "keep the most likely tokens of this mass")
     top_k: int = option(0, "keep this many tokens; 0 = all, 1 = greedy")
@@ -370,15 +395,54 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
         except TypeError as error:  # omegaconf's own, for a path through what is no mapping
             raise UserError(f"{source}: {_first_line(error)}") from None
     try:
-        return OmegaConf.to_object(base)
+        config = OmegaConf.to_object(base)
     except OmegaConfBaseException as error:
         raise UserError(_first_line(error)) from None
+    _check_entries(config)
+    return config
 
 
 def load_run_config(path: Path) -> TrainConfig | SftConfig:
-    """The config.yaml of a run directory, whichever command wrote it."""
-    schema = TrainConfig if "sampling" in _read_yaml(str(path)) else SftConfig
-    return load_config(schema, str(path))
+    """The config.yaml of a run directory, whichever command wrote it.
+
+    Raises:
+      UserError: as `load_config`; also for `${...}`: a run writes its values down, and one from
+        elsewhere must not read this machine's environment.
+    """
+    layer = _read_yaml(str(path))
+    for name, value in walk(OmegaConf.to_container(layer, resolve=False)):
+        if isinstance(value, str) and _INTERPOLATION.search(value):
+            raise UserError(
+                f"{path}: {name} is {value!r:.80}; expected a value, as a run writes it, and no ${{"
+            )
+    return load_config(TrainConfig if "sampling" in layer else SftConfig, str(path))
+
+
+def walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything that is in nested mappings and lists."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from walk(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from walk(inner, f"{name}[{number}]")
+    else:
+        yield name, value
+
+
+def _check_entries(section: Any, prefix: str = "") -> None:
+    """Entries of lists have their type; omegaconf lets a list pass in the place of a text."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            _check_entries(value, f"{prefix}{field.name}.")
+        elif get_origin(field.type) is list:
+            (kind,) = get_args(field.type)
+            for entry in value:
+                if not isinstance(entry, kind):
+                    raise UserError(
+                        f"{prefix}{field.name} has the entry {entry!r:.80}; expected {_WORDS[kind]}"
+                    )
 
 
 def _first_line(error: Exception) -> str:
@@ -421,25 +485,52 @@ def _method_of(layer: Any) -> Any:
 
 
 def _read_yaml(path: str) -> Any:
-    if not Path(path).is_file():
-        raise UserError(f"config file {path!r} does not exist (looked in {Path.cwd()})")
     try:
-        layer = OmegaConf.load(path)
+        layer = OmegaConf.load(io.StringIO(_read_text(path)))
+    except UserError:
+        raise
     except Exception as error:  # yaml's and omegaconf's own errors share no base class
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split()).replace('in "<file>", ', "in ")
+        raise UserError(f"{path}: not readable as YAML: {reason}") from None
     if not OmegaConf.is_dict(layer):
-        raise UserError(f"{path}: expected a mapping of fields, found {type(layer).__name__}")
+        raise UserError(f"{path}: expected a mapping of fields, found a list")
+    if not layer:
+        raise UserError(f"{path} is empty: expected a mapping of fields, such as max_steps: 10")
     return layer
 
 
-def _check_names(schema: type, layer: Any, source: str, prefix: str = "") -> None:
+def _read_text(path: str) -> str:
+    place = Path(path)
+    if not place.exists():
+        raise UserError(f"config file {path!r} does not exist (looked in {Path.cwd()})")
+    if place.is_dir():
+        raise UserError(f"config file {path!r} is a directory; expected a YAML file")
+    try:
+        with place.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise UserError(
+                f"config file {path!r} has more than {_LARGEST_FILE:,} bytes; expected a file of "
+                "fields"
+            )
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"config file {path!r} cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not readable as YAML: not UTF-8: {error}") from None
+
+
+def _check_names(
+    schema: type, layer: Any, source: str, prefix: str = "", root: type | None = None
+) -> None:
     """A misspelt field is an error that names the nearest one."""
     fields = {f.name: f for f in dataclasses.fields(schema)}
     for key in layer:
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
+            hint = _nearest(str(key), fields, prefix, root or schema)
             raise UserError(f"{source}: unknown field {prefix}{key}; {hint}")
+        if OmegaConf.is_missing(layer, key):
+            raise UserError(f"{source}: {prefix}{key} is ???; expected a value")
         inner = fields[key].default_factory
         if inner is dataclasses.MISSING:
             continue
@@ -447,11 +538,31 @@ def _check_names(schema: type, layer: Any, source: str, prefix: str = "") -> Non
         if dataclasses.is_dataclass(inner):
             if not OmegaConf.is_dict(value):
                 raise UserError(f"{source}: {prefix}{key} is a section of fields, found {value!r}")
-            _check_names(inner, value, source, f"{prefix}{key}.")
+            _check_names(inner, value, source, f"{prefix}{key}.", root or schema)
         elif isinstance(inner(), list) and not OmegaConf.is_list(value):
             raise UserError(f"{source}: {prefix}{key} is a list, such as [a, b]; found {value!r}")
         elif isinstance(inner(), dict) and not OmegaConf.is_dict(value):
             raise UserError(f"{source}: {prefix}{key} is a mapping, as {{a: 1}}; found {value!r}")
+
+
+def _nearest(key: str, fields: dict[str, Any], prefix: str, root: type) -> str:
+    """The field that was meant: of this section, else one of that name in another section."""
+    plain = key.lower().replace("-", "_")
+    near = difflib.get_close_matches(plain, fields, n=1)
+    own = [f"{prefix}{name}" for name in near]
+    known = [name for name, _ in walk(_defaults(root)) if name.rpartition(".")[2] == plain]
+    found = own if plain in fields else known or own
+    return f"did you mean {found[0]}?" if found else f"known: {', '.join(fields)}"
+
+
+def _defaults(schema: type) -> dict[str, Any]:
+    """Every field by section; what is no section is None."""
+    return {
+        field.name: _defaults(field.default_factory)
+        if dataclasses.is_dataclass(field.default_factory)
+        else None
+        for field in dataclasses.fields(schema)
+    }
 
 
 def to_yaml(config: Any) -> str:
@@ -465,4 +576,6 @@ def _escape(value: Any) -> Any:
         return {key: _escape(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_escape(inner) for inner in value]
-    return value.replace("${", "\\${") if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", value)

@@ -3,10 +3,15 @@
 The home of datasets and grain.
 """
 
+import codecs
 import dataclasses
 import json
+import logging
+import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +22,15 @@ import numpy as np
 
 from iapo_jax import arithmetic
 from iapo_jax.catalogue import DATA_SETS, DataSpec, check_split, parse_spec
-from iapo_jax.cleaning import clean_rows
+from iapo_jax.cleaning import check_repeats, clean_rows, name_rows
 from iapo_jax.config import DataSection, EvalSection, PromptSection
+from iapo_jax.equivalence import KINDS
 from iapo_jax.errors import UserError
-from iapo_jax.pretrained import encode
 from iapo_jax.questions import question_text
+from iapo_jax.untrusted import Prompt, encode_hidden, hide, show
+
+# It says a second time, and on other lines, what the raised error says.
+logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
 
 R1_SYSTEM = (
     "You are a careful assistant. The user asks a question and you solve it. Reason first, then "
@@ -29,6 +38,10 @@ R1_SYSTEM = (
     "<answer> and </answer> tags, like this: <think>\nyour reasoning\n</think>\n"
     "<answer>your answer</answer>"
 )
+
+
+ROLES = ("system", "developer", "user", "assistant", "tool")  # who speaks in a row's messages
+_DEEPEST = 20  # levels of lists and objects in a message, such as its tool calls
 
 
 class Row(NamedTuple):
@@ -49,6 +62,8 @@ class LoadedSet(NamedTuple):
     prompt: PromptSection  # the set's own; `resolve_prompt` joins it with the user's
     notes: list[str]  # what was done to the rows, to be said
     text: str  # the spec as it was written
+    source: str = ""  # file, directory or name, for sentences
+    numbers: Sequence[int] = ()  # of the rows in it, from 1
 
 
 def load_section(section: DataSection | EvalSection, field: str = "data.dataset") -> LoadedSet:
@@ -58,7 +73,7 @@ def load_section(section: DataSection | EvalSection, field: str = "data.dataset"
       UserError: as `load_set`.
     """
     spec = _section_spec(section, field)
-    return load_set(spec, field, split=section.split, subset=section.subset)
+    return load_set(spec, field, split=section.split, subset=section.subset, strict=section.strict)
 
 
 def _section_spec(section: DataSection | EvalSection, field: str) -> DataSpec:
@@ -71,11 +86,21 @@ def _section_spec(section: DataSection | EvalSection, field: str) -> DataSpec:
 
 
 def load_set(
-    spec: DataSpec, field: str = "--dataset", *, split: str | None = None, subset: str | None = None
+    spec: DataSpec,
+    field: str = "--dataset",
+    *,
+    split: str | None = None,
+    subset: str | None = None,
+    strict: bool | None = False,
 ) -> LoadedSet:
     """The problems that a spec names, cleaned by the recipe of its name.
 
-    `split` is taken where the spec has none; without either, the set's own default, or "test".
+    Without a recipe nothing is changed: repeated questions are said, and are an error where their
+    answers differ; but on the hub, where nobody can mend them, two answers are said, too.
+
+    Args:
+      split: taken where the spec has none; without either, the set's own default, or "test".
+      strict: repeated questions are an error; None: they are not looked for.
 
     Raises:
       UserError: naming the field, the file and the row.
@@ -83,8 +108,14 @@ def load_set(
     if not spec.name:
         split = spec.split or split or "test"
         rows = parse_rows(_read(spec, split, subset, field), spec.source)
-        name = Path(spec.source).stem
-        return LoadedSet(rows, name, split, "", PromptSection(), [], spec.text)
+        notes = []
+        if strict is not None:
+            lenient = not Path(spec.source).expanduser().exists()
+            notes = check_repeats(rows, spec.source, strict=strict, lenient=lenient)
+        name, numbers = Path(spec.source).stem, range(1, len(rows) + 1)
+        return LoadedSet(
+            rows, name, split, "", PromptSection(), notes, spec.text, spec.source, numbers
+        )
     one = DATA_SETS[spec.name]
     split = _choose_split(spec, split, field)
     if subset not in (None, one.subset):
@@ -93,11 +124,17 @@ def load_set(
         raw = _open(spec.source or one.hub, one.subset, one.splits[split], field)
     else:
         raw = arithmetic.make_splits()[split]
-    cleaned, notes = clean_rows(raw, one, spec.source or spec.name)
+    source = spec.source or spec.name
+    cleaned, notes = clean_rows(raw, one, source)
     if not cleaned:
         raise UserError(f"{field}: {spec.text} has no rows")
-    rows = [Row(*parts) for parts in cleaned[: spec.first or None]]
-    return LoadedSet(rows, spec.name, split, one.kind, one.prompt, notes, spec.text)
+    cleaned = cleaned[: spec.first or None]
+    rows, numbers = [Row(*parts[:3]) for parts in cleaned], [parts[3] for parts in cleaned]
+    if strict and not one.repeats:  # whose rows are all there
+        check_repeats(rows, source, strict=True)
+    return LoadedSet(
+        rows, spec.name, split, one.kind, one.prompt, notes, spec.text, source, numbers
+    )
 
 
 def _choose_split(spec: DataSpec, split: str | None, field: str) -> str:
@@ -136,7 +173,9 @@ def load_rows(section: DataSection | EvalSection, field: str = "data.dataset") -
 
 
 def _read(spec: DataSpec, split: str, subset: str | None, field: str) -> list[dict]:
-    rows = list(islice(_open(spec.source, subset, split, field), spec.first or None))
+    rows = list(
+        islice(_open(spec.source, subset, split, field), min(spec.first, sys.maxsize) or None)
+    )
     if not rows:
         raise UserError(f"{field}: {spec.source} has no rows")
     return rows
@@ -150,23 +189,36 @@ def _open(source: str, subset: str | None, split: str, field: str) -> Iterator[d
         path = next((file for file in files if file.is_file()), path)
     if path.is_file() and path.suffix in (".jsonl", ".json"):
         return _read_json(path)
-    return _batches(_open_dataset(source, path, subset, split, field))
+    return _batches(_open_dataset(source, path, subset, split, field), source, field)
 
 
-def _batches(table: datasets.Dataset) -> Iterator[dict]:
-    for batch in table.iter(1000):
+def _batches(table: datasets.Dataset, source: str, field: str) -> Iterator[dict]:
+    batches = table.iter(1000)
+    while True:
+        try:
+            batch = next(batches, None)
+        except Exception as error:  # of damage inside the file, as below
+            raise UserError(f"{field}: cannot read {source!r}: {_reason(error)}") from None
+        if batch is None:
+            return
         for values in zip(*batch.values(), strict=True):
             yield dict(zip(batch, values, strict=True))
 
 
 def _read_json(path: Path) -> Iterator[dict]:
     """Objects a line, or one array of objects."""
-    with path.open("rb") as lines:
-        if path.suffix == ".json" and lines.read(1000).lstrip().startswith(b"["):
+    try:
+        lines = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    with lines:
+        head = lines.read(1000).removeprefix(codecs.BOM_UTF8)
+        if path.suffix == ".json" and head.lstrip().startswith(b"["):
             yield from _read_array(path)
             return
         lines.seek(0)
         for number, line in enumerate(lines, start=1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if not line.strip():
                 continue
             row = _parse_json(line, f"{path}, line {number}")
@@ -184,11 +236,24 @@ def _read_array(path: Path) -> Iterator[dict]:
 
 def _parse_json(text: bytes, where: str) -> Any:
     try:
-        return json.loads(text.decode("utf-8"))
+        return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8: {error}") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON: {error}") from None
+    except (ValueError, RecursionError) as error:  # such as a number of 5,000 digits
+        raise UserError(f"{where}: not JSON: {_reason(error)}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r:.60} stands twice in one object")
+    return made
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
 
 
 def _open_dataset(
@@ -204,8 +269,7 @@ def _open_dataset(
             raise FileNotFoundError("expected an existing .jsonl, .json or .parquet file")
         return datasets.load_dataset(source, subset, split=split)
     except Exception as error:  # datasets raises a class of its own for each way to fail
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise UserError(f"{field}: cannot open {source!r}: {reason}") from None
+        raise UserError(f"{field}: cannot open {source!r}: {_reason(error)}") from None
 
 
 def parse_rows(rows: Sequence[dict], source: str) -> list[Row]:
@@ -219,10 +283,26 @@ def parse_rows(rows: Sequence[dict], source: str) -> list[Row]:
 
 def _parse_row(row: dict, where: str) -> Row:
     question = read_question(row, where)
-    if row.get("answer") is None:
+    answer = row.get("answer")
+    if answer is None:
         raise UserError(f"{where}: expected `answer`, found {', '.join(row)}")
+    number = isinstance(answer, int | float | Decimal) and math.isfinite(answer)
+    if not number and not isinstance(answer, str):
+        raise UserError(f"{where}: the answer is {answer!r:.60}; expected a text or a number")
+    text = final_answer(str(answer))
+    if not text:
+        raise UserError(
+            f"{where}: the answer is empty: {answer!r:.60}; expected a text or a number"
+        )
+    kind = row.get("kind")
+    if kind not in (None, "", *KINDS):
+        raise UserError(
+            f"{where}: the column kind is {kind!r:.60}; expected {', '.join(KINDS)}, the kind of "
+            "the answer, or no such column"
+        )
+    _check_unicode(text, f"{where}: the answer")
     columns = {k: v for k, v in row.items() if k not in ("prompt", "question", "answer")}
-    return Row(question, final_answer(str(row["answer"])), columns)
+    return Row(question, text, columns)
 
 
 def read_question(row: dict, where: str) -> str | list[dict]:
@@ -231,7 +311,7 @@ def read_question(row: dict, where: str) -> str | list[dict]:
     Raises:
       UserError: naming the row.
     """
-    question = row.get("prompt", row.get("question"))
+    question = row.get("question") if row.get("prompt") is None else row["prompt"]
     if question is None:
         raise UserError(f"{where}: expected `prompt` or `question`, found {', '.join(row)}")
     if not isinstance(question, str | list) or not question:
@@ -243,7 +323,37 @@ def read_question(row: dict, where: str) -> str | list[dict]:
                 f"{where}: a prompt that is a list holds chat messages, each with the texts `role` "
                 f"and `content`; found {message!r:.60}"
             )
-    return question
+    if not question_text(question).strip():
+        raise UserError(f"{where}: the question is empty: {question!r:.60}")
+        if message["role"] not in ROLES:
+            raise UserError(
+                f"{where}: a message has the role {message['role']!r:.60}; expected "
+                f"{', '.join(ROLES[:-1])} or {ROLES[-1]}"
+            )
+    return _map_texts(question, lambda text: _check_unicode(text, f"{where}: the question"), where)
+
+
+def _check_unicode(text: str, what: str) -> str:
+    if re.search("[\ud800-\udfff]", text):
+        raise UserError(f"{what} is no UTF-8 text: {text!r:.60}")
+    return text
+
+
+def _map_texts(value: Any, change: Callable[[str], str], where: str, depth: int = 0) -> Any:
+    """A question with each text in it changed, those of further fields of its messages too."""
+    if depth > _DEEPEST:
+        raise UserError(
+            f"{where}: a message has more than {_DEEPEST} levels of lists and objects; expected a "
+            "flat one"
+        )
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        inner = lambda part: _map_texts(part, change, where, depth + 1)  # noqa: E731
+        return {inner(name): inner(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_map_texts(part, change, where, depth + 1) for part in value]
+    return value
 
 
 def final_answer(text: str) -> str:
@@ -254,6 +364,28 @@ def final_answer(text: str) -> str:
 
 def render_prompt(tokenizer: Any, question: str | list[dict], section: PromptSection) -> str:
     """The prompt's text: system, worked turn, question, through the tokenizer's chat template."""
+    return show(_render(tokenizer, question, section, "the question"))
+
+
+def encode_prompt(
+    tokenizer: Any,
+    question: str | list[dict],
+    section: PromptSection,
+    where: str = "the question",
+) -> Prompt:
+    """The prompt's text and ids, in which control tokens are those of template and section alone.
+
+    Raises:
+      UserError: beginning with `where`, if the question cannot be written in this way.
+    """
+    text = _render(tokenizer, question, section, where)
+    _check_unicode(text, where)
+    return encode_hidden(tokenizer, text, where)
+
+
+def _render(tokenizer: Any, question: str | list[dict], section: PromptSection, where: str) -> str:
+    """The prompt's text, with the question's control tokens hidden."""
+    question = _map_texts(question, lambda text: hide(tokenizer, text), where)
     messages = []
     if section.system:
         system = R1_SYSTEM if section.system == "r1" else section.system
@@ -270,8 +402,8 @@ def render_prompt(tokenizer: Any, question: str | list[dict], section: PromptSec
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     except Exception as error:  # a template refuses by raising, such as for a system turn
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        roles = ", ".join(message["role"] for message in messages)
+        reason = show(str(error) or type(error).__name__).strip().splitlines()[0]
+        roles = ", ".join(show(message["role"]) for message in messages)
         raise UserError(
             f"the tokenizer's chat template refuses the turns {roles}: {reason}"
         ) from error
@@ -310,13 +442,25 @@ def make_problems(
     max_prompt_length: int,
     *,
     field: str = "data.max_prompt_length",
+    loaded: LoadedSet | None = None,
 ) -> Problems:
-    """Renders and encodes every prompt; leaves out (and counts) those that are too long."""
-    texts = [render_prompt(tokenizer, row.question, section) for row in rows]
-    for number, text in enumerate(texts, start=1):
-        if re.search("[\ud800-\udfff]", text):
-            raise UserError(f"row {number}: the question is no UTF-8 text: {text!r:.60}")
-    tokens = [encode(tokenizer, text) for text in texts]
+    """Renders and encodes every prompt; leaves out (and counts) those that are too long.
+
+    Args:
+      loaded: where the rows are from, for sentences.
+
+    Raises:
+      UserError: naming the file and the row; if none is left.
+    """
+    source = f"{loaded.source}, " if loaded else ""
+    numbers = loaded.numbers if loaded else range(1, len(rows) + 1)
+    texts, tokens = [], []
+    for number, row in zip(numbers, rows, strict=True):
+        text, ids = encode_prompt(
+            tokenizer, row.question, section, f"{source}row {number}: the question"
+        )
+        texts.append(text)
+        tokens.append(ids)
     kept = [i for i, ids in enumerate(tokens) if 0 < len(ids) <= max_prompt_length]
     if not kept:
         raise UserError(
@@ -330,6 +474,30 @@ def make_problems(
     return Problems(
         pick(texts), pick(tokens), pick(answers), pick(columns), left_out, pick(questions), kept
     )
+
+
+def told_left_out(
+    problems: Problems,
+    loaded: LoadedSet,
+    max_prompt_length: int,
+    *,
+    strict: bool,
+    field: str = "data.max_prompt_length",
+) -> list[str]:
+    """A sentence about the rows whose prompt was too long; none if there were none.
+
+    Raises:
+      UserError: the sentence, if `strict`.
+    """
+    kept = set(problems.rows)
+    long = [number for i, number in enumerate(loaded.numbers) if i not in kept]
+    if not long:
+        return []
+    which = f"{loaded.source}, {name_rows(long)}"
+    sentence = f"{which}: the prompt has more tokens than {field} ({max_prompt_length})"
+    if strict:
+        raise UserError(f"{sentence}; expected none (strict)")
+    return [f"{sentence}; left out"]
 
 
 def pick_problems(problems: Problems, indices: Sequence[int]) -> Problems:

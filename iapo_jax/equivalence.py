@@ -43,6 +43,7 @@ _PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z']{2,}")
 _TIME = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?\s?([ap])?\.?\s?m?\.?", re.I)
 _RATIO = re.compile(r"[0-9.]{1,20}(?:\s?:\s?[0-9.]{1,20})+")
 _BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?\s?_\s?\{?(?:\\text\{)?\s?([0-9]{1,2}|[a-z]+)\s?\}{0,2}")
+_MOST = 4_000  # comparisons of parts; nested lists of hostile texts could ask for millions
 _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
@@ -87,13 +88,25 @@ def choice(text: str) -> str | None:
     found = _CHOICE.fullmatch(plain(text))
     if found is None or (found[3] and _SECOND_CHOICE.search(found[3])):
         return None
-    return (found[1] or found[2]).upper()
+    letter = found[1] or found[2]
+    return letter.upper() if letter.isascii() else None  # without case, [a-z] has the long s too
 
 
-def same(one: str, other: str, depth: int = 0) -> bool | None:
+class _Work:
+    """What is left of the comparisons of one pair of answers, and how deep it is in their parts."""
+
+    def __init__(self):
+        self.left, self.depth = _MOST, 0
+
+
+def same(one: str, other: str, work: _Work | None = None) -> bool | None:
     """Compare two tidy texts by value, part by part; None where only algebra can tell."""
-    if not one or not other or depth > 8:
-        return None if depth > 8 else one == other
+    work = work or _Work()
+    if not one or not other:
+        return one == other
+    work.left -= 1
+    if work.depth > 8 or work.left < 0:
+        return None
     if squashed(one) == squashed(other):
         return True
     one, other = _assigned(one, other)
@@ -103,7 +116,7 @@ def same(one: str, other: str, depth: int = 0) -> bool | None:
     if None not in numbers:
         return numbers[0].same(numbers[1])
     for compare in (_same_parts, _same_form, _same_words):
-        verdict = compare(one, other, depth)
+        verdict = compare(one, other, work)
         if verdict is not None:
             return verdict
     if squashed(one).lower() == squashed(other).lower():
@@ -133,7 +146,7 @@ def _assigned(one: str, other: str) -> tuple[str, str]:
     return one, other
 
 
-def _same_parts(one: str, other: str, depth: int) -> bool | None:
+def _same_parts(one: str, other: str, work: _Work) -> bool | None:
     """Lists, tuples, sets, intervals, unions and matrices, item by item."""
     one, other = (plain(text) if whole_text(text) else text for text in (one, other))
     parts = [structures.sequence(text) for text in (one, other)]
@@ -155,14 +168,19 @@ def _same_parts(one: str, other: str, depth: int) -> bool | None:
         return False if known else None
     if not structures.comparable(first.form, second.form):
         return False
-    verdicts = [[same(a, b, depth + 1) for a in first.items] for b in second.items]
+    work.depth += 1
     if structures.unordered(first.form, second.form):
+        verdicts = [[same(a, b, work) for a in first.items] for b in second.items]
+        found = None
+    else:
+        found = [same(a, b, work) for a, b in zip(first.items, second.items, strict=True)]
+    work.depth -= 1
+    if found is None:
         return structures.matching(verdicts)
-    found = [row[index] for index, row in enumerate(verdicts)]
     return False if False in found else None if None in found else True
 
 
-def _same_form(one: str, other: str, depth: int) -> bool | None:
+def _same_form(one: str, other: str, work: _Work) -> bool | None:
     """Times of day, ratios, and numerals with a base."""
     bases = _based(one), _based(other)
     if None not in bases:
@@ -202,7 +220,7 @@ def _ratio(text: str) -> list[Fraction] | None:
     return [part.value / parts[0].value for part in parts]
 
 
-def _same_words(one: str, other: str, depth: int) -> bool | None:
+def _same_words(one: str, other: str, work: _Work) -> bool | None:
     words = _words(one), _words(other)
     if None not in words:
         return words[0] == words[1]

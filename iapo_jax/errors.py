@@ -1,5 +1,33 @@
-"""Mistakes of the user, as opposed to mistakes of the program."""
+"""What ends a command, and with which exit code; the CLI prints each as one sentence.
+
+    0    done
+    2    a mistake in the input: nothing was begun
+    3    a run under way cannot go on: the disk is full, numbers are not finite
+    75   a signal asked it to stop: all is saved, the same command goes on
+
+A second signal ends the process at once (130 or 143, as by the shell), and so does JAX where
+another process of the run is gone (134).
+"""
+
+import re
+
+MISTAKE, FAILED, STOPPED = 2, 3, 75
+
+# Escape sequences begin with one of these; bidirectional ones turn what is read around.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""The text with what a terminal would obey, or could not encode, written as \x1b or \ud800."""
+    return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class UserError(ValueError):
     """A mistake in the user's input, said in one sentence; the CLI prints it without traceback."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())  # it may quote a row of data
+
+
+class RunError(RuntimeError):
+    """What keeps a run under way from going on, said in one sentence; what is saved is whole."""

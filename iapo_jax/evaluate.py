@@ -11,7 +11,6 @@ import json
 import re
 import shlex
 import sys
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,13 +19,14 @@ from iapo_jax import cli, data, probes, sources
 from iapo_jax.catalogue import parse_spec
 from iapo_jax.checks import check_config
 from iapo_jax.config import EvaluateConfig, load_config, to_yaml
-from iapo_jax.data import LoadedSet
+from iapo_jax.data import LoadedSet, Problems
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation import Protocol, describe, evaluate_to, make_task
+from iapo_jax.evaluation import Protocol, check_batch, describe, evaluate_to, make_task
 from iapo_jax.metrics import is_writer, replace_file, say
+from iapo_jax.processes import leave
 from iapo_jax.questions import check_overlap, normalise
-from iapo_jax.records import Record
-from iapo_jax.run import leave
+from iapo_jax.records import Record, check_same, read_record
+from iapo_jax.run import open_mesh
 from iapo_jax.sources import Source
 from iapo_jax.summary import summarise, table
 
@@ -110,8 +110,6 @@ def read_config(arguments: argparse.Namespace) -> EvaluateConfig:
     if not all(1 <= k <= samples for k in ks):
         raise UserError(f"k is {config.k}; expected numbers from 1 to num_samples ({samples})")
     budgets = sorted(set(config.budgets)) or sorted({max(limit // n, 1) for n in (8, 4, 2)})
-    if not all(b >= 1 for b in budgets):
-        raise UserError(f"budgets is {config.budgets}; expected numbers of tokens above 0")
     if config.inspect:
         probes.check_section(config.information)
     return dataclasses.replace(config, k=ks, budgets=budgets)
@@ -165,24 +163,24 @@ def load_sets(config: EvaluateConfig) -> dict[str, LoadedSet]:
     sets: dict[str, LoadedSet] = {}
     for text in config.datasets:
         spec = parse_spec(text, "--dataset")
-        loaded = data.load_set(spec, "--dataset")
+        loaded = data.load_set(spec, "--dataset", strict=config.strict)
         name = f"{loaded.name}-{loaded.split}" + f"-{spec.first}" * bool(spec.first)
         name = re.sub(r"[^\w.+@-]+", "_", name)
         if name in sets:
             raise UserError(f"--dataset {text!r} names {name} a second time")
         sets[name] = loaded
-        _say_oddities(name, loaded)
+        _say_oddities(name, loaded, named=bool(spec.name))
         for note in loaded.notes:
             say(f"{loaded.name}: {note}")
     return sets
 
 
-def _say_oddities(name: str, loaded: LoadedSet) -> None:
+def _say_oddities(name: str, loaded: LoadedSet, *, named: bool) -> None:
     """What makes a figure of this set mean less than it seems."""
     count = len(loaded.rows)
     again = count - len({normalise(row.question) for row in loaded.rows})
     empty = sum(not row.answer.strip() for row in loaded.rows)
-    if again:
+    if again and named:  # of others `load_set` tells the rows
         say(f"note: {name}: {again} of {count} questions are there before; each counts as another")
     if empty:
         say(f"note: {name}: {empty} of {count} gold answers are empty: nothing is right there")
@@ -198,7 +196,7 @@ def check_training_data(
     """
     training: dict[str, list] = {}
     for text in config.training_data:
-        loaded = data.load_set(parse_spec(text, "training_data"), "training_data")
+        loaded = data.load_set(parse_spec(text, "training_data"), "training_data", strict=None)
         training[text] = [row.question for row in loaded.rows]
     for member in members:
         run_dir = sources.training_run(member.source)
@@ -219,20 +217,8 @@ def check_training_data(
             )
 
 
-def evaluate_member(
-    config: EvaluateConfig, member: Member, source: Source, name: str, loaded: LoadedSet
-) -> Record:
-    """One model on one data set."""
-    problems = data.make_problems(
-        loaded.rows,
-        source.run.pretrained.tokenizer,
-        data.resolve_prompt(config.prompt, loaded.prompt),
-        config.max_prompt_length,
-        field="max_prompt_length",
-    )
-    if problems.left_out:
-        say(f"{name}: {problems.left_out} prompts have more than max_prompt_length tokens")
-    protocol = Protocol(
+def _protocol(config: EvaluateConfig) -> Protocol:
+    return Protocol(
         seed=config.seed,
         num_samples=config.num_samples,
         max_completion_length=config.max_completion_length,
@@ -245,6 +231,74 @@ def evaluate_member(
         gather_weights=config.gather_weights,
         inspected=config.inspect,
     )
+
+
+def prepare(
+    config: EvaluateConfig, members: Sequence[Member], sets: dict[str, LoadedSet]
+) -> dict[tuple[str, str], Problems]:
+    """The problems of every model on every data set, by the stem and the set's name.
+
+    All that can be known without weights is looked at here: a mistake in the last model must not
+    show after the first has been sampled for hours.
+
+    Raises:
+      UserError: one sentence for the first thing that is wrong.
+    """
+    if not config.mesh.distributed:  # whose devices are not known yet
+        check_batch(config.prompts_per_batch, open_mesh(config.mesh))
+    made, said = {}, set()
+    for member in members:
+        opened = sources.look(member.source, config.model)
+        size = opened.config.vocab_size
+        if config.top_k > size:
+            raise UserError(f"top_k is {config.top_k}; expected at most the vocabulary of {size}")
+        for name, loaded in sets.items():
+            problems = data.make_problems(
+                loaded.rows,
+                opened.tokenizer,
+                data.resolve_prompt(config.prompt, loaded.prompt),
+                config.max_prompt_length,
+                field="max_prompt_length",
+                loaded=loaded,
+            )
+            for note in data.told_left_out(
+                problems,
+                loaded,
+                config.max_prompt_length,
+                strict=config.strict,
+                field="max_prompt_length",
+            ):
+                if note not in said:
+                    said.add(note)
+                    say(note)
+            _check_known(config, member, name)
+            made[member.stem(), name] = problems
+    return made
+
+
+def _check_known(config: EvaluateConfig, member: Member, name: str) -> None:
+    """Whether what is there was sampled as it would be now; the model is compared once it is read.
+
+    Raises:
+      UserError: naming the file and the setting.
+    """
+    path = Path(config.output_dir) / f"{member.stem()}.{name}.json"
+    known = read_record(path)
+    if known is not None:
+        settings = known.settings | _protocol(config).settings()
+        check_same(known, known._replace(settings=settings), path)
+
+
+def evaluate_member(
+    config: EvaluateConfig,
+    member: Member,
+    source: Source,
+    name: str,
+    loaded: LoadedSet,
+    problems: Problems,
+) -> Record:
+    """One model on one data set."""
+    protocol = _protocol(config)
     task = make_task(source.run, problems, protocol)
     record = describe(
         task,
@@ -282,12 +336,14 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict:
     members = parse_models(config.models)
     sets = load_sets(config)
     check_training_data(config, members, sets)
+    problems = prepare(config, members, sets)
     records, mesh = [], config.mesh
     for member in members:
         source = sources.open_source(member.source, config.model, mesh, config.compilation_cache)
         mesh = dataclasses.replace(mesh, distributed=False)  # once is enough
         for name, loaded in sets.items():
-            records.append(evaluate_member(config, member, source, name, loaded))
+            of = problems[member.stem(), name]
+            records.append(evaluate_member(config, member, source, name, loaded, of))
         del source  # before the next one needs the memory
     if not is_writer():
         return {}
@@ -303,24 +359,19 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; the exit code is 0, 2 after a mistake in it, 130 when interrupted."""
+    """The command line; returns the exit code (`errors`)."""
     arguments = parse(argv)
     words = sys.argv[1:] if argv is None else argv
-    try:
+
+    def run() -> None:
         config = read_config(arguments)
         if arguments.print_config:
             print(to_yaml(config), end="")
         else:
             evaluate(config, shlex.join(["python", "-m", "iapo_jax.evaluate", *words]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        goes_on = "interrupted; what was sampled is kept, and the same command goes on with it"
-        print(f"\n{textwrap.fill(goes_on, 100)}", file=sys.stderr)
-        return 130
-    return 0
+
+    return cli.exit_code(run)
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main()))
+    raise SystemExit(leave(main))

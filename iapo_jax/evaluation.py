@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from iapo_jax import pretrained, rewards, rollouts, weights
 from iapo_jax.answers import extract_answer
@@ -21,22 +22,25 @@ from iapo_jax.data import Problems
 from iapo_jax.errors import UserError
 from iapo_jax.examine import Asked, OpenModel, inspect_problems
 from iapo_jax.inspection import to_json as to_dict
+from iapo_jax.interruption import Stopped, stop_requested
+from iapo_jax.locks import held
 from iapo_jax.metrics import environment, is_writer, progress_bar, replace_file, say
+from iapo_jax.processes import from_first, on_first
 from iapo_jax.records import (
     Completion,
     Record,
     append_completions,
     check_same,
     digest,
-    locked,
     read_completions,
     read_record,
     to_json,
 )
 from iapo_jax.rollouts import Sampler
-from iapo_jax.run import Run
-from iapo_jax.sharding import batch_devices, by_prompt, fetch, from_first, put
+from iapo_jax.run import Run, writing
+from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.types import Params
+from iapo_jax.untrusted import Prompt
 
 _EVAL_STEP = 2**31 - 1  # of the random keys: no training step draws from them
 
@@ -76,13 +80,7 @@ def make_task(run: Run, problems: Problems, protocol: Protocol, *, field: str = 
     Raises:
       UserError: if a batch cannot be spread over the devices.
     """
-    devices = batch_devices(run.mesh)
-    if protocol.prompts_per_batch < 1 or protocol.prompts_per_batch % devices:
-        name = f"{field}.prompts_per_batch" if field else "prompts_per_batch"
-        raise UserError(
-            f"{name} is {protocol.prompts_per_batch}; expected a multiple of the {devices} devices "
-            "that share a batch"
-        )
+    check_batch(protocol.prompts_per_batch, run.mesh, field)
     at_once = min(protocol.samples_per_batch or protocol.num_samples, protocol.num_samples)
     sampler = rollouts.make_sampler(
         run,
@@ -92,6 +90,21 @@ def make_task(run: Run, problems: Problems, protocol: Protocol, *, field: str = 
         sampling=protocol,
     )
     return Task(run, problems, protocol, sampler)
+
+
+def check_batch(prompts_per_batch: int, mesh: Mesh, field: str = "") -> None:
+    """Whether a batch can be spread over the devices.
+
+    Raises:
+      UserError: naming the field, in the section `field`.
+    """
+    devices = batch_devices(mesh)
+    if prompts_per_batch < 1 or prompts_per_batch % devices:
+        name = f"{field}.prompts_per_batch" if field else "prompts_per_batch"
+        raise UserError(
+            f"{name} is {prompts_per_batch}; expected a multiple of the {devices} devices "
+            "that share a batch"
+        )
 
 
 def missing_chunks(known: np.ndarray, samples_per_batch: int) -> list[tuple[int, int]]:
@@ -143,8 +156,9 @@ def _judge(
     texts = pretrained.decode_completions(opened.tokenizer, tokens, opened.stop_ids)
     indices = np.repeat([problem for problem, _ in chunks], samples)
     whole = rewards.whole_texts([problems.texts[i] for i in indices], texts)
-    # A checker's time-out may strike one process and not another: the first one's word counts.
-    correct = from_first(rollouts.check_answers(problems, indices, texts))
+    correct = on_first(
+        lambda: rollouts.check_answers(problems, indices, texts), np.zeros(len(texts), bool)
+    )
     thinking = rollouts.thinking_lengths(
         opened.tokenizer, tokens, opened.stop_ids, task.protocol.end_of_thinking
     )
@@ -188,6 +202,9 @@ def evaluate(
       known: of this very task; only those of the first process count.
       keep: hears of each batch, before the next is drawn.
       leave: keep the bar on the screen when it is done.
+
+    Raises:
+      Stopped: between two batches, if a signal asks for it.
     """
     problems, samples = task.problems, task.protocol.num_samples
     place = {row: i for i, row in enumerate(problems.rows)}
@@ -209,6 +226,11 @@ def evaluate(
             figures = f"accuracy {right / len(found):.3f} length {tokens / len(found):.1f}"
             bar.set_postfix_str(figures, refresh=False)
             bar.update(len(fresh))
+            if len(found) < there.size and stop_requested():
+                raise Stopped(
+                    f"{name}: {len(found)} of {there.size} completions are sampled; the same "
+                    "command goes on"
+                )
     return found
 
 
@@ -270,6 +292,8 @@ def evaluate_to(
 
     Raises:
       UserError: if the files are of another evaluation, damaged, or cannot be written.
+      RunError: if they cannot be written any more.
+      Stopped: if a signal asks for it; what was sampled is kept.
     """
     if not is_writer():
         made = evaluate(task, params, name=name, shown=shown)
@@ -278,16 +302,18 @@ def evaluate_to(
     path, texts = directory / f"{name}.json", directory / f"{name}.completions.jsonl"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with locked(texts):
-            known = _known(path, texts, record, replace)
-            replace_file(path, to_json(record))
-            keep = partial(append_completions, texts)
-            made = evaluate(task, params, name=name, known=known, keep=keep, shown=shown)
-            _probe(directory, name, task, params, made, information, shown)
-            record = record.filled(made)
-            replace_file(path, to_json(record))
+        with texts.open("ab"):
+            pass
     except OSError as error:
         raise UserError(f"{directory} cannot be written: {error}") from None
+    with writing(directory), held(texts, instead="another output_dir (--out)"):
+        known = _known(path, texts, record, replace)
+        replace_file(path, to_json(record))
+        keep = partial(append_completions, texts)
+        made = evaluate(task, params, name=name, known=known, keep=keep, shown=shown)
+        _probe(directory, name, task, params, made, information, shown)
+        record = record.filled(made)
+        replace_file(path, to_json(record))
     return record
 
 
@@ -353,7 +379,7 @@ def inspect_to(
     ids, lengths = from_first((ids, lengths))
     asked = [
         Asked(
-            problems.texts[i],
+            Prompt(problems.texts[i], problems.tokens[i]),
             [ids[i, : lengths[i]]],
             problems.answers[i],
             problems.columns[i].get("kind"),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from iapo_jax import answers, checks, pretrained, probes, rewards, run
+from iapo_jax import answers, checks, pretrained, probes, rewards, run, untrusted
 from iapo_jax.config import (
     InformationSection,
     MeshSection,
@@ -27,6 +27,7 @@ from iapo_jax.sampling import prompt_keys, sample
 from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.signals import compute_signals
 from iapo_jax.types import Answers, Array, Params, Prompts, Rollout, Signals
+from iapo_jax.untrusted import Prompt
 
 _LENGTHS = 64  # completions are padded to a multiple of it: few shapes, few compilations
 
@@ -41,7 +42,7 @@ class OpenModel(NamedTuple):
 class Asked(NamedTuple):
     """A prompt and the completions that are looked at."""
 
-    prompt: str
+    prompt: str | Prompt
     completions: list[np.ndarray]  # ids
     answer: str | None
     kind: str | None = None  # of the answer
@@ -60,16 +61,24 @@ def open_model(model: str | ModelSection) -> OpenModel:
     return OpenModel(opened, run.initial_params(opened, 0))
 
 
-def encode_prompt(opened: OpenModel, text: str, completion: int, probe: int) -> list[int]:
+def encode_prompt(
+    opened: OpenModel, prompt: str | Prompt, completion: int, probe: int
+) -> list[int]:
     """The prompt's ids, without special tokens around them.
 
     Args:
+      prompt: a text whose control tokens are meant as such, or one with its ids.
       completion, probe: tokens behind it, of the longest completion, and of postfix and answer.
 
     Raises:
       UserError: if there are none, or all together do not fit the model's context.
     """
-    ids = _encode(opened, text, "the prompt")
+    known = isinstance(prompt, Prompt)
+    if not known:
+        check_text(prompt, "the prompt")
+    ids = _bare_ids(opened, prompt)
+    if not known:
+        _noted(opened.run.pretrained.tokenizer, ids, prompt, "the prompt")
     if not ids:
         raise UserError("the prompt is empty: expected a text")
     limit = _context_length(opened)
@@ -98,7 +107,10 @@ def _encode(opened: OpenModel, text: str, field: str) -> list[int]:
     """Ids of a text; says so where they are those of another one, as of unknown characters."""
     check_text(text, field)
     tokenizer = opened.run.pretrained.tokenizer
-    ids = pretrained.encode(tokenizer, text)
+    return _noted(tokenizer, pretrained.encode(tokenizer, text), text, field)
+
+
+def _noted(tokenizer: Any, ids: list[int], text: str, field: str) -> list[int]:
     read = pretrained.decode(tokenizer, ids)
     if read != text:
         say(f"note: {field} is {_short(text)}, which this tokenizer writes as {_short(read)}")
@@ -116,7 +128,7 @@ def _context_length(opened: OpenModel) -> int:
 
 def sample_completions(
     opened: OpenModel,
-    prompt: str,
+    prompt: str | Prompt,
     count: int,
     *,
     max_length: int = 2048,
@@ -163,7 +175,7 @@ def sample_completions(
 
 def inspect_completions(
     opened: OpenModel,
-    prompt: str,
+    prompt: str | Prompt,
     completions: Sequence[str | Sequence[int]],
     *,
     answer: str | None = None,
@@ -173,7 +185,7 @@ def inspect_completions(
     """Each completion's uncertainty about the answer after every prefix, and its tokens' share.
 
     Args:
-      prompt: the whole text that the model reads.
+      prompt: the whole text that the model reads, with its ids where a part of it is untrusted.
       completions: texts, or ids (with the stop token, if one was drawn).
       answer: the gold answer, which `answer_log_prob` and `answer_set_entropy` teacher-force.
       temperature: of `log_prob` and `entropy`; the probe's is 1.
@@ -191,7 +203,7 @@ def inspect_completions(
         raise UserError("no completion: expected at least one")
     if answer is not None:
         check_text(answer, "the answer")
-    check_text(prompt, "the prompt")
+    check_text(_text(prompt), "the prompt")
     section = _section(information, SamplingSection(temperature=temperature))
     if section.stride > 1 or section.boundaries:
         say(
@@ -222,7 +234,7 @@ def inspect_problems(
     section = dataclasses.replace(section, stride=1, boundaries=[])
     asker = _asker(opened, section, asked, _texts(opened, asked))
     size = _round_up(max((len(row) for one in asked for row in one.completions), default=0))
-    width = max(len(pretrained.encode(opened.run.pretrained.tokenizer, a.prompt)) for a in asked)
+    width = max(len(_bare_ids(opened, one.prompt)) for one in asked)
     devices = batch_devices(opened.run.mesh)
     found = []
     for start in range(0, len(asked), devices):
@@ -235,6 +247,15 @@ def inspect_problems(
     return found
 
 
+def _text(prompt: str | Prompt) -> str:
+    return prompt.text if isinstance(prompt, Prompt) else prompt
+
+
+def _bare_ids(opened: OpenModel, prompt: str | Prompt) -> list[int]:
+    known = isinstance(prompt, Prompt)
+    return prompt.ids if known else pretrained.encode(opened.run.pretrained.tokenizer, prompt)
+
+
 def _round_up(longest: int) -> int:
     return max(-(-longest // _LENGTHS), 1) * _LENGTHS
 
@@ -244,7 +265,7 @@ def _texts(opened: OpenModel, asked: Sequence[Asked]) -> list[list[str]]:
     known = opened.run.pretrained
     return [
         rewards.whole_texts(
-            [one.prompt] * len(one.completions),
+            [_text(one.prompt)] * len(one.completions),
             pretrained.decode_completions(known.tokenizer, one.completions, known.stop_ids),
         )
         for one in asked
@@ -390,17 +411,26 @@ def _asker(
     """The probe at every prefix, checked."""
     known, tokenizer = opened.run.pretrained, opened.run.pretrained.tokenizer
     extracted = [answers.extract_answer(text) for group in texts for text in group]
-    own = [text for text in extracted if text and pretrained.encode(tokenizer, text.strip())]
+    own = [text for text in extracted if text and _writable(tokenizer, text)]
     golds = [one.answer for one in asked if one.answer is not None]
     for one in asked:
         check_answer(section, one.answer, "the answer")
         if one.answer is not None and section.estimator != "answer_entropy":
-            _encode(opened, one.answer.strip(), "the answer")
+            answer = one.answer.strip()
+            _noted(tokenizer, untrusted.encode_text(tokenizer, answer), answer, "the answer")
     if section.estimator == "answer_set_entropy":
         golds += own
     elif section.reference == "own":
         golds = own
     return probes.make_asker(section, known, opened.run.mesh, list(dict.fromkeys(golds)))
+
+
+def _writable(tokenizer: Any, text: str) -> bool:
+    """Whether an answer that a model wrote has ids of its own, none of which steers a model."""
+    try:
+        return bool(untrusted.encode_text(tokenizer, text.strip()))
+    except UserError:
+        return False
 
 
 def _signals(

@@ -1,12 +1,12 @@
 """A checkpoint as a Hugging Face directory: `python -m iapo_jax.export RUN_DIR [--step N] ...`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from iapo_jax import pretrained
 from iapo_jax.checks import check_writable
+from iapo_jax.cli import exit_code
 from iapo_jax.config import MeshSection
 from iapo_jax.errors import UserError
 from iapo_jax.sharding import fetch
@@ -30,6 +30,7 @@ def export(
     # Any machine may export: the parameters are spread over whatever devices it has.
     if out is not None:
         check_writable(out.parent, "the directory of --out")
+        pretrained.check_replaceable(out)
     opened, params, number = open_checkpoint(run_dir, step, mesh=MeshSection(data=1, fsdp=-1))
     out = out or run_dir / f"hf_{number}"
     check_writable(out.parent, "the directory of --out")
@@ -58,13 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="default: RUN_DIR/hf_STEP")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
-    arguments = parser.parse_args(argv)
-    try:
-        print(export(arguments.run_dir, arguments.out, step=arguments.step, dtype=arguments.dtype))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    found = parser.parse_args(argv)
+
+    def run() -> None:
+        print(export(found.run_dir, found.out, step=found.step, dtype=found.dtype))
+
+    return exit_code(run)
 
 
 if __name__ == "__main__":

@@ -36,13 +36,16 @@ class HeldOut:
         if not section.dataset:
             return
         self.loaded = data.load_section(section, "eval.dataset")
-        self.notes = self.loaded.notes
         problems = data.make_problems(
             self.loaded.rows,
             run.pretrained.tokenizer,
             data.resolve_prompt(config.prompt, self.loaded.prompt),
             config.data.max_prompt_length,
+            loaded=self.loaded,
         )
+        limit = config.data.max_prompt_length
+        long = data.told_left_out(problems, self.loaded, limit, strict=section.strict)
+        self.notes = [*self.loaded.notes, *long]
         check_overlap(
             training,
             [row.question for row in self.loaded.rows],

@@ -97,7 +97,7 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(f"--chat: the tokenizer of {config.model.path} has no chat template")
         told = data.resolve_prompt(config.prompt, data.own_prompt(config.data))
-        prompt = data.render_prompt(tokenizer, prompt, told)
+        prompt = data.encode_prompt(tokenizer, prompt, told, "--prompt")
     completions, asked = arguments.completion, dataclasses.asdict(section)
     if completions is None:
         count, sampling = arguments.sample or 1, config.sampling
@@ -131,7 +131,7 @@ def _config(arguments: argparse.Namespace) -> TrainConfig:
         section = dataclasses.replace(section, estimator=arguments.estimator)
     if not model.path and not model.config:
         raise UserError("--model is missing: expected a Hugging Face directory or a hub name")
-    check_config(config)
+    check_config(config, writes=False)
     return dataclasses.replace(config, model=model, information=section)
 
 

@@ -42,7 +42,10 @@ class UpdateSpec(NamedTuple):
 def train_step(
     state: TrainState, batch: TrainBatch, index: Array, temperature: Array, *, spec: UpdateSpec
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One optimizer update on mini-batch `index` of a rollout; returns scalars as metrics."""
+    """One optimizer update on mini-batch `index` of a rollout; returns scalars as metrics.
+
+    It is skipped, and `skipped` is 1, where loss or gradient are not finite.
+    """
     batch = jax.tree.map(lambda x: x[index], micro_batches(batch, spec.mini_batches))
     scale = loss_scale(batch.credit.weight)
 
@@ -62,9 +65,8 @@ def train_step(
     gradient, value, metrics = update.accumulate_gradients(
         loss, state.params, batch, spec.micro_batches
     )
-    state, norm = update.apply_gradient(spec.mesh, spec.optimizer, state, gradient)
-    metrics = {name: mean.value() for name, mean in metrics.items()}
-    return state, {"loss": value, "grad_norm": norm, **metrics}
+    state, told = update.apply_gradient(spec.mesh, spec.optimizer, state, gradient, value)
+    return state, told | {name: mean.value() for name, mean in metrics.items()}
 
 
 @partial(jax.jit, static_argnames="algorithm")

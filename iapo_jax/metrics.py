@@ -1,6 +1,7 @@
 """What a run writes down: metrics.jsonl, TensorBoard, completions, environment, a progress bar."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -12,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import tqdm
 from tensorboardX import SummaryWriter
+
+from iapo_jax.errors import UserError, printable
 
 _PACKAGES = ("iapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers",
              "datasets", "numpy")  # fmt: skip
@@ -58,11 +62,14 @@ def is_writer() -> bool:
 
 
 def say(text: str) -> None:
-    """Prints, once for all processes; where nobody reads any more (`| head`), the work goes on."""
+    """Prints, once for all processes; where nobody reads any more (`| head`), the work goes on.
+
+    Texts of data rows may be among it: control characters are spelled out.
+    """
     if not is_writer():
         return
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -80,8 +87,13 @@ class RunWriter:
             return
         output_dir.mkdir(parents=True, exist_ok=True)
         path = output_dir / "metrics.jsonl"
-        kept = [row for row in read_jsonl(path) if row["step"] <= resume_step and resume_step]
+        kept = [row for row in read_jsonl(path) if _step(row, path) <= resume_step]
         _write_lines(path, kept)
+        for folder in ("completions", "skipped"):
+            for written in (output_dir / folder).glob("step_*"):
+                number = written.name.removeprefix("step_").partition(".")[0]
+                if number.isdecimal() and int(number) > resume_step:
+                    written.unlink()  # of steps that are done again
         self._file = path.open("a", encoding="utf-8")
         if tensorboard:
             self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=resume_step + 1)
@@ -90,7 +102,8 @@ class RunWriter:
         """One row of metrics.jsonl, and the same to TensorBoard."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        told = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no NaN
+        self._file.write(json.dumps({"step": step, **told}) + "\n")
         self._file.flush()
         for name, value in values.items():
             if self._board is not None:
@@ -104,6 +117,24 @@ class RunWriter:
         path.parent.mkdir(exist_ok=True)
         _write_lines(path, rows)
 
+    def skipped(
+        self, step: int, why: dict[str, Any], arrays: dict[str, np.ndarray], rows: Iterable[dict]
+    ) -> None:
+        """skipped/step_N: .json says what was not finite, .npz and .jsonl hold the batch."""
+        if self._file is None:
+            return
+        path = self.directory / "skipped" / f"step_{step}"
+        path.parent.mkdir(exist_ok=True)
+        replace_file(path.with_suffix(".json"), json.dumps({"step": step, **why}, indent=2) + "\n")
+        _write_lines(path.with_suffix(".jsonl"), rows)
+        np.savez_compressed(path.with_suffix(".npz"), **arrays)
+
+    def sync(self) -> None:
+        """Returns when all rows are on the disk: a checkpoint must not be newer than they are."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Ends both files."""
         if self._file is not None:
@@ -112,18 +143,30 @@ class RunWriter:
             self._board.close()
 
 
+def _step(row: dict, path: Path) -> int:
+    if not isinstance(row.get("step"), int):
+        raise UserError(f"{path}: a row has no whole number as its step: {row!r:.60}")
+    return row["step"]
+
+
 def read_jsonl(path: Path) -> list[dict]:
-    """The rows of a JSONL file; none if it is not there. A half-written last line is left out."""
+    """The rows of a JSONL file; none if it is not there. A half-written last line is left out.
+
+    Raises:
+      UserError: naming another line that is no object.
+    """
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").split("\n"):  # U+2028 ends no line here
-        if not line:
-            continue
+    *lines, last = path.read_bytes().split(b"\n")  # U+2028 ends no line here
+    for number, line in enumerate([*lines, last], 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            if line:
+                row = json.loads(line.decode("utf-8"))
+                rows.append({**row})
+        except (ValueError, TypeError) as error:
+            if number <= len(lines):
+                raise UserError(f"{path}, line {number}: no JSON object: {error}") from None
     return rows
 
 
@@ -134,7 +177,11 @@ def _write_lines(path: Path, rows: Iterable[dict]) -> None:
 def replace_file(path: Path, text: str) -> None:
     """Writes the file whole or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    # Lone surrogates of a data row become the escapes by which JSON writes them.
+    with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())  # else a crash of the machine could leave an empty file
     os.replace(partial, path)
 
 
@@ -160,7 +207,7 @@ def environment() -> dict[str, Any]:
 def write_environment(output_dir: Path) -> None:
     """env.json: what `environment` says."""
     text = json.dumps(environment(), indent=2) + "\n"
-    (output_dir / "env.json").write_text(text, encoding="utf-8")
+    replace_file(output_dir / "env.json", text)
 
 
 def progress_bar(

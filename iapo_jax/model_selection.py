@@ -17,10 +17,10 @@ from iapo_jax.errors import UserError
 from iapo_jax.evaluation import Protocol, evaluate, make_task
 from iapo_jax.figures import Outcomes, figure_terms
 from iapo_jax.metrics import is_writer, replace_file
+from iapo_jax.processes import from_first
 from iapo_jax.questions import hold_out
 from iapo_jax.records import digest
 from iapo_jax.run import Run
-from iapo_jax.sharding import from_first
 from iapo_jax.types import Params
 
 
@@ -195,7 +195,7 @@ def read_selection(path: Path) -> list[dict]:
             fits = all(isinstance(row[name], int | float) for name in Candidate._fields)
             if not fits or not isinstance(row["chosen"], bool) or not isinstance(row["split"], str):
                 raise ValueError("expected the figures of a checkpoint")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: no candidate: {error!r:.200}") from None
         rows.append(row)
     return rows

@@ -83,14 +83,23 @@ _SPACE = re.compile(r"(?<![0-9]) | (?![0-9])")  # "1 1/2" is not "11/2"
 _SINGLE = re.compile(r"([\^_])\{(\w)\}")
 
 
-@functools.lru_cache(maxsize=16_384)
+KEPT_CHARS = 200  # of texts whose reading is remembered: long ones would fill the memory
+
+
 def tidy(text: str) -> str:
     """The answer in the one spelling, without delimiters, dollars and a last full stop."""
+    return _known(text) if len(text) <= KEPT_CHARS else _tidy(text)
+
+
+def _tidy(text: str) -> str:
     text = _unwrapped(text.strip())
     text = text.translate(_TABLE)
     for pattern, replacement in _REPLACED:
         text = pattern.sub(replacement, text)
     return text.strip().rstrip(".,;:").strip()
+
+
+_known = functools.lru_cache(maxsize=16_384)(_tidy)
 
 
 def _unwrapped(text: str) -> str:

@@ -69,18 +69,19 @@ def render_document(
         f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
+    shown = escape(visible(title))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
+<title>{shown}</title>
 <style>
 {css}</style>
 </head>
 <body>
-<header><h1>{escape(title)}</h1><button id="theme" type="button">light / dark</button></header>
+<header><h1>{shown}</h1><button id="theme" type="button">light / dark</button></header>
 {body}
 <div id="tip" role="tooltip" hidden></div>
 <script type="application/json" id="data">{_embedded(inspections)}</script>
@@ -132,7 +133,7 @@ def render_facts(one: Inspection) -> str:
         else ""
     )
     return f"""<dl class="facts">
-<dt>uncertainty</dt><dd>{escape(one.estimator)}</dd>
+<dt>uncertainty</dt><dd>{escape(visible(one.estimator))}</dd>
 <dt>exit postfix</dt><dd><code>{escape(visible(one.postfix))}</code></dd>
 {answer}
 <dt>prompt</dt><dd><details{is_open}><summary>{len(one.prompt_ids)} tokens</summary>\

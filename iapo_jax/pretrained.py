@@ -167,14 +167,14 @@ def save_pretrained(
 ) -> None:
     """Writes a directory that transformers opens as it is; complete or not there at all.
 
-    An older model directory of that name is replaced.
+    An older model directory of that name is replaced, once the new one is complete.
 
     Raises:
       UserError: if `directory` holds anything but a model.
     """
     final, directory = directory, directory.with_name(directory.name + ".partial")
-    for place in (final, directory):
-        _refuse_other_files(place)
+    for place in (final, directory, final.with_name(final.name + ".replaced")):
+        check_replaceable(place)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     save_weights(params, directory, hf_config["num_hidden_layers"], dtype)
@@ -184,15 +184,26 @@ def save_pretrained(
         write_json(directory / "generation_config.json", generation_config)
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
-    shutil.rmtree(final, ignore_errors=True)
+    for path in directory.iterdir():  # a crash of the machine must not leave empty files behind
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    replaced = final.with_name(final.name + ".replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
+        final.rename(replaced)
     directory.rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _refuse_other_files(directory: Path) -> None:
-    """Only what a model directory consists of may be replaced."""
+def check_replaceable(directory: Path) -> None:
+    """Only what a model directory consists of may be replaced by one.
+
+    Raises:
+      UserError: naming what else is there.
+    """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; expected a directory to write a model to")
-    for path in directory.iterdir() if directory.exists() else ():
+    for path in sorted(directory.iterdir()) if directory.exists() else ():
         known = path.name in _MODEL_FILES or path.name.endswith(_WEIGHT_FILES)
         if path.is_dir() or not known:
             raise UserError(
@@ -205,8 +216,8 @@ def load_tokenizer(directory: str | Path) -> Any:
     """The directory's fast tokenizer, with its chat template."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # tokenizers raises the bare class for a damaged file
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise UserError(f"{directory}: no tokenizer that transformers can open: {reason}") from None
     # Beside a qwen2 config.json transformers opens a directory without one as an empty tokenizer.
     if tokenizer.get_vocab().keys() <= tokenizer.get_added_vocab().keys():
@@ -242,6 +253,24 @@ def allowed_ids(tokenizer: Any, vocab_size: int) -> np.ndarray:
             "they do not belong together"
         )
     return np.isin(np.arange(vocab_size), ids)
+
+
+def _check_ends(tokenizer: Any, configured: dict, source: str) -> None:
+    """Whether the ids that the model ends with are the tokenizer's.
+
+    Raises:
+      UserError: naming the file and the id.
+    """
+    value = configured.get("eos_token_id")
+    known = set(tokenizer.get_vocab().values())
+    for one in value if isinstance(value, list) else [] if value is None else [value]:
+        if not isinstance(one, int) or isinstance(one, bool):
+            raise UserError(f"{source}: eos_token_id is {value!r:.60}; expected ids")
+        if one not in known:
+            raise UserError(
+                f"{source}: eos_token_id is {value!r:.60}, but the tokenizer has no token of the "
+                f"id {one}: they do not belong together"
+            )
 
 
 class Pretrained(NamedTuple):
@@ -282,6 +311,9 @@ def open_pretrained(section: Any) -> Pretrained:
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
         }
+    if directory is not None:
+        _check_ends(tokenizer, hf, source)
+        _check_ends(tokenizer, generation, str(directory / "generation_config.json"))
     stops = stop_ids(tokenizer, generation)
     if not stops:
         raise UserError(f"{source}: no token ends a completion: set eos_token_id of the tokenizer")

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from iapo_jax import pretrained
+from iapo_jax import pretrained, untrusted
 from iapo_jax.answers import extract_answer, same_answer
 from iapo_jax.config import InformationSection
 from iapo_jax.errors import UserError
@@ -64,19 +64,31 @@ def encode_answer(tokenizer: Any, text: str, end: str, width: int) -> list[int]:
     """An answer and what closes it, as its first `width` ids; [] if the answer itself has none.
 
     The closing text is part of the event: without it 1 would be a beginning of 12.
+
+    Raises:
+      UserError: if it spells a control token that this vocabulary cannot write as text.
     """
     text = text.strip()
     start = text[: width * _CHARS_PER_TOKEN]
-    if not pretrained.encode(tokenizer, start):
+    if not untrusted.encode_text(tokenizer, start):
         return []
-    return pretrained.encode(tokenizer, start + end if start == text else start)[:width]
+    after = end if start == text else ""
+    return untrusted.encode_text(tokenizer, start, after=after)[:width]
+
+
+def _encode_own(tokenizer: Any, text: str | None, end: str, width: int) -> list[int]:
+    """`encode_answer` of what a model wrote, where what cannot be written as text is no answer."""
+    try:
+        return encode_answer(tokenizer, text or "", end, width)
+    except UserError:
+        return []
 
 
 def check_answers(tokenizer: Any, golds: Sequence[str], end: str) -> None:
     """Whether there is something to teacher-force.
 
     Raises:
-      UserError: naming an answer that is empty or has no tokens.
+      UserError: naming an answer that is empty, has no tokens or only those that steer a model.
     """
     for text in set(golds):
         if not encode_answer(tokenizer, text, end, 1):
@@ -90,8 +102,8 @@ def tokenised_apart(tokenizer: Any, postfix: str, golds: Sequence[str], width: i
     most, at every prefix alike.
     """
     start = pretrained.encode(tokenizer, postfix)
-    joined = lambda text: pretrained.encode(tokenizer, postfix + text.strip())  # noqa: E731
-    alone = lambda text: pretrained.encode(tokenizer, text.strip())  # noqa: E731
+    alone = lambda text: untrusted.encode_text(tokenizer, text.strip())  # noqa: E731
+    joined = lambda text: untrusted.encode_text(tokenizer, text.strip(), before=postfix)  # noqa: E731
     short = [text for text in dict.fromkeys(golds) if len(text) <= width * _CHARS_PER_TOKEN]
     return [text for text in short if joined(text) != start + alone(text)]
 
@@ -126,7 +138,7 @@ def make_answers(
     """
     if estimator == "answer_entropy":
         return None
-    encode = lambda text: encode_answer(tokenizer, text or "", answer_end, width)  # noqa: E731
+    encode = lambda text: _encode_own(tokenizer, text, answer_end, width)  # noqa: E731
     if estimator == "answer_set_entropy":
         rows = zip(golds, completions, strict=True)
         return _stack([[_candidates(encode, *row)] for row in rows], width)

@@ -10,7 +10,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
-from iapo_jax.notation import TEXT, balanced
+from iapo_jax.notation import KEPT_CHARS, TEXT, balanced
 
 # [0-9] and not \d: int("１２") is 12 in Python, and a reader of ASCII answers would not see that.
 _DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
@@ -91,9 +91,12 @@ def _rounds(decimal: Fraction, exact: Fraction) -> bool:
     return places is not None and places >= 12 and abs(exact - decimal) * 10**places < 1
 
 
-@functools.lru_cache(maxsize=16_384)
 def quantity(text: str) -> Quantity | None:
     """Read a tidy text that is one number and perhaps a unit; None for every other text."""
+    return _known(text) if len(text) <= KEPT_CHARS else _read(text)
+
+
+def _read(text: str) -> Quantity | None:
     while text.startswith("(") and text.endswith(")") and "(" not in text[1:]:
         if "," in text:
             return None
@@ -113,6 +116,9 @@ def quantity(text: str) -> Quantity | None:
         rest = " " + word[2]
     unit = _unit(rest)
     return None if value is None or unit is None else Quantity(value, unit)
+
+
+_known = functools.lru_cache(maxsize=16_384)(_read)
 
 
 def _value(found: re.Match) -> Fraction | None:

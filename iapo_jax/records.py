@@ -6,11 +6,9 @@
 No JAX.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -150,7 +148,7 @@ def read_record(path: Path) -> Record | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not UTF-8, not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
         raise UserError(f"{path}: not JSON: {error}") from None
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT:
@@ -216,32 +214,12 @@ def read_completions(path: Path) -> list[Completion]:
     for number, line in enumerate(whole[:end].splitlines(), 1):
         try:
             rows.append(_completion(json.loads(line.decode("utf-8"))))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: no completion: {error!r:.200}") from None
     if end < len(whole):
         with path.open("r+b") as file:
             file.truncate(end)
     return rows
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds the file of completions, which is made if need be, for this process alone.
-
-    Raises:
-      UserError: if another process holds it.
-    """
-    with path.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{path} is being written by another process; expected one at a time, or another "
-                "output_dir (--out)"
-            ) from None
-        except OSError:  # a disk without locks
-            pass
-        yield
 
 
 def append_completions(path: Path, rows: Iterable[Completion]) -> None:

@@ -1,5 +1,6 @@
 """What a step says about itself: metrics under TRL's names, completions, the console."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from iapo_jax import diagnostics, probes
-from iapo_jax.answers import checker_counts
 from iapo_jax.data import Problems
 from iapo_jax.model import init_params
 from iapo_jax.rollouts import Scored
@@ -77,8 +77,22 @@ def host_metrics(scored: Scored) -> dict[str, float]:
         "completions/mean_length_correct": mean(length[correct]),
         "completions/mean_length_wrong": mean(length[~correct]),
         "iapo/thinking_length": mean(scored.thinking_length),
-        **{f"checker/{name}": float(count) for name, count in checker_counts().items()},
+        **{f"checker/{name}": float(count) for name, count in scored.checker.items()},
     }
+
+
+def update_metrics(updates: Sequence[dict[str, Any]], tried: int) -> dict[str, float]:
+    """Means over the updates of a step that were not skipped, and how many were.
+
+    Args:
+      updates: metrics of each, on the host; none where the rollout itself was skipped.
+      tried: how many there are in a step.
+    """
+    done = [one for one in updates if not one["skipped"]]
+    names = [name for name in (done or updates or [{"loss": 0, "grad_norm": 0}])[0]]
+    mean = lambda name: float(np.mean([one[name] for one in done])) if done else float("nan")  # noqa: E731
+    told = {name: mean(name) for name in names if name != "skipped"}
+    return told | {"skipped/updates": float(tried - len(done))}
 
 
 def completion_rows(problems: Problems, scored: Scored) -> list[dict]:

@@ -64,10 +64,20 @@ def pick(parts: list[Scored], chosen: list[tuple[int, int]]) -> Scored:
         for part, place in chosen
         for text in parts[part].texts[place * size : (place + 1) * size]
     ]
-    seconds = {name: sum(part.seconds[name] for part in parts) for name in parts[0].seconds}
+    add = lambda name: _add([getattr(part, name) for part in parts])  # noqa: E731
     names = ("indices", "reward", "rewards", "correct", "thinking_length")
     fields = {name: jax.tree.map(take, *(getattr(part, name) for part in parts)) for name in names}
-    return Scored(rollout=jax.tree.map(take, *rollouts), texts=texts, seconds=seconds, **fields)
+    return Scored(
+        rollout=jax.tree.map(take, *rollouts),
+        texts=texts,
+        seconds=add("seconds"),
+        checker=add("checker"),
+        **fields,
+    )
+
+
+def _add(parts: list[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
 def _widen(rollout: Any, width: int) -> Any:

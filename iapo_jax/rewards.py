@@ -1,7 +1,8 @@
 r"""Reward functions on the host, in TRL's form, and the policy by which an answer is right. No JAX.
 
 `fn(prompts=[...], completions=[...], answer=[...], **columns) -> list[float | None]`, one entry for
-each completion; prompts and completions are plain strings.
+each completion; prompts and completions are plain strings. A run calls each function once before
+it begins, on a few rows (`try_rewards`).
 
 # What the answer of a completion is
 
@@ -129,7 +130,10 @@ compared by math-verify, in a process with a time-out: too late is wrong.
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
+import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -198,7 +202,8 @@ def load_reward(spec: str) -> Callable:
     """Find a reward function: `accuracy`, `format`, `path/to/file.py:name`, `package.module.name`.
 
     It is called as in TRL: `fn(prompts=, completions=, answer=, **columns) -> list[float | None]`,
-    one entry per completion. RewardError if the file, the module or the name is missing, or if
+    one entry per completion; once more at the start of a run (`try_rewards`).
+    RewardError if the file, the module or the name is missing, or if
     what it names is not callable.
     """
     if spec in REWARDS:
@@ -242,26 +247,48 @@ def combine_rewards(
         raise RewardError(
             f"Expected distinct names and one finite weight for each: got {names} and {weights}."
         )
+    given = {"prompts": prompts, "completions": completions, "answer": answer, **columns}
     rewards = {}
     for name, function in functions:
         try:
-            values = function(prompts=prompts, completions=completions, answer=answer, **columns)
-        except Exception as error:
-            rows = f"rows 0 to {len(completions) - 1}"
-            raise RewardError(f"Reward {name!r} raised {error!r} for {rows}.") from error
-        rewards[name] = _as_rewards(name, values, len(completions))
+            values = function(**given)
+        except (Exception, SystemExit) as error:
+            raise RewardError(_raised(name, function, error, given)) from error
+        rewards[name] = _as_rewards(name, values, completions)
     total = np.zeros(len(completions), np.float32)
     for name, weight in zip(names, weights, strict=True):
         total += np.float32(weight) * rewards[name]
     return total, rewards
 
 
-def _as_rewards(name: str, values, rows: int) -> np.ndarray:
-    listed = hasattr(values, "__len__") and not isinstance(values, (str, dict))
+def _raised(name: str, function: Callable, error: BaseException, given: dict) -> str:
+    if isinstance(error, TypeError):
+        try:
+            inspect.signature(function).bind(**given)
+        except ValueError:  # it tells no signature
+            pass
+        except TypeError as mismatch:
+            return (
+                f"Reward {name!r} cannot be called with {', '.join(given)}: {mismatch}; expected "
+                "fn(prompts, completions, answer, **columns)."
+            )
+    file = plugins.file_of(function)
+    place = plugins.place_of(error, file) if file else ""
+    rows = f"rows 0 to {len(given['completions']) - 1}"
+    return f"Reward {name!r} raised {plugins.one_line(error)} for {rows}{place}."
+
+
+def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
+    rows = len(completions)
+    if inspect.iscoroutine(values):
+        values.close()  # or Python says that nobody awaited it
+    listed = hasattr(values, "__len__") and not isinstance(
+        values, str | bytes | dict | set | frozenset
+    )
     found = f"{len(values)} entries" if listed else f"a {type(values).__name__}"
     if not listed or len(values) != rows:
         raise RewardError(
-            f"Reward {name!r} returned {values!r:.200}, {found}; "
+            f"Reward {name!r} returned {plugins.one_line(values)}, {found}; "
             f"expected a list of {rows} numbers, one for each completion."
         )
     rewards = np.zeros(rows, np.float32)
@@ -269,8 +296,9 @@ def _as_rewards(name: str, values, rows: int) -> np.ndarray:
         number = _finite(value)
         if number is None:
             raise RewardError(
-                f"Reward {name!r} returned {value!r:.200} for row {row}; expected a finite "
-                "number, or None for 0."
+                f"Reward {name!r} returned {plugins.one_line(value)} for row {row}, the "
+                f"completion {plugins.one_line(completions[row], 60)}; expected a finite number, "
+                "or None for 0."
             )
         rewards[row] = number
     return rewards
@@ -281,7 +309,54 @@ def _finite(value) -> float | None:
     if value is None:
         return 0.0
     try:
-        number = math.nan if isinstance(value, str) else float(value)
+        number = math.nan if isinstance(value, str | bytes) or np.ndim(value) else float(value)
     except (TypeError, ValueError, OverflowError):
         return None
     return number if abs(number) <= float(np.finfo(np.float32).max) else None
+
+
+def try_rewards(
+    functions: Sequence[tuple[str, Callable]],
+    weights: Sequence[float],
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    answer: Sequence[str],
+    *,
+    patience: float = 30.0,
+    **columns,
+) -> None:
+    """Calls every function once, as `combine_rewards` does, before a run spends any time.
+
+    After `patience` seconds in one function it is said on stderr which one is slow: some hang, and
+    some ask a slow judge.
+
+    Raises:
+      RewardError: as `combine_rewards`; if no function pays for any of the completions.
+    """
+    paid: list[bool] = []
+
+    def watched(name: str, function: Callable) -> Callable:
+        def call(**given):
+            told = f"reward {name!r} has been at {len(completions)} completions for {patience:g} s"
+            timer = threading.Timer(patience, print, [told], {"file": sys.stderr, "flush": True})
+            timer.daemon = True
+            timer.start()
+            try:
+                values = function(**given)
+            finally:
+                timer.cancel()
+            if hasattr(values, "__len__"):
+                paid.extend(value is not None for value in values)
+            return values
+
+        call.__wrapped__ = function  # whose signature and file a mistake is told by
+        return call
+
+    watching = [(name, watched(name, function)) for name, function in functions]
+    combine_rewards(watching, weights, prompts, completions, answer, **columns)
+    if not any(paid):
+        names = ", ".join(name for name, _ in functions)
+        raise RewardError(
+            f"Reward {names} returned None for each of {len(completions)} completions; expected a "
+            "number for some."
+        )

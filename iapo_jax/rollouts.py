@@ -16,18 +16,20 @@ from iapo_jax.config import TrainConfig
 from iapo_jax.data import Problems
 from iapo_jax.errors import UserError
 from iapo_jax.model import init_params
+from iapo_jax.processes import on_first
 from iapo_jax.run import Run
 from iapo_jax.sampling import prompt_keys, sample
 from iapo_jax.sharding import (
     AXES,
     by_prompt,
     fetch,
-    from_first,
     param_shardings,
     put,
     replicated,
 )
 from iapo_jax.types import Params, Prompts, Rollout
+
+_TRIED = 1024  # completions of a prompt, at most, before a run
 
 
 class Scored(NamedTuple):
@@ -41,6 +43,7 @@ class Scored(NamedTuple):
     correct: np.ndarray  # bool
     thinking_length: np.ndarray  # int32
     seconds: dict[str, float]  # wall time of sampling and of the rewards
+    checker: dict[str, float]  # answers that were too late for the checker, or made it fail
 
 
 class RewardFunctions(NamedTuple):
@@ -205,15 +208,25 @@ def collect(
     tokens = real_tokens(rollout)
     texts = pretrained.decode_completions(tokenizer, tokens, stops)
     rows = np.repeat(indices, shape[1])
-    columns = _columns(problems, rows)
-    reward, parts = rewards.combine_rewards(
-        paid.functions,
-        paid.weights,
-        [problems.texts[i] for i in rows],
-        texts,
-        [problems.answers[i] for i in rows],
-        **columns,
-    )
+    counted = answers.checker_counts()
+
+    def judge() -> tuple:
+        reward, parts = rewards.combine_rewards(
+            paid.functions,
+            paid.weights,
+            [problems.texts[i] for i in rows],
+            texts,
+            [problems.answers[i] for i in rows],
+            **_columns(problems, rows),
+        )
+        return reward, parts, check_answers(problems, rows, texts)
+
+    # On one process: functions may draw or keep count, and a time-out may strike one and not
+    # another.
+    zeros = np.zeros(len(texts), np.float32)
+    nothing = zeros, {name: zeros for name, _ in paid.functions}, zeros.astype(bool)
+    reward, parts, correct = on_first(judge, nothing)
+    checker = {name: n - counted[name] for name, n in answers.checker_counts().items()}
     thinking = thinking_lengths(tokenizer, tokens, stops, config.information.end_of_thinking)
     size = data.bucket(
         int(rollout.length.max()),
@@ -221,9 +234,6 @@ def collect(
         config.sampling.max_completion_length,
     )
     cut = rollout._replace(tokens=rollout.tokens[..., :size], log_prob=rollout.log_prob[..., :size])
-    correct = check_answers(problems, rows, texts)
-    # A checker's time-out may strike one process and not another: the first one's word counts.
-    reward, parts, correct = from_first((reward, parts, correct))
     return Scored(
         cut,
         texts,
@@ -233,7 +243,45 @@ def collect(
         correct.reshape(shape),
         np.asarray(thinking, np.int32).reshape(shape),
         {"time/sample": sampled - started, "time/reward": time.perf_counter() - sampled},
+        checker,
     )
+
+
+def try_rewards(paid: RewardFunctions, problems: Problems, num_generations: int, told: str) -> None:
+    """Calls the reward functions once, before weights are loaded, on G completions of each of two
+    problems: the gold answer, well-formed, and an empty text by turns.
+
+    Args:
+      told: the data set, for the sentence.
+
+    Raises:
+      RewardError: naming the function, the rows, and what came back or was raised, and where.
+    """
+    indices = range(min(2, len(problems.tokens)))
+    rows = np.repeat(indices, min(num_generations, _TRIED))
+    good = "<think>\nIt is {0}.\n</think>\n<answer>{0}</answer>"
+    prompts = [problems.texts[i] for i in rows]
+    texts = [
+        good.replace("{0}", problems.answers[i]) if n % 2 == 0 else "" for n, i in enumerate(rows)
+    ]
+    texts = [
+        text.removeprefix("<think>") if prompt.rstrip().endswith("<think>") else text
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    try:
+        rewards.try_rewards(
+            paid.functions,
+            paid.weights,
+            prompts,
+            texts,
+            [problems.answers[i] for i in rows],
+            **_columns(problems, rows),
+        )
+    except rewards.RewardError as error:
+        numbers = " and ".join(str(problems.rows[i] + 1) for i in indices)
+        raise rewards.RewardError(
+            f"{str(error).rstrip('.')} (tried before the run, on the problems {numbers} of {told})."
+        ) from error
 
 
 def _columns(problems: Problems, rows: np.ndarray) -> dict[str, list]:

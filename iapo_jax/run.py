@@ -1,8 +1,9 @@
 """What every run begins and ends with: devices, model, run directory, final export."""
 
-import os
-import sys
+import contextlib
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,19 @@ from jax.sharding import Mesh
 from iapo_jax import pretrained, weights
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
 from iapo_jax.checks import check_writable
-from iapo_jax.config import to_yaml
-from iapo_jax.errors import UserError
-from iapo_jax.metrics import is_writer, say, use_compilation_cache, write_environment
+from iapo_jax.config import MeshSection, to_yaml
+from iapo_jax.errors import RunError, UserError
+from iapo_jax.locks import held
+from iapo_jax.metrics import (
+    is_writer,
+    replace_file,
+    say,
+    use_compilation_cache,
+    write_environment,
+)
 from iapo_jax.model import init_params, make_model
 from iapo_jax.pretrained import Pretrained
+from iapo_jax.processes import join, on_first
 from iapo_jax.sharding import fetch, make_mesh, param_shardings
 from iapo_jax.types import Model, Params
 from iapo_jax.update import TrainState
@@ -33,15 +42,23 @@ class Run(NamedTuple):
 
 def open_run(config: Any) -> Run:
     """Reads the model directory and builds the mesh; touches nothing on disk yet."""
-    if config.mesh.distributed:
-        jax.distributed.initialize()
+    join(config.mesh)
     use_compilation_cache(config.log.compilation_cache)
-    try:
-        mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    mesh = open_mesh(config.mesh)
     opened = pretrained.open_pretrained(config.model)
     return Run(mesh, opened, make_model(opened.config, mesh), Path(config.output_dir))
+
+
+def open_mesh(section: MeshSection) -> Mesh:
+    """The mesh of a config.
+
+    Raises:
+      UserError: if it does not fit the devices.
+    """
+    try:
+        return make_mesh(section.data, section.fsdp, section.tensor)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def abstract_params(run: Run) -> Params:
@@ -60,65 +77,111 @@ def initial_params(run: Run, seed: int) -> Params:
     return weights.load_params(run.pretrained.directory, run.pretrained.config, places)
 
 
-def open_checkpoints(config: Any, run: Run) -> tuple[Checkpoints, int | None]:
-    """The run's checkpoints and the step to go on from, if any; before weights are loaded.
-
-    Makes the run directory.
+@contextlib.contextmanager
+def run_directory(run: Run, config: Any) -> Iterator[Checkpoints]:
+    """Makes the run directory, holds it for this run alone, and opens its checkpoints.
 
     Raises:
-      UserError: if there is nothing to do after that step, or nothing can be written.
+      UserError: if nothing can be written there, another run holds it, or `config.resume` asks for
+        what it lacks; before weights are loaded.
     """
     checkpoints = Checkpoints(run.output_dir, config.log.save_total_limit)
+    with contextlib.ExitStack() as stack:
+        on_first(lambda: _make_directory(run, checkpoints.directory, stack), ())
+        _step_to_resume(checkpoints, config)
+        stack.callback(checkpoints.close)
+        yield checkpoints
+
+
+def _make_directory(run: Run, checkpoints: Path, stack: contextlib.ExitStack) -> tuple:
+    check_writable(checkpoints, "the directory of checkpoints")
+    try:
+        run.output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run.output_dir):
+            pass
+        lock = run.output_dir / ".lock"
+        stack.enter_context(held(lock, instead="another output_dir", sign=True))
+    except OSError as error:
+        raise UserError(f"output_dir {str(run.output_dir)!r} cannot be written: {error}") from None
+    return ()
+
+
+def _step_to_resume(checkpoints: Checkpoints, config: Any) -> int | None:
     step = step_to_resume(checkpoints, config.resume)
     if step is not None and step > config.max_steps:
         raise UserError(
             f"max_steps is {config.max_steps}, but the checkpoint to resume from is of step {step} "
             f"({checkpoints.directory}): expected at least {step}, or another output_dir"
         )
-    check_writable(checkpoints.directory, "the directory of checkpoints")
-    try:
-        if is_writer():
-            run.output_dir.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=run.output_dir):
-                pass
-    except OSError as error:
-        raise UserError(f"output_dir {str(run.output_dir)!r} cannot be written: {error}") from None
-    return checkpoints, step
+    return step
+
+
+def resume_state(
+    checkpoints: Checkpoints, config: Any, like: TrainState
+) -> tuple[TrainState | None, int, dict[str, Any]]:
+    """The state to go on from, its step, and what was noted with it; (None, 0, {}) at the start.
+
+    With resume=auto a damaged checkpoint is moved aside, and the newest whole one is taken.
+
+    Args:
+      like: shapes with shardings.
+
+    Raises:
+      UserError: if what is there is damaged, or does not fit; if a checkpoint would not fit on the
+        disk.
+    """
+    step = _step_to_resume(checkpoints, config)
+    on_first(lambda: _check_space(checkpoints, config, like), ())
+    if step is None:
+        return None, 0, {}
+    asked = checkpoints.steps()[::-1] if config.resume == "auto" else [step]
+    found, state, damaged = checkpoints.restore_whole(asked, lambda _: like)
+    for error, bad in zip(damaged, asked, strict=False):
+        say(f"note: {error}; moved to {checkpoints.set_aside(bad)}")
+    say(f"resuming from step {found} of {checkpoints.directory}")
+    checkpoints.forget_after(found)
+    return state, found, checkpoints.notes(found)
+
+
+def _check_space(checkpoints: Checkpoints, config: Any, like: TrainState) -> tuple:
+    """Whether the disk holds one more checkpoint, and a word where it will not hold all."""
+    one = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
+    usage = shutil.disk_usage(checkpoints.directory.parent)
+    gib = lambda size: f"{size / 2**30:.3g} GiB"  # noqa: E731
+    if usage.total and usage.free < one:
+        raise UserError(
+            f"output_dir {config.output_dir!r} is on a disk with {gib(usage.free)} free, but one "
+            f"checkpoint takes {gib(one)}"
+        )
+    missing = max(config.log.save_total_limit + 1 - len(checkpoints.steps()), 1)
+    if usage.total and usage.free < missing * one:
+        say(
+            f"note: output_dir has {gib(usage.free)} free; the checkpoints that are kept "
+            f"(log.save_total_limit) and a new one may take {gib(missing * one)} more"
+        )
+    return ()
 
 
 def prepare_directory(run: Run, config: Any) -> None:
     """config.yaml and env.json of the run directory."""
     if not is_writer():
         return
-    try:
-        (run.output_dir / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"output_dir {str(run.output_dir)!r} cannot be written: {error}") from None
-    write_environment(run.output_dir)
+    with writing(run.output_dir):
+        replace_file(run.output_dir / "config.yaml", to_yaml(config))
+        write_environment(run.output_dir)
 
 
-def resume_state(checkpoints: Checkpoints, step: int | None, state: TrainState) -> TrainState:
-    """The state of that step, or `state` where the run begins."""
-    if step is None:
-        return state
-    say(f"resuming from step {step} of {checkpoints.directory}")
-    state = checkpoints.restore(step, state)
-    checkpoints.forget_after(step)
-    return state
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """What the system refuses to write becomes one sentence.
 
-
-def leave(code: int) -> int:
-    """The exit code; one process of several ends here, at once.
-
-    After a clean shutdown of jax.distributed the interpreter's teardown hangs more often than not
-    (seen with jax 0.10 to 0.12).
+    Raises:
+      RunError: naming the place.
     """
-    if jax.process_count() > 1:
-        jax.distributed.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    return code
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{place} cannot be written any more: {error}") from error
 
 
 def export_final(run: Run, params: Params) -> Path:
@@ -126,11 +189,12 @@ def export_final(run: Run, params: Params) -> Path:
     directory = run.output_dir / "hf"
     host = fetch(params)
     if is_writer():
-        pretrained.save_pretrained(
-            host,
-            run.pretrained.hf_config,
-            run.pretrained.tokenizer,
-            directory,
-            generation_config=run.pretrained.generation_config,
-        )
+        with writing(directory):
+            pretrained.save_pretrained(
+                host,
+                run.pretrained.hf_config,
+                run.pretrained.tokenizer,
+                directory,
+                generation_config=run.pretrained.generation_config,
+            )
     return directory

@@ -7,10 +7,12 @@ which each is tokenised by itself and its tokens enter the loss with that weight
 """
 
 import argparse
+import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,25 +21,29 @@ import numpy as np
 from jax.sharding import Mesh
 
 from iapo_jax import data, update
+from iapo_jax.boundary import Boundary
 from iapo_jax.checks import check_config
+from iapo_jax.cleaning import name_rows
 from iapo_jax.cli import run_cli
 from iapo_jax.config import SftConfig
 from iapo_jax.errors import UserError
 from iapo_jax.metrics import RunWriter, compiles, memory_table, progress_bar, say
-from iapo_jax.pretrained import encode
+from iapo_jax.pretrained import check_replaceable, encode
+from iapo_jax.processes import leave
+from iapo_jax.questions import question_text
 from iapo_jax.run import (
     Run,
     abstract_params,
     export_final,
     initial_params,
-    leave,
-    open_checkpoints,
     open_run,
     prepare_directory,
     resume_state,
+    run_directory,
+    writing,
 )
 from iapo_jax.scoring import score_completions
-from iapo_jax.sharding import batch_devices, by_prompt, put
+from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.types import Array, Mean, Params, Prompts
 from iapo_jax.update import TrainState
 
@@ -54,7 +60,7 @@ def read_pieces(completion: Any, where: str) -> list[tuple[str, float]]:
     """The weighted pieces of a row's completion.
 
     Raises:
-      UserError: naming the row, if a piece is no [text, weight] pair.
+      UserError: naming the row, if a piece is no [text, weight] pair, or there is no text.
     """
     pieces = [[completion, 1.0]] if isinstance(completion, str) else completion
     for piece in pieces if isinstance(pieces, list) else [pieces]:
@@ -62,12 +68,16 @@ def read_pieces(completion: Any, where: str) -> list[tuple[str, float]]:
             raise UserError(
                 f"{where}: `completion` is a text or a list of [text, weight], found {piece!r:.60}"
             )
+        if any("\ud800" <= char <= "\udfff" for char in piece[0]):
+            raise UserError(f"{where}: `completion` is no UTF-8 text: {piece[0]!r:.60}")
         weight = piece[1]
         if not (isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0):
             raise UserError(
                 f"{where}: `completion` is a text or a list of [text, weight] with finite weights "
                 f"of at least 0, found the weight {weight!r:.60}"
             )
+    if not any(text.strip() for text, _ in pieces):
+        raise UserError(f"{where}: `completion` is empty: {completion!r:.60}; expected a text")
     return [(text, float(weight)) for text, weight in pieces]
 
 
@@ -95,9 +105,9 @@ class _Rows:
         self.rows = data.load_rows(config.data)
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no eos_token, which ends every completion; set one")
-        for index in range(len(self.rows)):
-            self._read(index)
+        self.notes = self._repeats([self._read(index) for index in range(len(self.rows))])
         self.limits = config.data.max_prompt_length, config.batch.max_length
+        self._too_long: set[int] = set()
         lengths = []
         for index in range(len(self.rows)):  # until one fits
             prompt, ids, _ = self._tokens(index)
@@ -113,7 +123,42 @@ class _Rows:
                 f"completion {shortest[1]}"
             )
         self.order = data.batch_order(len(self.rows), config.batch.rows_per_step, config.seed)
-        self.left_out = 0
+        if config.data.strict:
+            for index in range(len(self.rows)):
+                self._encode(index)
+            if self._too_long:
+                raise UserError(f"{self.told_left_out()}; expected none (strict)")
+
+    @property
+    def left_out(self) -> int:
+        """Rows that were too long, of those that a step asked for."""
+        return len(self._too_long)
+
+    def told_left_out(self) -> str:
+        """Which these are."""
+        rows = name_rows([index + 1 for index in sorted(self._too_long)])
+        return (
+            f"{self.config.data.dataset}, {rows}: more tokens than data.max_prompt_length "
+            f"({self.limits[0]}) or batch.max_length ({self.limits[1]})"
+        )
+
+    def _repeats(self, questions: list[str | list[dict]]) -> list[str]:
+        """A sentence about rows that are there twice; one question may have many completions."""
+        first: dict[tuple[str, str], int] = {}
+        again = []
+        for number, (question, row) in enumerate(zip(questions, self.rows, strict=True), 1):
+            key = question_text(question), json.dumps(row["completion"])
+            if first.setdefault(key, number) != number:
+                again.append((first[key], number))
+        if not again:
+            return []
+        told = (
+            f"{self.config.data.dataset}: {len(again):,} of {len(self.rows):,} rows are there "
+            f"before with the same question and completion, as {name_rows(again[0])}"
+        )
+        if self.config.data.strict:
+            raise UserError(f"{told}; expected each row once (strict)")
+        return [told]
 
     def batch(self, step: int) -> SftBatch:
         """The rows of a step; those that are too long stay as empty rows of weight 0."""
@@ -142,10 +187,12 @@ class _Rows:
         return data.read_question(row, where)
 
     def _tokens(self, index: int) -> tuple[list[int], list[int], list[float]]:
-        text = data.render_prompt(self.tokenizer, self._read(index), self.config.prompt)
-        completion = self.rows[index]["completion"]
-        ids, weights = encode_completion(self.tokenizer, completion, self._where(index))
-        return encode(self.tokenizer, text), ids, weights
+        where, completion = self._where(index), self.rows[index]["completion"]
+        prompt = data.encode_prompt(
+            self.tokenizer, self._read(index), self.config.prompt, f"{where}: the question"
+        )
+        ids, weights = encode_completion(self.tokenizer, completion, where)
+        return prompt.ids, ids, weights
 
     def _fits(self, prompt: list[int], ids: list[int]) -> bool:
         return len(prompt) <= self.limits[0] and len(ids) <= self.limits[1]
@@ -153,7 +200,7 @@ class _Rows:
     def _encode(self, index: int) -> tuple[list[int], list[int], list[float]]:
         prompt, ids, weights = self._tokens(index)
         if not self._fits(prompt, ids):
-            self.left_out += 1
+            self._too_long.add(index)
             return [0], [0], [0.0]
         return prompt, ids, weights
 
@@ -173,10 +220,9 @@ def sft_step(
         return -(scores.log_prob * weight).sum() / total, metrics
 
     gradient, value, metrics = update.accumulate_gradients(loss, state.params, batch, micro)
-    state, norm = update.apply_gradient(mesh, optimizer, state, gradient)
+    state, told = update.apply_gradient(mesh, optimizer, state, gradient, value)
     metrics = {name: mean.value() for name, mean in metrics.items()}
-    metrics |= {"loss": value, "grad_norm": norm, "num_tokens": total}
-    return state, metrics
+    return state, told | metrics | {"num_tokens": total}
 
 
 def _check(config: SftConfig, run: Run) -> int:
@@ -184,6 +230,11 @@ def _check(config: SftConfig, run: Run) -> int:
     rows = config.batch.rows_per_step
     micro = config.batch.micro_batch_size or rows
     devices = batch_devices(run.mesh)
+    if not config.batch.micro_batch_size and rows % devices:
+        raise UserError(
+            f"batch.rows_per_step is {rows}; expected a multiple of the {devices} devices that "
+            "share a batch"
+        )
     if rows % micro or micro % devices:
         raise UserError(
             f"batch.micro_batch_size is {micro}; it must divide rows_per_step ({rows}) and be a "
@@ -198,9 +249,12 @@ def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState | None:
     With `dry_run` everything is checked and compiled, from shapes alone, and the memory is said.
     """
     check_config(config)
+    check_replaceable(Path(config.output_dir) / "hf")
     run = open_run(config)
     micro = _check(config, run)
     rows = _Rows(config, run.pretrained.tokenizer)
+    for note in rows.notes:
+        say(note)
     optimizer = update.make_optimizer(config.optimizer, config.max_steps)
     schedule = update.make_schedule(config.optimizer, config.max_steps)
     fixed = dict(mesh=run.mesh, model=run.model, optimizer=optimizer, micro=micro)
@@ -209,38 +263,73 @@ def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState | None:
         batch = put(rows.batch(0), by_prompt(run.mesh))
         say(memory_table({"update": sft_step.lower(state, batch, **fixed)}))
         return None
-    checkpoints, resumed = open_checkpoints(config, run)
-    state = update.init_state(run.mesh, optimizer, initial_params(run, config.seed))
-    state, first = resume_state(checkpoints, resumed, state), resumed or 0
-    prepare_directory(run, config)
-    writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
-    try:
-        with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
-            logged, started = first, time.perf_counter()
-            for step in range(first, config.max_steps):
-                batch = put(rows.batch(step), by_prompt(run.mesh))
-                state, metrics = sft_step(state, batch, **fixed)
-                if (step + 1) % config.log.logging_steps == 0 or step + 1 == config.max_steps:
-                    row = {name: float(value) for name, value in metrics.items()}
-                    row["learning_rate"] = float(schedule(step))
-                    now = time.perf_counter()
-                    row["time/step"] = (now - started) / (step + 1 - logged)
-                    logged, started = step + 1, now
-                    row["compiles"] = compiles()
-                    writer.metrics(step + 1, row)
-                    text = f"loss {row['loss']:.4f} entropy {row['entropy']:.3f}"
-                    bar.set_postfix_str(text, refresh=False)
-                bar.update()
-                if config.save_steps and (step + 1) % config.save_steps == 0:
-                    checkpoints.save(step + 1, state)
-        checkpoints.save(config.max_steps, state)
-    finally:
-        checkpoints.close()
-        writer.close()
-    if rows.left_out:
-        say(f"left out {rows.left_out} rows that are longer than the limits of the config")
-    say(f"model: {export_final(run, state.params)}")
+    with run_directory(run, config) as checkpoints:
+        like = update.abstract_state(run.mesh, optimizer, abstract_params(run))
+        state, first, notes = resume_state(checkpoints, config, like)
+        if state is None:
+            state = update.init_state(run.mesh, optimizer, initial_params(run, config.seed))
+        checkpoints.compile(state)
+        prepare_directory(run, config)
+        writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
+        try:
+            boundary = Boundary(config, checkpoints, writer, notes)
+            state = _steps(boundary, rows, partial(sft_step, **fixed), schedule, state, first)
+        finally:
+            writer.close()
+        if rows.left_out:
+            say(f"{rows.told_left_out()}; left out ({rows.left_out} rows)")
+        say(f"model: {export_final(run, state.params)}")
     return state
+
+
+def _steps(
+    boundary: Boundary,
+    rows: _Rows,
+    update_on: Callable[..., tuple[TrainState, dict[str, Array]]],
+    schedule: Callable[[Any], Array],
+    state: TrainState,
+    first: int,
+) -> TrainState:
+    """The loop: every step is written down, then its boundary is crossed."""
+    config, split = boundary.config, by_prompt(update_on.keywords["mesh"])
+    updates, logged, started = int(state.step), first, time.perf_counter()
+    with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
+        coming = rows.batch(first)
+        for step in range(first + 1, config.max_steps + 1):
+            state, metrics = update_on(state, put(coming, split))
+            batch, coming = coming, rows.batch(step)  # the next one, while the devices work
+            row = {name: float(value) for name, value in fetch(metrics).items()}
+            skipped = row.pop("skipped")
+            row["learning_rate"] = float(schedule(updates))
+            row |= {"skipped/updates": skipped, "skipped/in_a_row": boundary.count(bool(skipped))}
+            updates += not skipped
+            with writing(boundary.writer.directory):
+                if step % config.log.logging_steps == 0 or step == config.max_steps:
+                    now = time.perf_counter()
+                    row["time/step"] = (now - started) / (step - logged)
+                    row["compiles"] = compiles()
+                    logged, started = step, now
+                    boundary.writer.metrics(step, row)
+                why = {}
+                if skipped:
+                    why = {
+                        k: str(row[k]) for k in ("loss", "grad_norm") if not math.isfinite(row[k])
+                    }
+                    boundary.writer.skipped(step, why, *_told(rows, batch, step))
+            text = f"loss {row['loss']:.4f} entropy {row['entropy']:.3f}"
+            bar.set_postfix_str(text, refresh=False)
+            bar.update()
+            boundary.cross(step, state, why)
+    boundary.save(config.max_steps, state)
+    return state
+
+
+def _told(rows: _Rows, batch: SftBatch, step: int) -> tuple[dict[str, np.ndarray], list[dict]]:
+    """The batch of a step, counted from 1, and its rows, to be looked at."""
+    arrays = {"tokens": batch.tokens, "weight": batch.weight}
+    arrays |= {f"prompts.{name}": x for name, x in batch.prompts._asdict().items()}
+    indices = [int(index) for index in rows.order(step - 1)]
+    return arrays, [{"row": index, **rows.rows[index]} for index in indices]
 
 
 def _main(config: SftConfig, arguments: argparse.Namespace) -> None:
@@ -254,4 +343,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main()))
+    raise SystemExit(leave(main))

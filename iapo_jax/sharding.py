@@ -142,13 +142,6 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
     return jax.tree.map(place, tree)
 
 
-def from_first(tree: Any) -> Any:
-    """Host values of process 0, on every process."""
-    if jax.process_count() == 1:
-        return tree
-    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
-
-
 def fetch(tree: Any) -> Any:
     """Global arrays as whole numpy arrays, on every process."""
 

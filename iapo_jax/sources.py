@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iapo_jax import data, run, update
+from iapo_jax import data, pretrained, run, update, weights
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
 from iapo_jax.config import (
     LogSection,
@@ -18,6 +18,7 @@ from iapo_jax.config import (
 from iapo_jax.errors import UserError
 from iapo_jax.metrics import say
 from iapo_jax.model_selection import chosen_step
+from iapo_jax.pretrained import Pretrained
 from iapo_jax.run import Run
 from iapo_jax.sharding import replicated
 from iapo_jax.types import Params
@@ -73,12 +74,46 @@ def training_questions(run_dir: Path) -> list[Any]:
     """
     config, environment = run_config(run_dir), run_dir / "env.json"
     began = read_json(environment).get("directory") if environment.is_file() else None
-    place = began if began and Path(began).is_dir() else "."
+    place = began if isinstance(began, str) and Path(began).is_dir() else "."
     with contextlib.chdir(place):
         if isinstance(config, TrainConfig):
             return [row.question for row in data.load_section(config.data).rows]
         rows = data.load_rows(config.data)
         return [data.read_question(row, f"row {n}") for n, row in enumerate(rows, 1)]
+
+
+def _model_section(
+    run_dir: Path, config: TrainConfig | SftConfig, model: ModelSection | None
+) -> ModelSection:
+    """Where a run's config and tokenizer are: where it began, or in what it exported."""
+    section = config.model
+    if model is not None:
+        section = dataclasses.replace(section, dtype=model.dtype, attention=model.attention)
+    exported = run_dir / "hf"
+    if not Path(section.path).is_dir() and (exported / "config.json").is_file():
+        section = dataclasses.replace(section, path=str(exported), config=None, tokenizer=None)
+    return section
+
+
+def look(text: str, model: ModelSection) -> Pretrained:
+    """What `open_source` would open, without its weights.
+
+    Raises:
+      UserError: as `open_source`, as far as it can be told so.
+    """
+    place = run_directory(text)
+    if place is not None and (place[0] / "checkpoints").is_dir():
+        run_dir, step = place
+        config = run_config(run_dir)
+        checkpoints = Checkpoints(run_dir, config.log.save_total_limit)
+        if step_to_resume(checkpoints, step, option="the step of --model") is None:
+            raise UserError(f"{checkpoints.directory} holds no checkpoint")
+        checkpoints.close()
+        return pretrained.open_pretrained(_model_section(run_dir, config, model))
+    path = text if place is None else str(place[0] / "hf")
+    opened = pretrained.open_pretrained(dataclasses.replace(model, path=path, config=None))
+    weights.check_tensors(opened.directory, opened.config)
+    return opened
 
 
 def open_checkpoint(
@@ -99,14 +134,9 @@ def open_checkpoint(
       UserError: if `run_dir` is no run directory, or has no such checkpoint.
     """
     config = run_config(run_dir)
-    section = config.model
-    if model is not None:
-        section = dataclasses.replace(section, dtype=model.dtype, attention=model.attention)
-    exported = run_dir / "hf"
-    if not Path(section.path).is_dir() and (exported / "config.json").is_file():
-        section = dataclasses.replace(section, path=str(exported), config=None, tokenizer=None)
+    section = _model_section(run_dir, config, model)
     opened = run.open_run(dataclasses.replace(config, mesh=mesh, model=section))
-    checkpoints = Checkpoints(run_dir, config.log.save_total_limit)
+    checkpoints = Checkpoints(run_dir, config.log.save_total_limit, read_only=True)
     chosen = chosen_step(run_dir) if step == "auto" else None
     wanted = str(chosen) if chosen in checkpoints.steps() else step
     if chosen is not None and wanted == step:
@@ -114,19 +144,21 @@ def open_checkpoint(
     number = step_to_resume(checkpoints, wanted, option=option)
     if number is None:
         raise UserError(f"{checkpoints.directory} holds no checkpoint")
+    steps = [number]
+    if step == "auto":
+        steps += [other for other in checkpoints.steps()[::-1] if other != number]
     optimizer = update.make_optimizer(config.optimizer, 1)
-    try:
-        memory = checkpoints.saved_memory(number, replicated(opened.mesh))
-        like = update.abstract_state(opened.mesh, optimizer, run.abstract_params(opened), memory)
-        params = checkpoints.restore(number, like).params
-        checkpoints.close()
-    except (OSError, ValueError, KeyError, AttributeError) as error:  # orbax, of a damaged one
-        if isinstance(error, UserError):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        place = checkpoints.directory / str(number)
-        raise UserError(f"checkpoint {place} cannot be read: {reason:.200}") from None
-    return Source(opened, params, number)
+    shapes, everywhere = run.abstract_params(opened), replicated(opened.mesh)
+
+    def like(step: int) -> update.TrainState:
+        memory = checkpoints.saved_memory(step, everywhere)
+        return update.abstract_state(opened.mesh, optimizer, shapes, memory)
+
+    number, state, damaged = checkpoints.restore_whole(steps, like)
+    for error in damaged:
+        say(f"note: {error}; going on with step {number}")
+    checkpoints.close()
+    return Source(opened, state.params, number)
 
 
 def open_source(

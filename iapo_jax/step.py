@@ -20,6 +20,7 @@ from iapo_jax.metrics import compiles
 from iapo_jax.rollouts import Scored
 from iapo_jax.sharding import by_prompt, fetch, put
 from iapo_jax.signals import compute_signals, make_groups
+from iapo_jax.skipping import Skipped, batch_arrays, count_non_finite, why_skipped
 from iapo_jax.trainer import Trainer
 from iapo_jax.types import Array, Group, Params, Rollout, Signals
 from iapo_jax.update import TrainState
@@ -118,27 +119,35 @@ def run_step(
     ref_params: Params | None,
     step: int,
     tell: Callable[[str], Any] = lambda _: None,
-) -> tuple[TrainState, Scored, dict[str, float]]:
-    """One rollout and its updates; `step` counts from 0, `tell` hears of further rounds."""
+) -> tuple[TrainState, Scored, dict[str, float], Skipped | None]:
+    """One rollout and its updates; `step` counts from 0, `tell` hears of further rounds.
+
+    Where a number of the rollout or of its credit is not finite there are no updates, and the
+    state is as it was; where the loss or the gradient of an update is not, that update is left out.
+    """
     config, started = trainer.config, time.perf_counter()
     scored, sampling = collect_groups(trainer, state.params, step, tell)
     collected = time.perf_counter()
     observed = observe(trainer, state.params, ref_params, scored)
     batch, memory, metrics = compute_credit(trainer, observed, state.memory, scored.indices, step)
-    state = state._replace(memory=memory)
-    metrics = fetch(metrics)
+    counts = count_non_finite(observed.rollout, observed.signals, batch.credit)
+    metrics, counts, done = fetch((metrics, counts, state.step))
     credited = time.perf_counter()
-    updates = []
-    for number in range(config.batch.mini_batches * config.batch.num_iterations):
-        index = np.int32(number % config.batch.mini_batches)
-        state, values = train_step(state, batch, index, trainer.temperature, spec=trainer.spec)
-        updates.append(values)
-    updates = fetch(updates)
+    tried = config.batch.mini_batches * config.batch.num_iterations
+    updates: list[Any] = []
+    if not any(counts.values()):
+        state = state._replace(memory=memory)
+        for number in range(tried):
+            index = np.int32(number % config.batch.mini_batches)
+            state, values = train_step(state, batch, index, trainer.temperature, spec=trainer.spec)
+            updates.append(values)
+        updates = fetch(updates)
     ended = time.perf_counter()
+    why = why_skipped(counts, updates)
     row = reporting.host_metrics(scored) | sampling
     row |= {name: float(value) for name, value in metrics.items()}
-    row |= {name: float(np.mean([u[name] for u in updates])) for name in updates[0]}
-    row["learning_rate"] = float(trainer.schedule(step * len(updates)))
+    row |= reporting.update_metrics(updates, tried)
+    row["learning_rate"] = float(trainer.schedule(int(done)))
     row |= scored.seconds
     row["time/signals"] = credited - collected
     row["time/update"] = ended - credited
@@ -146,4 +155,5 @@ def run_step(
     sampled = sampling.get("dynamic_sampling/tokens", float(scored.rollout.length.sum()))
     row["perf/completion_tokens_per_second"] = sampled / (ended - started)
     row["compiles"] = compiles()
-    return state, scored, row
+    skipped = Skipped(why, batch_arrays(scored, observed.signals, batch.credit)) if why else None
+    return state, scored, row, skipped

@@ -40,7 +40,7 @@ def show(inspections: Sequence[Inspection], console: Console | None = None) -> N
         parts = [_totals(one), _curve(one, console.width - 4), Text()]
         parts += [_tokens(one, scale), Text()] if one.tokens else []
         parts += [_top(one)] if any(map(told_something, one.informativeness)) else []
-        console.print(Panel(Group(*parts), title=title, title_align="left"))
+        console.print(Panel(Group(*parts), title=Text(visible(title)), title_align="left"))
     if any(s for one in inspections for s in one.informativeness):
         console.print(_legend(scale))
 

@@ -11,28 +11,32 @@ import numpy as np
 
 from iapo_jax import reporting, rollouts, update
 from iapo_jax.algorithms import Algorithm
-from iapo_jax.checkpoint import Checkpoints
+from iapo_jax.boundary import Boundary
+from iapo_jax.checkpoint import Checkpoints, DamagedCheckpoint
 from iapo_jax.cli import run_cli
 from iapo_jax.config import TrainConfig
+from iapo_jax.errors import UserError
 from iapo_jax.held_out import HeldOut
 from iapo_jax.learner import TrainBatch, train_step
 from iapo_jax.metrics import RunWriter, is_writer, memory_table, progress_bar, say
 from iapo_jax.probes import abstract_probe
+from iapo_jax.processes import leave
 from iapo_jax.rollouts import Scored
 from iapo_jax.run import (
     abstract_params,
     export_final,
     initial_params,
-    leave,
-    open_checkpoints,
     prepare_directory,
     resume_state,
+    run_directory,
+    writing,
 )
 from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.signals import compute_signals
+from iapo_jax.skipping import Skipped
 from iapo_jax.step import run_step
 from iapo_jax.trainer import Trainer, make_trainer
-from iapo_jax.types import Credit, Rollout
+from iapo_jax.types import Credit, Params, Rollout
 from iapo_jax.update import TrainState
 
 
@@ -57,48 +61,89 @@ def train(
     """
     trainer = make_trainer(config, advantage=advantage, reward_functions=reward_functions)
     run = trainer.run
-    held_out, selection = HeldOut(config, run, trainer.questions), trainer.selection
+    held_out = HeldOut(config, run, trainer.questions)
     say(reporting.describe_run(trainer))
     for note in held_out.notes:
         say(f"eval        {note}")
     if dry_run:
         say(compile_only(trainer))
         return None
-    checkpoints, resumed = open_checkpoints(config, run)
-    selection.resume(resumed or 0)
-    params = initial_params(run, config.seed)
-    adapt = trainer.algorithm.adapt
+    with run_directory(run, config) as checkpoints:
+        return _train(trainer, held_out, checkpoints)
+
+
+def _train(trainer: Trainer, held_out: HeldOut, checkpoints: Checkpoints) -> TrainState:
+    config, run, selection = trainer.config, trainer.run, trainer.selection
+    adapt, optimizer = trainer.algorithm.adapt, trainer.spec.optimizer
     memory = () if adapt is None else put(adapt.init(), replicated(run.mesh))
-    state = update.init_state(run.mesh, trainer.spec.optimizer, params, memory)
-    state, first = resume_state(checkpoints, resumed, state), resumed or 0
+    like = update.abstract_state(run.mesh, optimizer, abstract_params(run), memory)
+    state, first, notes = resume_state(checkpoints, config, like)
+    selection.resume(first)
+    params = initial_params(run, config.seed)
+    if state is None:
+        state = update.init_state(run.mesh, optimizer, params, memory)
+    checkpoints.compile(state)
     prepare_directory(run, config)
     before = held_out.before(params)
     selection.measure(params, 0)
     ref_params = params if trainer.algorithm.loss.beta else None
     del params
     writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
+    boundary = Boundary(config, checkpoints, writer, notes, selection.measure, selection.best)
     try:
-        with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
-            for step in range(first, config.max_steps):
-                state, scored, row = run_step(trainer, state, ref_params, step, bar.set_postfix_str)
-                _write(trainer, writer, step + 1, scored, row)
-                bar.set_postfix_str(reporting.headline(row), refresh=False)
-                bar.update()
-                if config.save_steps and (step + 1) % config.save_steps == 0:
-                    selection.measure(state.params, step + 1)
-                    checkpoints.save(step + 1, state, selection.best())
-        selection.measure(state.params, config.max_steps)
-        checkpoints.save(config.max_steps, state, selection.best())
+        state = _steps(trainer, boundary, state, ref_params, first)
         state, chosen = choose_state(trainer, checkpoints, state)
     finally:
-        checkpoints.close()
         writer.close()
     exported = export_final(run, state.params)
     after = held_out.after(state.params, chosen)
     if before is not None and is_writer():
-        say(held_out.compare(before, after))
+        with writing(run.output_dir):
+            say(held_out.compare(before, after))
     say(f"model: {exported}")
     return state
+
+
+def _steps(
+    trainer: Trainer, boundary: Boundary, state: TrainState, ref_params: Params | None, first: int
+) -> TrainState:
+    """The loop: every step is written down, then its boundary is crossed."""
+    config = trainer.config
+    boundary.arrive(first, state)
+    with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
+        for step in range(first, config.max_steps):
+            try:
+                done = run_step(trainer, state, ref_params, step, bar.set_postfix_str)
+            except (UserError, KeyboardInterrupt):  # such as a reward function's
+                boundary.rescue(step, state)
+                raise
+            state, scored, row, skipped = done
+            row["skipped/in_a_row"] = boundary.count(skipped is not None)
+            _write(trainer, boundary.writer, step + 1, scored, row, skipped)
+            bar.set_postfix_str(reporting.headline(row), refresh=False)
+            bar.update()
+            boundary.cross(step + 1, state, skipped.why if skipped else {})
+    boundary.save(config.max_steps, state)
+    return state
+
+
+def _write(
+    trainer: Trainer,
+    writer: RunWriter,
+    step: int,
+    scored: Scored,
+    row: dict[str, float],
+    skipped: Skipped | None,
+) -> None:
+    log, last = trainer.config.log, step == trainer.config.max_steps
+    texts = reporting.completion_rows(trainer.problems, scored)
+    with writing(writer.directory):
+        if step % log.logging_steps == 0 or last:
+            writer.metrics(step, row)
+        if log.completion_steps and (step % log.completion_steps == 0 or last):
+            writer.completions(step, texts)
+        if skipped is not None:
+            writer.skipped(step, skipped.why, skipped.arrays, texts)
 
 
 def choose_state(
@@ -116,7 +161,11 @@ def choose_state(
     if chosen not in checkpoints.steps():
         say(f"its checkpoint is gone from {checkpoints.directory}: going on with step {last}")
         return state, last
-    return checkpoints.restore(chosen, state), chosen
+    try:
+        return checkpoints.restore(chosen, state), chosen
+    except DamagedCheckpoint as error:
+        say(f"note: {error}; going on with step {last}")
+        return state, last
 
 
 def compile_only(trainer: Trainer) -> str:
@@ -162,14 +211,6 @@ def compile_only(trainer: Trainer) -> str:
     return memory_table(programs)
 
 
-def _write(trainer: Trainer, writer: RunWriter, step: int, scored: Scored, row: dict) -> None:
-    log, last = trainer.config.log, step == trainer.config.max_steps
-    if step % log.logging_steps == 0 or last:
-        writer.metrics(step, row)
-    if log.completion_steps and (step % log.completion_steps == 0 or last):
-        writer.completions(step, reporting.completion_rows(trainer.problems, scored))
-
-
 def _main(config: TrainConfig, arguments: argparse.Namespace) -> None:
     train(config, dry_run=arguments.dry_run)
 
@@ -181,4 +222,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main()))
+    raise SystemExit(leave(main))

@@ -1,6 +1,5 @@
 """What stays fixed over a run of reinforcement learning, checked before any time is spent."""
 
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iapo_jax import data, plugins, probes, rollouts, update
+from iapo_jax import advantages, data, plugins, probes, processes, rollouts, update
 from iapo_jax.algorithms import ALGORITHMS, OWN, Algorithm, make_algorithm
 from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig
@@ -18,10 +17,13 @@ from iapo_jax.errors import UserError
 from iapo_jax.learner import UpdateSpec, assign_credit
 from iapo_jax.model_selection import Selection, split_problems
 from iapo_jax.options import parameters_of
+from iapo_jax.pretrained import check_replaceable
 from iapo_jax.run import Run, open_run
 from iapo_jax.sharding import batch_devices, put, replicated
 from iapo_jax.types import Array, Credit, Group
 
+# Rules whose credit for a group of one is 0. Those of information have some left.
+_COMPARING = (advantages.grpo, advantages.rloo)
 _SPARE = 0x5DA90  # apart from the seed of the order itself
 
 
@@ -53,10 +55,13 @@ def make_trainer(
 ) -> Trainer:
     """Checks the config and builds what a run needs, before any time is spent.
 
+    Every reward function is called once, on a few rows of the data (`rollouts.try_rewards`).
+
     Raises:
       UserError: one sentence for the first thing that is wrong.
     """
     check_config(config)
+    check_replaceable(Path(config.output_dir) / "hf")
     algorithm = _algorithm(config, advantage)
     paid = rollouts.load_rewards(config.reward, reward_functions)
     _check_sampling(config)
@@ -64,6 +69,12 @@ def make_trainer(
         raise UserError(
             "batch.num_generations is 1: no group can be right and wrong, which is what "
             "algorithm.dynamic_sampling waits for; expected at least 2"
+        )
+    rule = getattr(algorithm.advantage, "func", algorithm.advantage)  # of a partial
+    if config.batch.num_generations == 1 and rule in _COMPARING:
+        raise UserError(
+            f"batch.num_generations is 1: the rule {rule.__name__} compares the completions of a "
+            "prompt with each other, and one alone gets no credit; expected at least 2"
         )
     probes.check_section(config.information)
     run = open_run(config)
@@ -78,8 +89,17 @@ def make_trainer(
         run.pretrained.tokenizer,
         data.resolve_prompt(config.prompt, loaded.prompt),
         config.data.max_prompt_length,
+        loaded=loaded,
     )
+    limit, strict = config.data.max_prompt_length, config.data.strict
+    notes = [*loaded.notes, *data.told_left_out(problems, loaded, limit, strict=strict)]
     problems, held = split_problems(problems, config.selection, config.seed)
+    processes.on_first(
+        lambda: rollouts.try_rewards(
+            paid, problems, config.batch.num_generations, config.data.dataset
+        ),
+        None,
+    )
     sampler = rollouts.make_sampler(
         run,
         problems,
@@ -108,7 +128,7 @@ def make_trainer(
         algorithm,
         problems,
         [row.question for row in loaded.rows],
-        loaded.notes,
+        notes,
         Selection(config, run, held),
         sampler,
         paid,
@@ -194,7 +214,8 @@ def _check_rule(config: TrainConfig, algorithm: Algorithm, source: str) -> None:
     try:
         credit = jax.eval_shape(credit, group, keys, settings)
     except Exception as error:  # whatever a rule of one's own may raise
-        reason = _first_line(error) + _place(error, algorithm.advantage)
+        file = plugins.file_of(algorithm.advantage)
+        reason = _first_line(error) + (plugins.place_of(error, file) if file else "")
         called = f"; the rule is called with (group, key) and returns {expected}"
         raise UserError(f"{source}: {reason}" + called * (source != "algorithm.options")) from error
     found = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", credit)
@@ -207,16 +228,6 @@ def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines() or [type(error).__name__]
     plain = isinstance(error, ValueError | TypeError | AttributeError)
     return text[0] if plain else f"{type(error).__name__}: {text[0]}"
-
-
-def _place(error: Exception, rule: Callable) -> str:
-    """Where in the file of a user's rule it was raised."""
-    code = getattr(getattr(rule, "func", rule), "__code__", None)
-    if code is None or Path(code.co_filename).parent == Path(__file__).parent:
-        return ""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == code.co_filename]
-    return f" ({Path(code.co_filename).name}, line {lines[-1]})" if lines else ""
 
 
 def _check_top_k(config: TrainConfig, run: Run) -> None:
@@ -247,6 +258,11 @@ def _micro_batch_size(config: TrainConfig, run: Run) -> int:
             f"batch.mini_batches is {minis}; it must divide prompts_per_step ({prompts})"
         )
     micro = batch.micro_batch_size or prompts // minis
+    if not batch.micro_batch_size and micro % devices:
+        raise UserError(
+            f"batch.prompts_per_step is {prompts}; expected a multiple of the {devices} devices "
+            "that share a batch" + f" times batch.mini_batches ({minis})" * (minis > 1)
+        )
     if (prompts // minis) % micro or micro % devices:
         raise UserError(
             f"batch.micro_batch_size is {micro}; it must divide the {prompts // minis} prompts of "

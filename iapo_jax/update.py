@@ -137,14 +137,24 @@ def accumulate_gradients(
 
 
 def apply_gradient(
-    mesh: Mesh, optimizer: optax.GradientTransformation, state: TrainState, gradient: Params
-) -> tuple[TrainState, Array]:
-    """The next state, on the shardings of `init_state`, and the gradient's norm before clipping.
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    gradient: Params,
+    loss: Array,
+) -> tuple[TrainState, dict[str, Array]]:
+    """The next state, on the shardings of `init_state`; metrics loss, grad_norm and skipped.
 
-    Left to itself XLA moves some leaves, and the programs of a step are compiled once more.
+    The norm is that before clipping. Where it or the loss is not finite, the update is skipped: the
+    state stays as it was, the moments and the counters of the optimizer too.
     """
+    norm = optax.tree.norm(gradient)
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     new = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+    new = jax.tree.map(lambda x, old: jnp.where(finite, x, old), new, state)
+    # Left to itself XLA moves some leaves, and the programs of a step are compiled once more.
     places = state_shardings(mesh, optimizer, params, state.memory)
-    return jax.lax.with_sharding_constraint(new, places), optax.tree.norm(gradient)
+    told = {"loss": loss, "grad_norm": norm, "skipped": 1.0 - finite}
+    return jax.lax.with_sharding_constraint(new, places), told

@@ -51,8 +51,10 @@ def read_json(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; a Hugging Face model directory has one") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # such as a number of 5,000 digits
         raise UserError(f"{path} is not JSON: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
     return value
@@ -204,12 +206,13 @@ def save_weights(params: Params, directory: Path, num_layers: int, dtype: str) -
 
 
 @jax.jit
-def _digests(params: Params) -> Params:
-    return jax.tree.map(_digest, params)
+def _digests(tree: Any) -> Any:
+    return jax.tree.map(_digest, tree)
 
 
 def _digest(x: jax.Array) -> jax.Array:
-    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    whole = x if x.dtype.itemsize == 4 else x.astype(jnp.float32)
+    bits = jax.lax.bitcast_convert_type(whole, jnp.uint32)
     place = jnp.zeros_like(bits)
     for axis, size in enumerate(x.shape):
         place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
@@ -217,11 +220,18 @@ def _digest(x: jax.Array) -> jax.Array:
     return jnp.sum((mixed ^ (mixed >> 13)) * jnp.uint32(0xC2B2AE35), dtype=jnp.uint32)
 
 
+def digests(tree: Any) -> dict[str, int]:
+    """A number for each leaf, by its path, that any changed bit of it changes.
+
+    The same on every mesh, since integers add exactly.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(_digests(tree))
+    return {jax.tree_util.keystr(path): int(leaf) for path, leaf in leaves}
+
+
 def fingerprint(params: Params) -> str:
-    """A digest of all parameters, bit by bit; the same on every mesh, since integers add exactly.
+    """One digest of all parameters, bit by bit; the same on every mesh.
 
     Tells one model from another, as no file's name or time does; not made against forgery.
     """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(_digests(params))
-    named = [(jax.tree_util.keystr(path), int(leaf)) for path, leaf in leaves]
-    return hashlib.sha256(repr(named).encode()).hexdigest()
+    return hashlib.sha256(repr(list(digests(params).items())).encode()).hexdigest()

@@ -443,10 +443,10 @@ def test_sections_take_names_too(tmp_path):
 
 
 def test_a_plain_file_has_no_recipe(tmp_path):
-    rows = [{"question": "1+1", "answer": "2", "level": 1}, {"question": "1+1", "answer": "3"}]
+    rows = [{"question": "1+1", "answer": "2", "level": 1}, {"question": "1+2", "answer": "3"}]
     path = write(tmp_path / "mine.jsonl", rows)
     found = data.load_section(DataSection(dataset=str(path)))
-    assert found.rows == [data.Row("1+1", "2", {"level": 1}), data.Row("1+1", "3", {})]
+    assert found.rows == [data.Row("1+1", "2", {"level": 1}), data.Row("1+2", "3", {})]
     assert (found.name, found.kind, found.prompt, found.notes) == ("mine", "", PromptSection(), [])
     assert len(load(f"{path}:first 1").rows) == 1
 

@@ -1,17 +1,21 @@
 """Checkpoints: what goes in comes out, on any mesh; which one a run resumes from."""
 
 import dataclasses
+import json
+import resource
+import signal
 
 import jax
 import numpy as np
 import pytest
 
 from iapo_jax import update
-from iapo_jax.checkpoint import Checkpoints, step_to_resume
+from iapo_jax.checkpoint import Checkpoints, DamagedCheckpoint, step_to_resume
 from iapo_jax.config import OptimizerSection
-from iapo_jax.errors import UserError
+from iapo_jax.errors import RunError, UserError
 from iapo_jax.model import init_params
 from iapo_jax.sharding import fetch, make_mesh
+from iapo_jax.weights import digests
 
 OPTIMIZER = update.make_optimizer(OptimizerSection(), 10)
 
@@ -160,3 +164,130 @@ def test_going_back_forgets_what_came_later(open_checkpoints, build):
     again = open_checkpoints()
     assert again.steps() == [2, 4]
     assert_equal(again.restore(4, first), second)
+
+
+def flip(path, at=0.5):
+    content = bytearray(path.read_bytes())
+    content[min(int(len(content) * at), len(content) - 1)] ^= 0x10
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "flipped at the start": lambda path: flip(path, 0.0),
+    "flipped": flip,
+    "flipped near the end": lambda path: flip(path, 0.9),
+    "gone": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damage_to_any_file_is_found(open_checkpoints, build, damage, tmp_path):
+    mesh = make_mesh(1, 1, 1)
+    states = {"step_1": build(mesh, 1), "step_2": build(mesh, 2)}
+    saved(open_checkpoints(), **states)
+    newest = tmp_path / "checkpoints" / "2"
+    files = sorted(path for path in newest.rglob("*") if path.is_file())
+    assert len(files) > 5
+    found = 0
+    for path in files:
+        before = path.read_bytes()
+        damage(path)
+        step, state, damaged = open_checkpoints().restore_whole([2, 1], lambda _: states["step_1"])
+        # Files that say nothing of the arrays may be changed unseen; the arrays never are.
+        assert_equal(state, states[f"step_{step}"])
+        if step == 1:
+            found += 1
+            (told,) = damaged
+            assert isinstance(told, DamagedCheckpoint)
+            assert f"checkpoint {newest} is damaged: " in str(told) and "\n" not in str(told)
+        path.write_bytes(before)
+    assert found >= (1 if damage is DAMAGE["flipped near the end"] else 3)
+    assert open_checkpoints().restore_whole([2, 1], lambda _: states["step_1"])[0] == 2
+
+
+def test_every_bit_of_an_array_counts(build):
+    tree = build(make_mesh(1, 1, 1), 1)._asdict()
+    before = digests(tree)
+    for leaf, bit in (("step", 0), ("params", 31), ("params", 0)):
+        changed = fetch(dict(tree))
+        array = changed["step"] if leaf == "step" else changed["params"]["layers"]["up"]["kernel"]
+        flat = np.array(array).reshape(-1)
+        flat.view(np.uint32)[-1] ^= np.uint32(1 << bit)
+        whole = flat.reshape(array.shape)
+        if leaf == "step":
+            changed["step"] = whole
+        else:
+            changed["params"]["layers"]["up"]["kernel"] = whole
+        after = digests(jax.tree.map(jax.numpy.asarray, changed))
+        assert sum(after[name] != before[name] for name in before) == 1
+
+
+def test_a_checkpoint_without_its_digests_is_not_trusted(open_checkpoints, build, tmp_path):
+    state = build(make_mesh(1, 1, 1))
+    saved(open_checkpoints(), step_1=state)
+    path = tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
+    told = json.loads(path.read_text())
+    del told["custom_metadata"]
+    path.write_text(json.dumps(told))
+    with pytest.raises(DamagedCheckpoint, match="the digests of its arrays are missing"):
+        open_checkpoints().restore(1, state)
+
+
+def test_no_whole_checkpoint_is_one_sentence(open_checkpoints, build, tmp_path):
+    state = build(make_mesh(1, 1, 1))
+    saved(open_checkpoints(), step_1=state, step_2=state)
+    for path in (tmp_path / "checkpoints").rglob("*METADATA"):
+        path.write_bytes(b"{")
+    with pytest.raises(UserError, match="no whole checkpoint: .*/2 is damaged.*/1 is damaged"):
+        open_checkpoints().restore_whole([2, 1], lambda _: state)
+
+
+def test_the_best_stays_beside_the_newest(open_checkpoints, build):
+    state, checkpoints = build(make_mesh(1, 1, 1)), open_checkpoints(1)
+    for step, best in ((1, 1), (2, 1), (3, 1), (4, 4), (5, 4)):
+        checkpoints.save(step, state, best)
+    checkpoints.close()
+    assert open_checkpoints(1).steps() == [4, 5]
+
+
+def test_what_cannot_be_written_leaves_the_earlier_ones(open_checkpoints, build, tmp_path):
+    """The disk is full, as far as a limit on the size of files can tell."""
+    mesh = make_mesh(1, 1, 1)
+    state, checkpoints = build(mesh, 1), open_checkpoints(1)
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        with pytest.raises(RunError) as caught:
+            checkpoints.save(2, build(mesh, 2))
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    said = str(caught.value)
+    assert "checkpoints/2 could not be written: " in said and "\n" not in said
+    assert said.endswith("the earlier ones (steps [1]) are whole")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    assert_equal(open_checkpoints().restore(1, state), state)
+    checkpoints.close()  # tells nothing twice
+    again = open_checkpoints(1)  # and when there is room again
+    again.save(2, build(mesh, 2))
+    again.close()
+    assert_equal(open_checkpoints().restore(2, state), build(mesh, 2))
+
+
+def test_leftovers_of_a_killed_run_go(open_checkpoints, build, tmp_path):
+    state = build(make_mesh(1, 1, 1))
+    saved(open_checkpoints(), step_1=state)
+    leftover = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    leftover.mkdir()
+    (leftover / "half").write_bytes(b"half")
+    reader = Checkpoints(tmp_path, 0, read_only=True)
+    assert reader.steps() == [1]
+    assert leftover.is_dir()  # it may be of a run that is alive
+    assert open_checkpoints().steps() == [1]
+    assert not leftover.exists()

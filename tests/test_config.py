@@ -1,6 +1,8 @@
 """Config files: documented fields, values as written, mistakes in one sentence."""
 
 import dataclasses
+import time
+from itertools import pairwise
 
 import pytest
 
@@ -9,6 +11,7 @@ from iapo_jax.checks import RANGES, check_config
 from iapo_jax.cli import describe, run_cli
 from iapo_jax.config import (
     EvaluateConfig,
+    PromptSection,
     SftConfig,
     TrainConfig,
     load_config,
@@ -308,6 +311,7 @@ def test_every_range_is_that_of_a_field():
         ("max_steps=-1", "max_steps is -1; expected at least 0"),
         ("save_steps=-1", "save_steps is -1; expected at least 0"),
         ("seed=-1", "seed is -1; expected from 0 to 2147483647"),
+        ("data.max_rows=2147483648", "data.max_rows is 2147483648; expected at most 2147483647"),
         ("seed=2147483648", "seed is 2147483648; expected from 0"),
         ("log.logging_steps=0", "log.logging_steps is 0; expected at least 1"),
         ("log.completion_steps=-1", "log.completion_steps is -1; expected at least 0"),
@@ -379,3 +383,104 @@ def test_another_method_does_not_get_the_files_options(tmp_path):
     # in whichever order they stand
     assert options("algorithm.name=gfpo", "algorithm.options={keep: 2}") == {"keep": 2}
     assert options("algorithm.options={keep: 2}", "algorithm.name=gfpo") == {"keep": 2}
+
+
+# ------------------------------------------------------------------------- hostile files
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefgh")
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (b"seed: !!python/object/apply:os.system ['touch PWNED']\n", "python/object/apply:os.sys"),
+        (b"seed: !!python/name:os.system\n", "could not determine a constructor"),
+        (b"seed: !!python/module:os\n", "could not determine a constructor"),
+        (b"seed: !!python/object/new:os.stat_result [[1]]\n", "could not determine a constructor"),
+        (b"seed: !own 5\n", "could not determine a constructor for the tag '!own'"),
+        (BOMB.encode(), "not readable as YAML: YAML node expansion exceeds"),
+        (b"algorithm: &a {options: *a}\n", "recursive aliases"),
+        (b"algorithm: {options: " + b"{a: " * 9000 + b"1" + b"}" * 9001, "nesting depth"),
+        (b"seed: 1\nmax_steps: 3\nseed: 2\n", "found duplicate key seed in line 3, column 1"),
+        (b"data:\n  split: a\n  split: b\n", "found duplicate key split in line 3, column 3"),
+        (b"optimizer:\n\tlearning_rate: 1\n", "cannot start any token in line 2, column 1"),
+        (b"output_dir: caf\xe9\n", "not UTF-8"),
+        ("seed: 1\n".encode("utf-16"), "not UTF-8"),
+        (b"output_dir: a\0b\n", "control characters are not allowed"),
+        (b"- seed\n", "expected a mapping of fields, found a list"),
+        (b"hello\n", "unknown field hello"),
+        (b"5\n", "not readable as YAML"),
+        (b"", "is empty: expected a mapping of fields"),
+        (b"# nothing\n", "is empty: expected a mapping of fields"),
+        (b"seed: 1\n---\nseed: 2\n", "expected a single document"),
+        (b"seed: " + b"9" * 5000, "Exceeds the limit"),
+        (b"# " + b"x" * 1_000_000, "has more than 1,000,000 bytes"),
+        (b"output_dir: ${sys.exec:rm}\n", "Unsupported interpolation type sys.exec"),
+        (b"seed: ${max_steps}\nmax_steps: ${seed}\n", "Recursive interpolation"),
+        (b"seed: ???\n", "seed is ???; expected a value"),
+        (b"seed: null\n", "seed: Incompatible value 'None' for field of type 'int'"),
+        (b"model: {path: null}\n", "model.path: Incompatible value 'None'"),
+        (b"seed: true\n", "seed: Value 'True' of type 'bool' could not be converted to Integer"),
+        (b"output_dir: [a]\n", "output_dir: Cannot convert 'ListConfig' to string"),
+        (b"reward: {functions: [null]}\n", "reward.functions[0]: Invalid type assigned: NoneType"),
+        (b"reward: {functions: [[a]]}\n", "reward.functions has the entry ['a']; expected a text"),
+        (b"algorithm: {options: {1: 2}}\n", "algorithm.options.1: Key 1 (int) is incompatible"),
+        (b"~: 2\n", "Incompatible key type 'NoneType'"),
+    ],
+    ids=range(33),
+)  # fmt: skip
+def test_a_hostile_file_is_one_sentence(tmp_path, monkeypatch, content, sentence):
+    """In bounded time and memory, and nothing in it is run."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_bytes(content)
+    started = time.process_time()
+    with pytest.raises(UserError) as caught:
+        load_config(TrainConfig, "c.yaml")
+    assert time.process_time() - started < 5.0
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
+
+
+def test_what_is_no_file(tmp_path):
+    with pytest.raises(UserError, match="is a directory; expected a YAML file"):
+        load_config(TrainConfig, str(tmp_path))
+    with pytest.raises(UserError, match="/dev/zero' has more than 1,000,000 bytes"):
+        load_config(TrainConfig, "/dev/zero")
+
+
+def test_a_byte_order_mark_and_the_environment_are_fine(write, monkeypatch):
+    monkeypatch.setenv("PLACE", "here")
+    config = load_config(TrainConfig, write("\ufeffseed: 3\noutput_dir: ${oc.env:PLACE}/x\n"))
+    assert (config.seed, config.output_dir) == (3, "here/x")
+
+
+@pytest.mark.parametrize(
+    "override, near",
+    [
+        ("learning_rate=1", "optimizer.learning_rate?"),
+        ("optimizer.max_steps=1", "max_steps?"),
+        ("optimizer.warmup-steps=1", "optimizer.warmup_steps?"),
+        ("SEED=1", "seed?"),
+        ("Temperature=1", "sampling.temperature?"),
+        ("algorithm.otpions.alpha=1", "algorithm.options?"),
+    ],
+)
+def test_the_nearest_field_of_any_section(override, near):
+    with pytest.raises(UserError) as caught:
+        load_config(TrainConfig, None, [override])
+    assert str(caught.value).endswith(f"did you mean {near}")
+
+
+@pytest.mark.parametrize("text", ["${a}", r"\${a}", r"\\${a}", r"\\\${a", r"a\\", "$ {", r"\ ${"])
+def test_a_runs_config_keeps_any_text(write, text):
+    config = dataclasses.replace(TrainConfig(), prompt=PromptSection(system=text))
+    assert load_run_config(write(to_yaml(config))) == config
+
+
+def test_a_runs_config_does_not_read_the_environment(write):
+    for text in ("${oc.env:HOME}", "a${seed}", r"\\${seed}"):
+        path = write(f"reward: {{functions: ['{text}']}}\nsampling: {{}}\n")
+        with pytest.raises(UserError, match=r"reward.functions\[0\] is .* and no \$\{"):
+            load_run_config(path)

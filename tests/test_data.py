@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from decimal import Decimal
 
 import datasets
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import transformers
 
 from iapo_jax import data
+from iapo_jax.catalogue import parse_spec
 from iapo_jax.config import DataSection, PromptSection
 from iapo_jax.errors import UserError
 
@@ -85,6 +87,9 @@ def test_a_split_on_disk(tmp_path):
         ('{"question": "1"}\n{"question" "2"}\n', "rows.jsonl, line 2: not JSON"),
         ('{"question": "1"}\n\n[1, 2]\n', "rows.jsonl, line 3: expected an object, found [1, 2]"),
         ('{"question": "1"}\n{"question": "caf\xe9"}\n', "rows.jsonl, line 2: not UTF-8"),
+        ('{"a": ' * 100_000, "rows.jsonl, line 1: not JSON: maximum recursion depth"),
+        ('{"a": ' + "9" * 5000 + "}", "rows.jsonl, line 1: not JSON: Exceeds the limit"),
+        ('{"answer": 1, "a": {"b": 1, "b": 2}}', "line 1: not JSON: the key 'b' stands twice"),
         ("", "rows.jsonl has no rows"),
         ("\n \n", "rows.jsonl has no rows"),
     ],
@@ -112,6 +117,12 @@ def test_a_bad_array_is_named_with_its_row(tmp_path, text, sentence):
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_byte_order_mark_is_no_row(tmp_path):
+    for name, text in (("rows.jsonl", '{"a": 1}\n{"a": 2}'), ("rows.json", '[{"a": 1}, {"a": 2}]')):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert data.load_rows(section(tmp_path / name)) == [{"a": 1}, {"a": 2}]
+
+
 def test_a_directory_of_split_files(tmp_path):
     for split, row in (("train", ROWS[0]), ("test", ROWS[1])):
         (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
@@ -133,10 +144,30 @@ def test_a_missing_file_is_named(name):
         data.load_rows(section(name), "eval.dataset")
 
 
-def test_a_damaged_parquet_file_is_named(tmp_path):
-    (tmp_path / "rows.parquet").write_text("no parquet")
-    with pytest.raises(UserError, match="data.dataset: cannot open '.*rows.parquet'") as caught:
-        data.load_rows(section(tmp_path / "rows.parquet"))
+def damage(whole, how):
+    if how == "no parquet":
+        return b"no parquet"
+    if how == "truncated":
+        return whole[: len(whole) // 2]
+    return whole[:20] + bytes(40) + whole[60:]  # inside of a column
+
+
+@pytest.mark.parametrize("how", ["no parquet", "truncated", "overwritten"])
+def test_a_damaged_parquet_file_is_named(tmp_path, how, monkeypatch):
+    path = tmp_path / "rows.parquet"
+    datasets.Dataset.from_list(ROWS * 50).to_parquet(str(path))
+    path.write_bytes(damage(path.read_bytes(), how))
+    with pytest.raises(UserError, match="data.dataset: cannot (open|read) '.*rows.parquet'") as one:
+        data.load_rows(section(path))
+    assert "\n" not in str(one.value)
+
+
+def test_a_damaged_saved_data_set_is_named(tmp_path):
+    datasets.Dataset.from_list(ROWS * 50).save_to_disk(str(tmp_path / "rows"))
+    (file,) = (tmp_path / "rows").glob("*.arrow")
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(UserError, match="data.dataset: cannot (open|read) '.*rows'") as caught:
+        data.load_rows(section(tmp_path / "rows"))
     assert "\n" not in str(caught.value)
 
 
@@ -156,6 +187,26 @@ def test_parse_rows():
         ({"question": "1+1", "level": 1}, "row 2: expected `answer`, found question, level"),
         ({"question": "1+1", "answer": None}, "row 2: expected `answer`"),
         ({"question": "", "answer": "2"}, "row 2: the question is empty or no text: ''"),
+        ({"question": " \n\t", "answer": "2"}, "row 2: the question is empty: "),
+        (
+            {"prompt": [{"role": "user", "content": " "}], "answer": "2"},
+            "row 2: the question is em",
+        ),
+        ({"prompt": [], "answer": "2"}, "row 2: the question is empty or no text: []"),
+        ({"prompt": {"a": 1}, "answer": "2"}, "row 2: the question is empty or no text: {'a'"),
+        ({"question": "1+1", "answer": ""}, "row 2: the answer is empty: ''; expected a text or"),
+        ({"question": "1+1", "answer": " \n"}, "row 2: the answer is empty: "),
+        ({"question": "1+1", "answer": "so 2\n####  "}, "row 2: the answer is empty: 'so 2"),
+        (
+            {"question": "1+1", "answer": ["2"]},
+            "row 2: the answer is ['2']; expected a text or a n",
+        ),
+        ({"question": "1+1", "answer": {"a": 2}}, "row 2: the answer is {'a': 2}; expected a text"),
+        ({"question": "1+1", "answer": float("nan")}, "row 2: the answer is nan; expected a text"),
+        ({"question": "1+1", "answer": float("inf")}, "row 2: the answer is inf; expected a text"),
+        ({"question": "1+1", "answer": b"2"}, "row 2: the answer is b'2'; expected a text"),
+        ({"question": "1+1", "answer": "2", "kind": "sum"}, "row 2: the column kind is 'sum'; exp"),
+        ({"question": "1+1", "answer": "2", "kind": ["latex"]}, "row 2: the column kind is ['lat"),
         ({"question": 5, "answer": "2"}, "row 2: the question is empty or no text: 5"),
         ({"prompt": ["1+1"], "answer": "2"}, "row 2: a prompt that is a list holds chat messages"),
         ({"prompt": [{"role": "user"}], "answer": "2"}, "row 2: a prompt that is a list holds"),
@@ -169,6 +220,123 @@ def test_a_bad_row_is_named_with_its_number(row, sentence):
     with pytest.raises(UserError) as caught:
         data.parse_rows([ROWS[0], row], "rows.jsonl")
     assert str(caught.value).startswith("rows.jsonl, " + sentence)
+
+
+def test_columns_that_another_row_fills_are_none():
+    """As parquet has them: each row has every column."""
+    row = {"prompt": None, "question": "1+1", "answer": 2.5, "kind": None}
+    assert data.parse_rows([row], "rows") == [data.Row("1+1", "2.5", {"kind": None})]
+    row = {"question": "1+1", "answer": Decimal("2.50"), "kind": "latex"}
+    assert data.parse_rows([row], "rows") == [data.Row("1+1", "2.50", {"kind": "latex"})]
+
+
+# ------------------------------------------------------------------------ rows that repeat
+
+
+def written(tmp_path, *rows):
+    path = tmp_path / "mine.jsonl"
+    lines = [
+        json.dumps(dict(zip(("question", "answer", "kind"), row, strict=False))) for row in rows
+    ]
+    path.write_text("\n\n".join(lines))  # empty lines are no rows
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "rows, told",
+    [
+        ([("1+1", "2"), ("1+2", "3")], None),
+        ([("1+1", "2"), ("1+2", "3"), ("1+1", "2")], "1 row asks a question that is there before: "
+         "rows 1 and 3"),
+        ([("1 + 1", "2"), ("$1+1$.", "2.0")], "rows 1 and 2"),  # by normal form and value
+        ([("x+1?", "x+1"), ("x+1?", "1 + x")], "rows 1 and 2"),  # which only algebra can tell
+        ([("a", "1")] * 6, "5 rows ask a question that is there before: rows 1 and 2; rows 1 and "
+         "3; rows 1 and 4; ..."),
+        # Which letter is a capital may be what is asked.
+        ([("Capitals in aB?", "1"), ("capitals in AB?", "2")], None),
+        ([("Sum of a?", "1"), ("sum of A?", "1")], "rows 1 and 2"),
+    ],
+)  # fmt: skip
+def test_repeated_questions_are_said(tmp_path, rows, told):
+    path = written(tmp_path, *rows)
+    found = data.load_section(section(path))
+    assert len(found.rows) == len(rows)
+    if told is None:
+        assert found.notes == []
+        data.load_section(section(path, strict=True))
+        return
+    (note,) = found.notes
+    assert note.startswith(f"{path}: ") and note.endswith(told)
+    with pytest.raises(UserError) as caught:
+        data.load_section(section(path, strict=True))
+    assert str(caught.value) == f"{note}; expected each question once (strict)"
+    with pytest.raises(UserError, match="expected each question once"):
+        data.load_set(parse_spec(path), strict=True)
+    assert data.load_set(parse_spec(path), strict=None).notes == []
+
+
+@pytest.mark.parametrize(
+    "rows, sentence",
+    [
+        ([("1+1", "2"), ("2+2", "4"), ("1 + 1 ", "3")], "rows 1 and 3 ask the same question and "
+         "answer it '2' and '3'; expected one answer for each question"),
+        ([("a", "B", "choice"), ("a", "C", "choice")], "answer it 'B' and 'C'"),
+        ([("a", "1"), ("a", "2"), ("a", "3")], "'1' and '2' (the first of 2 such pairs)"),
+    ],
+)  # fmt: skip
+def test_two_answers_to_a_question_are_an_error(tmp_path, rows, sentence):
+    path = written(tmp_path, *rows)
+    for strict in (False, True):
+        with pytest.raises(UserError) as caught:
+            data.load_section(section(path, strict=strict))
+        assert str(caught.value).startswith(f"{path}: rows 1 and") and sentence in str(caught.value)
+    assert len(data.load_set(parse_spec(path), strict=None).rows) == len(rows)
+
+
+def test_two_answers_on_the_hub_are_said(monkeypatch):
+    """Nobody can mend them there."""
+    rows = [{"question": "1+1", "answer": "2"}, {"question": "1+1", "answer": "3"}]
+    monkeypatch.setattr(data, "_open", lambda *_: iter(rows))
+    (note,) = data.load_section(section("owner/set")).notes
+    assert note == "owner/set: rows 1 and 2 ask the same question and answer it '2' and '3'"
+    with pytest.raises(UserError, match="expected one answer for each question"):
+        data.load_section(section("owner/set", strict=True))
+
+
+def test_rows_of_a_cleaned_set_keep_their_number_in_the_file(tmp_path):
+    """The second row repeats the first and is left out; the third is too long."""
+    rows = [{"prompt": q, "solution": "1"} for q in ("a", "a", "b " * 9, "c")]
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = data.load_set(parse_spec(f"dapo-math-17k={path}"))
+    assert found.numbers == [1, 3, 4]
+    problems = data.make_problems(found.rows, Words(), PromptSection(), 8, loaded=found)
+    (note,) = data.told_left_out(problems, found, 8, strict=False)
+    assert note.startswith(f"{path}, row 3: the prompt has more tokens than data.max_prompt_length")
+
+
+def test_long_prompts_are_named(tmp_path):
+    path = written(tmp_path, *[(f"{n} " + "word " * (n % 4), "1") for n in range(30)])
+    found = data.load_section(section(path))
+    problems = data.make_problems(found.rows, Words(), PromptSection(), 5, loaded=found)
+    (note,) = data.told_left_out(problems, found, 5, strict=False)
+    assert note == (
+        f"{path}, rows 4, 8, 12, 16, 20 and 2 more: the prompt has more tokens than "
+        "data.max_prompt_length (5); left out"
+    )
+    with pytest.raises(UserError, match=r"rows 4, 8, .* \(5\); expected none \(strict\)"):
+        data.told_left_out(problems, found, 5, strict=True)
+    problems = data.make_problems(found.rows, Words(), PromptSection(), 9, loaded=found)
+    assert data.told_left_out(problems, found, 9, strict=True) == []
+
+
+def test_a_question_that_is_no_text_is_named(tmp_path):
+    path = written(tmp_path, ("1+1", "2"), ("\ud800", "3"))
+    with pytest.raises(UserError, match=f"{path}, row 2: the question is no UTF-8 text"):
+        data.load_section(section(path))
+    rows = [data.Row("1+1", "2", {}), data.Row("\ud800", "3", {})]  # not from a file
+    with pytest.raises(UserError, match="^row 2: the question is no UTF-8 text"):
+        data.make_problems(rows, Words(), PromptSection(), 9)
 
 
 @pytest.mark.parametrize(

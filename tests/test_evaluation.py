@@ -11,7 +11,8 @@ from iapo_jax import evaluation, weights
 from iapo_jax.data import Problems
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation import Protocol, describe, evaluate, evaluate_to, make_task, missing_chunks
-from iapo_jax.records import Completion, cast_votes, locked, read_completions, read_record
+from iapo_jax.locks import held
+from iapo_jax.records import Completion, cast_votes, read_completions, read_record
 from iapo_jax.sharding import make_mesh, param_shardings
 
 
@@ -270,7 +271,7 @@ def test_one_process_at_a_time(stored):
     stored()
     texts = stored.directory / "tiny.letters.completions.jsonl"
     before = texts.read_bytes()
-    with locked(texts), pytest.raises(UserError, match="is being written by another process"):
+    with held(texts, instead="x"), pytest.raises(UserError, match="is held by another process"):
         stored()
     assert texts.read_bytes() == before
     stored()

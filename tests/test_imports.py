@@ -12,15 +12,16 @@ MATHEMATICS = (
 )
 # Each module imports only from those before it.
 READING_ORDER = [
-    *("errors", "config", "cli", "checks", "plugins"),
+    *("errors", "locks", "config", "checks", "plugins"),
     *MATHEMATICS,
-    *("sharding", "kernels", "attention", "model", "scoring", "sampling", "information", "signals"),
+    *("sharding", "processes", "interruption", "cli"),
+    *("kernels", "attention", "model", "scoring", "sampling", "information", "signals"),
     *("extraction", "notation", "quantities", "structures", "equivalence", "answers", "rewards"),
-    *("weights", "pretrained", "probes"),
+    *("weights", "pretrained", "untrusted", "probes"),
     *("questions", "arithmetic", "catalogue", "cleaning", "data"),
     *("figures", "records", "summary"),
     *("checkpoint", "metrics"),
-    *("update", "run", "rollouts", "resampling"),
+    *("update", "run", "rollouts", "resampling", "skipping", "boundary"),
     *("inspection", "examine", "evaluation", "held_out", "model_selection", "reporting"),
     *("learner", "trainer", "step", "train", "sft"),
     *("sources", "export", "evaluate"),

@@ -1,11 +1,6 @@
-"""What devices exchange: nothing of the size of the vocabulary inside a loop; two processes."""
+"""What devices exchange: nothing of the size of the vocabulary inside a loop."""
 
-import json
-import os
 import re
-import socket
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -57,62 +52,3 @@ def test_no_table_crosses_devices_in_the_loop_of_the_head(axes, monkeypatch):
     exchanged = collectives_in_loops(compiled)
     assert exchanged, "the loop of the head exchanges hidden states"
     assert all(np.prod(shape) < V * D for shape in exchanged), exchanged
-
-
-PROCESS = """
-import sys
-import jax
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.config.update("jax_num_cpu_devices", 1)
-start, port, number = jax.distributed.initialize, sys.argv[1], int(sys.argv[2])
-jax.distributed.initialize = lambda: start(f"127.0.0.1:{port}", 2, number)
-from iapo_jax import run, train
-raise SystemExit(run.leave(train.main(sys.argv[3:])))
-"""
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
-def test_two_processes_are_one_run(root, tmp_path):
-    """Same metrics as one process with two devices; files are written once."""
-    small = ["--config", "experiments/quickstart.yaml", "max_steps=2", "log.compilation_cache="]
-    small += ["batch.prompts_per_step=2", "batch.num_generations=2", "eval.max_rows=4"]
-    small += ["sampling.max_completion_length=24", "eval.prompts_per_batch=4"]
-    small += ["algorithm.adapt=price_for_length", "algorithm.options.target_length=16"]
-    two, one = tmp_path / "two", tmp_path / "one"
-    port = free_port()
-    environment = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    environment = {**os.environ, **environment}
-    command = [sys.executable, "-c", PROCESS, port]
-    options = {"cwd": root, "env": environment, "stdout": subprocess.PIPE, "text": True}
-    processes = [
-        subprocess.Popen(
-            [*command, str(number), *small, "mesh.distributed=true", f"output_dir={two}"],
-            stderr=subprocess.STDOUT,
-            **options,
-        )
-        for number in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=240)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], outputs
-    assert "held-out problems" in outputs[0] and "held-out problems" not in outputs[1]
-    environment["XLA_FLAGS"] += " --xla_force_host_platform_device_count=2"
-    alone = [sys.executable, "-m", "iapo_jax.train", *small, f"output_dir={one}"]
-    subprocess.run(alone, stderr=subprocess.DEVNULL, check=True, timeout=240, **options)
-    rows = [
-        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for run in (two, one)
-    ]
-    assert len(rows[0]) == len(rows[1]) == 2
-    for ours, theirs in zip(*rows, strict=True):
-        for name in set(ours) - {"compiles"}:
-            if not name.startswith(("time/", "perf/")):
-                np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, err_msg=name)

@@ -1,5 +1,6 @@
 """Rewards: accuracy and format, functions of the user, their combination."""
 
+import math
 import time
 
 import numpy as np
@@ -161,13 +162,54 @@ def test_the_papers_rewards_add_up():
         ([0.0, 10**400], "for row 1"),
         ([0.0, "1"], "'mine' returned '1' for row 1"),
         ([0.0, [1.0]], "'mine' returned [1.0] for row 1"),
+        ([0.0, b"1"], "'mine' returned b'1' for row 1"),
+        (np.zeros((2, 1)), "'mine' returned array([0.]) for row 0"),
+        (np.zeros((3, 40)), "3 entries; expected a list of 2 numbers"),  # whose text has lines
+        ({0.0, 1.0}, "a set; expected a list of 2 numbers"),
     ],
 )
 def test_combine_rewards_names_what_came_back(values, sentence):
     functions = [("fine", returning([0, 0])), ("mine", returning(values))]
     with pytest.raises(RewardError) as caught:
         combine_rewards(functions, [1, 1], ["p"] * 2, ["c"] * 2, ["0"] * 2)
-    assert sentence in str(caught.value)
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_reward_that_takes_no_columns_is_told_what_is_expected():
+    functions = [("mine", lambda prompts, completions: [0.0])]
+    with pytest.raises(RewardError) as caught:
+        combine_rewards(functions, [1], ["p"], ["c"], ["0"], level=[1])
+    assert "cannot be called with prompts, completions, answer, level: got" in str(caught.value)
+    assert "expected fn(prompts, completions, answer, **columns)" in str(caught.value)
+
+    def of_its_own(prompts, completions, **columns):
+        return [0.0 + text for text in completions]
+
+    with pytest.raises(RewardError, match=r"raised TypeError\(.*\(test_rewards.py, line \d+\)"):
+        combine_rewards([("mine", of_its_own)], [1], ["p"], ["c"], ["0"])
+
+
+def test_a_trial_needs_somebody_who_pays():
+    given = ([1.0, 1.0], ["p"] * 2, ["c"] * 2, ["0"] * 2)
+    none, some = returning([None, None]), returning([None, 0.5])
+    rewards.try_rewards([("a", none), ("b", some)], *given)
+    with pytest.raises(RewardError, match="Reward a, b returned None for each of 2 completions"):
+        rewards.try_rewards([("a", none), ("b", none)], *given)
+    with pytest.raises(RewardError, match="'b' returned nan for row 1"):
+        rewards.try_rewards([("a", none), ("b", returning([0.0, math.nan]))], *given)
+
+
+def test_a_slow_reward_is_named(capsys):
+    def slow(prompts, completions, **columns):
+        time.sleep(0.3)
+        return [0.0]
+
+    given = ([1.0], ["p"], ["c"], ["0"])
+    rewards.try_rewards([("slow", slow)], *given, patience=0.05)
+    assert capsys.readouterr().err == "reward 'slow' has been at 1 completions for 0.05 s\n"
+    rewards.try_rewards([("quick", returning([1.0]))], *given, patience=0.05)
+    time.sleep(0.1)
+    assert capsys.readouterr().err == ""
 
 
 def test_combine_rewards_names_the_function_that_raised():

@@ -194,6 +194,29 @@ def test_rows_that_are_too_long_have_no_weight(configure, tmp_path, tokenizer):
     short = [isinstance(ROWS[i]["completion"], list) for i in rows.order(0)]
     assert ((batch.weight.sum((1, 2)) > 0) == short).all() and any(short)
     assert rows.left_out == 8 - sum(short)
+    assert rows.batch(1) and rows.left_out == 8 - sum(short)  # rows, and not times
+    long = [i + 1 for i in range(8) if not isinstance(ROWS[i]["completion"], list)]
+    first = ", ".join(map(str, long[:5]))
+    assert rows.told_left_out() == (
+        f"{config.data.dataset}, rows {first} and {len(long) - 5} more: more tokens than "
+        "data.max_prompt_length (512) or batch.max_length (9)"
+    )
+    with pytest.raises(UserError, match=rf"rows {first} .*; expected none \(strict\)"):
+        sft._Rows(configure(tmp_path, "batch.max_length=9", "data.strict=true"), tokenizer)
+
+
+def test_rows_that_are_there_twice_are_said(configure, tmp_path, tokenizer):
+    other = {**ROWS[0], "completion": "another"}  # of the same question: no repetition
+    rows = [*ROWS, other, ROWS[2], ROWS[0]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    place = f"data.dataset={tmp_path / 'rows.jsonl'}"
+    told = "2 of 27 rows are there before with the same question and completion, as rows 3 and 26"
+    assert sft._Rows(configure(tmp_path, place), tokenizer).notes == [
+        f"{tmp_path}/rows.jsonl: {told}"
+    ]
+    with pytest.raises(UserError, match=rf"{told}; expected each row once \(strict\)"):
+        sft._Rows(configure(tmp_path, place, "data.strict=true"), tokenizer)
+    assert sft._Rows(configure(tmp_path, "data.strict=true"), tokenizer).notes == []
 
 
 @pytest.mark.parametrize(
@@ -204,6 +227,10 @@ def test_rows_that_are_too_long_have_no_weight(configure, tmp_path, tokenizer):
         ({"prompt": 5, "completion": "2"}, "the question is empty or no text: 5"),
         ({"prompt": ["5"], "completion": "2"}, "holds chat messages"),
         ({"prompt": "5", "completion": [["a", -1]]}, "found the weight -1"),
+        ({"prompt": " ", "completion": "2"}, "the question is empty: ' '"),
+        ({"prompt": "5", "completion": ""}, "`completion` is empty: ''; expected a text"),
+        ({"prompt": "5", "completion": []}, "`completion` is empty: []; expected a text"),
+        ({"prompt": "5", "completion": [[" ", 1]]}, "`completion` is empty: [[' ', 1]]; exp"),
     ],
 )
 def test_a_wrong_row_is_named(configure, tmp_path, row, sentence):

@@ -68,7 +68,7 @@ def straight(finish):
 def test_a_run_writes_its_directory(straight):
     found = {path.name for path in straight.directory.iterdir()}
     expected = {"config.yaml", "env.json", "metrics.jsonl", "completions", "checkpoints", "eval"}
-    assert found == expected | {"hf", "tensorboard"}
+    assert found == expected | {"hf", "tensorboard", ".lock"}
     config = load_config(TrainConfig, str(straight.directory / "config.yaml"))
     assert config.output_dir == str(straight.directory)
     assert config.optimizer.learning_rate == 1e-2
@@ -457,7 +457,8 @@ def test_rewards_of_your_own(finish):
     assert row["reward"] == row["rewards/mine/mean"] == 2.5
     assert row["reward_std"] == 0 and row["frac_reward_zero_std"] == 1
     first = completions(run, 1)[0]
-    assert seen[0][:2] == (first["prompt"], first["answer"])
+    assert len(seen) == 2  # once at the start, on the first problems, and once in the step
+    assert seen[1][:2] == (first["prompt"], first["answer"]) and seen[0][2] == seen[1][2]
 
 
 @pytest.mark.parametrize(

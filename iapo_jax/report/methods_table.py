@@ -97,7 +97,7 @@ def to_markdown(sections: Sequence[Section]) -> str:
     for section in sections:
         table = main_table(section)
         heads = ["model", "seeds", *table.heads, "baseline"]
-        lines = [f"## {section.title}", "", sampled(section), ""]
+        lines = [f"## {_escaped(section.title)}", "", sampled(section), ""]
         lines += [_row(heads), _row(["---"] * len(heads))]
         for model, cells in table.rows:
             texts = [f"**{_plain(c)}**" if c.excludes_0 else _plain(c) for c in cells]

@@ -150,7 +150,7 @@ def read_rows(path: Path) -> list[dict]:
             continue
         try:
             row = json.loads(line.decode("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):  # without a line end: it is being written
                 break
             raise UserError(f"{path}, line {number}: not readable as JSON: {error}") from None
@@ -177,7 +177,7 @@ def read_object(path: Path) -> dict:
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(_bytes(path).decode("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON: {error}") from None
 
 

@@ -1,0 +1,103 @@
+"""What happens between two steps of a run: states are saved, signals heard, bad streaks ended."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from iapo_jax.checkpoint import Checkpoints
+from iapo_jax.errors import RunError
+from iapo_jax.interruption import Stopped, stop_requested
+from iapo_jax.metrics import RunWriter, say
+from iapo_jax.run import writing
+from iapo_jax.update import TrainState
+
+
+class Boundary:
+    """Where a run may end without losing anything.
+
+    Args:
+      config: of the run: `max_steps`, `save_steps` and `max_skipped`.
+      notes: what was saved beside the state that the run goes on from.
+      measure: hears of (parameters, step) where a checkpoint is a candidate of the selection.
+      best: the step whose checkpoint is kept beside the newest.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        checkpoints: Checkpoints,
+        writer: RunWriter,
+        notes: Mapping[str, Any],
+        measure: Callable[[Any, int], Any] = lambda params, step: None,
+        best: Callable[[], int | None] = lambda: None,
+    ):
+        self.config, self.checkpoints, self.writer = config, checkpoints, writer
+        self.measure, self.best = measure, best
+        self.in_a_row = int(notes.get("skipped_in_a_row", 0))
+
+    def count(self, skipped: bool) -> float:
+        """How many steps in a row were skipped, with this one."""
+        self.in_a_row = self.in_a_row + 1 if skipped else 0
+        return float(self.in_a_row)
+
+    def arrive(self, step: int, state: TrainState) -> None:
+        """Catches up with what a stopped run left: the measurement of its last checkpoint."""
+        if step and self._due(step):
+            self._measure(step, state)
+
+    def cross(self, step: int, state: TrainState, why: Mapping[str, Any]) -> None:
+        """After `step` steps: measures and saves what is due.
+
+        Args:
+          why: what was not finite in the step; empty if it was not skipped.
+
+        Raises:
+          Stopped: if a signal asks for it; everything is saved.
+          RunError: if too many steps in a row were skipped, or nothing can be written.
+        """
+        stop = step < self.config.max_steps and stop_requested()
+        too_many = bool(why) and self.in_a_row >= self.config.max_skipped
+        due = self._due(step)
+        if due and not stop:  # else the run does it when it goes on
+            self._measure(step, state)
+        if due or stop or too_many:
+            self.save(step, state)
+        if too_many:
+            place = self.writer.directory / "skipped"
+            raise RunError(
+                f"{self.in_a_row} steps in a row, up to step {step}, had numbers that are not "
+                f"finite ({', '.join(why)}) and were skipped: stopped (max_skipped); the "
+                f"checkpoint of step {step} holds the parameters of the last good update, {place} "
+                "the batches"
+            )
+        if stop:
+            raise Stopped(self._saved(step) + "; the same command goes on")
+
+    def rescue(self, step: int, state: TrainState) -> None:
+        """Saves the state of a run that fails, if the step after it has not begun to change it."""
+        gone = any(x.is_deleted() for x in jax.tree.leaves(state))
+        if step and not gone and step not in self.checkpoints.steps():
+            self.save(step, state)
+            say(self._saved(step))
+
+    def save(self, step: int, state: TrainState) -> None:
+        """A checkpoint, which is never newer than the rows on the disk."""
+        with writing(self.writer.directory):
+            self.writer.sync()
+        self.checkpoints.save(step, state, self.best(), {"skipped_in_a_row": self.in_a_row})
+
+    def _due(self, step: int) -> bool:
+        every = self.config.save_steps
+        return step == self.config.max_steps or bool(every and step % every == 0)
+
+    def _measure(self, step: int, state: TrainState) -> None:
+        try:
+            self.measure(state.params, step)
+        except Stopped:
+            self.save(step, state)
+            raise
+
+    def _saved(self, step: int) -> str:
+        place = self.checkpoints.directory
+        return f"step {step} of {self.config.max_steps} is saved in {place}"

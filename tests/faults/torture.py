@@ -1,0 +1,122 @@
+"""Kills a training run again and again, and compares what it leaves with a run that was let be.
+
+    python tests/faults/torture.py                 # 50 kills
+    python tests/faults/torture.py --kills 5 --seed 3 --out DIR
+
+Each kill is a SIGKILL: at a random moment; when a checkpoint is half written; inside the optimizer
+step; or inside the export. The run is started again by the same command until it ends by itself.
+Then everything must be, bit for bit, as it is without kills: model, metrics, completions,
+evaluations, selection. And after each kill the newest checkpoint must be whole.
+"""
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import runs
+
+PLACES = ("anywhere", "checkpoint", "update", "export")
+
+
+def kill_once(directory: Path, place: str, rng: random.Random, seconds: float) -> bool:
+    """Starts the run and kills it at such a place; False where it ended by itself before."""
+    output, marks = directory / "run", directory / "marks"
+    shutil.rmtree(marks, ignore_errors=True)
+    marks.mkdir(parents=True)
+    process = runs.start(output, directory / "programs", marks=marks, log=directory / "log.txt")
+    try:
+        if place == "anywhere":
+            delay = rng.uniform(0.0, seconds)
+            until = time.monotonic() + delay
+            alive = runs.wait_for(lambda: time.monotonic() > until, process)
+        elif place == "checkpoint":
+            alive = runs.wait_for(lambda: runs.writes_checkpoint(output), process)
+        else:
+            alive = runs.wait_for(lambda: (marks / place).exists(), process)
+            if alive:
+                time.sleep(rng.uniform(0.0, 0.05))
+        alive = alive and process.poll() is None
+        return alive
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def finish(directory: Path) -> float:
+    """Runs to the end; seconds."""
+    started = time.monotonic()
+    log = directory / "log.txt"
+    process = runs.start(directory / "run", directory / "programs", log=log)
+    if process.wait():
+        raise RuntimeError(f"the run failed: see {log}")
+    return time.monotonic() - started
+
+
+def newest_is_whole(directory: Path) -> bool:
+    """Whether the log tells of no damage: a kill must not leave any."""
+    return "is damaged" not in (directory / "log.txt").read_text()
+
+
+def torture(kills: int, seed: int, out: Path, say=print) -> list[str]:
+    """What differed, or was damaged; empty if nothing."""
+    rng = random.Random(seed)
+    calm = out / "calm"
+    calm.mkdir(parents=True, exist_ok=True)
+    if not (calm / "run" / "eval" / "summary.json").is_file():
+        finish(calm)  # compiles
+        shutil.rmtree(calm / "run")
+    seconds = finish(calm)
+    expected = runs.result(calm / "run")
+    say(f"one run takes {seconds:.0f} s")
+    left, told, number = kills, [], 0
+    while left:
+        number += 1
+        directory = out / f"trial_{number}"
+        directory.mkdir()
+        shutil.copytree(calm / "programs", directory / "programs")
+        places = []
+        while left and len(places) < 6:  # several on one run, so that it is resumed from anywhere
+            place = PLACES[(kills - left) % len(PLACES)]
+            if not kill_once(directory, place, rng, seconds):
+                break  # it was through
+            places.append(place)
+            left -= 1
+        finish(directory)
+        found = runs.differences(expected, runs.result(directory / "run"))
+        if not newest_is_whole(directory):
+            found.append("a checkpoint was damaged")
+        say(
+            f"{kills - left} of {kills} kills; run {number}: {', '.join(places)}: "
+            f"{'; '.join(found) or 'bit for bit the same'}"
+        )
+        told += [f"run {number}: {text}" for text in found]
+        if not found:
+            shutil.rmtree(directory)
+    return told
+
+
+def main() -> int:
+    """The command line; 0 if nothing was lost."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="kept afterwards; default: a temporary folder")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        out = arguments.out or Path(folder)
+        told = torture(arguments.kills, arguments.seed, out, lambda text: print(text, flush=True))
+    print("\n".join(told) or f"nothing was lost in {arguments.kills} kills")
+    return bool(told)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,316 @@
+"""What a run survives: numbers that are not finite, signals, damaged and full disks."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_runs import completions, finished, make_world, reproducible, train_config
+
+from iapo_jax import boundary, evaluation, interruption, step
+from iapo_jax.cli import exit_code
+from iapo_jax.config import SftConfig, load_config
+from iapo_jax.errors import FAILED, MISTAKE, STOPPED, RunError, UserError
+from iapo_jax.interruption import Stopped
+from iapo_jax.locks import held
+from iapo_jax.metrics import RunWriter, read_jsonl
+from iapo_jax.sft import train_sft
+from iapo_jax.sources import open_checkpoint
+from iapo_jax.train import train
+from iapo_jax.types import Credit
+
+QUICK = (
+    "eval.dataset=''",
+    "save_steps=1",
+    "log.save_total_limit=0",
+    "data.max_rows=16",
+    "batch.prompts_per_step=4",
+    "batch.num_generations=2",
+    "sampling.max_completion_length=8",
+    "selection.problems=4",
+    "selection.prompts_per_batch=4",
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, root):
+    """The tiny model's folder; programs are compiled once for all tests."""
+    return make_world(tmp_path_factory.mktemp("world"), root)
+
+
+@pytest.fixture(scope="module")
+def configure(world, root):
+    return lambda directory, *more: train_config(world, root, directory, *QUICK, *more)
+
+
+@pytest.fixture(scope="module")
+def calm(configure, tmp_path_factory):
+    """The run that nothing happened to: 4 steps."""
+    directory = tmp_path_factory.mktemp("calm")
+    return finished(directory, train(configure(directory)))
+
+
+@pytest.fixture
+def half(calm, configure, tmp_path):
+    """A copy of the run as it was after step 2."""
+    directory = tmp_path / "run"
+    shutil.copytree(calm.directory, directory)
+    for later in ("3", "4"):
+        shutil.rmtree(directory / "checkpoints" / later)
+    return directory
+
+
+def digests_of(run, number):
+    path = run.directory / "checkpoints" / str(number) / "_CHECKPOINT_METADATA"
+    return json.loads(path.read_text())["custom_metadata"]["digests"]
+
+
+def assert_same_steps(run, calm):
+    """Bit for bit, with every row once."""
+    assert digests_of(run, 4) == digests_of(calm, 4)
+    assert list(map(reproducible, run.rows)) == list(map(reproducible, calm.rows))
+    for number in (1, 2, 3, 4):
+        assert completions(run, number) == completions(calm, number)
+
+
+def assert_same(run, calm):
+    """And with the same choice among its checkpoints."""
+    assert_same_steps(run, calm)
+    for name in ("selection.jsonl", "hf/model.safetensors"):
+        assert (run.directory / name).read_bytes() == (calm.directory / name).read_bytes()
+
+
+# Numbers that are not finite
+
+
+@pytest.fixture
+def spoil(monkeypatch):
+    """`spoil("uncertainty", [2])`: NaN in that signal of the second step from now."""
+
+    def patch(name, steps):
+        calls = []
+        inner = step.compute_signals
+
+        def outer(*args, **keywords):
+            calls.append(None)
+            signals = inner(*args, **keywords)
+            if len(calls) in steps:
+                x = getattr(signals, name)
+                signals = signals._replace(**{name: x.at[0, 0, 0].set(jnp.nan)})
+            return signals
+
+        monkeypatch.setattr(step, "compute_signals", outer)
+
+    return patch
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "log_prob"])
+def test_a_step_that_is_not_finite_changes_nothing(configure, tmp_path, spoil, name):
+    spoil(name, [2])
+    run = finished(tmp_path, train(configure(tmp_path, "selection.problems=0")))
+    first, second, third, _ = run.rows
+    assert first["skipped/updates"] == first["skipped/in_a_row"] == 0
+    assert second["skipped/updates"] == second["skipped/in_a_row"] == 1
+    assert second["loss"] is None and second["grad_norm"] is None
+    assert third["skipped/updates"] == third["skipped/in_a_row"] == 0
+    assert [row["learning_rate"] for row in run.rows] == [1e-2] * 4
+    for text in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    config = configure(tmp_path)
+    one, two = (open_checkpoint(tmp_path, str(n), mesh=config.mesh).params for n in (1, 2))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    assert int(run.state.step) == 3
+    folder = tmp_path / "skipped"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        f"step_2.{s}" for s in ("json", "jsonl", "npz")
+    ]
+    why = json.loads((folder / "step_2.json").read_text())
+    assert why["step"] == 2 and why[name] == 1
+    with np.load(folder / "step_2.npz") as arrays:
+        assert np.isnan(arrays[f"signals.{name}"]).sum() == 1
+        shapes = {
+            key: arrays[key].shape[:2] for key in arrays if key.startswith(("roll", "credit"))
+        }
+        assert len(shapes) >= 6 and set(shapes.values()) == {(4, 2)}
+        assert len(arrays["rows"]) == 4
+    assert read_jsonl(folder / "step_2.jsonl") == completions(run, 2)
+
+
+def huge(group, key):
+    """Finite credit whose gradient is not."""
+    return Credit(jnp.where(group.mask, 3e38, 0.0), group.mask.astype(jnp.float32))
+
+
+def test_an_endless_streak_ends_the_run(configure, tmp_path, capsys):
+    config = configure(tmp_path, "max_skipped=2", "selection.problems=0", "algorithm.name=grpo")
+    assert exit_code(lambda: train(config, advantage=huge)) == FAILED
+    said = capsys.readouterr().err
+    assert "2 steps in a row, up to step 2, had numbers that are not finite (updates)" in said
+    assert said.count("error: ") == 1 and "Traceback" not in said
+    rows = read_jsonl(tmp_path / "metrics.jsonl")
+    assert [row["skipped/in_a_row"] for row in rows] == [1, 2]
+    why = json.loads((tmp_path / "skipped" / "step_2.json").read_text())
+    assert why["updates"][0]["update"] == 0
+    assert not np.isfinite(float(why["updates"][0]["grad_norm"]))
+    # What is saved is the model as it was, and goes on by a rule that works.
+    run = finished(tmp_path, train(config))
+    assert [row["skipped/in_a_row"] for row in run.rows] == [1, 2, 0, 0]
+    assert int(run.state.step) == 2
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.params))
+
+
+def test_fine_tuning_skips_too(world, tmp_path):
+    rows = [{"question": f"{a}+1", "completion": [["1</think>", 3e38]]} for a in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = [
+        f"output_dir={tmp_path / 'run'}",
+        f"model.path={world / 'model'}",
+        f"data.dataset={tmp_path / 'rows.jsonl'}",
+        "batch.rows_per_step=4",
+        "max_steps=4",
+        "max_skipped=2",
+        "log.progress=false",
+        "log.tensorboard=false",
+        f"log.compilation_cache={world / 'programs'}",
+        "mesh.data=1",
+    ]
+    with pytest.raises(RunError, match="2 steps in a row, up to step 2, .* \\((loss|grad_norm)"):
+        train_sft(load_config(SftConfig, None, config))
+    rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert [row["skipped/updates"] for row in rows] == [1, 1]
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+    assert len(read_jsonl(tmp_path / "run" / "skipped" / "step_2.jsonl")) == 4
+
+
+# A reward function that fails later, and signals
+
+
+def test_a_reward_that_fails_later_loses_nothing(configure, tmp_path, calm, world, capsys):
+    calls = []
+
+    def digits(prompts, completions, answer, **columns):
+        calls.append(None)
+        if len(calls) == 4:  # once before the run, then once a step
+            raise OSError("the sandbox is gone")
+        return [sum(letter.isdigit() for letter in text) / 4 for text in completions]
+
+    config = configure(tmp_path, "save_steps=0")
+    assert exit_code(lambda: train(config, reward_functions=[digits])) == MISTAKE
+    printed = capsys.readouterr()
+    assert "'digits' raised OSError('the sandbox is gone')" in printed.err
+    assert f"step 2 of 4 is saved in {tmp_path / 'checkpoints'}" in printed.out
+    assert os.listdir(tmp_path / "checkpoints") == ["2"]
+    run = finished(tmp_path, train(configure(tmp_path, "save_steps=0"), reward_functions=[digits]))
+    assert_same_steps(run, calm)
+
+
+def test_a_stop_is_no_loss(configure, tmp_path, calm, monkeypatch):
+    asked = []
+    monkeypatch.setattr(boundary, "stop_requested", lambda: asked.append(None) or len(asked) == 2)
+    with pytest.raises(Stopped, match="step 2 of 4 is saved in .*; the same command goes on"):
+        train(configure(tmp_path, "save_steps=4"))
+    assert os.listdir(tmp_path / "checkpoints") == ["2"]
+    assert_same_steps(finished(tmp_path, train(configure(tmp_path, "save_steps=4"))), calm)
+
+
+def test_a_stop_while_a_checkpoint_is_measured(configure, tmp_path, calm, monkeypatch):
+    measuring = configure(tmp_path, "selection.num_samples=1", "selection.prompts_per_batch=2")
+    asked = []
+    monkeypatch.setattr(evaluation, "stop_requested", lambda: asked.append(None) or len(asked) == 3)
+    with pytest.raises(Stopped, match="selecting, step 2: 2 of 4 completions are sampled"):
+        train(measuring)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "2"]
+    assert_same(finished(tmp_path, train(measuring)), calm)
+
+
+def test_signals_are_heard_once(capfd):
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+
+    def work():
+        assert not interruption.stop_requested()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.stop_requested()
+        # The second one is not Python's any more: it ends the process at once.
+        assert {signal.getsignal(each) for each in before} == {signal.SIG_DFL}
+        raise Stopped("all is well")
+
+    assert exit_code(work) == STOPPED
+    assert {each: signal.getsignal(each) for each in before} == before
+    said = capfd.readouterr().err
+    assert "SIGTERM: stopping after the current step; a second signal stops at once" in said
+    assert said.endswith("stopped by SIGTERM: all is well\n")
+    assert exit_code(lambda: None) == 0 and not interruption.stop_requested()
+
+
+# Storage
+
+
+def test_damage_is_named_and_the_newest_whole_checkpoint_taken(half, configure, calm, capsys):
+    shutil.copytree(calm.directory / "checkpoints" / "3", half / "checkpoints" / "3")
+    largest = max((half / "checkpoints" / "3").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    (half / "completions" / "step_9.jsonl").write_text("of a longer run\n")
+    with pytest.raises(UserError, match="checkpoints/3 is damaged: "):
+        train(configure(half, "resume=3"))
+    run = finished(half, train(configure(half)))
+    told = capsys.readouterr().out
+    assert f"note: checkpoint {half / 'checkpoints' / '3'} is damaged: " in told
+    assert f"moved to {half / 'damaged' / '3'}" in told
+    assert f"resuming from step 2 of {half / 'checkpoints'}" in told
+    assert (half / "damaged" / "3" / largest.relative_to(half / "checkpoints" / "3")).is_file()
+    assert sorted(os.listdir(half / "checkpoints")) == ["1", "2", "3", "4"]
+    assert not (half / "completions" / "step_9.jsonl").exists()
+    assert_same(run, calm)
+    source = open_checkpoint(half, mesh=configure(half).mesh)
+    jax.tree.map(np.testing.assert_array_equal, source.params, jax.tree.map(np.asarray, run.params))
+
+
+def test_two_runs_do_not_share_a_directory(half, configure, capsys):
+    files = {path: path.read_bytes() for path in half.rglob("*") if path.is_file()}
+    with held(half / ".lock", instead="another", sign=True):
+        files[half / ".lock"] = (half / ".lock").read_bytes()
+        with pytest.raises(UserError) as caught:
+            train(configure(half))
+    assert f"{half}/.lock is held by another process (process {os.getpid()} on " in str(
+        caught.value
+    )
+    assert {path: path.read_bytes() for path in half.rglob("*") if path.is_file()} == files
+
+
+def test_a_disk_without_room_is_told_before(half, configure, monkeypatch):
+    usage = shutil._ntuple_diskusage(10**9, 10**9, 1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    with pytest.raises(UserError, match="9.31e-07 GiB free, but one checkpoint takes .* GiB"):
+        train(configure(half))
+
+
+def test_a_disk_that_fills_up_is_told(half, configure, calm, monkeypatch, capsys):
+    inner = RunWriter.metrics
+
+    def full(self, number, values):
+        if number == 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        inner(self, number, values)
+
+    monkeypatch.setattr(RunWriter, "metrics", full)
+    assert exit_code(lambda: train(configure(half))) == FAILED
+    said = capsys.readouterr().err
+    assert said == f"error: {half} cannot be written any more: [Errno 28] No space left on device\n"
+    monkeypatch.setattr(RunWriter, "metrics", inner)
+    assert sorted(os.listdir(half / "checkpoints")) == ["1", "2", "3"]
+    assert_same(finished(half, train(configure(half))), calm)
+
+
+def test_a_damaged_row_of_metrics_is_named(half, configure):
+    path = half / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole[:20] + "\n" + whole)
+    with pytest.raises(UserError, match=f"{path}, line 1: no JSON object: "):
+        train(configure(half))

@@ -1,0 +1,438 @@
+"""A user's mistakes, from the outside: one sentence, exit code 2, before weights, nothing written.
+
+What single functions refuse is tested beside them; here are the entry points.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from iapo_jax import evaluate, export, inspect, sources, train
+from iapo_jax.config import TrainConfig, load_config
+from iapo_jax.errors import UserError
+from iapo_jax.records import Record, to_json
+from iapo_jax.report import command as report
+from iapo_jax.trainer import make_trainer
+
+SUMS = [{"question": f"{n}+{n}", "answer": str(2 * n), "level": n} for n in range(1, 9)]
+
+
+@pytest.fixture(scope="module")
+def model(root):
+    """The quick start's model: of 64 tokens."""
+    return root / "experiments" / "arithmetic" / "model"
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def configure(tmp_path, model):
+    """`configure("key=value", ...)` of a run in tmp_path/run on SUMS in tmp_path/rows.jsonl."""
+    write_rows(tmp_path / "rows.jsonl", SUMS)
+
+    def build(*overrides):
+        base = [
+            f"output_dir={tmp_path / 'run'}",
+            f"model.path={model}",
+            f"data.dataset={tmp_path / 'rows.jsonl'}",
+            "max_steps=2",
+            "batch.prompts_per_step=8",
+            "batch.num_generations=2",
+            "sampling.max_completion_length=16",
+            "algorithm.name=grpo",
+            "reward.functions=[format]",
+            "log.compilation_cache=''",
+        ]
+        return load_config(TrainConfig, None, [*base, *overrides])
+
+    return build
+
+
+def refusal(configure, tmp_path, *overrides, **more):
+    """The sentence by which a trainer is refused; the run directory is not made."""
+    with pytest.raises(UserError) as caught:
+        make_trainer(configure(*overrides), **more)
+    assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------ contradictions
+
+
+@pytest.mark.parametrize(
+    "overrides, sentence",
+    [
+        (["model.config=c.json"], "model.config 'c.json': expected one of them"),
+        (["model.revision=main"], "model.revision is 'main', but model.path is local"),
+        (["optimizer.warmup_steps=2"], "warmup_steps is 2; expected less than the 2 updates of"),
+        (
+            ["optimizer.warmup_steps=4", "batch.mini_batches=2"],
+            "warmup_steps is 4; expected less than the 4 updates of the run (max_steps times mini",
+        ),
+        (["prompt.example_question=1+1"], "prompt.example_question is '1+1' without prompt.exa"),
+        (["prompt.example_answer=2"], "prompt.example_answer is '2' without prompt.example_q"),
+        (["prompt.system=a\0b"], r"prompt.system is 'a\x00b'; expected UTF-8 text without '\x00'"),
+        (["prompt.system=\udcff"], r"prompt.system is '\udcff'; expected UTF-8 text"),
+        (
+            ["reward.functions=[]", "output_dir=a\0b"],
+            r"output_dir is 'a\x00b'; expected UTF-8 text",
+        ),
+        (["information.stride=2", "information.boundaries=['.']"], "expected one of them"),
+        (["batch.num_generations=1"], "batch.num_generations is 1: the rule grpo compares"),
+        (
+            ["batch.num_generations=1", "algorithm.name=length_penalty"],
+            "batch.num_generations is 1: the rule rloo compares",
+        ),
+        (["batch.prompts_per_step=4"], "batch.prompts_per_step is 4; expected a multiple of the 8"),
+        (
+            ["batch.prompts_per_step=12", "batch.mini_batches=2"],
+            "batch.prompts_per_step is 12; expected a multiple of the 8 devices that share a "
+            "batch times batch.mini_batches (2)",
+        ),
+        (["reward.weights=[1, 2]"], "reward.weights has 2 entries, reward.functions 1"),
+        (["selection.problems=8"], "selection.problems is 8: cannot hold out 8 of 8 distinct"),
+        (["information.end_of_thinking=['']"], "information.end_of_thinking has '', an empty"),
+    ],
+)
+def test_contradictions_are_refused(configure, tmp_path, overrides, sentence):
+    assert sentence in refusal(configure, tmp_path, *overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["sampling.length_bucket=256"],  # beyond the limit: nothing is ever cut
+        ["save_steps=99"],
+        ["eval.inspect=4"],  # without an evaluation set
+        ["selection.num_samples=4"],  # without a selection split
+        ["batch.num_generations=1", "algorithm.name=iapo"],  # information is credit, too
+        ["max_steps=0", "optimizer.warmup_steps=9"],  # nothing rises in no steps
+        ["data.subset=main"],  # of a file
+        ["reward.weights=[0]"],  # a control
+    ],
+)
+def test_what_is_merely_useless_is_no_mistake(configure, overrides):
+    if "algorithm.name=iapo" in overrides:
+        overrides = [*overrides, "information.postfix=</think><answer>"]
+    assert make_trainer(configure(*overrides)).problems.answers[0] == "2"
+
+
+def test_a_run_does_not_write_over_its_model(configure, tmp_path, model):
+    shutil.copytree(model, tmp_path / "start" / "hf")
+    for place in ("start", "start/hf"):
+        config = configure(f"model.path={tmp_path}/start/hf", f"output_dir={tmp_path / place}")
+        with pytest.raises(UserError, match="is what the run writes to"):
+            make_trainer(config)
+
+
+def test_what_the_export_would_refuse_is_refused_at_the_start(configure, tmp_path, capsys):
+    (tmp_path / "other" / "hf").mkdir(parents=True)
+    (tmp_path / "other" / "hf" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="hf holds thesis.tex, which belongs to no exported model"):
+        make_trainer(configure(f"output_dir={tmp_path / 'other'}"))
+    assert export.main([str(tmp_path), "--out", str(tmp_path / "other" / "hf")]) == 2
+    assert "holds thesis.tex" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------ reward functions
+
+REWARDS = """
+calls = []
+def raises(prompts, completions, answer, **columns):
+    return [len(answer[0]) / 0 for _ in completions]
+def short(prompts, completions, answer, **columns):
+    return [1.0]
+def nan(prompts, completions, answer, **columns):
+    return [float(bool(text)) or float("nan") for text in completions]
+def infinite(prompts, completions, **columns):
+    return [float("inf")] * len(completions)
+def text(prompts, completions, **columns):
+    return ["1"] * len(completions)
+def nothing(prompts, completions, **columns):
+    return [None] * len(completions)
+def forgot(prompts, completions, **columns):
+    pass
+def lazily(prompts, completions, **columns):
+    yield from [1.0] * len(completions)
+async def later(prompts, completions, **columns):
+    return [1.0] * len(completions)
+def narrow(prompts, completions):
+    return [1.0] * len(completions)
+def leaves(prompts, completions, **columns):
+    raise SystemExit(0)
+def deep(prompts, completions, **columns):
+    return [{}[n] for n in columns["level"]]
+class Judge:
+    def __call__(self, prompts, completions, **columns):
+        raise RuntimeError("two\\nlines")
+judge = Judge()
+def good(prompts, completions, answer, **columns):
+    calls.append((prompts, completions, answer, columns))
+    return [1.0 if text else None for text in completions]
+"""
+
+
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        ("raises", "Reward 'raises' raised ZeroDivisionError('division by zero') for rows 0 to 3 "
+                   "(pay.py, line 4)"),
+        ("short", "Reward 'short' returned [1.0], 1 entries; expected a list of 4 numbers"),
+        ("nan", "Reward 'nan' returned nan for row 1, the completion ''; expected a finite"),
+        ("infinite", "Reward 'infinite' returned inf for row 0, the completion '\\nIt is 2."),
+        ("text", "Reward 'text' returned '1' for row 0"),
+        ("nothing", "Reward nothing returned None for each of 4 completions; expected a number"),
+        ("forgot", "Reward 'forgot' returned None, a NoneType; expected a list of 4 numbers"),
+        ("lazily", "a generator; expected a list of 4 numbers"),
+        ("later", "a coroutine; expected a list of 4 numbers"),
+        ("narrow", "Reward 'narrow' cannot be called with prompts, completions, answer, level: got "
+                   "an unexpected keyword argument 'answer'; expected fn(prompts, completions"),
+        ("leaves", "Reward 'leaves' raised SystemExit(0) for rows 0 to 3 (pay.py, line 24)"),
+        ("deep", "Reward 'deep' raised KeyError(1) for rows 0 to 3 (pay.py, line 26)"),
+        ("judge", r"raised RuntimeError('two\nlines') for rows 0 to 3 (pay.py, line 29)"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("error")  # such as of a coroutine that nobody awaited
+def test_a_wrong_reward_shows_at_the_start(configure, tmp_path, name, sentence):
+    (tmp_path / "pay.py").write_text(REWARDS)
+    said = refusal(configure, tmp_path, f"reward.functions=[{tmp_path / 'pay.py'}:{name}]")
+    assert sentence in said
+    assert said.endswith(
+        f"(tried before the run, on the problems 1 and 2 of {tmp_path}/rows.jsonl)."
+    )
+
+
+def test_a_reward_is_tried_once_as_the_run_will_call_it(configure, tmp_path):
+    (tmp_path / "pay.py").write_text(REWARDS)
+    spec = f"reward.functions=[{tmp_path / 'pay.py'}:good]"
+    made = make_trainer(configure(spec, "batch.num_generations=3"))
+    (given,) = made.paid.functions[0][1].__globals__["calls"]
+    prompts, completions, answer, columns = given
+    assert prompts == [made.problems.texts[0]] * 3 + [made.problems.texts[1]] * 3
+    assert answer == ["2"] * 3 + ["4"] * 3 and columns == {"level": [1] * 3 + [2] * 3}
+    assert [bool(text) for text in completions] == [True, False] * 3
+    assert "<answer>2</answer>" in completions[0] and "<answer>4</answer>" in completions[4]
+
+
+# ---------------------------------------------------------------------------------- rows
+
+
+def test_the_sentences_about_rows_are_said_and_strict_makes_them_errors(configure, tmp_path):
+    long = {"question": "+".join("9" * 30), "answer": "270"}
+    write_rows(tmp_path / "mine.jsonl", [*SUMS, long, SUMS[2], {**SUMS[3], "answer": "8.0"}, long])
+    again = f"{tmp_path}/mine.jsonl: 3 rows ask a question that is there before: rows 3 and 10; "
+    over = f"{tmp_path}/mine.jsonl, rows 9 and 12: the prompt has more tokens than data.max_prompt_"
+    # `data.dataset` comes twice: the later override counts
+    own = [f"data.dataset={tmp_path / 'mine.jsonl'}", "data.max_prompt_length=32"]
+    made = make_trainer(configure(*own))
+    assert made.notes[0] == again + "rows 4 and 11; rows 9 and 12"
+    assert made.notes[1] == over + "length (32); left out"
+    assert again in refusal(configure, tmp_path, *own, "data.strict=true")
+    write_rows(tmp_path / "mine.jsonl", [*SUMS, long])
+    said = refusal(configure, tmp_path, *own, "data.strict=true")
+    assert said.startswith(over.replace("rows 9 and 12", "row 9")) and said.endswith("(strict)")
+
+
+# ------------------------------------------------------------------------------ tokenizers
+
+
+@pytest.fixture
+def changed(model, tmp_path):
+    """`changed(file, **fields)`: a copy of the model with other fields in a JSON file."""
+
+    def change(file, **fields):
+        shutil.copytree(model, tmp_path / "changed")
+        path = tmp_path / "changed" / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+        return tmp_path / "changed"
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "file, fields, sentence",
+    [
+        ("config.json", {"vocab_size": 40}, "ids up to 60, the model only 40 rows: they do"),
+        ("config.json", {"eos_token_id": 99}, "config.json: eos_token_id is 99, but the token"),
+        ("generation_config.json", {"eos_token_id": [1, 99]}, "config.json: eos_token_id is [1, 9"),
+        ("generation_config.json", {"eos_token_id": "<eos>"}, "eos_token_id is '<eos>'; expect"),
+        ("tokenizer_config.json", {"tokenizer_class": 5}, "no tokenizer that transformers can op"),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_that_does_not_fit(configure, tmp_path, changed, file, fields, sentence):
+    place = changed(file, **fields)
+    assert sentence in refusal(configure, tmp_path, f"model.path={place}")
+
+
+def test_a_damaged_tokenizer(configure, tmp_path, changed):
+    place = changed("config.json")
+    (place / "tokenizer.json").write_text('{"version": ')
+    assert "no tokenizer that" in refusal(configure, tmp_path, f"model.path={place}")
+
+
+def test_code_in_a_model_directory_is_never_run(configure, tmp_path, changed):
+    """`auto_map` names Python files beside the weights."""
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\n"  # transformers runs a copy elsewhere
+    place = changed(
+        "config.json", auto_map={"AutoConfig": "evil.C", "AutoTokenizer": ["evil.T", "evil.T"]}
+    )
+    own = json.loads((place / "tokenizer_config.json").read_text())
+    own["auto_map"] = {"AutoTokenizer": ["evil.T", "evil.T"]}
+    (place / "tokenizer_config.json").write_text(json.dumps(own))
+    (place / "evil.py").write_text(code)
+    try:
+        make_trainer(configure(f"model.path={place}"))
+    except UserError as error:  # refused or opened without it: either is fine
+        assert "\n" not in str(error)
+    assert not (tmp_path / "ran").exists()
+
+
+# ------------------------------------------------------------------- evaluate, export, report
+
+
+def evaluation(**settings):
+    """An evaluation that was begun in this way."""
+    texts = ("model", "source", "dataset", "dataset_name", "fingerprint", "problems")
+    return Record(**dict.fromkeys(texts, "a"), member=1, members=1, step=None, environment={},
+                  settings=settings)  # fmt: skip
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    monkeypatch.setattr(sources, "open_source", lambda *_: pytest.fail("weights were loaded"))
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--model", "b=nowhere"], "model directory 'nowhere' does not exist"),
+        (["--model", "b=RUN/checkpoints/5"], "the step of --model is '5'; expected auto or one of"),
+        (["--model", "b=RUN"], "checkpoints holds no checkpoint"),
+        (["--top_k", "65"], "top_k is 65; expected at most the vocabulary of 64"),
+        (["--prompts_per_batch", "3"], "prompts_per_batch is 3; expected a multiple of the 8"),
+        (["mesh.data=64"], "needs 64 devices, found 8"),
+        (["--max_completion_length", "64", "budgets=[65]"], "budgets has 65; expected numbers of"),
+        (["budgets=[0]"], "budgets has 0; expected numbers of tokens from 1"),
+        (["--k", "1,3"], "k is [1, 3]; expected numbers from 1 to num_samples (2)"),
+        (["model.path=x"], "model.path is 'x'; expected models in models (--model)"),
+        (["--out", "MODEL"], "the directory of a model; expected one of its own"),
+        (["--out", "RUN"], "the directory of a run; expected one of its own"),
+        (["max_prompt_length=2"], "max_prompt_length is 2, but the shortest of 8 prompts"),
+        (["max_prompt_length=6", "strict=true"], "(strict)"),
+        (["--seed", "3", "--out", "OLD"], "is of another evaluation: seed 0 there, 3 here"),
+        (["information.postfix=\u2603", "--inspect", "1", "information.stride=0"], "stride is 0"),
+    ],
+)
+def test_an_evaluation_is_refused_before_weights_are_loaded(
+    words, sentence, model, tmp_path, no_weights, capsys, monkeypatch
+):
+    """Also for what is wrong with the second model, which would show after hours."""
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "rows.jsonl", [*SUMS, {"question": "1+2+3+4", "answer": "10"}][1:])
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").write_text("sampling: {temperature: 1.0}\n")
+    (tmp_path / "old").mkdir()
+    record = evaluation(seed=0, max_completion_length=2048, temperature=1.0, top_p=1.0, top_k=0,
+                        end_of_thinking=["</think>", "<answer>"])  # fmt: skip
+    (tmp_path / "old" / "a.rows-test.json").write_text(to_json(record))
+    names = {"RUN": "run", "MODEL": str(model), "OLD": "old"}
+    for name, place in names.items():
+        words = [word.replace(name, place) for word in words]
+    begin = ["--model", f"a={model}", "--dataset", "rows.jsonl", "--num_samples", "2"]
+    before = sorted(tmp_path.rglob("*"))
+    assert evaluate.main([*begin, "compilation_cache=''", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and sentence in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_runs_config_cannot_run_code_or_read_the_environment(tmp_path, capsys, model):
+    """Neither its rewards nor its rule are imported when it is exported, evaluated or reported."""
+    evil = tmp_path / "evil.py"
+    evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nf = print\n")
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    config = f"reward: {{functions: ['{evil}:f']}}\nalgorithm: {{name: '{evil}:f'}}\n"
+    config += f"model: {{path: '{model}'}}\nlog: {{compilation_cache: ''}}\nsampling: {{}}\n"
+    (run / "config.yaml").write_text(config)
+    assert export.main([str(run)]) == 2
+    assert "holds no checkpoint" in capsys.readouterr().err
+    assert report.main([str(run), "--out", str(tmp_path / "report")]) == 0
+    (run / "config.yaml").write_text(config + "output_dir: ${oc.env:HOME}\n")
+    for main, words in (
+        (export.main, [str(run)]),
+        (report.main, [str(run), "--out", str(tmp_path / "report")]),
+        (evaluate.main, ["--model", str(run), "--dataset", "arithmetic:test:first 2"]),
+    ):
+        capsys.readouterr()
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert "config.yaml: output_dir is '${oc.env:HOME}'; expected a value" in said
+        assert said.count("\n") == 1
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "file, content, sentence",
+    [
+        (None, None, "is no directory"),
+        ("empty/x", "", "is neither a run directory (config.yaml) nor an evaluation"),
+        ("config.yaml", "", "config.yaml is empty"),
+        ("config.yaml", "a: [", "not readable as YAML"),
+        ("metrics.jsonl", '{"step": 1}\n{"step" 2}\n{"step": 3}\n', "metrics.jsonl, line 2"),
+        ("metrics.jsonl", '{"loss": 1}\n', "a row has no number as its step"),
+        ("metrics.jsonl", "[" * 100_000 + "\n1\n", "metrics.jsonl, line 1"),
+        ("eval/before.json", "{", "before.json"),
+        ("selection.jsonl", "5\n5\n", "selection.jsonl, line 1"),
+    ],
+)
+def test_a_report_of_what_is_damaged(tmp_path, capsys, file, content, sentence):
+    run = tmp_path / "run"
+    if file is not None:
+        (run / file).parent.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text("sampling: {}\n")
+        (run / file).write_text(content)
+        if file.startswith("empty"):
+            run = run / "empty"
+    assert report.main([str(run), "--out", str(tmp_path / "report")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and sentence in said
+    assert not (tmp_path / "report").exists()
+
+
+# ------------------------------------------------------------------------------ from outside
+
+
+def test_a_mistake_leaves_exit_code_2_one_line_and_nothing_else(tmp_path, root, model):
+    (tmp_path / "FILE").write_text(f"model: {{path: '{model}'}}\nlog: {{compilation_cache: ''}}\n")
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1 and no more")
+    done = subprocess.run(
+        [sys.executable, "-m", "iapo_jax.sft", "--config", "FILE", "data.dataset=rows.parquet"],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: data.dataset: cannot open 'rows.parquet'"), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["FILE", "rows.parquet"]
+
+
+def test_a_reward_is_refused_before_weights_are_loaded(configure, tmp_path, monkeypatch):
+    """train() itself refuses a reward before it loads weights."""
+    monkeypatch.setattr(train, "initial_params", lambda *_: pytest.fail("weights were loaded"))
+    with pytest.raises(UserError, match="returned nan for row 0"):
+        train.train(configure(), reward_functions=[lambda completions, **rest: [float("nan")] * 4])
+    assert not (tmp_path / "run").exists()
+
+
+def test_inspect_does_not_ask_for_a_directory_of_a_run(model, tmp_path, capsys):
+    """It writes none: the config of a run whose directory is elsewhere is fine."""
+    words = ["--model", str(model), "--prompt", "1+1", "output_dir=/dev/null/x", "seed=-1"]
+    assert inspect.main(words) == 2
+    assert "seed is -1" in capsys.readouterr().err

@@ -1,0 +1,192 @@
+"""Two processes of two devices: one run, of which neither outlives the other."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from tiny_runs import make_world, reproducible, train_config
+
+from iapo_jax import processes
+from iapo_jax.config import MeshSection, to_yaml
+from iapo_jax.errors import RunError, UserError
+from iapo_jax.metrics import read_jsonl
+from iapo_jax.train import train
+
+QUICK = (
+    "eval.dataset=''",
+    "max_steps=6",
+    "save_steps=1",
+    "log.save_total_limit=0",
+    "batch.prompts_per_step=4",
+    "batch.num_generations=2",
+    "sampling.max_completion_length=8",
+    "algorithm.adapt=price_for_length",
+    "algorithm.name=iapo_priced",
+    "algorithm.options={target_length: 4}",
+    "mesh.data=4",
+)
+PAY = """
+import os
+def digits(prompts, completions, answer, **columns):
+    with open({log!r}, "a") as file:
+        file.write(f"{{os.getpid()}}\\n")
+    return [sum(letter.isdigit() for letter in text) / 4 for text in completions]
+"""
+HEARTBEAT = 10  # seconds
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, root):
+    """The tiny model's folder; programs are compiled once for all processes."""
+    folder = make_world(tmp_path_factory.mktemp("world"), root)
+    (folder / "pay.py").write_text(PAY.format(log=str(folder / "calls.txt")))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def configure(world, root):
+    return lambda directory, *more: train_config(world, root, directory, *QUICK, *more)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start(root, config, log):
+    """The two processes of a run, as a user starts them."""
+    place, port = log.with_suffix(".yaml"), free_port()
+    place.write_text(to_yaml(config))
+    mesh = ["mesh.distributed=true", f"mesh.coordinator=127.0.0.1:{port}", "mesh.num_processes=2"]
+    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=2"
+    pair = []
+    for number in range(2):
+        with log.with_suffix(f".{number}").open("w") as file:
+            pair.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "iapo_jax.train", "--config", str(place), *mesh]
+                    + [f"mesh.process_id={number}", f"mesh.heartbeat_timeout={HEARTBEAT}"],
+                    cwd=root,
+                    env={**os.environ, "XLA_FLAGS": flags},
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    return pair
+
+
+def ended(pair, seconds=240):
+    """Exit codes; the processes are gone afterwards in any case."""
+    try:
+        return [process.wait(seconds) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+
+
+def rows_of(directory):
+    path = directory / "metrics.jsonl"
+    return read_jsonl(path) if path.is_file() else []
+
+
+def wait_for_step(directory, number, pair):
+    until = time.monotonic() + 240
+    while not any(row["step"] >= number for row in rows_of(directory)):
+        assert all(process.poll() is None for process in pair) and time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_two_processes_are_one_run_and_die_as_one(root, configure, world, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    pair = start(root, configure(two), tmp_path / "log")
+    wait_for_step(two, 1, pair)
+    pair[1].send_signal(signal.SIGTERM)  # to one of them: both stop after the same step
+    assert ended(pair) == [75, 75]
+    stopped = rows_of(two)[-1]["step"]
+    for number, by in ((0, "a signal to another process"), (1, "SIGTERM")):
+        said = (tmp_path / f"log.{number}").read_text()
+        assert f"stopped by {by}: step {stopped} of 6 is saved in {two}/checkpoints" in said
+    assert stopped < 6
+
+    pair = start(root, configure(two), tmp_path / "log")
+    wait_for_step(two, stopped + 1, pair)
+    pair[1].kill()
+    died = time.monotonic()
+    assert ended(pair[:1]) == [-signal.SIGABRT]
+    assert time.monotonic() - died < 3 * HEARTBEAT
+    pair[1].wait()
+    until = time.monotonic() + 10
+    while "as all of a run are when one of them is gone" not in (tmp_path / "log.0").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+    pair = start(root, configure(two), tmp_path / "log")
+    assert ended(pair) == [0, 0]
+    assert "resuming from step" in (tmp_path / "log.0").read_text()
+    assert "model: " in (tmp_path / "log.0").read_text()
+    assert "model: " not in (tmp_path / "log.1").read_text()
+    paid = set((world / "calls.txt").read_text().split())
+    assert len(paid) == 3, "one process of each pair pays, and only it"
+
+    train(configure(one))  # four devices of this process
+    ours, theirs = ([*map(reproducible, rows_of(directory))] for directory in (two, one))
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs] == [1, 2, 3, 4, 5, 6]
+    for row, expected in zip(ours, theirs, strict=True):
+        assert row.keys() == expected.keys()
+        for name, value in row.items():
+            np.testing.assert_allclose(value, expected[name], atol=1e-5, rtol=1e-5, err_msg=name)
+    for number in range(1, 7):
+        texts = f"completions/step_{number}.jsonl"
+        assert (two / texts).read_text() == (one / texts).read_text()
+
+
+def test_an_error_of_the_first_is_everybodys(monkeypatch):
+    """The messages of `on_first`, as the two sides of a pair see them."""
+    channel = []
+    monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
+
+    def exchange(index):
+        monkeypatch.setattr(processes.jax, "process_index", lambda: index)
+        if index == 0:
+            return lambda tree: (channel.append(tree), tree)[1]
+        sent = iter(channel)
+        return lambda tree: next(sent)
+
+    def fails(kind):
+        raise kind("no room at 100 \u00b0")
+
+    for kind in (UserError, RunError):
+        channel.clear()
+        for index in (0, 1):
+            monkeypatch.setattr(processes, "from_first", exchange(index))
+            compute = (lambda: fails(kind)) if index == 0 else (lambda: pytest.fail("computed"))  # noqa: B023
+            with pytest.raises(kind, match="no room at 100 \u00b0"):
+                processes.on_first(compute, np.zeros(3))
+    channel.clear()
+    for index in (0, 1):
+        monkeypatch.setattr(processes, "from_first", exchange(index))
+        compute = (lambda: np.arange(3.0)) if index == 0 else (lambda: pytest.fail("computed"))
+        assert processes.on_first(compute, np.zeros(3)).tolist() == [0, 1, 2]
+
+
+def test_no_cluster_is_one_sentence():
+    with pytest.raises(UserError, match="mesh.distributed: no other processes were found: .*; exp"):
+        processes.join(MeshSection(distributed=True))
+
+
+def test_the_guardian_speaks_for_those_who_cannot(root):
+    said = {}
+    for end in ("os.abort()", "processes._dismiss_guardian()"):
+        code = f"import os\nfrom iapo_jax import processes\nprocesses._post_guardian()\n{end}"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
+        )
+        said[done.returncode] = done.stderr
+    assert said[0] == ""
+    assert "was ended, as all of a run are when one of them is gone" in said[-signal.SIGABRT]
