@@ -159,12 +159,6 @@ def init_params(config: DecoderConfig, key: Array) -> Params:
     return params
 
 
-@functools.cache
-def param_shapes(config: DecoderConfig) -> Params:
-    """`ShapeDtypeStruct`s of the parameters; nothing is computed. Tracing Flax takes a second."""
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-
-
 def forward(
     config: DecoderConfig,
     mesh: Mesh | None,
