@@ -2,11 +2,11 @@
 
     0    done
     2    a mistake in the input: nothing was begun
-    3    a run under way cannot go on: the disk is full, numbers are not finite
+    3    a run under way cannot go on: the disk is full, numbers are not finite, another process
+         of it is gone (then JAX may be faster, and end it by 134)
     75   a signal asked it to stop: all is saved, the same command goes on
 
-A second signal ends the process at once (130 or 143, as by the shell), and so does JAX where
-another process of the run is gone (134).
+A second signal ends the process at once (130 or 143, as by the shell).
 """
 
 import re

@@ -8,6 +8,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,17 +18,21 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from iapo_jax.config import MeshSection
-from iapo_jax.errors import STOPPED, RunError, UserError
+from iapo_jax.errors import FAILED, STOPPED, RunError, UserError
 
 T = TypeVar("T")
 
-_LEAVING_SECONDS = 20  # that a process which failed waits for the others to say why they failed
+_LAST_WORDS = 3.0  # seconds
 # JAX ends every process when one of them is gone, by abort(): then nothing in it can speak.
 _GUARDIAN = """
 import os, sys
 if not os.read(int(sys.argv[1]), 1):
     os.write(2, sys.argv[2].encode())
 """
+_GONE = (
+    "all processes of a run end when one of them is gone or never came (its own output says why); "
+    "the same command on each goes on from the last checkpoint"
+)
 _bell: int | None = None  # of the guardian
 
 
@@ -48,7 +53,6 @@ def join(section: MeshSection) -> None:
             section.num_processes,
             section.process_id,
             heartbeat_timeout_seconds=section.heartbeat_timeout,
-            shutdown_timeout_seconds=_LEAVING_SECONDS,
         )
     except (RuntimeError, ValueError, TypeError) as error:
         _dismiss_guardian()
@@ -62,11 +66,7 @@ def join(section: MeshSection) -> None:
 def _post_guardian() -> None:
     """A child that outlives this process, and says what happened if it could not say goodbye."""
     global _bell
-    said = (
-        f"error: process {os.getpid()} was ended, as all of a run are when one of them is gone or "
-        "never came (its own output says why); the same command on each goes on from the last "
-        "checkpoint\n"
-    )
+    said = f"error: process {os.getpid()} was ended: {_GONE}\n"
     theirs, _bell = os.pipe()
     subprocess.Popen(
         [sys.executable, "-S", "-E", "-c", _GUARDIAN, str(theirs), said],
@@ -94,19 +94,27 @@ def leave(main: Callable[[], int]) -> int:
     """
     try:
         code = main()
-    except Exception:
+    except Exception as error:
         if jax.process_count() == 1:
             raise
-        traceback.print_exc()
         code = 1
+        if isinstance(error, jax.errors.JaxRuntimeError):  # most likely of a broken connection
+            code = FAILED
+            lines = str(error).strip().splitlines() or [""]
+            print(f"error: {lines[0]:.300}\n{_GONE}", file=sys.stderr)
+        else:
+            traceback.print_exc()
     if jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
         if code in (0, STOPPED):  # the others may still be busy, and are known to come
             multihost_utils.sync_global_devices("leave")
+            _dismiss_guardian()
+            with contextlib.suppress(Exception):
+                jax.distributed.shutdown()
+        elif jax.process_index() == 0:  # with it all end: they may have something to say, too
+            time.sleep(_LAST_WORDS)
         _dismiss_guardian()
-        with contextlib.suppress(Exception):
-            jax.distributed.shutdown()
         os._exit(code)
     return code
 

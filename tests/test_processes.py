@@ -13,12 +13,13 @@ from tiny_runs import make_world, reproducible, train_config
 
 from iapo_jax import processes
 from iapo_jax.config import MeshSection, to_yaml
-from iapo_jax.errors import RunError, UserError
+from iapo_jax.errors import FAILED, RunError, UserError
 from iapo_jax.metrics import read_jsonl
 from iapo_jax.train import train
 
 QUICK = (
-    "eval.dataset=''",
+    "eval.max_rows=4",
+    "eval.prompts_per_batch=4",
     "max_steps=6",
     "save_steps=1",
     "log.save_total_limit=0",
@@ -104,35 +105,25 @@ def wait_for_step(directory, number, pair):
 
 def test_two_processes_are_one_run_and_die_as_one(root, configure, world, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
+    said = lambda number: (tmp_path / f"log.{number}").read_text()  # noqa: E731
     pair = start(root, configure(two), tmp_path / "log")
-    wait_for_step(two, 1, pair)
-    pair[1].send_signal(signal.SIGTERM)  # to one of them: both stop after the same step
-    assert ended(pair) == [75, 75]
-    stopped = rows_of(two)[-1]["step"]
-    for number, by in ((0, "a signal to another process"), (1, "SIGTERM")):
-        said = (tmp_path / f"log.{number}").read_text()
-        assert f"stopped by {by}: step {stopped} of 6 is saved in {two}/checkpoints" in said
-    assert stopped < 6
-
-    pair = start(root, configure(two), tmp_path / "log")
-    wait_for_step(two, stopped + 1, pair)
+    wait_for_step(two, 2, pair)
     pair[1].kill()
     died = time.monotonic()
-    assert ended(pair[:1]) == [-signal.SIGABRT]
+    assert ended(pair[:1])[0] in (FAILED, -signal.SIGABRT)  # by a broken connection, or by JAX
     assert time.monotonic() - died < 3 * HEARTBEAT
     pair[1].wait()
     until = time.monotonic() + 10
-    while "as all of a run are when one of them is gone" not in (tmp_path / "log.0").read_text():
+    while "all processes of a run end when one of them is gone" not in said(0):
         assert time.monotonic() < until
         time.sleep(0.05)
 
     pair = start(root, configure(two), tmp_path / "log")
     assert ended(pair) == [0, 0]
-    assert "resuming from step" in (tmp_path / "log.0").read_text()
-    assert "model: " in (tmp_path / "log.0").read_text()
-    assert "model: " not in (tmp_path / "log.1").read_text()
+    for words in ("resuming from step", "held-out problems", "model: "):
+        assert words in said(0) and words not in said(1)
     paid = set((world / "calls.txt").read_text().split())
-    assert len(paid) == 3, "one process of each pair pays, and only it"
+    assert len(paid) == 2, "one process of each pair pays, and only it"
 
     train(configure(one))  # four devices of this process
     ours, theirs = ([*map(reproducible, rows_of(directory))] for directory in (two, one))
@@ -189,4 +180,4 @@ def test_the_guardian_speaks_for_those_who_cannot(root):
         )
         said[done.returncode] = done.stderr
     assert said[0] == ""
-    assert "was ended, as all of a run are when one of them is gone" in said[-signal.SIGABRT]
+    assert "was ended: all processes of a run end when one of them is gone" in said[-signal.SIGABRT]
