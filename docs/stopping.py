@@ -101,8 +101,9 @@ class Push(NamedTuple):
     covariance: float  # Cov(L, sum of bonus), the quantity of the paper's Theorem 4.1
 
 
-def push(algorithm, chain: Chain, *, groups: int, seed: int = 0) -> Push:
-    """The mean push of a completion, over so many groups."""
+@partial(jax.jit, static_argnames=("algorithm", "chain"))
+def _drawn(algorithm, chain: Chain, told: float, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    chain = chain._replace(told_by_check=told)  # an array: one program for all chains of a length
 
     def one(key):
         ours, rules = jax.random.split(key)
@@ -112,19 +113,30 @@ def push(algorithm, chain: Chain, *, groups: int, seed: int = 0) -> Push:
         pushed = (credit.weight * credit.advantage * scores(chain, checks)).sum(-1).mean()
         return pushed, length_covariance(group, credit).value()
 
+    return jax.lax.map(one, keys, batch_size=500)
+
+
+def push(algorithm, chain: Chain, *, groups: int, seed: int = 0) -> Push:
+    """The mean push of a completion, over so many groups."""
     keys = jax.random.split(jax.random.key(seed), groups)
-    values, covariance = map(np.asarray, jax.jit(partial(jax.lax.map, one, batch_size=500))(keys))
+    fixed = chain._replace(told_by_check=0.0)
+    values, covariance = map(np.asarray, _drawn(algorithm, fixed, chain.told_by_check, keys))
     error = values.std(ddof=1) / np.sqrt(groups)
     return Push(float(values.mean()), float(error), float(covariance.mean()))
 
 
+@partial(jax.jit, static_argnames=("algorithm", "chain"))
+def _each(algorithm, chain: Chain, told: float) -> jax.Array:
+    chain, checks = chain._replace(told_by_check=told), jnp.arange(MOST + 1)
+    credit = algorithm.credit(completions(chain, checks), None)
+    return (credit.weight * credit.advantage * scores(chain, checks)).sum(-1)
+
+
 def exact_push(algorithm, chain: Chain) -> float:
     """The mean push of a rule that looks at one completion only: a sum over its checks."""
-    checks = jnp.arange(MOST + 1)
-    credit = algorithm.credit(completions(chain, checks), None)
     chance = chain.stop * (1 - chain.stop) ** np.arange(MOST + 1)
     chance[-1] = (1 - chain.stop) ** MOST
-    each = (credit.weight * credit.advantage * scores(chain, checks)).sum(-1)
+    each = _each(algorithm, chain._replace(told_by_check=0.0), chain.told_by_check)
     return float((chance * np.asarray(each)).sum())
 
 
@@ -165,8 +177,8 @@ def table(groups: int) -> str:
     ]
     for name, options, _ in CASES:
         cells = []
+        algorithm = make_algorithm(name, options, max_length=Chain().width)
         for chain in CHAINS.values():
-            algorithm = make_algorithm(name, options, max_length=chain.width)
             found = push(algorithm, chain, groups=groups)
             still = abs(found.push) < 1e-6 and found.error < 1e-6
             cells.append("0" if still else f"{found.push:+.3f} ± {found.error:.3f}")

@@ -72,19 +72,20 @@ def test_the_table_says_what_a_method_is_made_of(page):
 
 def test_a_chains_completions_are_as_it_says(stopping):
     chain = stopping.Chain(informative=2, check=3, stop=0.4, nats=2.0)
-    group = stopping.completions(chain, np.array([0, 1]))
+    completions = jax.jit(stopping.completions, static_argnames="chain")
+    group = completions(chain, np.array([0, 1]))
     np.testing.assert_array_equal(group.mask.sum(-1), [5, 8])
     np.testing.assert_array_equal(group.thinking.sum(-1), [2, 5])
     np.testing.assert_allclose(group.informativeness[1, :6], [1, 1, 0, 0, 0, 0])
     np.testing.assert_allclose(group.uncertainty[0, :4], [2, 1, 0, 0])
-    scores = stopping.scores(chain, np.array([0, 1]))
+    scores = jax.jit(stopping.scores, static_argnames="chain")(chain, np.array([0, 1]))
     # stops at the third token; goes on at the third and stops at the sixth
     np.testing.assert_allclose(scores[0, :6], [0, 0, 0.6, 0, 0, 0], atol=1e-6)
     np.testing.assert_allclose(scores[1, :8], [0, 0, -0.4, 0, 0, 0.6, 0, 0], atol=1e-6)
     drawn = np.asarray(stopping.draw_checks(chain, jax.random.key(0), (20_000,)))
     np.testing.assert_allclose((drawn == 0).mean(), 0.4, atol=0.02)
     np.testing.assert_allclose((drawn == 1).mean(), 0.24, atol=0.02)
-    told = stopping.completions(chain._replace(told_by_check=0.6), np.array([1]))
+    told = completions(chain._replace(told_by_check=0.6), np.array([1]))
     np.testing.assert_allclose(told.informativeness[0, :6], [1, 1, 0.2, 0.2, 0.2, 0], atol=1e-6)
 
 
@@ -108,8 +109,8 @@ def test_the_published_rule_pushes_away_from_stopping_as_argued(stopping):
     assert abs(drawn.push - expected) < 4 * drawn.error
     assert abs(drawn.covariance) < 1e-3  # what the theorem looks at does not see it
     # and what is logged does: less bonus for stopping than for going on
-    group = stopping.completions(chain, np.arange(4))
-    stop, rivals = stop_margin(group, algorithm.credit(group))
+    group = jax.jit(stopping.completions, static_argnames="chain")(chain, np.arange(4))
+    stop, rivals = jax.jit(lambda group: stop_margin(group, algorithm.credit(group)))(group)
     assert float(stop.value()) < float(rivals.value())
 
 
@@ -131,8 +132,9 @@ def test_the_pages_table_is_what_is_computed(page, stopping):
     assert [row[0].strip("`") for row in rows] == [name for name, *_ in stopping.CASES]
     for row, (name, options, alone) in zip(rows, stopping.CASES, strict=True):
         assert row[1] == ", ".join(f"{key} {value}" for key, value in options.items())
+        algorithm = make_algorithm(name, options, max_length=stopping.Chain().width)
         for cell, chain in zip(row[2:4], stopping.CHAINS.values(), strict=True):
-            algorithm = make_algorithm(name, options, max_length=chain.width)
+            assert chain.width == stopping.Chain().width
             value, error = written(cell)
             if alone:
                 assert abs(value - stopping.exact_push(algorithm, chain)) < 4 * error + 1e-3, row

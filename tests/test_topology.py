@@ -1,8 +1,8 @@
 """A run saved on some devices goes on elsewhere: fewer, more, another mesh, another micro-batch."""
 
+import functools
 import json
 import shutil
-from functools import partial
 
 import jax
 import numpy as np
@@ -27,14 +27,12 @@ TINY = (
     "algorithm.options={start_questions: 8}",
 )
 EIGHT = "mesh.data=2 mesh.fsdp=2 mesh.tensor=2"
-# Where a run saved on eight devices goes on: one, two and four of them, and another eight.
+# Where a run saved on eight devices goes on.
 ELSEWHERE = {
     "one": "mesh.data=1",
     "two": "mesh.data=1 mesh.fsdp=2 batch.micro_batch_size=4",
     "four": "mesh.data=2 mesh.tensor=2 batch.micro_batch_size=2",
-    "eight": "mesh.data=2 mesh.fsdp=4",
 }
-BACK = "mesh.data=8"  # and where one goes on that was saved on one device
 SUMS = [
     {"question": f"{a}+{b}", "completion": f"{a}+{b}={a + b}</think><answer>{a + b}</answer>"}
     for a in range(4)
@@ -45,7 +43,7 @@ SUMS = [
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, root):
     """The tiny model's folder, with rows to imitate; programs are compiled once for all tests."""
-    folder = make_world(tmp_path_factory.mktemp("world"), root)
+    folder = make_world(tmp_path_factory.mktemp("world"), root, num_hidden_layers=1)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SUMS))
     return folder
 
@@ -69,40 +67,38 @@ def sft_config(world, output_dir, *overrides):
     return load_config(SftConfig, None, [*base, *overrides])
 
 
-@pytest.fixture(scope="module", params=["train", "sft"])
-def entry(request, world, root):
-    """`entry(directory, "key=value", ...)` runs one of the two loops to its end."""
-    if request.param == "train":
-        configure, go = partial(train_config, world, root), train
-    else:
-        configure, go = partial(sft_config, world), train_sft
-    tiny = TINY if request.param == "train" else ()
+@pytest.fixture(scope="module")
+def go(world, root):
+    """`go(loop, directory, "key=value", ...)` runs a loop, train or sft, to its end."""
 
-    def run(directory, *overrides):
-        return finished(directory, go(configure(directory, *tiny, *overrides)))
+    def run(loop, directory, *overrides):
+        if loop == "sft":
+            return finished(directory, train_sft(sft_config(world, directory, *overrides)))
+        return finished(directory, train(train_config(world, root, directory, *TINY, *overrides)))
 
     return run
 
 
 @pytest.fixture(scope="module")
-def on_one(entry, tmp_path_factory):
-    """The uninterrupted run that all others are compared with, on one device."""
-    return entry(tmp_path_factory.mktemp("one"), "mesh.data=1")
+def on_one(go, tmp_path_factory):
+    """`on_one(loop)`: the uninterrupted run that all others are compared with, on one device."""
+    return functools.cache(lambda loop: go(loop, tmp_path_factory.mktemp("one"), "mesh.data=1"))
 
 
 @pytest.fixture(scope="module")
-def on_eight(entry, tmp_path_factory):
-    """A run on eight devices that ended after SAVED steps."""
-    return entry(tmp_path_factory.mktemp("eight"), f"max_steps={SAVED}", *EIGHT.split())
+def on_eight(go, tmp_path_factory):
+    """`on_eight(loop)`: a run on eight devices that ended after SAVED steps."""
+    short = (f"max_steps={SAVED}", *EIGHT.split())
+    return functools.cache(lambda loop: go(loop, tmp_path_factory.mktemp("eight"), *short))
 
 
 @pytest.fixture
-def go_on(entry, tmp_path):
-    """`go_on(run, "key=value", ...)` goes on with a copy of a run's directory after SAVED steps."""
+def go_on(go, tmp_path):
+    """`go_on(loop, run, "key=value ...")` goes on with a copy of a run's directory after SAVED."""
 
-    def run(saved, overrides):
+    def run(loop, saved, overrides):
         shutil.copytree(saved.directory, tmp_path / "run")
-        return entry(tmp_path / "run", f"resume={SAVED}", *overrides.split())
+        return go(loop, tmp_path / "run", f"resume={SAVED}", *overrides.split())
 
     return run
 
@@ -122,15 +118,21 @@ def assert_the_same(run, straight):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
 
-@pytest.mark.parametrize("overrides", ELSEWHERE.values(), ids=ELSEWHERE)
-def test_saved_on_eight_devices_it_goes_on_elsewhere(on_one, on_eight, go_on, overrides):
-    assert len(on_eight.rows) == SAVED
-    assert_the_same(go_on(on_eight, overrides), on_one)
+# The two loops share state, checkpoints and restoring: a compiled mesh more costs half a minute.
+PLACES = [("train", "one"), ("train", "four"), ("sft", "one"), ("sft", "two")]
 
 
-def test_saved_on_one_device_it_goes_on_on_eight(on_one, go_on):
-    run = go_on(on_one, BACK)
-    assert_the_same(run, on_one)
+@pytest.mark.parametrize("loop, place", PLACES)
+def test_saved_on_eight_devices_it_goes_on_elsewhere(on_one, on_eight, go_on, loop, place):
+    saved = on_eight(loop)
+    assert len(saved.rows) == SAVED
+    assert_the_same(go_on(loop, saved, ELSEWHERE[place]), on_one(loop))
+
+
+@pytest.mark.parametrize("loop", ["train", "sft"])
+def test_saved_on_one_device_it_goes_on_on_eight(on_one, go_on, loop):
+    run = go_on(loop, on_one(loop), EIGHT)
+    assert_the_same(run, on_one(loop))
     # It was another program, not a copy of the rows: rounding differs somewhere.
-    pairs = zip(jax.tree.leaves(run.params), jax.tree.leaves(on_one.params), strict=True)
+    pairs = zip(jax.tree.leaves(run.params), jax.tree.leaves(on_one(loop).params), strict=True)
     assert any((a != b).any() for a, b in pairs)

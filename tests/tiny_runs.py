@@ -37,8 +37,12 @@ def digits(prompts, completions, answer, **columns):
 """
 
 
-def make_world(folder, root):
-    """Fills a folder with a tiny model and its tokenizer, and a reward file; returns it."""
+def make_world(folder, root, **changed):
+    """Fills a folder with a tiny model and its tokenizer, and a reward file; returns it.
+
+    `changed` are fields of ARCHITECTURE.
+    """
+    architecture = ARCHITECTURE | changed
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root / "experiments" / "arithmetic"))
         for name in ("tokenizer", "problems"):
@@ -46,8 +50,8 @@ def make_world(folder, root):
         tokenizer = importlib.import_module("tokenizer").build_tokenizer()
         for name in ("tokenizer", "problems"):
             sys.modules.pop(name, None)
-    params = init_params(pretrained.decoder_config(ARCHITECTURE), jax.random.key(0))
-    pretrained.save_pretrained(fetch(params), ARCHITECTURE, tokenizer, folder / "model")
+    params = init_params(pretrained.decoder_config(architecture), jax.random.key(0))
+    pretrained.save_pretrained(fetch(params), architecture, tokenizer, folder / "model")
     (folder / "pay.py").write_text(REWARD)
     return folder
 
