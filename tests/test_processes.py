@@ -26,9 +26,9 @@ QUICK = (
     "batch.prompts_per_step=4",
     "batch.num_generations=2",
     "sampling.max_completion_length=8",
-    "algorithm.adapt=price_for_length",
-    "algorithm.name=iapo_priced",
-    "algorithm.options={target_length: 4}",
+    "algorithm.name=gfpo",  # asks nothing: half of a run is the tracing of its programs
+    "algorithm.adapt=keep_for_difficulty",
+    "algorithm.options={start_questions: 8}",
     "mesh.data=4",
 )
 PAY = """
