@@ -11,9 +11,15 @@ ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     *("--config", "experiments/quickstart.yaml", "max_steps=6", "save_steps=2"),
     *("batch.prompts_per_step=4", "batch.num_generations=2", "sampling.max_completion_length=24"),
-    *("selection.problems=8", "selection.prompts_per_batch=8", "algorithm.adapt=price_for_length"),
-    *("algorithm.options={target_length: 16}", "eval.max_rows=8", "eval.prompts_per_batch=4"),
-    *("eval.inspect=2", "log.progress=false"),
+    *("selection.problems=8", "selection.prompts_per_batch=8"),
+    *("eval.max_rows=8", "eval.prompts_per_batch=4", "log.progress=false"),
+]
+# With information, which is what takes the time, and a price that remembers.
+WHOLE = ["algorithm.adapt=price_for_length", "algorithm.options={target_length: 16}"]
+# Without: a filter that remembers, and nothing that is probed.
+QUICK = [
+    *("algorithm.name=gfpo", "algorithm.adapt=keep_for_difficulty", "eval.inspect=0"),
+    *("algorithm.options={start_questions: 8}", "sampling.max_completion_length=8"),
 ]
 # Beside a run, and told of by it: where a signal shall strike. The first argument is a folder in
 # which a file of that name appears on entry.

@@ -16,7 +16,9 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -25,12 +27,15 @@ import runs
 PLACES = ("anywhere", "checkpoint", "update", "export")
 
 
-def kill_once(directory: Path, place: str, rng: random.Random, seconds: float) -> bool:
+def kill_once(
+    directory: Path, place: str, rng: random.Random, seconds: float, options: Sequence[str]
+) -> bool:
     """Starts the run and kills it at such a place; False where it ended by itself before."""
     output, marks = directory / "run", directory / "marks"
     shutil.rmtree(marks, ignore_errors=True)
     marks.mkdir(parents=True)
-    process = runs.start(output, directory / "programs", marks=marks, log=directory / "log.txt")
+    log = directory / "log.txt"
+    process = runs.start(output, directory / "programs", *options, marks=marks, log=log)
     try:
         if place == "anywhere":
             delay = rng.uniform(0.0, seconds)
@@ -49,11 +54,11 @@ def kill_once(directory: Path, place: str, rng: random.Random, seconds: float) -
         process.wait()
 
 
-def finish(directory: Path) -> float:
+def finish(directory: Path, options: Sequence[str]) -> float:
     """Runs to the end; seconds."""
     started = time.monotonic()
     log = directory / "log.txt"
-    process = runs.start(directory / "run", directory / "programs", log=log)
+    process = runs.start(directory / "run", directory / "programs", *options, log=log)
     if process.wait():
         raise RuntimeError(f"the run failed: see {log}")
     return time.monotonic() - started
@@ -64,15 +69,20 @@ def newest_is_whole(directory: Path) -> bool:
     return "is damaged" not in (directory / "log.txt").read_text()
 
 
-def torture(kills: int, seed: int, out: Path, say=print) -> list[str]:
+def torture(
+    kills: int,
+    seed: int,
+    out: Path,
+    *,
+    places: Sequence[str] = PLACES,
+    options: Sequence[str] = runs.WHOLE,
+    say: Callable[[str], Any] = print,
+) -> list[str]:
     """What differed, or was damaged; empty if nothing."""
     rng = random.Random(seed)
     calm = out / "calm"
-    calm.mkdir(parents=True, exist_ok=True)
-    if not (calm / "run" / "eval" / "summary.json").is_file():
-        finish(calm)  # compiles
-        shutil.rmtree(calm / "run")
-    seconds = finish(calm)
+    calm.mkdir(parents=True)
+    seconds = finish(calm, options)
     expected = runs.result(calm / "run")
     say(f"one run takes {seconds:.0f} s")
     left, told, number = kills, [], 0
@@ -81,19 +91,19 @@ def torture(kills: int, seed: int, out: Path, say=print) -> list[str]:
         directory = out / f"trial_{number}"
         directory.mkdir()
         shutil.copytree(calm / "programs", directory / "programs")
-        places = []
-        while left and len(places) < 6:  # several on one run, so that it is resumed from anywhere
-            place = PLACES[(kills - left) % len(PLACES)]
-            if not kill_once(directory, place, rng, seconds):
+        struck = []
+        while left and len(struck) < 6:  # several on one run, so that it is resumed from anywhere
+            place = places[(kills - left) % len(places)]
+            if not kill_once(directory, place, rng, seconds, options):
                 break  # it was through
-            places.append(place)
+            struck.append(place)
             left -= 1
-        finish(directory)
+        finish(directory, options)
         found = runs.differences(expected, runs.result(directory / "run"))
         if not newest_is_whole(directory):
             found.append("a checkpoint was damaged")
         say(
-            f"{kills - left} of {kills} kills; run {number}: {', '.join(places)}: "
+            f"{kills - left} of {kills} kills; run {number}: {', '.join(struck)}: "
             f"{'; '.join(found) or 'bit for bit the same'}"
         )
         told += [f"run {number}: {text}" for text in found]
@@ -113,7 +123,8 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         out = arguments.out or Path(folder)
-        told = torture(arguments.kills, arguments.seed, out, lambda text: print(text, flush=True))
+        say = lambda text: print(text, flush=True)  # noqa: E731
+        told = torture(arguments.kills, arguments.seed, out, say=say)
     print("\n".join(told) or f"nothing was lost in {arguments.kills} kills")
     return bool(told)
 
