@@ -1,14 +1,13 @@
 """Two processes of two devices: one run, of which neither outlives the other."""
 
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from pairs import HEARTBEAT, ended, start_pair
 from tiny_runs import make_world, reproducible, train_config
 
 from iapo_jax import processes
@@ -38,7 +37,6 @@ def digits(prompts, completions, answer, **columns):
         file.write(f"{{os.getpid()}}\\n")
     return [sum(letter.isdigit() for letter in text) / 4 for text in completions]
 """
-HEARTBEAT = 10  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -54,41 +52,9 @@ def configure(world, root):
     return lambda directory, *more: train_config(world, root, directory, *QUICK, *more)
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def start(root, config, log):
-    """The two processes of a run, as a user starts them."""
-    place, port = log.with_suffix(".yaml"), free_port()
-    place.write_text(to_yaml(config))
-    mesh = ["mesh.distributed=true", f"mesh.coordinator=127.0.0.1:{port}", "mesh.num_processes=2"]
-    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=2"
-    pair = []
-    for number in range(2):
-        with log.with_suffix(f".{number}").open("w") as file:
-            pair.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "iapo_jax.train", "--config", str(place), *mesh]
-                    + [f"mesh.process_id={number}", f"mesh.heartbeat_timeout={HEARTBEAT}"],
-                    cwd=root,
-                    env={**os.environ, "XLA_FLAGS": flags},
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    return pair
-
-
-def ended(pair, seconds=240):
-    """Exit codes; the processes are gone afterwards in any case."""
-    try:
-        return [process.wait(seconds) for process in pair]
-    finally:
-        for process in pair:
-            process.kill()
+def start(config, log):
+    log.with_suffix(".yaml").write_text(to_yaml(config))
+    return start_pair(["--config", str(log.with_suffix(".yaml"))], log)
 
 
 def rows_of(directory):
@@ -103,10 +69,10 @@ def wait_for_step(directory, number, pair):
         time.sleep(0.01)
 
 
-def test_two_processes_are_one_run_and_die_as_one(root, configure, world, tmp_path):
+def test_two_processes_are_one_run_and_die_as_one(configure, world, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     said = lambda number: (tmp_path / f"log.{number}").read_text()  # noqa: E731
-    pair = start(root, configure(two), tmp_path / "log")
+    pair = start(configure(two), tmp_path / "log")
     wait_for_step(two, 2, pair)
     pair[1].kill()
     died = time.monotonic()
@@ -118,7 +84,7 @@ def test_two_processes_are_one_run_and_die_as_one(root, configure, world, tmp_pa
         assert time.monotonic() < until
         time.sleep(0.05)
 
-    pair = start(root, configure(two), tmp_path / "log")
+    pair = start(configure(two), tmp_path / "log")
     assert ended(pair) == [0, 0]
     for words in ("resuming from step", "held-out problems", "model: "):
         assert words in said(0) and words not in said(1)

@@ -3,33 +3,20 @@
 The long form is `python tests/faults/torture.py`.
 """
 
-import sys
-
-import pytest
-
-
-@pytest.fixture
-def torture(root, monkeypatch):
-    monkeypatch.syspath_prepend(str(root / "tests" / "faults"))
-    import runs
-    import torture
-
-    yield torture.torture, runs.QUICK
-    for name in ("runs", "torture"):
-        sys.modules.pop(name, None)
+import runs
+import torture
 
 
-def test_killed_in_a_checkpoint_in_an_update_and_in_the_export(torture, tmp_path):
-    kill, options = torture
+def test_killed_in_a_checkpoint_in_an_update_and_in_the_export(tmp_path):
     told = []
     places = ("checkpoint", "update", "export")
-    assert kill(3, 0, tmp_path / "out", places=places, options=options, say=told.append) == []
+    out = tmp_path / "out"
+    found = torture.torture(3, 0, out, places=places, options=runs.QUICK, say=told.append)
+    assert found == []
     assert told[-1].endswith("run 1: checkpoint, update, export: bit for bit the same")
 
 
-def test_the_comparison_can_fail(torture, tmp_path):
-    import runs
-
+def test_the_comparison_can_fail():
     whole = {"metrics": [{"step": 1, "loss": 0.5}], "model": {"hf/x": b"1"}, "checkpoints": ["1"]}
     assert runs.differences(whole, whole) == []
     other = {"metrics": [{"step": 1, "loss": 0.25}], "model": {"hf/x": b"2"}, "checkpoints": []}

@@ -46,13 +46,17 @@ def environment() -> dict[str, str]:
     return {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 
 
+def arguments(output_dir: Path, programs: Path, *options: str) -> list[str]:
+    """The command line of the run."""
+    return [*SMALL, f"output_dir={output_dir}", f"log.compilation_cache={programs}", *options]
+
+
 def start(output_dir: Path, programs: Path, *options: str, marks: Path | None = None, log: Path):
     """Starts a run; with `marks`, files there tell where it is (update, export)."""
     entry = ["-m", "iapo_jax.train"] if marks is None else ["-c", _HOOKED, str(marks)]
-    places = [f"output_dir={output_dir}", f"log.compilation_cache={programs}"]
     with log.open("a") as file:
         return subprocess.Popen(
-            [sys.executable, *entry, *SMALL, *places, *options],
+            [sys.executable, *entry, *arguments(output_dir, programs, *options)],
             cwd=ROOT,
             env=environment(),
             stdout=file,

@@ -2,26 +2,28 @@
 
     python tests/faults/torture.py                 # 50 kills
     python tests/faults/torture.py --kills 5 --seed 3 --out DIR
+    python tests/faults/torture.py --pairs 10      # runs of two processes, one of which is struck
 
 Each kill is a SIGKILL: at a random moment; when a checkpoint is half written; inside the optimizer
 step; or inside the export. The run is started again by the same command until it ends by itself.
 Then everything must be, bit for bit, as it is without kills: model, metrics, completions,
 evaluations, selection. And after each kill the newest checkpoint must be whole.
+
+Of two processes one is killed, or gets SIGTERM; both must end in bounded time, and the pair that is
+started again must end as one that was let be.
 """
 
 import argparse
 import random
 import shutil
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
+import pairs
 import runs
 
 PLACES = ("anywhere", "checkpoint", "update", "export")
@@ -112,20 +114,70 @@ def torture(
     return told
 
 
+def strike_pair(directory: Path, rng: random.Random, seconds: float) -> str:
+    """Starts a pair and strikes one of it; says how they ended, "" if they were through before."""
+    log, arguments = directory / "log", pair_arguments(directory)
+    pair = pairs.start_pair(arguments, log)
+    victim, number = rng.randrange(2), rng.choice((signal.SIGKILL, signal.SIGTERM))
+    until = time.monotonic() + rng.uniform(0.3, 1.0) * seconds
+    runs.wait_for(lambda: time.monotonic() > until, pair[0])
+    if pair[0].poll() is not None:
+        pairs.ended(pair)
+        return ""
+    pair[victim].send_signal(number)
+    struck = time.monotonic()
+    codes = pairs.ended(pair, 6 * pairs.HEARTBEAT)
+    took = time.monotonic() - struck
+    return f"{number.name} to {victim}: exit codes {codes} after {took:.1f} s"
+
+
+def pair_arguments(directory: Path) -> list[str]:
+    """The command line of a run of two processes."""
+    options = (*runs.WHOLE, "max_steps=12", "mesh.data=4", "selection.problems=0")
+    return runs.arguments(directory / "run", directory / "programs", *options)
+
+
+def torture_pairs(strikes: int, seed: int, out: Path, say: Callable[[str], Any]) -> list[str]:
+    """What differed; empty if nothing."""
+    rng, calm, told = random.Random(seed), out / "calm_pair", []
+    calm.mkdir(parents=True)
+    started = time.monotonic()
+    if any(pairs.ended(pairs.start_pair(pair_arguments(calm), calm / "log"), 900)):
+        raise RuntimeError(f"the run failed: see {calm}/log.0")
+    seconds = time.monotonic() - started
+    expected = runs.result(calm / "run")
+    say(f"one run of two processes takes {seconds:.0f} s")
+    for number in range(strikes):
+        directory = out / f"pair_{number}"
+        directory.mkdir()
+        shutil.copytree(calm / "programs", directory / "programs")
+        how = strike_pair(directory, rng, seconds) or "was through"
+        codes = pairs.ended(pairs.start_pair(pair_arguments(directory), directory / "log"), 900)
+        found = [f"exit codes {codes}"] if any(codes) else []
+        found += runs.differences(expected, runs.result(directory / "run"))
+        say(f"pair {number + 1} of {strikes}: {how}: {'; '.join(found) or 'bit for bit the same'}")
+        told += [f"pair {number + 1}: {text}" for text in found]
+    return told
+
+
 def main() -> int:
     """The command line; 0 if nothing was lost."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--pairs", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="kept afterwards; default: a temporary folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         out = arguments.out or Path(folder)
         say = lambda text: print(text, flush=True)  # noqa: E731
-        told = torture(arguments.kills, arguments.seed, out, say=say)
-    print("\n".join(told) or f"nothing was lost in {arguments.kills} kills")
+        if arguments.pairs:
+            told = torture_pairs(arguments.pairs, arguments.seed, out, say)
+        else:
+            told = torture(arguments.kills, arguments.seed, out, say=say)
+    print("\n".join(told) or "nothing was lost")
     return bool(told)
 
 
