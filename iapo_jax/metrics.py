@@ -1,5 +1,6 @@
 """What a run writes down: metrics.jsonl, TensorBoard, completions, environment, a progress bar."""
 
+import contextlib
 import json
 import math
 import os
@@ -140,7 +141,8 @@ class RunWriter:
         if self._file is not None:
             self._file.close()
         if self._board is not None:
-            self._board.close()
+            with contextlib.suppress(OSError):  # a full disk was told of where it mattered
+                self._board.close()
 
 
 def _step(row: dict, path: Path) -> int:

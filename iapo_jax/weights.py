@@ -198,7 +198,10 @@ def save_weights(params: Params, directory: Path, num_layers: int, dtype: str) -
         max_shard_size=_SHARD,
     )
     for file, names in split.filename_to_tensors.items():
-        save_file({n: tensors[n] for n in names}, directory / file, metadata={"format": "pt"})
+        try:
+            save_file({n: tensors[n] for n in names}, directory / file, metadata={"format": "pt"})
+        except SafetensorError as error:  # which hides what the system said
+            raise OSError(f"{directory / file}: {error}") from error
         (directory / file).chmod(0o644)  # safetensors leaves it readable by its owner alone
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from tiny_runs import completions, finished, make_world, reproducible, train_config
 
-from iapo_jax import boundary, evaluation, interruption, step
+from iapo_jax import boundary, evaluation, interruption, step, weights
 from iapo_jax.cli import exit_code
 from iapo_jax.config import SftConfig, load_config
 from iapo_jax.errors import FAILED, MISTAKE, STOPPED, RunError, UserError
@@ -306,6 +307,26 @@ def test_a_disk_that_fills_up_is_told(half, configure, calm, monkeypatch, capsys
     monkeypatch.setattr(RunWriter, "metrics", inner)
     assert sorted(os.listdir(half / "checkpoints")) == ["1", "2", "3"]
     assert_same(finished(half, train(configure(half))), calm)
+
+
+def test_an_export_without_room_leaves_the_earlier_one(half, configure, calm, monkeypatch, capsys):
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half a file")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    before = (half / "hf" / "model.safetensors").read_bytes()
+    inner = weights.save_file
+    monkeypatch.setattr(weights, "save_file", full)
+    assert exit_code(lambda: train(configure(half))) == FAILED
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"error: {half / 'hf'} cannot be written any more: {half / 'hf.partial'}"
+    )
+    assert "No space left on device" in said and said.count("\n") == 1
+    assert (half / "hf" / "model.safetensors").read_bytes() == before
+    monkeypatch.setattr(weights, "save_file", inner)
+    assert_same(finished(half, train(configure(half))), calm)
+    assert not list(half.glob("hf.*"))
 
 
 def test_a_damaged_row_of_metrics_is_named(half, configure):
