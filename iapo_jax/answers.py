@@ -47,8 +47,6 @@ def _serve(descriptor: int, memory: int) -> None:
     from multiprocessing.connection import Connection
 
     connection = Connection(descriptor)
-    for stop in (signal.SIGINT, signal.SIGTERM):  # to the whole group: for the trainer alone
-        signal.signal(stop, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default kills, even inside C code
     with contextlib.suppress(ValueError, OSError):  # macOS refuses
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
@@ -127,6 +125,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,  # signals to the whole group are for the trainer alone
             )
         reply = self._reply(_START_SECONDS)
         if "ready" not in reply:

@@ -1,15 +1,15 @@
 """What happens between two steps of a run: states are saved, signals heard, bad streaks ended."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 
 from iapo_jax.checkpoint import Checkpoints
-from iapo_jax.errors import RunError
+from iapo_jax.errors import RunError, UserError
 from iapo_jax.interruption import Stopped, stop_requested
 from iapo_jax.metrics import RunWriter, say
-from iapo_jax.run import writing
 from iapo_jax.update import TrainState
 
 
@@ -35,6 +35,13 @@ class Boundary:
         self.config, self.checkpoints, self.writer = config, checkpoints, writer
         self.measure, self.best = measure, best
         self.in_a_row = int(notes.get("skipped_in_a_row", 0))
+        self.before_streak: int | None = notes.get("before_streak")  # a checkpoint that is good
+        rows = notes.get("rows", writer.rows)
+        if rows != writer.rows:
+            say(
+                f"note: {writer.directory / 'metrics.jsonl'} has {writer.rows} rows up to the "
+                f"checkpoint, which knows of {rows}: some are missing"
+            )
 
     def count(self, skipped: bool) -> float:
         """How many steps in a row were skipped, with this one."""
@@ -67,25 +74,53 @@ class Boundary:
             place = self.writer.directory / "skipped"
             raise RunError(
                 f"{self.in_a_row} steps in a row, up to step {step}, had numbers that are not "
-                f"finite ({', '.join(why)}) and were skipped: stopped (max_skipped); the "
-                f"checkpoint of step {step} holds the parameters of the last good update, {place} "
-                "the batches"
+                f"finite ({', '.join(why)}) and changed nothing: stopped (max_skipped); the last "
+                f"state is checkpoint {step}, the newest from before them "
+                f"{self.before_streak or 'none'}, and {place} holds the batches"
             )
         if stop:
-            raise Stopped(self._saved(step) + "; the same command goes on")
+            how = "" if self.config.resume == "auto" else " with resume=auto"
+            raise Stopped(f"{self._saved(step)}; the same command{how} goes on")
 
-    def rescue(self, step: int, state: TrainState) -> None:
-        """Saves the state of a run that fails, if the step after it has not begun to change it."""
+    @contextlib.contextmanager
+    def rescuing(self, step: int, state: TrainState) -> Iterator[None]:
+        """Around the step after `step` steps: if it fails, the state before it is saved, unless the
+        step has begun to change it.
+
+        Raises:
+          RunError: in place of a UserError, since the run has begun.
+        """
+        try:
+            yield
+        except BaseException as error:
+            told = isinstance(error, UserError | RunError)
+            # Of several processes only these errors are known to be raised on all of them.
+            if step and (told or jax.process_count() == 1):
+                self._rescue(step, state)
+            if isinstance(error, UserError):
+                raise RunError(str(error)) from error
+            raise
+
+    def _rescue(self, step: int, state: TrainState) -> None:
         gone = any(x.is_deleted() for x in jax.tree.leaves(state))
-        if step and not gone and step not in self.checkpoints.steps():
+        if gone or step in self.checkpoints.steps():
+            return
+        try:
             self.save(step, state)
+            self.checkpoints.wait()
             say(self._saved(step))
+        except RunError as error:  # what is wrong is said after it
+            say(f"note: {error}")
 
     def save(self, step: int, state: TrainState) -> None:
         """A checkpoint, which is never newer than the rows on the disk."""
-        with writing(self.writer.directory):
-            self.writer.sync()
-        self.checkpoints.save(step, state, self.best(), {"skipped_in_a_row": self.in_a_row})
+        self.writer.sync()
+        if not self.in_a_row:
+            self.before_streak = step
+        notes = {"skipped_in_a_row": self.in_a_row, "before_streak": self.before_streak}
+        notes["rows"] = self.writer.rows
+        preserved = {self.best(), self.before_streak if self.in_a_row else None} - {None}
+        self.checkpoints.save(step, state, preserved, notes)
 
     def _due(self, step: int) -> bool:
         every = self.config.save_steps

@@ -6,11 +6,12 @@ after reading: damage is found whichever file or disk it comes from, on any mesh
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,15 @@ class DamagedCheckpoint(UserError):
     """A checkpoint is not what was saved: files are missing, cut off or changed."""
 
 
-class _Best:
-    """Preserves one checkpoint, which is told when it is asked for."""
+class _Named:
+    """Preserves the checkpoints of steps that are told when they are asked for."""
 
-    def __init__(self, step: Callable[[], int | None]):
-        self._step = step
+    def __init__(self, steps: Callable[[], Collection[int]]):
+        self._steps = steps
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """orbax's `PreservationPolicy`."""
-        best = self._step()
-        return [one.step == best for one in checkpoints]
+        return [one.step in self._steps() for one in checkpoints]
 
 
 class Checkpoints:
@@ -49,25 +49,26 @@ class Checkpoints:
 
     Args:
       keep: so many newest checkpoints; 0 = all.
-      read_only: another process may be writing here: nothing is deleted, not even leftovers.
+      writes: this process holds the directory. Otherwise a run may be writing here: nothing is
+        deleted, not even what is half written.
     """
 
-    def __init__(self, output_dir: Path, keep: int, *, read_only: bool = False):
+    def __init__(self, output_dir: Path, keep: int = 0, *, writes: bool = False):
         self.directory, self.keep = (output_dir / "checkpoints").absolute(), keep
-        self.read_only = read_only
-        self._best: int | None = None
+        self.writes = writes
+        self._preserved: Collection[int] = ()
         self._writing: int | None = None  # the step that is not known to be committed
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
         newest = policies.LatestN(self.keep or None)
-        kept = policies.AnyPreservationPolicy([newest, _Best(lambda: self._best)])
+        kept = policies.AnyPreservationPolicy([newest, _Named(lambda: self._preserved)])
         options = ocp.CheckpointManagerOptions(
             preservation_policy=kept,
-            create=not self.read_only,
-            read_only=self.read_only,
+            create=self.writes,
+            read_only=not self.writes,
         )
-        if not self.read_only:
+        if self.writes:
             self._sweep("*")  # after a run that was killed while it wrote
         return ocp.CheckpointManager(
             self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
@@ -82,18 +83,22 @@ class Checkpoints:
         _describe(_tree(state))
 
     def save(
-        self, step: int, state: Any, best: int | None = None, notes: dict[str, Any] | None = None
+        self,
+        step: int,
+        state: Any,
+        preserved: Collection[int] = (),
+        notes: dict[str, Any] | None = None,
     ) -> None:
         """Begins to write `state`; it is committed by the next `save` or `close`.
 
         Args:
-          best: a step that stays beside the newest.
+          preserved: steps that stay beside the newest.
           notes: what JSON can hold, for `notes`.
 
         Raises:
           RunError: if this one, or the one before, cannot be written; earlier ones are whole.
         """
-        self._best = best
+        self._preserved = tuple(preserved)
         tree = _tree(state)
         with self._told():
             self._manager.wait_until_finished()
@@ -101,6 +106,7 @@ class Checkpoints:
                 return
             self._writing = step
             about = {"digests": _describe(tree), "notes": notes or {}}
+            about["seal"] = _seal(about)
             args = ocp.args.StandardSave(tree)
             if not self._manager.save(step, args=args, custom_metadata=about):
                 raise RuntimeError(f"there are later checkpoints (steps {self.steps()})")
@@ -133,9 +139,13 @@ class Checkpoints:
         return self._about(step)["notes"]
 
     def _about(self, step: int) -> dict[str, Any]:
+        if not (self.directory / str(step) / "_CHECKPOINT_METADATA").is_file():
+            raise ValueError("it has no _CHECKPOINT_METADATA")
         about = json.loads(json.dumps(self._manager.metadata(step).custom_metadata or {}))
-        if not isinstance(about.get("digests"), dict) or not isinstance(about.get("notes"), dict):
+        if "digests" not in about:
             raise ValueError("the digests of its arrays are missing")
+        if about.get("seal") != _seal(about):
+            raise ValueError("what is noted with it is not what was saved")
         return about
 
     def restore(self, step: int, like: Any) -> Any:
@@ -251,7 +261,11 @@ class Checkpoints:
             self._writing = None
 
     def close(self) -> None:
-        """Waits until everything is on disk, as `wait`."""
+        """Waits until everything is on disk.
+
+        Raises:
+          RunError: if it cannot be written.
+        """
         if "_manager" in vars(self):
             self.wait()
             self._manager.close()
@@ -266,6 +280,12 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     name = partial(jax.tree_util.keystr, simple=True, separator=".")
     return {name(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _seal(about: dict[str, Any]) -> str:
+    """A digest of what is noted beside the arrays."""
+    told = {name: value for name, value in about.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _describe(tree: dict[str, Any]) -> dict[str, list]:

@@ -27,7 +27,7 @@ _ZERO_OR_MORE = """
     selection.problems selection.tolerance eval.inspect inspect samples_per_batch top_k
 """
 _ONE_OR_MORE = """
-    max_skipped mesh.num_processes mesh.heartbeat_timeout log.logging_steps
+    max_skipped mesh.num_processes mesh.heartbeat_timeout mesh.join_timeout log.logging_steps
     data.max_prompt_length sampling.max_completion_length
     batch.prompts_per_step batch.num_generations batch.mini_batches batch.num_iterations
     batch.rows_per_step batch.max_length eval.num_samples eval.prompts_per_batch

@@ -9,7 +9,7 @@ from typing import Any
 
 from iapo_jax.config import Config, load_config, to_yaml
 from iapo_jax.errors import FAILED, MISTAKE, STOPPED, RunError, UserError
-from iapo_jax.interruption import Stopped, listening
+from iapo_jax.interruption import Stopped
 
 
 def describe(schema: type) -> str:
@@ -73,17 +73,16 @@ def run_cli(
 
 
 def exit_code(run: Callable[[], Any]) -> int:
-    """Calls `run` and tells how it ended (`errors`), after a sentence where it is not 0.
-
-    SIGTERM and SIGINT are heard by `interruption` meanwhile.
-    """
+    """Calls `run` and tells how it ended (`errors`), after a sentence where it is not 0."""
     try:
-        with listening():
-            run()
+        run()
     except (UserError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE if isinstance(error, UserError) else FAILED
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return STOPPED
+    except KeyboardInterrupt:  # where nobody listens: before a run, or in a short command
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     return 0

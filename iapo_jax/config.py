@@ -216,6 +216,7 @@ class MeshSection:
     )
     num_processes: int | None = option(None, "how many there are")
     process_id: int | None = option(None, "which one this is, from 0")
+    join_timeout: int = option(300, "seconds within which all of them must have come")
     heartbeat_timeout: int = option(
         60, "seconds of silence after which a process counts as gone and the others end"
     )

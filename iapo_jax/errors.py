@@ -6,7 +6,8 @@
          of it is gone (then JAX may be faster, and end it by 134)
     75   a signal asked it to stop: all is saved, the same command goes on
 
-A second signal ends the process at once (130 or 143, as by the shell).
+A second signal ends the process at once (130 or 143, as by the shell), and so does the first one
+before a run has begun. Anything unforeseen is a traceback, and 1.
 """
 
 import re

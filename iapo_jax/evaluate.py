@@ -22,6 +22,7 @@ from iapo_jax.config import EvaluateConfig, load_config, to_yaml
 from iapo_jax.data import LoadedSet, Problems
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation import Protocol, check_batch, describe, evaluate_to, make_task
+from iapo_jax.interruption import listening
 from iapo_jax.metrics import is_writer, replace_file, say
 from iapo_jax.processes import leave
 from iapo_jax.questions import check_overlap, normalise
@@ -332,19 +333,23 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict:
 
     Raises:
       UserError: one sentence for the first thing that is wrong.
+      Stopped: if a signal asks for it; what was sampled is kept.
     """
     members = parse_models(config.models)
     sets = load_sets(config)
     check_training_data(config, members, sets)
     problems = prepare(config, members, sets)
     records, mesh = [], config.mesh
-    for member in members:
-        source = sources.open_source(member.source, config.model, mesh, config.compilation_cache)
-        mesh = dataclasses.replace(mesh, distributed=False)  # once is enough
-        for name, loaded in sets.items():
-            of = problems[member.stem(), name]
-            records.append(evaluate_member(config, member, source, name, loaded, of))
-        del source  # before the next one needs the memory
+    with listening():
+        for member in members:
+            source = sources.open_source(
+                member.source, config.model, mesh, config.compilation_cache
+            )
+            mesh = dataclasses.replace(mesh, distributed=False)  # once is enough
+            for name, loaded in sets.items():
+                of = problems[member.stem(), name]
+                records.append(evaluate_member(config, member, source, name, loaded, of))
+            del source  # before the next one needs the memory
     if not is_writer():
         return {}
     told = {"command": command, **summarise(records, config.k, config.budgets)}

@@ -8,7 +8,7 @@ from iapo_jax import pretrained
 from iapo_jax.checks import check_writable
 from iapo_jax.cli import exit_code
 from iapo_jax.config import MeshSection
-from iapo_jax.errors import UserError
+from iapo_jax.errors import RunError, UserError
 from iapo_jax.sharding import fetch
 from iapo_jax.sources import open_checkpoint
 
@@ -24,6 +24,7 @@ def export(
 
     Raises:
       UserError: if `run_dir` is no run directory, or has no such checkpoint.
+      RunError: if `out` cannot be written.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise UserError(f"--dtype is {dtype!r}; expected float32, bfloat16 or float16")
@@ -44,7 +45,7 @@ def export(
             dtype=dtype,
         )
     except OSError as error:
-        raise UserError(f"--out {str(out)!r} cannot be written: {error}") from None
+        raise RunError(f"--out {str(out)!r} cannot be written: {error}") from None
     return out
 
 

@@ -82,7 +82,7 @@ class RunWriter:
     """
 
     def __init__(self, output_dir: Path, *, tensorboard: bool, resume_step: int = 0):
-        self.directory = output_dir
+        self.directory, self.rows = output_dir, 0
         self._file = self._board = None
         if not is_writer():
             return
@@ -90,6 +90,7 @@ class RunWriter:
         path = output_dir / "metrics.jsonl"
         kept = [row for row in read_jsonl(path) if _step(row, path) <= resume_step]
         _write_lines(path, kept)
+        self.rows = len(kept)
         for folder in ("completions", "skipped"):
             for written in (output_dir / folder).glob("step_*"):
                 number = written.name.removeprefix("step_").partition(".")[0]
@@ -106,8 +107,9 @@ class RunWriter:
         told = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no NaN
         self._file.write(json.dumps({"step": step, **told}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if self._board is not None:
+        self.rows += 1
+        for name, value in told.items():
+            if self._board is not None and value is not None:
                 self._board.add_scalar(name, value, step)
 
     def completions(self, step: int, rows: Iterable[dict]) -> None:
@@ -128,7 +130,9 @@ class RunWriter:
         path.parent.mkdir(exist_ok=True)
         replace_file(path.with_suffix(".json"), json.dumps({"step": step, **why}, indent=2) + "\n")
         _write_lines(path.with_suffix(".jsonl"), rows)
-        np.savez_compressed(path.with_suffix(".npz"), **arrays)
+        partial = path.with_name(path.name + ".partial.npz")
+        np.savez_compressed(partial, **arrays)
+        os.replace(partial, path.with_suffix(".npz"))
 
     def sync(self) -> None:
         """Returns when all rows are on the disk: a checkpoint must not be newer than they are."""
@@ -137,12 +141,11 @@ class RunWriter:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Ends both files."""
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            with contextlib.suppress(OSError):  # a full disk was told of where it mattered
-                self._board.close()
+        """Ends both files; what cannot be written was told of where it was to be."""
+        for file in (self._file, self._board):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
 
 
 def _step(row: dict, path: Path) -> int:
@@ -185,6 +188,11 @@ def replace_file(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())  # else a crash of the machine could leave an empty file
     os.replace(partial, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name, too
+    finally:
+        os.close(folder)
 
 
 def environment() -> dict[str, Any]:

@@ -188,10 +188,10 @@ def read_selection(path: Path) -> list[dict]:
       UserError: naming the line that is none.
     """
     rows = []
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    lines = path.read_bytes().splitlines() if path.is_file() else []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = json.loads(line.decode("utf-8"))
             fits = all(isinstance(row[name], int | float) for name in Candidate._fields)
             if not fits or not isinstance(row["chosen"], bool) or not isinstance(row["split"], str):
                 raise ValueError("expected the figures of a checkpoint")

@@ -52,6 +52,7 @@ def join(section: MeshSection) -> None:
             section.coordinator,
             section.num_processes,
             section.process_id,
+            initialization_timeout=section.join_timeout,
             heartbeat_timeout_seconds=section.heartbeat_timeout,
         )
     except (RuntimeError, ValueError, TypeError) as error:

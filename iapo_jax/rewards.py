@@ -252,7 +252,9 @@ def combine_rewards(
     for name, function in functions:
         try:
             values = function(**given)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, asyncio's CancelledError, ...
             raise RewardError(_raised(name, function, error, given)) from error
         rewards[name] = _as_rewards(name, values, completions)
     total = np.zeros(len(completions), np.float32)

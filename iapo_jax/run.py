@@ -1,6 +1,7 @@
 """What every run begins and ends with: devices, model, run directory, final export."""
 
 import contextlib
+import dataclasses
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from jax.sharding import Mesh
 from iapo_jax import pretrained, weights
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
 from iapo_jax.checks import check_writable
-from iapo_jax.config import MeshSection, to_yaml
+from iapo_jax.config import MeshSection, SftConfig, TrainConfig, load_run_config, to_yaml
 from iapo_jax.errors import RunError, UserError
+from iapo_jax.interruption import listening
 from iapo_jax.locks import held
 from iapo_jax.metrics import (
     is_writer,
@@ -81,16 +83,21 @@ def initial_params(run: Run, seed: int) -> Params:
 def run_directory(run: Run, config: Any) -> Iterator[Checkpoints]:
     """Makes the run directory, holds it for this run alone, and opens its checkpoints.
 
+    SIGTERM and SIGINT are heard by `interruption` meanwhile.
+
     Raises:
       UserError: if nothing can be written there, another run holds it, or `config.resume` asks for
         what it lacks; before weights are loaded.
+      RunError: if it cannot be written any more.
     """
-    checkpoints = Checkpoints(run.output_dir, config.log.save_total_limit)
+    checkpoints = Checkpoints(run.output_dir, config.log.save_total_limit, writes=True)
     with contextlib.ExitStack() as stack:
         on_first(lambda: _make_directory(run, checkpoints.directory, stack), ())
         _step_to_resume(checkpoints, config)
+        stack.enter_context(listening())
         stack.callback(checkpoints.close)
-        yield checkpoints
+        with writing(run.output_dir):
+            yield checkpoints
 
 
 def _make_directory(run: Run, checkpoints: Path, stack: contextlib.ExitStack) -> tuple:
@@ -134,6 +141,7 @@ def resume_state(
     on_first(lambda: _check_space(checkpoints, config, like), ())
     if step is None:
         return None, 0, {}
+    on_first(lambda: _compare_configs(checkpoints.directory.parent / "config.yaml", config), ())
     asked = checkpoints.steps()[::-1] if config.resume == "auto" else [step]
     found, state, damaged = checkpoints.restore_whole(asked, lambda _: like)
     for error, bad in zip(damaged, asked, strict=False):
@@ -141,6 +149,40 @@ def resume_state(
     say(f"resuming from step {found} of {checkpoints.directory}")
     checkpoints.forget_after(found)
     return state, found, checkpoints.notes(found)
+
+
+def _compare_configs(path: Path, config: Any) -> tuple:
+    """Says in what the config differs from the one by which the run was begun.
+
+    Raises:
+      UserError: if that was another command.
+    """
+    if not path.is_file():
+        return ()
+    before = load_run_config(path)
+    if type(before) is not type(config):
+        kinds = {TrainConfig: "iapo_jax.train", SftConfig: "iapo_jax.sft"}
+        raise UserError(
+            f"output_dir {config.output_dir!r} holds a run of {kinds[type(before)]}; expected one "
+            f"of {kinds[type(config)]}, or another output_dir"
+        )
+    there, here = (_flat(dataclasses.asdict(one)) for one in (before, config))
+    free = ("mesh.", "log.", "resume", "max_steps", "output_dir")
+    names = sorted(
+        n for n in there | here if there.get(n) != here.get(n) and not n.startswith(free)
+    )
+    if names:
+        say(f"note: the run was begun with another {', '.join(names)}")
+    return ()
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return flat
 
 
 def _check_space(checkpoints: Checkpoints, config: Any, like: TrainState) -> tuple:

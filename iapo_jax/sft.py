@@ -40,11 +40,11 @@ from iapo_jax.run import (
     prepare_directory,
     resume_state,
     run_directory,
-    writing,
 )
 from iapo_jax.scoring import score_completions
 from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.types import Array, Mean, Params, Prompts
+from iapo_jax.untrusted import hide
 from iapo_jax.update import TrainState
 
 
@@ -94,7 +94,7 @@ def encode_completion(
 
 
 class _Rows:
-    """Encodes rows when a step asks for them; at the start only their fields are looked at.
+    """Encodes rows when a step asks for them; what could be wrong with one is found at the start.
 
     Raises:
       UserError: naming the first row that is wrong; if no row fits into the limits.
@@ -105,7 +105,8 @@ class _Rows:
         self.rows = data.load_rows(config.data)
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no eos_token, which ends every completion; set one")
-        self.notes = self._repeats([self._read(index) for index in range(len(self.rows))])
+        questions = [self._read(index) for index in range(len(self.rows))]
+        self.notes = self._repeats(questions)
         self.limits = config.data.max_prompt_length, config.batch.max_length
         self._too_long: set[int] = set()
         lengths = []
@@ -122,6 +123,10 @@ class _Rows:
                 f"({self.limits[1]}); the shortest prompt has {shortest[0]} tokens, the shortest "
                 f"completion {shortest[1]}"
             )
+        for index, question in enumerate(questions):
+            # What a template, or the vocabulary, may refuse in one row and not in another.
+            if not isinstance(question, str) or hide(tokenizer, question) != question:
+                self._tokens(index)
         self.order = data.batch_order(len(self.rows), config.batch.rows_per_step, config.seed)
         if config.data.strict:
             for index in range(len(self.rows)):
@@ -296,26 +301,24 @@ def _steps(
     with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
         coming = rows.batch(first)
         for step in range(first + 1, config.max_steps + 1):
-            state, metrics = update_on(state, put(coming, split))
-            batch, coming = coming, rows.batch(step)  # the next one, while the devices work
-            row = {name: float(value) for name, value in fetch(metrics).items()}
+            with boundary.rescuing(step - 1, state):
+                state, metrics = update_on(state, put(coming, split))
+                batch, coming = coming, rows.batch(step)  # the next one, while the devices work
+                row = {name: float(value) for name, value in fetch(metrics).items()}
             skipped = row.pop("skipped")
             row["learning_rate"] = float(schedule(updates))
             row |= {"skipped/updates": skipped, "skipped/in_a_row": boundary.count(bool(skipped))}
             updates += not skipped
-            with writing(boundary.writer.directory):
-                if step % config.log.logging_steps == 0 or step == config.max_steps:
-                    now = time.perf_counter()
-                    row["time/step"] = (now - started) / (step - logged)
-                    row["compiles"] = compiles()
-                    logged, started = step, now
-                    boundary.writer.metrics(step, row)
-                why = {}
-                if skipped:
-                    why = {
-                        k: str(row[k]) for k in ("loss", "grad_norm") if not math.isfinite(row[k])
-                    }
-                    boundary.writer.skipped(step, why, *_told(rows, batch, step))
+            if step % config.log.logging_steps == 0 or step == config.max_steps:
+                now = time.perf_counter()
+                row["time/step"] = (now - started) / (step - logged)
+                row["compiles"] = compiles()
+                logged, started = step, now
+                boundary.writer.metrics(step, row)
+            why = {}
+            if skipped:
+                why = {name: str(row[name]) for name in ("loss", "grad_norm")}
+                boundary.writer.skipped(step, why, *_told(rows, batch, step))
             text = f"loss {row['loss']:.4f} entropy {row['entropy']:.3f}"
             bar.set_postfix_str(text, refresh=False)
             bar.update()

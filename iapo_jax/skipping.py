@@ -20,7 +20,9 @@ class Skipped(NamedTuple):
 
 
 @jax.jit
-def count_non_finite(rollout: Rollout, signals: Signals, credit: Credit) -> dict[str, Array]:
+def count_non_finite(
+    rollout: Rollout, signals: Signals, credit: Credit, memory: Any
+) -> dict[str, Array]:
     """How many numbers of a rollout are NaN or infinite, by what they are; int32 scalars.
 
     Padding does not count.
@@ -36,6 +38,7 @@ def count_non_finite(rollout: Rollout, signals: Signals, credit: Credit) -> dict
         "uncertainty": count(signals.uncertainty, cuts),
         "advantage": count(credit.advantage, mask),
         "weight": count(credit.weight, mask),
+        "memory": sum((count(x, True) for x in jax.tree.leaves(memory)), jnp.int32(0)),
     }
 
 

@@ -105,7 +105,7 @@ def look(text: str, model: ModelSection) -> Pretrained:
     if place is not None and (place[0] / "checkpoints").is_dir():
         run_dir, step = place
         config = run_config(run_dir)
-        checkpoints = Checkpoints(run_dir, config.log.save_total_limit)
+        checkpoints = Checkpoints(run_dir)
         if step_to_resume(checkpoints, step, option="the step of --model") is None:
             raise UserError(f"{checkpoints.directory} holds no checkpoint")
         checkpoints.close()
@@ -136,7 +136,7 @@ def open_checkpoint(
     config = run_config(run_dir)
     section = _model_section(run_dir, config, model)
     opened = run.open_run(dataclasses.replace(config, mesh=mesh, model=section))
-    checkpoints = Checkpoints(run_dir, config.log.save_total_limit, read_only=True)
+    checkpoints = Checkpoints(run_dir)
     chosen = chosen_step(run_dir) if step == "auto" else None
     wanted = str(chosen) if chosen in checkpoints.steps() else step
     if chosen is not None and wanted == step:

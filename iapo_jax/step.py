@@ -130,18 +130,19 @@ def run_step(
     collected = time.perf_counter()
     observed = observe(trainer, state.params, ref_params, scored)
     batch, memory, metrics = compute_credit(trainer, observed, state.memory, scored.indices, step)
-    counts = count_non_finite(observed.rollout, observed.signals, batch.credit)
+    counts = count_non_finite(observed.rollout, observed.signals, batch.credit, memory)
     metrics, counts, done = fetch((metrics, counts, state.step))
     credited = time.perf_counter()
     tried = config.batch.mini_batches * config.batch.num_iterations
     updates: list[Any] = []
     if not any(counts.values()):
-        state = state._replace(memory=memory)
         for number in range(tried):
             index = np.int32(number % config.batch.mini_batches)
             state, values = train_step(state, batch, index, trainer.temperature, spec=trainer.spec)
             updates.append(values)
         updates = fetch(updates)
+        if not all(told["skipped"] for told in updates):
+            state = state._replace(memory=memory)
     ended = time.perf_counter()
     why = why_skipped(counts, updates)
     row = reporting.host_metrics(scored) | sampling

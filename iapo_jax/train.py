@@ -15,7 +15,6 @@ from iapo_jax.boundary import Boundary
 from iapo_jax.checkpoint import Checkpoints, DamagedCheckpoint
 from iapo_jax.cli import run_cli
 from iapo_jax.config import TrainConfig
-from iapo_jax.errors import UserError
 from iapo_jax.held_out import HeldOut
 from iapo_jax.learner import TrainBatch, train_step
 from iapo_jax.metrics import RunWriter, is_writer, memory_table, progress_bar, say
@@ -29,7 +28,6 @@ from iapo_jax.run import (
     prepare_directory,
     resume_state,
     run_directory,
-    writing,
 )
 from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.signals import compute_signals
@@ -58,6 +56,8 @@ def train(
 
     Raises:
       UserError: for what is wrong in the config, the model directory or the data.
+      RunError: if a run under way cannot go on.
+      Stopped: if SIGTERM or SIGINT asks for it; everything is saved.
     """
     trainer = make_trainer(config, advantage=advantage, reward_functions=reward_functions)
     run = trainer.run
@@ -98,8 +98,7 @@ def _train(trainer: Trainer, held_out: HeldOut, checkpoints: Checkpoints) -> Tra
     exported = export_final(run, state.params)
     after = held_out.after(state.params, chosen)
     if before is not None and is_writer():
-        with writing(run.output_dir):
-            say(held_out.compare(before, after))
+        say(held_out.compare(before, after))
     say(f"model: {exported}")
     return state
 
@@ -112,11 +111,8 @@ def _steps(
     boundary.arrive(first, state)
     with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
         for step in range(first, config.max_steps):
-            try:
+            with boundary.rescuing(step, state):  # such as from a reward function
                 done = run_step(trainer, state, ref_params, step, bar.set_postfix_str)
-            except (UserError, KeyboardInterrupt):  # such as a reward function's
-                boundary.rescue(step, state)
-                raise
             state, scored, row, skipped = done
             row["skipped/in_a_row"] = boundary.count(skipped is not None)
             _write(trainer, boundary.writer, step + 1, scored, row, skipped)
@@ -137,13 +133,12 @@ def _write(
 ) -> None:
     log, last = trainer.config.log, step == trainer.config.max_steps
     texts = reporting.completion_rows(trainer.problems, scored)
-    with writing(writer.directory):
-        if step % log.logging_steps == 0 or last:
-            writer.metrics(step, row)
-        if log.completion_steps and (step % log.completion_steps == 0 or last):
-            writer.completions(step, texts)
-        if skipped is not None:
-            writer.skipped(step, skipped.why, skipped.arrays, texts)
+    if step % log.logging_steps == 0 or last:
+        writer.metrics(step, row)
+    if log.completion_steps and (step % log.completion_steps == 0 or last):
+        writer.completions(step, texts)
+    if skipped is not None:
+        writer.skipped(step, skipped.why, skipped.arrays, texts)
 
 
 def choose_state(

@@ -145,13 +145,15 @@ def apply_gradient(
 ) -> tuple[TrainState, dict[str, Array]]:
     """The next state, on the shardings of `init_state`; metrics loss, grad_norm and skipped.
 
-    The norm is that before clipping. Where it or the loss is not finite, the update is skipped: the
-    state stays as it was, the moments and the counters of the optimizer too.
+    The norm is that before clipping. Where it, the loss or the norm of the new parameters is not
+    finite, the update is skipped: the state stays as it was, the moments and the counters of the
+    optimizer too.
     """
     norm = optax.tree.norm(gradient)
-    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
+    size = optax.tree.norm(params)
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss) & jnp.isfinite(size)
     new = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
     new = jax.tree.map(lambda x, old: jnp.where(finite, x, old), new, state)
     # Left to itself XLA moves some leaves, and the programs of a step are compiled once more.

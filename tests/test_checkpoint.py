@@ -42,7 +42,7 @@ def open_checkpoints(tmp_path):
     opened = []
 
     def make(keep=0):
-        opened.append(Checkpoints(tmp_path, keep))
+        opened.append(Checkpoints(tmp_path, keep, writes=True))
         return opened[-1]
 
     yield make
@@ -247,7 +247,7 @@ def test_no_whole_checkpoint_is_one_sentence(open_checkpoints, build, tmp_path):
 def test_the_best_stays_beside_the_newest(open_checkpoints, build):
     state, checkpoints = build(make_mesh(1, 1, 1)), open_checkpoints(1)
     for step, best in ((1, 1), (2, 1), (3, 1), (4, 4), (5, 4)):
-        checkpoints.save(step, state, best)
+        checkpoints.save(step, state, {best})
     checkpoints.close()
     assert open_checkpoints(1).steps() == [4, 5]
 
@@ -286,8 +286,28 @@ def test_leftovers_of_a_killed_run_go(open_checkpoints, build, tmp_path):
     leftover = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
     leftover.mkdir()
     (leftover / "half").write_bytes(b"half")
-    reader = Checkpoints(tmp_path, 0, read_only=True)
+    reader = Checkpoints(tmp_path)
     assert reader.steps() == [1]
     assert leftover.is_dir()  # it may be of a run that is alive
     assert open_checkpoints().steps() == [1]
     assert not leftover.exists()
+
+
+def test_what_is_noted_is_sealed(open_checkpoints, build, tmp_path):
+    checkpoints, state = open_checkpoints(), build(make_mesh(1, 1, 1))
+    checkpoints.save(1, state, notes={"rows": 3})
+    checkpoints.close()
+    assert open_checkpoints().notes(1) == {"rows": 3}
+    path = tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
+    path.write_text(path.read_text().replace('"rows": 3', '"rows": 4'))
+    with pytest.raises(DamagedCheckpoint, match="what is noted with it is not what was saved"):
+        open_checkpoints().restore(1, state)
+
+
+def test_a_folder_that_is_no_checkpoint(open_checkpoints, build, tmp_path):
+    state = build(make_mesh(1, 1, 1))
+    saved(open_checkpoints(), step_1=state)
+    (tmp_path / "checkpoints" / "7").mkdir()
+    (tmp_path / "checkpoints" / "notes").mkdir()
+    step, _, (told,) = open_checkpoints().restore_whole([7, 1], lambda _: state)
+    assert step == 1 and str(told).endswith("/7 is damaged: it has no _CHECKPOINT_METADATA")

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 
@@ -14,9 +15,10 @@ from safetensors import SafetensorError
 from tiny_runs import completions, finished, make_world, reproducible, train_config
 
 from iapo_jax import boundary, evaluation, interruption, step, weights
+from iapo_jax.checkpoint import Checkpoints
 from iapo_jax.cli import exit_code
 from iapo_jax.config import SftConfig, load_config
-from iapo_jax.errors import FAILED, MISTAKE, STOPPED, RunError, UserError
+from iapo_jax.errors import FAILED, STOPPED, RunError, UserError
 from iapo_jax.interruption import Stopped
 from iapo_jax.locks import held
 from iapo_jax.metrics import RunWriter, read_jsonl
@@ -151,18 +153,48 @@ def test_an_endless_streak_ends_the_run(configure, tmp_path, capsys):
     config = configure(tmp_path, "max_skipped=2", "selection.problems=0", "algorithm.name=grpo")
     assert exit_code(lambda: train(config, advantage=huge)) == FAILED
     said = capsys.readouterr().err
-    assert "2 steps in a row, up to step 2, had numbers that are not finite (updates)" in said
+    assert "2 steps in a row, up to step 2, had numbers that are not finite (updates) and" in said
+    assert "the last state is checkpoint 2, the newest from before them none" in said
     assert said.count("error: ") == 1 and "Traceback" not in said
     rows = read_jsonl(tmp_path / "metrics.jsonl")
     assert [row["skipped/in_a_row"] for row in rows] == [1, 2]
     why = json.loads((tmp_path / "skipped" / "step_2.json").read_text())
     assert why["updates"][0]["update"] == 0
     assert not np.isfinite(float(why["updates"][0]["grad_norm"]))
+    notes = [Checkpoints(tmp_path).notes(number) for number in (1, 2)]
+    assert [one["skipped_in_a_row"] for one in notes] == [1, 2]
     # What is saved is the model as it was, and goes on by a rule that works.
     run = finished(tmp_path, train(config))
     assert [row["skipped/in_a_row"] for row in run.rows] == [1, 2, 0, 0]
     assert int(run.state.step) == 2
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.params))
+
+
+def test_parameters_that_explode_are_not_taken(configure, tmp_path):
+    options = ("optimizer.learning_rate=1e30", "log.save_total_limit=1", "max_skipped=2")
+    with pytest.raises(RunError, match="2 steps in a row, up to step 2, .* none"):
+        train(configure(tmp_path, *options))
+    found = open_checkpoint(tmp_path, mesh=configure(tmp_path).mesh)
+    start = weights.load_params(found.run.pretrained.directory, found.run.pretrained.config)
+    jax.tree.map(np.testing.assert_array_equal, found.params, start)
+
+
+def test_the_checkpoint_before_a_streak_is_kept(configure, tmp_path, spoil):
+    spoil("uncertainty", [2, 3, 4])
+    with pytest.raises(RunError, match="checkpoint 4, the newest from before them 1, "):
+        train(configure(tmp_path, "log.save_total_limit=1", "max_skipped=3"))
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "4"]
+
+
+def test_a_skipped_step_is_no_memory(configure, tmp_path):
+    adapt = ("algorithm.name=gfpo", "algorithm.adapt=keep_for_difficulty", "max_skipped=2")
+    options = (*adapt, "algorithm.options={start_questions: 4}", "selection.problems=0")
+    with pytest.raises(RunError, match=r"finite \(updates\)"):
+        train(configure(tmp_path, *options), advantage=huge)
+    checkpoints = Checkpoints(tmp_path)
+    first, second = (checkpoints._about(n)["digests"] for n in (1, 2))
+    remembered = [name for name in first if name.startswith("memory")]
+    assert remembered and first == second
 
 
 def test_fine_tuning_skips_too(world, tmp_path):
@@ -201,7 +233,7 @@ def test_a_reward_that_fails_later_loses_nothing(configure, tmp_path, calm, worl
         return [sum(letter.isdigit() for letter in text) / 4 for text in completions]
 
     config = configure(tmp_path, "save_steps=0")
-    assert exit_code(lambda: train(config, reward_functions=[digits])) == MISTAKE
+    assert exit_code(lambda: train(config, reward_functions=[digits])) == FAILED
     printed = capsys.readouterr()
     assert "'digits' raised OSError('the sandbox is gone')" in printed.err
     assert f"step 2 of 4 is saved in {tmp_path / 'checkpoints'}" in printed.out
@@ -213,10 +245,16 @@ def test_a_reward_that_fails_later_loses_nothing(configure, tmp_path, calm, worl
 def test_a_stop_is_no_loss(configure, tmp_path, calm, monkeypatch):
     asked = []
     monkeypatch.setattr(boundary, "stop_requested", lambda: asked.append(None) or len(asked) == 2)
-    with pytest.raises(Stopped, match="step 2 of 4 is saved in .*; the same command goes on"):
+    with pytest.raises(Stopped, match="step 2 of 4 is saved in .*; the same command goes on$"):
         train(configure(tmp_path, "save_steps=4"))
     assert os.listdir(tmp_path / "checkpoints") == ["2"]
     assert_same_steps(finished(tmp_path, train(configure(tmp_path, "save_steps=4"))), calm)
+
+
+def test_a_stop_of_a_run_that_refuses_to_resume(configure, tmp_path, monkeypatch):
+    monkeypatch.setattr(boundary, "stop_requested", lambda: True)
+    with pytest.raises(Stopped, match="the same command with resume=auto goes on$"):
+        train(configure(tmp_path, "resume=never"))
 
 
 def test_a_stop_while_a_checkpoint_is_measured(configure, tmp_path, calm, monkeypatch):
@@ -240,12 +278,18 @@ def test_signals_are_heard_once(capfd):
         assert {signal.getsignal(each) for each in before} == {signal.SIG_DFL}
         raise Stopped("all is well")
 
-    assert exit_code(work) == STOPPED
+    def command():
+        with interruption.listening():
+            work()
+
+    assert exit_code(command) == STOPPED
     assert {each: signal.getsignal(each) for each in before} == before
     said = capfd.readouterr().err
     assert "SIGTERM: stopping after the current step; a second signal stops at once" in said
     assert said.endswith("stopped by SIGTERM: all is well\n")
-    assert exit_code(lambda: None) == 0 and not interruption.stop_requested()
+    assert exit_code(lambda: None) == 0
+    with interruption.listening():
+        assert not interruption.stop_requested()
 
 
 # Storage
@@ -307,6 +351,47 @@ def test_a_disk_that_fills_up_is_told(half, configure, calm, monkeypatch, capsys
     monkeypatch.setattr(RunWriter, "metrics", inner)
     assert sorted(os.listdir(half / "checkpoints")) == ["1", "2", "3"]
     assert_same(finished(half, train(configure(half))), calm)
+
+
+def test_a_disk_that_is_full_in_earnest(half, configure, calm, capfd):
+    """No file may grow beyond a size: a row of metrics is cut off in its middle."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    size = (half / "metrics.jsonl").stat().st_size
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2 + size // 8, before[1]))
+        code = exit_code(lambda: train(configure(half, "save_steps=0", "log.tensorboard=true")))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    said = capfd.readouterr().err
+    assert code == FAILED and "Traceback" not in said
+    assert said.strip().splitlines()[-1].startswith(f"error: {half} cannot be written any more: ")
+    assert_same(finished(half, train(configure(half))), calm)
+
+
+def test_another_command_has_another_directory(half, world, configure, capsys):
+    options = [f"output_dir={half}", f"model.path={world / 'model'}", "log.compilation_cache="]
+    (half / "rows.jsonl").write_text('{"question": "1+1", "completion": "2"}\n')
+    config = load_config(
+        SftConfig, None, [*options, f"data.dataset={half / 'rows.jsonl'}", "batch.rows_per_step=8"]
+    )
+    with pytest.raises(
+        UserError, match="holds a run of iapo_jax.train; expected one of iapo_jax.s"
+    ):
+        train_sft(config)
+    train(configure(half, "max_steps=2", "optimizer.learning_rate=1e-3"))
+    assert (
+        "note: the run was begun with another optimizer.learning_rate\n" in capsys.readouterr().out
+    )
+
+
+def test_rows_that_are_missing_are_said(half, configure, capsys):
+    path = half / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    train(configure(half))
+    told = f"note: {path} has 1 rows up to the checkpoint, which knows of 2: some are missing\n"
+    assert told in capsys.readouterr().out
 
 
 def test_an_export_without_room_leaves_the_earlier_one(half, configure, calm, monkeypatch, capsys):
