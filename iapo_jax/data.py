@@ -323,13 +323,13 @@ def read_question(row: dict, where: str) -> str | list[dict]:
                 f"{where}: a prompt that is a list holds chat messages, each with the texts `role` "
                 f"and `content`; found {message!r:.60}"
             )
-    if not question_text(question).strip():
-        raise UserError(f"{where}: the question is empty: {question!r:.60}")
         if message["role"] not in ROLES:
             raise UserError(
                 f"{where}: a message has the role {message['role']!r:.60}; expected "
                 f"{', '.join(ROLES[:-1])} or {ROLES[-1]}"
             )
+    if not question_text(question).strip():
+        raise UserError(f"{where}: the question is empty: {question!r:.60}")
     return _map_texts(question, lambda text: _check_unicode(text, f"{where}: the question"), where)
 
 

@@ -92,16 +92,16 @@ def run_directory(run: Run, config: Any) -> Iterator[Checkpoints]:
     """
     checkpoints = Checkpoints(run.output_dir, config.log.save_total_limit, writes=True)
     with contextlib.ExitStack() as stack:
-        on_first(lambda: _make_directory(run, checkpoints.directory, stack), ())
-        _step_to_resume(checkpoints, config)
+        check_writable(checkpoints.directory, "the directory of checkpoints")
+        _step_to_resume(Checkpoints(run.output_dir), config)  # before anything is made
+        on_first(lambda: _make_directory(run, stack), ())
         stack.enter_context(listening())
         stack.callback(checkpoints.close)
         with writing(run.output_dir):
             yield checkpoints
 
 
-def _make_directory(run: Run, checkpoints: Path, stack: contextlib.ExitStack) -> tuple:
-    check_writable(checkpoints, "the directory of checkpoints")
+def _make_directory(run: Run, stack: contextlib.ExitStack) -> tuple:
     try:
         run.output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=run.output_dir):

@@ -22,22 +22,26 @@ QUICK = [
     *("algorithm.options={start_questions: 8}", "sampling.max_completion_length=8"),
 ]
 # Beside a run, and told of by it: where a signal shall strike. The first argument is a folder in
-# which a file of that name appears on entry.
+# which a file of that name appears on entry, of an update on that of the call whose number is the
+# second argument: the first one is spent on loading its program.
 _HOOKED = """
 import sys, pathlib
+import jax
 from iapo_jax import learner, pretrained, step, train
-told = pathlib.Path(sys.argv[1])
+told, number = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 
-def tell(module, name, mark):
-    inner = getattr(module, name)
+def tell(module, name, mark, number):
+    inner, calls = getattr(module, name), []
     def outer(*args, **keywords):
-        (told / mark).touch()
-        return inner(*args, **keywords)
+        calls.append(None)
+        if len(calls) == number:
+            (told / mark).touch()
+        return jax.block_until_ready(inner(*args, **keywords))
     setattr(module, name, outer)
 
-tell(step, "train_step", "update")
-tell(pretrained, "save_weights", "export")
-raise SystemExit(train.main(sys.argv[2:]))
+tell(step, "train_step", "update", number)
+tell(pretrained, "save_weights", "export", 1)
+raise SystemExit(train.main(sys.argv[3:]))
 """
 
 
@@ -51,9 +55,18 @@ def arguments(output_dir: Path, programs: Path, *options: str) -> list[str]:
     return [*SMALL, f"output_dir={output_dir}", f"log.compilation_cache={programs}", *options]
 
 
-def start(output_dir: Path, programs: Path, *options: str, marks: Path | None = None, log: Path):
-    """Starts a run; with `marks`, files there tell where it is (update, export)."""
-    entry = ["-m", "iapo_jax.train"] if marks is None else ["-c", _HOOKED, str(marks)]
+def start(
+    output_dir: Path,
+    programs: Path,
+    *options: str,
+    marks: Path | None = None,
+    number: int = 1,
+    log: Path,
+):
+    """Starts a run; with `marks`, files there tell where it is (update `number`, export)."""
+    entry = ["-m", "iapo_jax.train"]
+    if marks is not None:
+        entry = ["-c", _HOOKED, str(marks), str(number)]
     with log.open("a") as file:
         return subprocess.Popen(
             [sys.executable, *entry, *arguments(output_dir, programs, *options)],

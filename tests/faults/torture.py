@@ -37,7 +37,10 @@ def kill_once(
     shutil.rmtree(marks, ignore_errors=True)
     marks.mkdir(parents=True)
     log = directory / "log.txt"
-    process = runs.start(output, directory / "programs", *options, marks=marks, log=log)
+    number = rng.choice((2, 2, 3))
+    process = runs.start(
+        output, directory / "programs", *options, marks=marks, number=number, log=log
+    )
     try:
         if place == "anywhere":
             delay = rng.uniform(0.0, seconds)
@@ -45,6 +48,7 @@ def kill_once(
             alive = runs.wait_for(lambda: time.monotonic() > until, process)
         elif place == "checkpoint":
             alive = runs.wait_for(lambda: runs.writes_checkpoint(output), process)
+            time.sleep(rng.uniform(0.0, 0.2))  # in the middle, in the renaming, in the deletions
         else:
             alive = runs.wait_for(lambda: (marks / place).exists(), process)
             if alive:
