@@ -107,7 +107,8 @@ def _make_directory(run: Run, stack: contextlib.ExitStack) -> tuple:
         with tempfile.TemporaryFile(dir=run.output_dir):
             pass
         lock = run.output_dir / ".lock"
-        stack.enter_context(held(lock, instead="another output_dir", sign=True))
+        if not stack.enter_context(held(lock, instead="another output_dir", sign=True)):
+            say("note: the disk of output_dir has no locks: a second run here would not be noticed")
     except OSError as error:
         raise UserError(f"output_dir {str(run.output_dir)!r} cannot be written: {error}") from None
     return ()

@@ -14,7 +14,7 @@ import pytest
 from safetensors import SafetensorError
 from tiny_runs import completions, finished, make_world, reproducible, train_config
 
-from iapo_jax import boundary, evaluation, interruption, step, weights
+from iapo_jax import boundary, evaluation, interruption, locks, step, weights
 from iapo_jax.checkpoint import Checkpoints
 from iapo_jax.cli import exit_code
 from iapo_jax.config import SftConfig, load_config
@@ -327,6 +327,15 @@ def test_two_runs_do_not_share_a_directory(half, configure, capsys):
         caught.value
     )
     assert {path: path.read_bytes() for path in half.rglob("*") if path.is_file()} == files
+
+
+def test_a_disk_without_locks_is_said(tmp_path, monkeypatch):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    with held(tmp_path / ".lock", instead="another") as locked:
+        assert locked is False
 
 
 def test_a_disk_without_room_is_told_before(half, configure, monkeypatch):
