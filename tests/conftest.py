@@ -80,6 +80,15 @@ def forget_programs():
 
 
 @pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """A folder of compiled programs, shared by all workers and by processes that tests start."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    (shared / "programs").mkdir(exist_ok=True)
+    return shared / "programs"
+
+
+@pytest.fixture(scope="session")
 def root():
     """The repository."""
     return ROOT

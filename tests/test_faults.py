@@ -27,23 +27,20 @@ from iapo_jax.sources import open_checkpoint
 from iapo_jax.train import train
 from iapo_jax.types import Credit
 
+# The shapes are those of other tests of training, whose compiled programs serve here, too.
 QUICK = (
     "eval.dataset=''",
     "save_steps=1",
     "log.save_total_limit=0",
-    "data.max_rows=16",
-    "batch.prompts_per_step=4",
-    "batch.num_generations=2",
-    "sampling.max_completion_length=8",
     "selection.problems=4",
     "selection.prompts_per_batch=4",
 )
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, root):
+def world(tmp_path_factory, root, programs):
     """The tiny model's folder; programs are compiled once for all tests."""
-    return make_world(tmp_path_factory.mktemp("world"), root)
+    return make_world(tmp_path_factory.mktemp("world"), root, programs)
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +136,8 @@ def test_a_step_that_is_not_finite_changes_nothing(configure, tmp_path, spoil, n
         shapes = {
             key: arrays[key].shape[:2] for key in arrays if key.startswith(("roll", "credit"))
         }
-        assert len(shapes) >= 6 and set(shapes.values()) == {(4, 2)}
-        assert len(arrays["rows"]) == 4
+        assert len(shapes) >= 6 and set(shapes.values()) == {(8, 4)}
+        assert len(arrays["rows"]) == 8
     assert read_jsonl(folder / "step_2.jsonl") == completions(run, 2)
 
 

@@ -40,9 +40,9 @@ def digits(prompts, completions, answer, **columns):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, root):
+def world(tmp_path_factory, root, programs):
     """The tiny model's folder; programs are compiled once for all processes."""
-    folder = make_world(tmp_path_factory.mktemp("world"), root)
+    folder = make_world(tmp_path_factory.mktemp("world"), root, programs, num_hidden_layers=1)
     (folder / "pay.py").write_text(PAY.format(log=str(folder / "calls.txt")))
     return folder
 

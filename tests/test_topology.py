@@ -41,9 +41,9 @@ SUMS = [
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, root):
+def world(tmp_path_factory, root, programs):
     """The tiny model's folder, with rows to imitate; programs are compiled once for all tests."""
-    folder = make_world(tmp_path_factory.mktemp("world"), root, num_hidden_layers=1)
+    folder = make_world(tmp_path_factory.mktemp("world"), root, programs, num_hidden_layers=1)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SUMS))
     return folder
 

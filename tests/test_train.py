@@ -37,9 +37,9 @@ from iapo_jax.types import Credit
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, root):
+def world(tmp_path_factory, root, programs):
     """A folder with a tiny model and its tokenizer, a reward file, and compiled programs."""
-    return make_world(tmp_path_factory.mktemp("world"), root)
+    return make_world(tmp_path_factory.mktemp("world"), root, programs)
 
 
 @pytest.fixture(scope="module")

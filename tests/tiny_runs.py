@@ -37,12 +37,13 @@ def digits(prompts, completions, answer, **columns):
 """
 
 
-def make_world(folder, root, **changed):
+def make_world(folder, root, programs, **changed):
     """Fills a folder with a tiny model and its tokenizer, and a reward file; returns it.
 
     `changed` are fields of ARCHITECTURE.
     """
     architecture = ARCHITECTURE | changed
+    (folder / "programs").symlink_to(programs)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root / "experiments" / "arithmetic"))
         for name in ("tokenizer", "problems"):
