@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,10 @@ def check_writable(directory: Path, field: str) -> None:
         raise UserError(f"{field} is {str(directory)!r}, but {place} is no directory")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"{field} is {str(directory)!r}, but {place} is not writable")
+    try:
+        with tempfile.TemporaryFile(dir=place):  # what root is told by the attempt alone
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{field} is {str(directory)!r}, but {place} is not writable: {error}"
+        ) from None

@@ -450,7 +450,7 @@ def run_dir(model_with_tokenizer, tmp_path_factory):
     )
     (directory / "config.yaml").write_text(to_yaml(config))
     params = jax.tree.map(lambda x: x + 1, golden_model("qwen2_tied").params)
-    checkpoints = Checkpoints(directory, 1)
+    checkpoints = Checkpoints(directory, 1, writes=True)
     checkpoints.save(7, new_state(make_optimizer(OptimizerSection(), 1), params))
     checkpoints.close()
     return directory

@@ -118,7 +118,7 @@ def test_the_loss_falls(straight):
 
 def test_a_run_writes_its_directory(straight):
     found = {path.name for path in straight.directory.iterdir()}
-    assert found == {"config.yaml", "env.json", "metrics.jsonl", "checkpoints", "hf"}
+    assert found == {"config.yaml", "env.json", "metrics.jsonl", "checkpoints", "hf", ".lock"}
     config = pretrained.decoder_config(ARCHITECTURE)
     loaded = fetch(weights.load_params(straight.directory / "hf", config))
     jax.tree.map(np.testing.assert_array_equal, loaded, straight.params)
