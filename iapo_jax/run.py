@@ -209,9 +209,8 @@ def prepare_directory(run: Run, config: Any) -> None:
     """config.yaml and env.json of the run directory."""
     if not is_writer():
         return
-    with writing(run.output_dir):
-        replace_file(run.output_dir / "config.yaml", to_yaml(config))
-        write_environment(run.output_dir)
+    replace_file(run.output_dir / "config.yaml", to_yaml(config))
+    write_environment(run.output_dir)
 
 
 @contextlib.contextmanager
