@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pairs
-import runs
+import victims
 
 PLACES = ("anywhere", "checkpoint", "update", "export")
 
@@ -38,19 +38,19 @@ def kill_once(
     marks.mkdir(parents=True)
     log = directory / "log.txt"
     number = rng.choice((2, 2, 3))
-    process = runs.start(
+    process = victims.start(
         output, directory / "programs", *options, marks=marks, number=number, log=log
     )
     try:
         if place == "anywhere":
             delay = rng.uniform(0.0, seconds)
             until = time.monotonic() + delay
-            alive = runs.wait_for(lambda: time.monotonic() > until, process)
+            alive = victims.wait_for(lambda: time.monotonic() > until, process)
         elif place == "checkpoint":
-            alive = runs.wait_for(lambda: runs.writes_checkpoint(output), process)
+            alive = victims.wait_for(lambda: victims.writes_checkpoint(output), process)
             time.sleep(rng.uniform(0.0, 0.2))  # in the middle, in the renaming, in the deletions
         else:
-            alive = runs.wait_for(lambda: (marks / place).exists(), process)
+            alive = victims.wait_for(lambda: (marks / place).exists(), process)
             if alive:
                 time.sleep(rng.uniform(0.0, 0.05))
         alive = alive and process.poll() is None
@@ -64,7 +64,7 @@ def finish(directory: Path, options: Sequence[str]) -> float:
     """Runs to the end; seconds."""
     started = time.monotonic()
     log = directory / "log.txt"
-    process = runs.start(directory / "run", directory / "programs", *options, log=log)
+    process = victims.start(directory / "run", directory / "programs", *options, log=log)
     if process.wait():
         raise RuntimeError(f"the run failed: see {log}")
     return time.monotonic() - started
@@ -81,7 +81,7 @@ def torture(
     out: Path,
     *,
     places: Sequence[str] = PLACES,
-    options: Sequence[str] = runs.WHOLE,
+    options: Sequence[str] = victims.WHOLE,
     say: Callable[[str], Any] = print,
 ) -> list[str]:
     """What differed, or was damaged; empty if nothing."""
@@ -89,7 +89,7 @@ def torture(
     calm = out / "calm"
     calm.mkdir(parents=True)
     seconds = finish(calm, options)
-    expected = runs.result(calm / "run")
+    expected = victims.result(calm / "run")
     say(f"one run takes {seconds:.0f} s")
     left, told, number = kills, [], 0
     while left:
@@ -107,7 +107,7 @@ def torture(
         finish(directory, options)
         if not struck:
             seconds /= 2  # the machine has become faster: the moment lay behind the end
-        found = runs.differences(expected, runs.result(directory / "run"))
+        found = victims.differences(expected, victims.result(directory / "run"))
         if not newest_is_whole(directory):
             found.append("a checkpoint was damaged")
         say(
@@ -126,7 +126,7 @@ def strike_pair(directory: Path, rng: random.Random, seconds: float) -> str:
     pair = pairs.start_pair(arguments, log)
     victim, number = rng.randrange(2), rng.choice((signal.SIGKILL, signal.SIGTERM))
     until = time.monotonic() + rng.uniform(0.3, 1.0) * seconds
-    runs.wait_for(lambda: time.monotonic() > until, pair[0])
+    victims.wait_for(lambda: time.monotonic() > until, pair[0])
     if pair[0].poll() is not None:
         pairs.ended(pair)
         return ""
@@ -139,8 +139,8 @@ def strike_pair(directory: Path, rng: random.Random, seconds: float) -> str:
 
 def pair_arguments(directory: Path) -> list[str]:
     """The command line of a run of two processes."""
-    options = (*runs.WHOLE, "max_steps=12", "mesh.data=4", "selection.problems=0")
-    return runs.arguments(directory / "run", directory / "programs", *options)
+    options = (*victims.WHOLE, "max_steps=12", "mesh.data=4", "selection.problems=0")
+    return victims.arguments(directory / "run", directory / "programs", *options)
 
 
 def torture_pairs(strikes: int, seed: int, out: Path, say: Callable[[str], Any]) -> list[str]:
@@ -151,7 +151,7 @@ def torture_pairs(strikes: int, seed: int, out: Path, say: Callable[[str], Any])
     if any(pairs.ended(pairs.start_pair(pair_arguments(calm), calm / "log"), 900)):
         raise RuntimeError(f"the run failed: see {calm}/log.0")
     seconds = time.monotonic() - started
-    expected = runs.result(calm / "run")
+    expected = victims.result(calm / "run")
     say(f"one run of two processes takes {seconds:.0f} s")
     for number in range(strikes):
         directory = out / f"pair_{number}"
@@ -160,7 +160,7 @@ def torture_pairs(strikes: int, seed: int, out: Path, say: Callable[[str], Any])
         how = strike_pair(directory, rng, seconds) or "was through"
         codes = pairs.ended(pairs.start_pair(pair_arguments(directory), directory / "log"), 900)
         found = [f"exit codes {codes}"] if any(codes) else []
-        found += runs.differences(expected, runs.result(directory / "run"))
+        found += victims.differences(expected, victims.result(directory / "run"))
         say(f"pair {number + 1} of {strikes}: {how}: {'; '.join(found) or 'bit for bit the same'}")
         told += [f"pair {number + 1}: {text}" for text in found]
     return told
