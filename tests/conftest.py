@@ -7,11 +7,9 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-# Eight devices; compiled without the slow passes, which these tiny programs do not earn back.
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    + os.environ.get("XLA_FLAGS", "")
-).strip()
+import xla_flags
+
+os.environ["XLA_FLAGS"] = " ".join([xla_flags.EIGHT_DEVICES, os.environ.get("XLA_FLAGS", "")])
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import xla_flags
+
 ROOT = Path(__file__).resolve().parents[2]
 HEARTBEAT = 10  # seconds
 
@@ -22,7 +24,7 @@ def start_pair(arguments: Sequence[str], log: Path) -> list[subprocess.Popen]:
     """Starts `iapo_jax.train` twice as one run; what they say goes to LOG.0 and LOG.1."""
     mesh = ["mesh.distributed=true", f"mesh.coordinator=127.0.0.1:{free_port()}"]
     mesh += ["mesh.num_processes=2", f"mesh.heartbeat_timeout={HEARTBEAT}"]
-    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=2"
+    flags = f"{xla_flags.QUICK} --xla_force_host_platform_device_count=2"
     pair = []
     for number in range(2):
         with log.with_suffix(f".{number}").open("a") as file:

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import xla_flags
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     *("--config", "experiments/quickstart.yaml", "max_steps=6", "save_steps=2"),
@@ -47,7 +49,7 @@ raise SystemExit(train.main(sys.argv[3:]))
 
 def environment() -> dict[str, str]:
     """One device, quick compilation."""
-    return {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    return {**os.environ, "XLA_FLAGS": xla_flags.QUICK}
 
 
 def arguments(output_dir: Path, programs: Path, *options: str) -> list[str]:
