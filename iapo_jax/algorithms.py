@@ -16,7 +16,15 @@ import jax.numpy as jnp
 from iapo_jax import advantages, selection, shaping
 from iapo_jax.adaptation import ADAPTATIONS, Adaptation
 from iapo_jax.losses import LOSS_TYPES, LossOptions
-from iapo_jax.options import bind, check_complete, check_options, known_to, nearest, parameters_of
+from iapo_jax.options import (
+    bind,
+    check_complete,
+    check_options,
+    known_to,
+    made_once,
+    nearest,
+    parameters_of,
+)
 from iapo_jax.types import Array, Credit, Group
 
 
@@ -212,7 +220,7 @@ def make_algorithm(
     if adapt is not None:
         check_complete(f"algorithm.adapt={adapt}", makers["adapt"], options)
         try:
-            made = makers["adapt"](**known_to(makers["adapt"], options))
+            made = made_once(makers["adapt"], **known_to(makers["adapt"], options))
         except ValueError as error:
             raise ValueError(f"algorithm.options: {error}") from None
         _check_fit(name, adapt, made, pieces)

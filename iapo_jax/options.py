@@ -7,7 +7,7 @@ array comes from the run (`adaptation`) and is no option; one that a partial has
 import difflib
 import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, get_args
 
 from iapo_jax.types import Array
@@ -35,7 +35,22 @@ def known_to(piece: Callable, values: dict[str, Any]) -> dict[str, Any]:
 def bind(piece: Callable, options: dict[str, Any]) -> Callable:
     """The piece with its own options bound; itself where there are none."""
     known = known_to(piece, options)
-    return partial(piece, **known) if known else piece
+    return made_once(partial, piece, **known) if known else piece
+
+
+def made_once(make: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    """`make(*given, **options)`; the same object for equal ones, by which jit knows it again."""
+    key = tuple((name, type(value), value) for name, value in sorted(options.items()))
+    try:
+        hash((make, given, key))
+    except TypeError:
+        return make(*given, **options)
+    return _made(make, given, key)
+
+
+@lru_cache(maxsize=64)
+def _made(make: Callable[..., Any], given: tuple, key: tuple) -> Any:
+    return make(*given, **{name: value for name, _, value in key})
 
 
 def check_options(name: str, options: dict[str, Any], pieces: dict[str, Callable]) -> None:

@@ -4,7 +4,7 @@ Shared by reinforcement learning and supervised fine-tuning; the home of optax.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -48,8 +48,12 @@ def make_schedule(section: OptimizerSection, updates: int) -> optax.Schedule:
     return optax.join_schedules([rise, decay], [section.warmup_steps])
 
 
+@lru_cache(maxsize=32)
 def make_optimizer(section: OptimizerSection, updates: int) -> optax.GradientTransformation:
-    """AdamW, clipped by the global norm; norms and biases are not decayed."""
+    """AdamW, clipped by the global norm; norms and biases are not decayed.
+
+    The same arguments give the same object, so that a second run finds its compiled programs.
+    """
     adamw = optax.adamw(
         make_schedule(section, updates),
         b1=section.adam_beta1,
