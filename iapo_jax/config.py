@@ -388,7 +388,7 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
     for number, (source, layer) in enumerate(layers):
         try:
             _check_names(schema, layer, source)
-            base = OmegaConf.merge(base, layer)
+            base = OmegaConf.unsafe_merge(base, layer)  # which copies neither
             if number == 0 and path is not None and named and named[-1] != _method_of(base):
                 base.algorithm.options = {}  # the file's are of another method
         except OmegaConfBaseException as error:

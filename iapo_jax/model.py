@@ -159,6 +159,12 @@ def init_params(config: DecoderConfig, key: Array) -> Params:
     return params
 
 
+@functools.lru_cache(maxsize=32)
+def param_shapes(config: DecoderConfig) -> Params:
+    """`jax.ShapeDtypeStruct` of each of `init_params`; the same object each time."""
+    return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
+
+
 def forward(
     config: DecoderConfig,
     mesh: Mesh | None,

@@ -10,7 +10,7 @@ import numpy as np
 
 from iapo_jax import diagnostics, probes
 from iapo_jax.data import Problems
-from iapo_jax.model import init_params
+from iapo_jax.model import param_shapes
 from iapo_jax.rollouts import Scored
 from iapo_jax.types import Array, Credit, Group, Mean, Rollout
 
@@ -130,7 +130,7 @@ def describe_run(trainer: Any) -> str:
     """What is about to run, with every derived number."""
     config, opened, spec = trainer.config, trainer.run.pretrained, trainer.spec
     batch, c = config.batch, opened.config
-    weights = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(_shapes(c)))
+    weights = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(param_shapes(c)))
     stops = {i: opened.tokenizer.convert_ids_to_tokens(i) for i in opened.stop_ids}
     padded = int((~opened.allowed).sum())
     lines = [
@@ -179,7 +179,3 @@ def describe_algorithm(trainer: Any) -> str:
         told.append(f"dynamic sampling, up to {section.max_rounds} rounds")
     told.append(f"loss {algorithm.loss._asdict()}")
     return "; ".join(told)
-
-
-def _shapes(config: Any) -> Any:
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))

@@ -15,7 +15,7 @@ from iapo_jax import answers, data, pretrained, rewards
 from iapo_jax.config import TrainConfig
 from iapo_jax.data import Problems
 from iapo_jax.errors import UserError
-from iapo_jax.model import init_params
+from iapo_jax.model import param_shapes
 from iapo_jax.processes import on_first
 from iapo_jax.run import Run
 from iapo_jax.sampling import prompt_keys, sample
@@ -113,8 +113,7 @@ def make_sampler(
 
 def _unroll(run: Run, gather: bool) -> Callable[[Params], Params]:
     """`model.unroll`, jitted, onto the tensor axis alone or onto all axes."""
-    build = lambda: init_params(run.pretrained.config, jax.random.key(0))  # noqa: E731
-    shapes = jax.eval_shape(lambda: run.model.unroll(build()))
+    shapes = jax.eval_shape(run.model.unroll, param_shapes(run.pretrained.config))
     axes = ("tensor",) if gather else AXES
     return jax.jit(run.model.unroll, out_shardings=param_shardings(run.mesh, shapes, axes=axes))
 

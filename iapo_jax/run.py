@@ -5,6 +5,7 @@ import dataclasses
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from iapo_jax.metrics import (
     use_compilation_cache,
     write_environment,
 )
-from iapo_jax.model import init_params, make_model
+from iapo_jax.model import init_params, make_model, param_shapes
 from iapo_jax.pretrained import Pretrained
 from iapo_jax.processes import join, on_first
 from iapo_jax.sharding import fetch, make_mesh, param_shardings
@@ -67,16 +68,17 @@ def abstract_params(run: Run) -> Params:
     """Shapes of the parameters; of a directory, its tensors are checked against them."""
     if run.pretrained.directory is not None:
         weights.check_tensors(run.pretrained.directory, run.pretrained.config)
-    return jax.eval_shape(lambda: init_params(run.pretrained.config, jax.random.key(0)))
+    return param_shapes(run.pretrained.config)
 
 
 def initial_params(run: Run, seed: int) -> Params:
     """The directory's weights, or random ones for a new model, placed on the mesh."""
-    build = lambda: init_params(run.pretrained.config, jax.random.key(seed))  # noqa: E731
-    places = param_shardings(run.mesh, jax.eval_shape(build))
+    config = run.pretrained.config
+    places = param_shardings(run.mesh, param_shapes(config))
     if run.pretrained.directory is None:
-        return jax.jit(build, out_shardings=places)()
-    return weights.load_params(run.pretrained.directory, run.pretrained.config, places)
+        init = partial(init_params, config)
+        return jax.jit(init, out_shardings=places)(jax.random.key(seed))
+    return weights.load_params(run.pretrained.directory, config, places)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from iapo_jax.errors import UserError
-from iapo_jax.model import DecoderConfig, init_params
+from iapo_jax.model import DecoderConfig, param_shapes
 from iapo_jax.types import Params
 
 _MODULES = {
@@ -131,7 +131,7 @@ def check_tensors(directory: Path, config: DecoderConfig) -> None:
 
 def _open_checked(directory: Path, config: DecoderConfig) -> _Tensors:
     tensors, known = _Tensors(directory), set()
-    for path, leaf in _paths(_shapes(config)):
+    for path, leaf in _paths(param_shapes(config)):
         shape = _hf_shape(path, leaf.shape[1:] if path.startswith("layers.") else leaf.shape)
         for name in hf_names(path, config.num_layers):
             known.add(name)
@@ -147,17 +147,13 @@ def _open_checked(directory: Path, config: DecoderConfig) -> _Tensors:
     return tensors
 
 
-def _shapes(config: DecoderConfig) -> Any:
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
-
-
 def load_params(directory: Path, config: DecoderConfig, shardings: Any = None) -> Params:
     """float32 parameters from a directory, stacked over layers, placed by `shardings`.
 
     Raises:
       UserError: as `check_tensors`.
     """
-    tensors, wanted = _open_checked(directory, config), _shapes(config)
+    tensors, wanted = _open_checked(directory, config), param_shapes(config)
 
     def load(path: str, leaf: Any, sharding: Any) -> jax.Array:
         stacked = path.startswith("layers.")

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax.model import DecoderConfig, init_params, make_model
+from iapo_jax.model import DecoderConfig, make_model, param_shapes
 from iapo_jax.pretrained import decoder_config
 from iapo_jax.types import Model
 from iapo_jax.weights import load_params
@@ -46,11 +46,10 @@ def pytest_collection_finish(session):
 def random_params(config, seed=0, scale=0.3):
     """Parameters without a constant tensor: normal of this scale, norms about 1. No compilation."""
     rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     fill = lambda path, x: np.float32(  # noqa: E731
         ("scale" in str(path[-1])) + scale * rng.standard_normal(x.shape)
     )
-    return jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(fill, shapes))
+    return jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(fill, param_shapes(config)))
 
 
 class Golden(NamedTuple):

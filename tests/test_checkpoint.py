@@ -13,7 +13,7 @@ from iapo_jax import update
 from iapo_jax.checkpoint import Checkpoints, DamagedCheckpoint, step_to_resume
 from iapo_jax.config import OptimizerSection
 from iapo_jax.errors import RunError, UserError
-from iapo_jax.model import init_params
+from iapo_jax.model import param_shapes
 from iapo_jax.sharding import fetch, make_mesh
 from iapo_jax.weights import digests
 
@@ -24,7 +24,7 @@ OPTIMIZER = update.make_optimizer(OptimizerSection(), 10)
 def build(tiny_config):
     """`build(mesh, seed)`: a state with moments and counters that are not zero."""
 
-    shapes = jax.eval_shape(lambda: init_params(tiny_config, jax.random.key(0)))
+    shapes = param_shapes(tiny_config)
 
     def make(mesh, seed=0):
         rng = np.random.default_rng(seed)
@@ -125,7 +125,7 @@ def test_another_model_does_not_fit(open_checkpoints, build, tiny_config, change
     mesh = make_mesh(1, 1, 1)
     saved(open_checkpoints(), step_1=build(mesh))
     other = dataclasses.replace(tiny_config, **change)
-    shapes = jax.eval_shape(lambda: init_params(other, jax.random.key(0)))
+    shapes = param_shapes(other)
     with pytest.raises(UserError) as caught:
         open_checkpoints().restore(1, update.abstract_state(mesh, OPTIMIZER, shapes))
     assert "checkpoints/1 does not fit this config: " + sentence in str(caught.value)

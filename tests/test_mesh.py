@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from iapo_jax import scoring
-from iapo_jax.model import DecoderConfig, init_params, make_model
+from iapo_jax.model import DecoderConfig, make_model, param_shapes
 from iapo_jax.sharding import by_prompt, make_mesh, param_shardings
 from iapo_jax.types import Prompts
 
@@ -36,7 +36,7 @@ def test_no_table_crosses_devices_in_the_loop_of_the_head(axes, monkeypatch):
     config = DecoderConfig(V, D, 32, 1, 2, 2, 8, tie_word_embeddings=True)
     mesh = make_mesh(*axes)
     model, split = make_model(config, mesh), by_prompt(mesh)
-    shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    shapes = param_shapes(config)
     places = param_shardings(mesh, shapes)
     params = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
