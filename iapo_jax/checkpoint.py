@@ -136,17 +136,19 @@ class Checkpoints:
 
     def notes(self, step: int) -> dict[str, Any]:
         """What was given to `save` beside the state."""
-        return self._about(step)["notes"]
+        return self._look(step)[0]["notes"]
 
-    def _about(self, step: int) -> dict[str, Any]:
+    def _look(self, step: int) -> tuple[dict[str, Any], Any]:
+        """What is noted with a checkpoint, and the tree of what orbax knows of its arrays."""
         if not (self.directory / str(step) / "_CHECKPOINT_METADATA").is_file():
             raise ValueError("it has no _CHECKPOINT_METADATA")
-        about = json.loads(json.dumps(self._manager.metadata(step).custom_metadata or {}))
+        found = self._manager.metadata(step)
+        about = json.loads(json.dumps(found.custom_metadata or {}))
         if "digests" not in about:
             raise ValueError("the digests of its arrays are missing")
         if about.get("seal") != _seal(about):
             raise ValueError("what is noted with it is not what was saved")
-        return about
+        return about, found.item_metadata.tree
 
     def restore(self, step: int, like: Any) -> Any:
         """The state of a step, on the shardings of `like` (arrays, or shapes with shardings).
@@ -157,8 +159,8 @@ class Checkpoints:
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
         with self._read(step):
-            about = self._about(step)["digests"]
-            saved = _shapes(self._manager.item_metadata(step).tree)
+            noted, arrays = self._look(step)
+            about, saved = noted["digests"], _shapes(arrays)
             if {name: list(shape) for name, shape in saved.items()} != {
                 name: shape for name, (shape, _) in about.items()
             }:
