@@ -38,6 +38,17 @@ def pytest_configure(config):
     jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
+# From the longest on: else one worker would wait for what the other has begun last.
+LONG = [
+    *("test_train", "test_information", "test_faults", "test_processes", "test_torture"),
+    *("test_inspect", "test_topology", "test_gsm8k", "test_report", "test_checkpoint"),
+]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 def random_params(config, seed=0, scale=0.3):
     """Parameters without a constant tensor: normal of this scale, norms about 1. No compilation."""
     rng = np.random.default_rng(seed)

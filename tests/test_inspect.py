@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xla_flags
 from conftest import plain_logits
 
 from iapo_jax import inspect
@@ -385,7 +386,7 @@ def test_every_prefix_is_probed_whatever_training_does(opened, prompt, seen, cap
 def run_command(directory, *more, **env):
     command = [sys.executable, "-m", "iapo_jax.inspect", "--model", directory, "--chat"]
     command += ["--prompt", "12+30", f"information.postfix={POSTFIX}", "--completion", TEXT]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **env}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags.QUICK, **env}
     return subprocess.Popen(
         [*command, *more, "information.max_answer_length=4"],  # overrides on both sides of options
         stdout=subprocess.PIPE,
