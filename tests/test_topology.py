@@ -118,11 +118,8 @@ def assert_the_same(run, straight):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
 
-# The two loops share state, checkpoints and restoring: a compiled mesh more costs half a minute.
-PLACES = [("train", "one"), ("train", "four"), ("sft", "one"), ("sft", "two")]
-
-
-@pytest.mark.parametrize("loop, place", PLACES)
+@pytest.mark.parametrize("place", ELSEWHERE)
+@pytest.mark.parametrize("loop", ["train", "sft"])
 def test_saved_on_eight_devices_it_goes_on_elsewhere(on_one, on_eight, go_on, loop, place):
     saved = on_eight(loop)
     assert len(saved.rows) == SAVED
