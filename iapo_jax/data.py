@@ -1,47 +1,28 @@
-"""Rows from files or the hub, prompts through the chat template, order as a function of the step.
+"""Sets of problems: rows to questions and answers, problems to prompts, order by the step.
 
-The home of datasets and grain.
+The home of grain.
 """
 
-import codecs
-import dataclasses
-import json
-import logging
 import math
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 import grain
 import numpy as np
 
 from iapo_jax import arithmetic
 from iapo_jax.catalogue import DATA_SETS, DataSpec, check_split, parse_spec
+from iapo_jax.chat_prompts import check_unicode, encode_prompt, read_question
 from iapo_jax.cleaning import check_repeats, clean_rows, name_rows
 from iapo_jax.config import DataSection, EvalSection, PromptSection
 from iapo_jax.equivalence import KINDS
 from iapo_jax.errors import UserError
 from iapo_jax.questions import question_text
-from iapo_jax.untrusted import Prompt, encode_hidden, hide, show
-
-# It says a second time, and on other lines, what the raised error says.
-logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
-
-R1_SYSTEM = (
-    "You are a careful assistant. The user asks a question and you solve it. Reason first, then "
-    "answer: put the reasoning between <think> and </think> tags and the final answer between "
-    "<answer> and </answer> tags, like this: <think>\nyour reasoning\n</think>\n"
-    "<answer>your answer</answer>"
-)
-
-
-ROLES = ("system", "developer", "user", "assistant", "tool")  # who speaks in a row's messages
-_DEEPEST = 20  # levels of lists and objects in a message, such as its tool calls
+from iapo_jax.tables import open_rows
 
 
 class Row(NamedTuple):
@@ -121,7 +102,7 @@ def load_set(
     if subset not in (None, one.subset):
         raise UserError(f"{field}: {spec.name} has no subset {subset!r}; expected {one.subset}")
     if spec.source or one.hub:
-        raw = _open(spec.source or one.hub, one.subset, one.splits[split], field)
+        raw = open_rows(spec.source or one.hub, one.subset, one.splits[split], field)
     else:
         raw = arithmetic.make_splits()[split]
     source = spec.source or spec.name
@@ -174,102 +155,11 @@ def load_rows(section: DataSection | EvalSection, field: str = "data.dataset") -
 
 def _read(spec: DataSpec, split: str, subset: str | None, field: str) -> list[dict]:
     rows = list(
-        islice(_open(spec.source, subset, split, field), min(spec.first, sys.maxsize) or None)
+        islice(open_rows(spec.source, subset, split, field), min(spec.first, sys.maxsize) or None)
     )
     if not rows:
         raise UserError(f"{field}: {spec.source} has no rows")
     return rows
-
-
-def _open(source: str, subset: str | None, split: str, field: str) -> Iterator[dict]:
-    """The rows of a file, a directory or a hub name, in order."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        files = [path / f"{split}{suffix}" for suffix in (".jsonl", ".json", ".parquet")]
-        path = next((file for file in files if file.is_file()), path)
-    if path.is_file() and path.suffix in (".jsonl", ".json"):
-        return _read_json(path)
-    return _batches(_open_dataset(source, path, subset, split, field), source, field)
-
-
-def _batches(table: datasets.Dataset, source: str, field: str) -> Iterator[dict]:
-    batches = table.iter(1000)
-    while True:
-        try:
-            batch = next(batches, None)
-        except Exception as error:  # of damage inside the file, as below
-            raise UserError(f"{field}: cannot read {source!r}: {_reason(error)}") from None
-        if batch is None:
-            return
-        for values in zip(*batch.values(), strict=True):
-            yield dict(zip(batch, values, strict=True))
-
-
-def _read_json(path: Path) -> Iterator[dict]:
-    """Objects a line, or one array of objects."""
-    try:
-        lines = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    with lines:
-        head = lines.read(1000).removeprefix(codecs.BOM_UTF8)
-        if path.suffix == ".json" and head.lstrip().startswith(b"["):
-            yield from _read_array(path)
-            return
-        lines.seek(0)
-        for number, line in enumerate(lines, start=1):
-            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if not line.strip():
-                continue
-            row = _parse_json(line, f"{path}, line {number}")
-            if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: expected an object, found {row!r:.60}")
-            yield row
-
-
-def _read_array(path: Path) -> Iterator[dict]:
-    for number, row in enumerate(_parse_json(path.read_bytes(), str(path)), start=1):
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, row {number}: expected an object, found {row!r:.60}")
-        yield row
-
-
-def _parse_json(text: bytes, where: str) -> Any:
-    try:
-        return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8: {error}") from None
-    except (ValueError, RecursionError) as error:  # such as a number of 5,000 digits
-        raise UserError(f"{where}: not JSON: {_reason(error)}") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r:.60} stands twice in one object")
-    return made
-
-
-def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
-
-
-def _open_dataset(
-    source: str, path: Path, subset: str | None, split: str, field: str
-) -> datasets.Dataset:
-    try:
-        if path.is_file() and path.suffix == ".parquet":
-            return datasets.Dataset.from_parquet(str(path))
-        if path.is_dir() and any((path / f).is_file() for f in ("state.json", "dataset_dict.json")):
-            loaded = datasets.load_from_disk(str(path))
-            return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
-        if path.is_file() or path.is_absolute() or path.suffix in (".jsonl", ".json", ".parquet"):
-            raise FileNotFoundError("expected an existing .jsonl, .json or .parquet file")
-        return datasets.load_dataset(source, subset, split=split)
-    except Exception as error:  # datasets raises a class of its own for each way to fail
-        raise UserError(f"{field}: cannot open {source!r}: {_reason(error)}") from None
 
 
 def parse_rows(rows: Sequence[dict], source: str) -> list[Row]:
@@ -300,127 +190,15 @@ def _parse_row(row: dict, where: str) -> Row:
             f"{where}: the column kind is {kind!r:.60}; expected {', '.join(KINDS)}, the kind of "
             "the answer, or no such column"
         )
-    _check_unicode(text, f"{where}: the answer")
+    check_unicode(text, f"{where}: the answer")
     columns = {k: v for k, v in row.items() if k not in ("prompt", "question", "answer")}
     return Row(question, text, columns)
-
-
-def read_question(row: dict, where: str) -> str | list[dict]:
-    """The `prompt`, or else the `question`, of a row: a text or chat messages.
-
-    Raises:
-      UserError: naming the row.
-    """
-    question = row.get("question") if row.get("prompt") is None else row["prompt"]
-    if question is None:
-        raise UserError(f"{where}: expected `prompt` or `question`, found {', '.join(row)}")
-    if not isinstance(question, str | list) or not question:
-        raise UserError(f"{where}: the question is empty or no text: {question!r:.60}")
-    for message in question if isinstance(question, list) else []:
-        texts = [message.get(k) for k in ("role", "content")] if isinstance(message, dict) else []
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise UserError(
-                f"{where}: a prompt that is a list holds chat messages, each with the texts `role` "
-                f"and `content`; found {message!r:.60}"
-            )
-        if message["role"] not in ROLES:
-            raise UserError(
-                f"{where}: a message has the role {message['role']!r:.60}; expected "
-                f"{', '.join(ROLES[:-1])} or {ROLES[-1]}"
-            )
-    if not question_text(question).strip():
-        raise UserError(f"{where}: the question is empty: {question!r:.60}")
-    return _map_texts(question, lambda text: _check_unicode(text, f"{where}: the question"), where)
-
-
-def _check_unicode(text: str, what: str) -> str:
-    if re.search("[\ud800-\udfff]", text):
-        raise UserError(f"{what} is no UTF-8 text: {text!r:.60}")
-    return text
-
-
-def _map_texts(value: Any, change: Callable[[str], str], where: str, depth: int = 0) -> Any:
-    """A question with each text in it changed, those of further fields of its messages too."""
-    if depth > _DEEPEST:
-        raise UserError(
-            f"{where}: a message has more than {_DEEPEST} levels of lists and objects; expected a "
-            "flat one"
-        )
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        inner = lambda part: _map_texts(part, change, where, depth + 1)  # noqa: E731
-        return {inner(name): inner(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_map_texts(part, change, where, depth + 1) for part in value]
-    return value
 
 
 def final_answer(text: str) -> str:
     """GSM8K's worked answers end in `#### 1,234`; others are answers already."""
     _, marker, answer = text.rpartition("####")
     return answer.strip().replace(",", "") if marker else text.strip()
-
-
-def render_prompt(tokenizer: Any, question: str | list[dict], section: PromptSection) -> str:
-    """The prompt's text: system, worked turn, question, through the tokenizer's chat template."""
-    return show(_render(tokenizer, question, section, "the question"))
-
-
-def encode_prompt(
-    tokenizer: Any,
-    question: str | list[dict],
-    section: PromptSection,
-    where: str = "the question",
-) -> Prompt:
-    """The prompt's text and ids, in which control tokens are those of template and section alone.
-
-    Raises:
-      UserError: beginning with `where`, if the question cannot be written in this way.
-    """
-    text = _render(tokenizer, question, section, where)
-    _check_unicode(text, where)
-    return encode_hidden(tokenizer, text, where)
-
-
-def _render(tokenizer: Any, question: str | list[dict], section: PromptSection, where: str) -> str:
-    """The prompt's text, with the question's control tokens hidden."""
-    question = _map_texts(question, lambda text: hide(tokenizer, text), where)
-    messages = []
-    if section.system:
-        system = R1_SYSTEM if section.system == "r1" else section.system
-        messages.append({"role": "system", "content": system})
-    if section.example_question:
-        messages.append({"role": "user", "content": _ask(section.example_question, section)})
-        messages.append({"role": "assistant", "content": section.example_answer})
-    if isinstance(question, str):
-        messages.append({"role": "user", "content": _ask(question, section)})
-    else:
-        messages += question
-    if not getattr(tokenizer, "chat_template", None):
-        return "\n\n".join(message["content"] for message in messages) + "\n\n"
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template refuses by raising, such as for a system turn
-        reason = show(str(error) or type(error).__name__).strip().splitlines()[0]
-        roles = ", ".join(show(message["role"]) for message in messages)
-        raise UserError(
-            f"the tokenizer's chat template refuses the turns {roles}: {reason}"
-        ) from error
-
-
-def _ask(question: str, section: PromptSection) -> str:
-    """An instruction that starts with white space brings its own distance."""
-    if not section.instruction:
-        return question
-    return f"{question}{'' if section.instruction[0].isspace() else ' '}{section.instruction}"
-
-
-def resolve_prompt(section: PromptSection, own: PromptSection) -> PromptSection:
-    """The user's prompt, with the data set's own text for each field that is unset (None)."""
-    names = [field.name for field in dataclasses.fields(PromptSection)]
-    unset = {name: getattr(own, name) for name in names if getattr(section, name) is None}
-    return dataclasses.replace(section, **unset)
 
 
 class Problems(NamedTuple):

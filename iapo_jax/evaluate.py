@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from iapo_jax import cli, data, probes, sources
+from iapo_jax import chat_prompts, cli, data, probes, sources
 from iapo_jax.catalogue import parse_spec
 from iapo_jax.checks import check_config
 from iapo_jax.config import EvaluateConfig, load_config, to_yaml
@@ -257,7 +257,7 @@ def prepare(
             problems = data.make_problems(
                 loaded.rows,
                 opened.tokenizer,
-                data.resolve_prompt(config.prompt, loaded.prompt),
+                chat_prompts.resolve_prompt(config.prompt, loaded.prompt),
                 config.max_prompt_length,
                 field="max_prompt_length",
                 loaded=loaded,

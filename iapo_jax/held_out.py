@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from iapo_jax import data, figures
+from iapo_jax import chat_prompts, data, figures
 from iapo_jax.config import TrainConfig
 from iapo_jax.evaluation import Protocol, describe, evaluate_to, make_task
 from iapo_jax.figures import figure_terms
@@ -39,7 +39,7 @@ class HeldOut:
         problems = data.make_problems(
             self.loaded.rows,
             run.pretrained.tokenizer,
-            data.resolve_prompt(config.prompt, self.loaded.prompt),
+            chat_prompts.resolve_prompt(config.prompt, self.loaded.prompt),
             config.data.max_prompt_length,
             loaded=self.loaded,
         )

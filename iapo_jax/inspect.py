@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from iapo_jax import data, probes, terminal
+from iapo_jax import chat_prompts, data, probes, terminal
 from iapo_jax.checks import check_config, check_writable
 from iapo_jax.config import TrainConfig, load_config
 from iapo_jax.errors import UserError
@@ -96,8 +96,8 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
     if arguments.chat:
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(f"--chat: the tokenizer of {config.model.path} has no chat template")
-        told = data.resolve_prompt(config.prompt, data.own_prompt(config.data))
-        prompt = data.encode_prompt(tokenizer, prompt, told, "--prompt")
+        told = chat_prompts.resolve_prompt(config.prompt, data.own_prompt(config.data))
+        prompt = chat_prompts.encode_prompt(tokenizer, prompt, told, "--prompt")
     completions, asked = arguments.completion, dataclasses.asdict(section)
     if completions is None:
         count, sampling = arguments.sample or 1, config.sampling

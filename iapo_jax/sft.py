@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from iapo_jax import data, update
+from iapo_jax import chat_prompts, data, update
 from iapo_jax.boundary import Boundary
 from iapo_jax.checks import check_config
 from iapo_jax.cleaning import name_rows
@@ -189,11 +189,11 @@ class _Rows:
                 f"found {', '.join(row)}"
             )
         read_pieces(row["completion"], where)
-        return data.read_question(row, where)
+        return chat_prompts.read_question(row, where)
 
     def _tokens(self, index: int) -> tuple[list[int], list[int], list[float]]:
         where, completion = self._where(index), self.rows[index]["completion"]
-        prompt = data.encode_prompt(
+        prompt = chat_prompts.encode_prompt(
             self.tokenizer, self._read(index), self.config.prompt, f"{where}: the question"
         )
         ids, weights = encode_completion(self.tokenizer, completion, where)

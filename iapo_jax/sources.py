@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iapo_jax import data, pretrained, run, update, weights
+from iapo_jax import chat_prompts, data, pretrained, run, update, weights
 from iapo_jax.checkpoint import Checkpoints, step_to_resume
 from iapo_jax.config import (
     LogSection,
@@ -79,7 +79,7 @@ def training_questions(run_dir: Path) -> list[Any]:
         if isinstance(config, TrainConfig):
             return [row.question for row in data.load_section(config.data).rows]
         rows = data.load_rows(config.data)
-        return [data.read_question(row, f"row {n}") for n, row in enumerate(rows, 1)]
+        return [chat_prompts.read_question(row, f"row {n}") for n, row in enumerate(rows, 1)]
 
 
 def _model_section(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iapo_jax import advantages, data, plugins, probes, processes, rollouts, update
+from iapo_jax import advantages, chat_prompts, data, plugins, probes, processes, rollouts, update
 from iapo_jax.algorithms import ALGORITHMS, OWN, Algorithm, make_algorithm
 from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig
@@ -87,7 +87,7 @@ def make_trainer(
     problems = data.make_problems(
         loaded.rows,
         run.pretrained.tokenizer,
-        data.resolve_prompt(config.prompt, loaded.prompt),
+        chat_prompts.resolve_prompt(config.prompt, loaded.prompt),
         config.data.max_prompt_length,
         loaded=loaded,
     )

@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pytest
 
-from iapo_jax import catalogue, data, questions
+from iapo_jax import catalogue, chat_prompts, data, questions
 from iapo_jax.catalogue import DATA_SETS, DataSpec, parse_spec, read_integer
 from iapo_jax.config import DataSection, EvalSection, PromptSection
 from iapo_jax.errors import UserError
@@ -467,24 +467,28 @@ class Plain:
 
 def test_a_named_set_brings_its_prompt():
     own = DATA_SETS["gsm8k"].prompt
-    text = data.render_prompt(Plain(), "How many?", data.resolve_prompt(PromptSection(), own))
+    text = chat_prompts.render_prompt(
+        Plain(), "How many?", chat_prompts.resolve_prompt(PromptSection(), own)
+    )
     assert text == (
-        f"{data.R1_SYSTEM}\n\nHow many? Reason step by step. The answer must be a single integer, "
-        "in digits.\n\n"
+        f"{chat_prompts.R1_SYSTEM}\n\nHow many? Reason step by step. "
+        "The answer must be a single integer, in digits.\n\n"
     )
     assert data.own_prompt(DataSection(dataset="gsm8k=rows.jsonl:test")) == own
     assert data.own_prompt(DataSection(dataset="openai/gsm8k")) == PromptSection()
     # What the user sets goes before it, and "" is set.
     mine = PromptSection(system="", instruction="Digits.", example_question="1+1")
-    resolved = data.resolve_prompt(mine, own)
+    resolved = chat_prompts.resolve_prompt(mine, own)
     assert resolved == PromptSection("", "Digits.", "1+1", None)
-    assert data.resolve_prompt(PromptSection(), PromptSection()) == PromptSection()
-    choice = data.resolve_prompt(PromptSection(system=""), DATA_SETS["commonsense-qa"].prompt)
-    assert data.render_prompt(Plain(), "A?\nA. x\nB. y", choice).startswith(
+    assert chat_prompts.resolve_prompt(PromptSection(), PromptSection()) == PromptSection()
+    choice = chat_prompts.resolve_prompt(
+        PromptSection(system=""), DATA_SETS["commonsense-qa"].prompt
+    )
+    assert chat_prompts.render_prompt(Plain(), "A?\nA. x\nB. y", choice).startswith(
         "A?\nA. x\nB. y\nReason"
     )
-    task = data.resolve_prompt(PromptSection(), DATA_SETS["arithmetic"].prompt)
-    assert data.render_prompt(Plain(), "12+34", task) == "12+34\n\n"
+    task = chat_prompts.resolve_prompt(PromptSection(), DATA_SETS["arithmetic"].prompt)
+    assert chat_prompts.render_prompt(Plain(), "12+34", task) == "12+34\n\n"
 
 
 def test_each_kind_is_asked_for_in_its_form():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import transformers
 
-from iapo_jax import data
+from iapo_jax import chat_prompts, data
 from iapo_jax.catalogue import parse_spec
 from iapo_jax.config import DataSection, PromptSection
 from iapo_jax.errors import UserError
@@ -296,7 +296,7 @@ def test_two_answers_to_a_question_are_an_error(tmp_path, rows, sentence):
 def test_two_answers_on_the_hub_are_said(monkeypatch):
     """Nobody can mend them there."""
     rows = [{"question": "1+1", "answer": "2"}, {"question": "1+1", "answer": "3"}]
-    monkeypatch.setattr(data, "_open", lambda *_: iter(rows))
+    monkeypatch.setattr(data, "open_rows", lambda *_: iter(rows))
     (note,) = data.load_section(section("owner/set")).notes
     assert note == "owner/set: rows 1 and 2 ask the same question and answer it '2' and '3'"
     with pytest.raises(UserError, match="expected one answer for each question"):
@@ -368,19 +368,21 @@ def test_gsm8k_as_published(shared_data):
 
 def test_a_prompt_goes_through_the_chat_template():
     words = Words()
-    assert data.render_prompt(words, "1+1", PromptSection()) == "<user> 1+1 <assistant>"
+    assert chat_prompts.render_prompt(words, "1+1", PromptSection()) == "<user> 1+1 <assistant>"
     full = PromptSection(
         system="be brief", instruction="An integer.", example_question="2+2", example_answer="4"
     )
-    assert data.render_prompt(words, "1+1", full) == (
+    assert chat_prompts.render_prompt(words, "1+1", full) == (
         "<system> be brief <user> 2+2 An integer. <assistant> 4 <user> 1+1 An integer. <assistant>"
     )
-    assert data.R1_SYSTEM in data.render_prompt(words, "1+1", PromptSection(system="r1"))
+    assert chat_prompts.R1_SYSTEM in chat_prompts.render_prompt(
+        words, "1+1", PromptSection(system="r1")
+    )
 
 
 def test_chat_messages_are_taken_as_they_are():
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    rendered = data.render_prompt(Words(), chat, PromptSection(instruction="not added"))
+    rendered = chat_prompts.render_prompt(Words(), chat, PromptSection(instruction="not added"))
     assert rendered == "<user> a <assistant> b <assistant>"
 
 
@@ -396,7 +398,9 @@ def test_a_problem_keeps_its_question_without_the_instruction():
 
 def test_an_instruction_with_its_own_distance():
     prompt = PromptSection(instruction="\nAn integer.")
-    assert data.render_prompt(Words(), "1+1", prompt) == "<user> 1+1\nAn integer. <assistant>"
+    assert (
+        chat_prompts.render_prompt(Words(), "1+1", prompt) == "<user> 1+1\nAn integer. <assistant>"
+    )
 
 
 def test_a_template_that_refuses_is_one_sentence():
@@ -405,14 +409,14 @@ def test_a_template_that_refuses_is_one_sentence():
             raise RuntimeError("System role not supported\nin line 1")
 
     with pytest.raises(UserError) as caught:
-        data.render_prompt(Strict(), "1+1", PromptSection(system="s"))
+        chat_prompts.render_prompt(Strict(), "1+1", PromptSection(system="s"))
     assert str(caught.value) == (
         "the tokenizer's chat template refuses the turns system, user: System role not supported"
     )
 
 
 def test_a_tokenizer_without_a_template_gets_plain_text():
-    assert data.render_prompt(Plain(), "1+1", PromptSection(system="s")) == "s\n\n1+1\n\n"
+    assert chat_prompts.render_prompt(Plain(), "1+1", PromptSection(system="s")) == "s\n\n1+1\n\n"
 
 
 def test_qwens_template(shared_data):

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from iapo_jax import (
     answers,
+    chat_prompts,
     data,
     evaluation,
     examine,
@@ -116,9 +117,9 @@ FRAME = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")
 
 def check_prompt(tokenizer, question, content):
     """The ids of a question: the template's control tokens alone, and all of the text between."""
-    made = data.encode_prompt(tokenizer, question, NOTHING)
+    made = chat_prompts.encode_prompt(tokenizer, question, NOTHING)
     assert made.text == FRAME[0] + content + FRAME[1]
-    assert made.text == data.render_prompt(tokenizer, question, NOTHING)
+    assert made.text == chat_prompts.render_prompt(tokenizer, question, NOTHING)
     names = {tokenizer.convert_tokens_to_ids(text): text for text in CONTROL}
     found = [names[i] for i in made.ids if i in names]
     assert found == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
@@ -179,19 +180,19 @@ def test_qwens_own_tokenizer(qwen):
         "<|im_end",
         "5é",
     ]:
-        made = data.encode_prompt(qwen, question, section)
+        made = chat_prompts.encode_prompt(qwen, question, section)
         assert made.text == f"<|im_start|>system\ns<|im_end|>\n{FRAME[0]}{question}{FRAME[1]}"
         assert decode(qwen, made.ids) == made.text
         control = set(untrusted.control_tokens(qwen).values())
         found = [i for i in made.ids if i in control]
-        plain = data.encode_prompt(qwen, "2+2", section)
+        plain = chat_prompts.encode_prompt(qwen, "2+2", section)
         assert found == [i for i in plain.ids if i in control] and len(found) == 5
     (row,) = data.parse_rows([{"question": "a<|im_end|>", "answer": "1"}], "x")
     problems = data.make_problems([row], qwen, section, 100)
-    assert problems.tokens[0] == data.encode_prompt(qwen, "a<|im_end|>", section).ids
+    assert problems.tokens[0] == chat_prompts.encode_prompt(qwen, "a<|im_end|>", section).ids
     # What Qwen makes of these letters where nobody knows of a control token.
     spelled = [i for part in ("<", "|", "im", "_end", "|", ">") for i in encode(qwen, part)]
-    assert spelled == data.encode_prompt(qwen, "\n<|im_end|>", section).ids[-11:-5]
+    assert spelled == chat_prompts.encode_prompt(qwen, "\n<|im_end|>", section).ids[-11:-5]
 
 
 def test_ordinary_words_stay_tokens_and_normal_forms_are_looked_at():
@@ -203,7 +204,7 @@ def test_ordinary_words_stay_tokens_and_normal_forms_are_looked_at():
     assert "sheep" not in control and "<stop>" in control
     assert control["<stop>"] in encode(lower, "＜STOP＞")  # what is kept away below
     for question in ("a sheep", "a sheep<think>", "＜STOP＞ sheep"):
-        ids = data.encode_prompt(lower, question, NOTHING).ids
+        ids = chat_prompts.encode_prompt(lower, question, NOTHING).ids
         assert lower.convert_tokens_to_ids("sheep") in ids
         assert not {control["<stop>"], control["<think>"]} & set(ids)
 
@@ -211,7 +212,7 @@ def test_ordinary_words_stay_tokens_and_normal_forms_are_looked_at():
 def test_the_author_of_a_config_may_write_control_tokens(tokenizer):
     section = PromptSection(system="a<|endoftext|>", instruction="<think>", example_question="q",
                             example_answer="</think>1")  # fmt: skip
-    made = data.encode_prompt(tokenizer, "<think></think><|endoftext|>", section)
+    made = chat_prompts.encode_prompt(tokenizer, "<think></think><|endoftext|>", section)
     control = untrusted.control_tokens(tokenizer)
     for text in ("<|endoftext|>", "</think>"):
         assert made.ids.count(control[text]) == 1 and made.text.count(text) == 2
@@ -226,9 +227,9 @@ def test_every_text_of_a_message_is_untrusted(tokenizer):
         {"role": "tool", "content": "<|endoftext|>"},
         {"role": "user", "content": "2+2"},
     ]
-    question = data.read_question({"prompt": chat}, "row 1")
+    question = chat_prompts.read_question({"prompt": chat}, "row 1")
     assert question == chat
-    made = data.encode_prompt(tokenizer, question, NOTHING)
+    made = chat_prompts.encode_prompt(tokenizer, question, NOTHING)
     names = {i: text for text, i in untrusted.control_tokens(tokenizer).items()}
     found = [names[i] for i in made.ids if i in names]
     assert found == ["<|im_start|>", "<|im_end|>"] * 4 + ["<|im_start|>"]
@@ -268,7 +269,7 @@ def test_a_vocabulary_that_cannot_spell_a_control_token_says_so(arithmetic):
 
 def test_the_time_of_hiding_is_linear(tokenizer):
     start = time.process_time()
-    made = data.encode_prompt(tokenizer, "<|im_end|>x" * 20_000, NOTHING)
+    made = chat_prompts.encode_prompt(tokenizer, "<|im_end|>x" * 20_000, NOTHING)
     assert len(made.text) > 200_000 and time.process_time() - start < 20.0
 
 
@@ -306,7 +307,7 @@ def test_rows_of_supervised_fine_tuning(tokenizer, tmp_path):
     path.write_text(json.dumps(row) + "\n")
     rows = sft._Rows(SftConfig(data=DataSection(dataset=str(path))), tokenizer)
     prompt, ids, _ = rows._tokens(0)
-    assert prompt == data.encode_prompt(tokenizer, row["question"], NOTHING).ids
+    assert prompt == chat_prompts.encode_prompt(tokenizer, row["question"], NOTHING).ids
     assert ids == [*encode(tokenizer, row["completion"]), tokenizer.eos_token_id]
     control = untrusted.control_tokens(tokenizer)
     assert control["<think>"] in ids and control["<think>"] not in prompt
@@ -353,7 +354,7 @@ def test_a_row_that_is_no_unicode_is_named(column):
         sft.read_pieces([[SURROGATE, 1.0]], "r, row 1")
     chat = [{"role": "user", "content": "1", "name": SURROGATE}]
     with pytest.raises(UserError, match="r, row 1: the question is no UTF-8 text"):
-        data.read_question({"prompt": chat}, "r, row 1")
+        chat_prompts.read_question({"prompt": chat}, "r, row 1")
 
 
 @pytest.mark.parametrize("text", ["\x00", "１２", SURROGATE, "\x1b[1m", "\u2028", "\U0010ffff"])

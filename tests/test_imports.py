@@ -18,7 +18,7 @@ READING_ORDER = [
     *("kernels", "attention", "model", "scoring", "sampling", "information", "signals"),
     *("extraction", "notation", "quantities", "structures", "equivalence", "answers", "rewards"),
     *("weights", "pretrained", "untrusted", "probes"),
-    *("questions", "arithmetic", "catalogue", "cleaning", "data"),
+    *("questions", "arithmetic", "catalogue", "cleaning", "tables", "chat_prompts", "data"),
     *("figures", "records", "summary"),
     *("checkpoint", "metrics"),
     *("update", "run", "rollouts", "resampling", "skipping", "boundary"),
@@ -34,7 +34,7 @@ READING_ORDER = [
 PACKAGES = {"report"}
 
 HOMES = {
-    "datasets": {"data"},
+    "datasets": {"tables"},
     "flax": {"model"},
     "grain": {"data"},
     "huggingface_hub": {"weights", "pretrained"},

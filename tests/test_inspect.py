@@ -26,6 +26,14 @@ FIELDS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Most of these tests are of words and files: for eight devices they would compile longer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "device_count", lambda: 1)
+        yield
+
+
 @pytest.fixture(scope="module")
 def directory(root):
     return str(root / "experiments" / "arithmetic" / "model")
@@ -73,6 +81,18 @@ def test_uncertainty_is_a_full_forward_of_every_prefix(opened, seen):
         np.testing.assert_allclose(one.uncertainty, want, atol=1e-4)
 
 
+def test_devices_change_nothing(directory, prompt, seen, monkeypatch):
+    """The command takes all that it finds."""
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    opened = open_model(directory)
+    assert opened.run.mesh.size == 8 and opened.run.mesh.shape["tensor"] == 8
+    found = inspect_completions(opened, prompt, [TEXT, "12+30=", ""], answer="42", postfix=POSTFIX)
+    for one, other in zip(found, seen, strict=True):
+        for name in ("uncertainty", "informativeness", "entropy", "log_prob"):
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-4)
+        assert one.tokens == other.tokens and one.extracted == other.extracted
+
+
 def test_scores_are_those_of_the_policy(opened, seen):
     one = seen[0]
     log_p = log_softmax(opened, [one.prompt_ids + one.completion_ids])[0]
@@ -110,7 +130,7 @@ def test_an_empty_completion_has_the_uncertainty_of_the_prompt(seen):
 def test_the_reference_answer_is_teacher_forced(opened, prompt):
     """-log p of 42 and its closing tag behind every prefix, by plain forwards."""
     options = dict(answer="42", estimator="answer_log_prob", postfix=POSTFIX)
-    (one,) = inspect_completions(opened, prompt, [TEXT], **options)
+    (one,) = inspect_completions(opened, prompt, [TEXT], **options, max_answer_length=4)
     answer = opened.run.pretrained.tokenizer.encode("42</answer>", add_special_tokens=False)
     assert one.answer_ids == [answer] and one.answer_meanings == [0]
     for t in (0, 5, len(one.tokens)):
@@ -124,6 +144,7 @@ def test_completions_of_one_group_are_the_set(opened, prompt):
     """With others that answer otherwise there is an uncertainty; alone and right there is none."""
     other = TEXT.replace("<answer>42", "<answer>43")
     options = dict(answer="42", estimator="answer_set_entropy", postfix=POSTFIX)
+    options |= {"max_answer_length": 4}  # fewer widths to compile
     both = inspect_completions(opened, prompt, [TEXT, other], **options)
     assert 0 < both[0].uncertainty[0] <= np.log(2) + 1e-6
     assert both[0].answer_ids == both[1].answer_ids and both[0].answer_meanings == [0, 1]

@@ -14,9 +14,9 @@ from conftest import GOLDEN, ROOT, golden_model
 from safetensors.numpy import load_file, save_file
 
 from iapo_jax import export, pretrained, weights
+from iapo_jax.chat_prompts import render_prompt
 from iapo_jax.checkpoint import Checkpoints
 from iapo_jax.config import ModelSection, OptimizerSection, PromptSection, TrainConfig, to_yaml
-from iapo_jax.data import render_prompt
 from iapo_jax.errors import UserError
 from iapo_jax.pretrained import (
     allowed_ids,

@@ -1,8 +1,6 @@
 """Supervised fine-tuning of a new tiny model: the loss, its masks, batches, whole runs."""
 
-import importlib
 import json
-import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import plain_logits
+from tiny_runs import ARCHITECTURE, arithmetic_tokenizer
 
 from iapo_jax import data, pretrained, sft, update, weights
 from iapo_jax.config import OptimizerSection, SftConfig, load_config, to_yaml
@@ -20,17 +19,6 @@ from iapo_jax.sft import SftBatch, encode_completion, sft_step, train_sft
 from iapo_jax.sharding import fetch, make_mesh
 from iapo_jax.types import Prompts
 
-ARCHITECTURE = {
-    "model_type": "qwen2",
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-    "eos_token_id": 1,
-}
 # Sums of two digits; every fourth row leaves early: the exit postfix is masked.
 ROWS = [
     {
@@ -48,14 +36,9 @@ ROWS = [
 def world(tmp_path_factory, root):
     """A folder with an architecture, a tokenizer and ROWS."""
     folder = tmp_path_factory.mktemp("sft")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(root / "experiments" / "arithmetic"))
-        for name in ("tokenizer", "problems"):
-            patch.delitem(sys.modules, name, raising=False)
-        importlib.import_module("tokenizer").save_tokenizer(folder / "tokenizer")
-        for name in ("tokenizer", "problems"):
-            sys.modules.pop(name, None)
-    (folder / "config.json").write_text(json.dumps(ARCHITECTURE))
+    arithmetic_tokenizer(root).save_pretrained(folder / "tokenizer")
+    architecture = ARCHITECTURE | {"initializer_range": 0.02}
+    (folder / "config.json").write_text(json.dumps(architecture))
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return folder
 

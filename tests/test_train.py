@@ -316,7 +316,8 @@ def test_several_updates_of_a_rollout(straight, finish, updates):
 )
 def test_every_way_to_ask_trains(configure, tmp_path, overrides, capsys):
     """Finite figures, information in them, nothing compiled after the first step; a dry run too."""
-    config = configure(tmp_path / "run", "max_steps=2", "eval.dataset=''", *overrides)
+    short = ("max_steps=2", "eval.dataset=''", "information.max_answer_length=8")
+    config = configure(tmp_path / "run", *short, *overrides)
     train(config, dry_run=True)
     told = capsys.readouterr().out
     assert "signals" in told and f"asks        {config.information.estimator}" in told

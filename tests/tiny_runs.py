@@ -37,13 +37,8 @@ def digits(prompts, completions, answer, **columns):
 """
 
 
-def make_world(folder, root, programs, **changed):
-    """Fills a folder with a tiny model and its tokenizer, and a reward file; returns it.
-
-    `changed` are fields of ARCHITECTURE.
-    """
-    architecture = ARCHITECTURE | changed
-    (folder / "programs").symlink_to(programs)
+def arithmetic_tokenizer(root):
+    """The tokenizer of the arithmetic experiment: 64 tokens, a chat template."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root / "experiments" / "arithmetic"))
         for name in ("tokenizer", "problems"):
@@ -51,8 +46,20 @@ def make_world(folder, root, programs, **changed):
         tokenizer = importlib.import_module("tokenizer").build_tokenizer()
         for name in ("tokenizer", "problems"):
             sys.modules.pop(name, None)
+    return tokenizer
+
+
+def make_world(folder, root, programs, **changed):
+    """Fills a folder with a tiny model and its tokenizer, and a reward file; returns it.
+
+    `changed` are fields of ARCHITECTURE.
+    """
+    architecture = ARCHITECTURE | changed
+    (folder / "programs").symlink_to(programs)
     params = init_params(pretrained.decoder_config(architecture), jax.random.key(0))
-    pretrained.save_pretrained(fetch(params), architecture, tokenizer, folder / "model")
+    pretrained.save_pretrained(
+        fetch(params), architecture, arithmetic_tokenizer(root), folder / "model"
+    )
     (folder / "pay.py").write_text(REWARD)
     return folder
 

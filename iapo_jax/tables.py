@@ -1,0 +1,113 @@
+"""Rows as they are in files and on the hub; the home of datasets."""
+
+import codecs
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from iapo_jax.errors import UserError
+
+# It says a second time, and on other lines, what the raised error says.
+logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
+
+
+def open_rows(source: str, subset: str | None, split: str, field: str) -> Iterator[dict]:
+    """The rows of a file, a directory or a hub name, in order.
+
+    Args:
+      field: of the config, for sentences.
+
+    Raises:
+      UserError: naming the field or the file, and the line or the row.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = [path / f"{split}{suffix}" for suffix in (".jsonl", ".json", ".parquet")]
+        path = next((file for file in files if file.is_file()), path)
+    if path.is_file() and path.suffix in (".jsonl", ".json"):
+        return _read_json(path)
+    return _batches(_open_dataset(source, path, subset, split, field), source, field)
+
+
+def _batches(table: datasets.Dataset, source: str, field: str) -> Iterator[dict]:
+    batches = table.iter(1000)
+    while True:
+        try:
+            batch = next(batches, None)
+        except Exception as error:  # of damage inside the file, as below
+            raise UserError(f"{field}: cannot read {source!r}: {_reason(error)}") from None
+        if batch is None:
+            return
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
+
+
+def _read_json(path: Path) -> Iterator[dict]:
+    """Objects a line, or one array of objects."""
+    try:
+        lines = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    with lines:
+        head = lines.read(1000).removeprefix(codecs.BOM_UTF8)
+        if path.suffix == ".json" and head.lstrip().startswith(b"["):
+            yield from _read_array(path)
+            return
+        lines.seek(0)
+        for number, line in enumerate(lines, start=1):
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if not line.strip():
+                continue
+            row = _parse_json(line, f"{path}, line {number}")
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, line {number}: expected an object, found {row!r:.60}")
+            yield row
+
+
+def _read_array(path: Path) -> Iterator[dict]:
+    for number, row in enumerate(_parse_json(path.read_bytes(), str(path)), start=1):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, row {number}: expected an object, found {row!r:.60}")
+        yield row
+
+
+def _parse_json(text: bytes, where: str) -> Any:
+    try:
+        return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:  # such as a number of 5,000 digits
+        raise UserError(f"{where}: not JSON: {_reason(error)}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r:.60} stands twice in one object")
+    return made
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]
+
+
+def _open_dataset(
+    source: str, path: Path, subset: str | None, split: str, field: str
+) -> datasets.Dataset:
+    try:
+        if path.is_file() and path.suffix == ".parquet":
+            return datasets.Dataset.from_parquet(str(path))
+        if path.is_dir() and any((path / f).is_file() for f in ("state.json", "dataset_dict.json")):
+            loaded = datasets.load_from_disk(str(path))
+            return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        if path.is_file() or path.is_absolute() or path.suffix in (".jsonl", ".json", ".parquet"):
+            raise FileNotFoundError("expected an existing .jsonl, .json or .parquet file")
+        return datasets.load_dataset(source, subset, split=split)
+    except Exception as error:  # datasets raises a class of its own for each way to fail
+        raise UserError(f"{field}: cannot open {source!r}: {_reason(error)}") from None
