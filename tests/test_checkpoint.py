@@ -182,6 +182,8 @@ DAMAGE = {
 }
 
 
+# orbax leaves coroutines behind where a read fails.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damage_to_any_file_is_found(open_checkpoints, build, damage, tmp_path):
     mesh = make_mesh(1, 1, 1)
