@@ -38,7 +38,7 @@ def bind(piece: Callable, options: dict[str, Any]) -> Callable:
     return made_once(partial, piece, **known) if known else piece
 
 
-def made_once(make: Callable[..., Any], *given: Any, **options: Any) -> Any:
+def made_once(make: Callable[..., Any], /, *given: Any, **options: Any) -> Any:
     """`make(*given, **options)`; the same object for equal ones, by which jit knows it again."""
     key = tuple((name, type(value), value) for name, value in sorted(options.items()))
     try:

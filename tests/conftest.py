@@ -32,8 +32,8 @@ def pytest_configure(config):
     # Without x64 JAX computes a requested float64 in float32 and only warns: here it is an error.
     jax.config.update("jax_enable_x64", False)
     config.addinivalue_line("filterwarnings", "error:Explicitly requested dtype")
-    # A tenth of the suite's time: garbage is collected less often, and no program is told which
-    # lines of Python it comes from.
+    # Less time: garbage is collected less often, and no program is told which lines of Python it
+    # comes from.
     gc.set_threshold(200_000, 20, 100)
     jax.config.update("jax_traceback_in_locations_limit", 0)
 
