@@ -12,6 +12,7 @@ from groups import usual_group
 from iapo_jax import advantages, selection, shaping
 from iapo_jax.algorithms import ALGORITHMS, Algorithm, make_algorithm
 from iapo_jax.losses import LossOptions
+from iapo_jax.options import bind
 from iapo_jax.types import Credit
 
 
@@ -153,3 +154,16 @@ def test_make_algorithm_mistakes(build, sentence):
     with pytest.raises(ValueError) as caught:
         build()
     assert sentence in str(caught.value)
+
+
+def test_equal_options_bind_to_one_object():
+    """By which jit knows it again; whatever the options are called."""
+
+    def rule(group, key, *, make: float = 1.0, options: float = 2.0):
+        return make, options
+
+    one, other = (bind(rule, {"make": 3.0, "options": 4.0}) for _ in range(2))
+    assert one is other and one(None, None) == (3.0, 4.0)
+    assert bind(rule, {"make": 3, "options": 4.0}) is not one  # another type, another program
+    assert bind(rule, {"make": [3.0]})(None, None) == ([3.0], 2.0)  # what has no hash is bound, too
+    assert bind(rule, {}) is rule
