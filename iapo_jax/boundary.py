@@ -21,6 +21,7 @@ class Boundary:
       notes: what was saved beside the state that the run goes on from.
       measure: hears of (parameters, step) where a checkpoint is a candidate of the selection.
       best: the step whose checkpoint is kept beside the newest.
+      budget: tokens that may be sampled before the run ends; 0 = no limit.
     """
 
     def __init__(
@@ -31,9 +32,11 @@ class Boundary:
         notes: Mapping[str, Any],
         measure: Callable[[Any, int], Any] = lambda params, step: None,
         best: Callable[[], int | None] = lambda: None,
+        budget: int = 0,
     ):
         self.config, self.checkpoints, self.writer = config, checkpoints, writer
-        self.measure, self.best = measure, best
+        self.measure, self.best, self.budget = measure, best, budget
+        self.sampled = int(notes.get("sampled_tokens", 0))
         self.in_a_row = int(notes.get("skipped_in_a_row", 0))
         self.before_streak: int | None = notes.get("before_streak")  # a checkpoint that is good
         rows = notes.get("rows", writer.rows)
@@ -47,6 +50,16 @@ class Boundary:
         """How many steps in a row were skipped, with this one."""
         self.in_a_row = self.in_a_row + 1 if skipped else 0
         return float(self.in_a_row)
+
+    def spend(self, tokens: float) -> float:
+        """How many tokens were sampled so far, with these."""
+        self.sampled += int(tokens)
+        return float(self.sampled)
+
+    def is_last(self, step: int) -> bool:
+        """Whether the run ends after `step` steps."""
+        spent = bool(self.budget) and self.sampled >= self.budget
+        return spent or step >= self.config.max_steps
 
     def arrive(self, step: int, state: TrainState) -> None:
         """Catches up with what a stopped run left: the measurement of its last checkpoint."""
@@ -63,7 +76,7 @@ class Boundary:
           Stopped: if a signal asks for it; everything is saved.
           RunError: if too many steps in a row were skipped, or nothing can be written.
         """
-        stop = step < self.config.max_steps and stop_requested()
+        stop = not self.is_last(step) and stop_requested()
         too_many = bool(why) and self.in_a_row >= self.config.max_skipped
         due = self._due(step)
         if due and not stop:  # else the run does it when it goes on
@@ -118,13 +131,13 @@ class Boundary:
         if not self.in_a_row:
             self.before_streak = step
         notes = {"skipped_in_a_row": self.in_a_row, "before_streak": self.before_streak}
-        notes["rows"] = self.writer.rows
+        notes |= {"rows": self.writer.rows, "sampled_tokens": self.sampled}
         preserved = {self.best(), self.before_streak if self.in_a_row else None} - {None}
         self.checkpoints.save(step, state, preserved, notes)
 
     def _due(self, step: int) -> bool:
         every = self.config.save_steps
-        return step == self.config.max_steps or bool(every and step % every == 0)
+        return self.is_last(step) or bool(every and step % every == 0)
 
     def _measure(self, step: int, state: TrainState) -> None:
         try:

@@ -13,8 +13,8 @@ r"""The data sets that have a short name, and how a command line names a data se
 
 The DAPO set repeats its problems (the hub's edition a hundred times), wraps them in instructions,
 and has damaged texts: instructions are taken off, damage is repaired where that is certain
-(`questions.repair`), a question is kept once, and a question with two golds is left out. Its first
-N rows are the first N of what remains.
+(`questions.repair`), a question is kept once, and a question with two golds is left out. `:first N`
+and `:last M` count what remains.
 """
 
 import difflib
@@ -211,20 +211,23 @@ def read_integer(text: str) -> str | None:
 
 
 class DataSpec(NamedTuple):
-    """What `NAME[=PATH][:SPLIT][:first N]` says."""
+    """What `NAME[=PATH][:SPLIT][:first N][:last M]` says."""
 
     text: str  # as written
     name: str  # in DATA_SETS; empty = a file, a directory or a hub name without recipe
     source: str  # file, directory or hub name; empty = the recipe's own
     split: str | None  # None = none was named
     first: int  # 0 = all
+    last: int = 0  # of those; 0 = all
 
 
-_FORMS = "NAME, NAME=PATH, a file or a hub name, then optionally :SPLIT and :first N"
+_FORMS = (
+    "NAME, NAME=PATH, a file or a hub name, then optionally :SPLIT, :first N and :last M (of those)"
+)
 
 
 def parse_spec(text: str, field: str = "--dataset") -> DataSpec:
-    """`NAME[:SPLIT][:first N]`, `NAME=PATH...`, `FILE...` or `HUB/NAME...`.
+    """`NAME[:SPLIT][:first N][:last M]`, `NAME=PATH...`, `FILE...` or `HUB/NAME...`.
 
     A short name goes before a file of that name: such a file is `./NAME`. A text that is an
     existing path is that path, whatever is in it.
@@ -233,9 +236,10 @@ def parse_spec(text: str, field: str = "--dataset") -> DataSpec:
       UserError: naming the field, what was found and the nearest short name.
     """
     text = text.strip()
-    head, first = text, 0
+    head, first, last = text, 0, 0
     if not _exists(text):
-        head, first = _split_first(text, field)
+        head, last = _split_count(text, "last", field)
+        head, first = _split_count(head, "first", field)
     head, split = _split_split(head, field)
     match = re.fullmatch(r"([\w.-]+)=(.*)", head)
     if match and not _exists(head):
@@ -255,7 +259,7 @@ def parse_spec(text: str, field: str = "--dataset") -> DataSpec:
             raise UserError(f"{field}: {text!r} is no data set, file or directory{_near(head)}")
     if name and split is not None:
         check_split(name, split, field)
-    return DataSpec(text, name, source, split, first)
+    return DataSpec(text, name, source, split, first, last)
 
 
 def _exists(text: str) -> bool:
@@ -275,14 +279,14 @@ def _near(name: str) -> str:
     return f"; did you mean {near}?" if near else f"; known: {', '.join(DATA_SETS)}"
 
 
-def _split_first(text: str, field: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(.*):\s*first\b(.*)", text)
+def _split_count(text: str, word: str, field: str) -> tuple[str, int]:
+    match = re.fullmatch(rf"(.*):\s*{word}\b(.*)", text)
     if not match:
         return text, 0
     count = match[2].strip()
     if not re.fullmatch(r"[1-9]\d*", count):
         raise UserError(
-            f"{field}: {text!r} ends in {('first ' + count).strip()!r}; expected `:first N` with a "
+            f"{field}: {text!r} ends in {f'{word} {count}'.strip()!r}; expected `:{word} N` with a "
             "whole number above 0"
         )
     return match[1], int(count)

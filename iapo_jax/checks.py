@@ -20,7 +20,8 @@ from iapo_jax.config import (
 from iapo_jax.errors import UserError
 
 _ZERO_OR_MORE = """
-    max_steps save_steps mesh.process_id log.completion_steps log.save_total_limit
+    max_steps max_sampled_tokens save_steps log.completion_steps log.save_total_limit
+    mesh.process_id
     data.max_rows eval.max_rows
     batch.micro_batch_size sampling.length_bucket sampling.top_k eval.top_k
     optimizer.warmup_steps optimizer.learning_rate optimizer.weight_decay optimizer.max_grad_norm

@@ -61,7 +61,8 @@ class DataSection:
         "",
         "a short name (gsm8k, math-500, dapo-math-17k, aime-2024, aime-2025, amc-2023, "
         "commonsense-qa, arithmetic), NAME=PATH for a local copy of one, a JSONL, JSON or parquet "
-        "file, a directory of datasets.save_to_disk, or a hub name; :SPLIT and :first N may follow",
+        "file, a directory of datasets.save_to_disk, or a hub name; :SPLIT, :first N and :last M (of "
+        "those) may follow",
     )
     subset: str | None = option(None, "configuration name on the hub, such as 'main' of gsm8k")
     split: str = option("train", "split of a named or saved data set, or on the hub")
@@ -276,6 +277,11 @@ class TrainConfig:
     seed: int = option(0, "decides data order and every random draw")
     output_dir: str = option("runs/train", "everything of this run goes here")
     max_steps: int = option(100, "rollouts")
+    max_sampled_tokens: int = option(
+        0,
+        "end with the step in which so many completion tokens have been sampled, those of groups "
+        "that dynamic sampling replaced among them: equal budgets for all methods; 0 = no limit",
+    )
     save_steps: int = option(50, "a checkpoint every so many steps, and at the end; 0 = end only")
     resume: str = option(
         "auto", "auto = newest whole checkpoint if any; never = refuse; or a step number"
@@ -337,7 +343,7 @@ class EvaluateConfig:
         "[LABEL=]DIR: Hugging Face directory, run directory, RUN/checkpoints/N or hub name; "
         "LABEL=DIR,DIR,... are training seeds of one method",
     )
-    datasets: list[str] = option(list, "NAME[=PATH][:SPLIT][:first N], a file or a hub name")
+    datasets: list[str] = option(list, "NAME[=PATH][:SPLIT][:first N][:last M], a file or a hub name")
     training_data: list[str] = option(
         list, "as datasets: must share no question with them; a run's own is looked at anyway"
     )

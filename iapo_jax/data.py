@@ -63,6 +63,11 @@ def _section_spec(section: DataSection | EvalSection, field: str) -> DataSpec:
             f"{field} is empty: expected a short name, a file, a directory or a hub name"
         )
     spec = parse_spec(section.dataset, field)
+    if spec.last and section.max_rows:
+        raise UserError(
+            f"{field}: {spec.text!r} names the last rows, and max_rows is {section.max_rows}, the "
+            "first ones: expected one of them"
+        )
     return spec._replace(first=spec.first or section.max_rows)
 
 
@@ -94,6 +99,7 @@ def load_set(
             lenient = not Path(spec.source).expanduser().exists()
             notes = check_repeats(rows, spec.source, strict=strict, lenient=lenient)
         name, numbers = Path(spec.source).stem, range(1, len(rows) + 1)
+        rows, numbers = rows[-spec.last :], numbers[-spec.last :]
         return LoadedSet(
             rows, name, split, "", PromptSection(), notes, spec.text, spec.source, numbers
         )
@@ -109,7 +115,7 @@ def load_set(
     cleaned, notes = clean_rows(raw, one, source)
     if not cleaned:
         raise UserError(f"{field}: {spec.text} has no rows")
-    cleaned = cleaned[: spec.first or None]
+    cleaned = cleaned[: spec.first or None][-spec.last :]
     rows, numbers = [Row(*parts[:3]) for parts in cleaned], [parts[3] for parts in cleaned]
     if strict and not one.repeats:  # whose rows are all there
         check_repeats(rows, source, strict=True)
@@ -150,7 +156,7 @@ def load_rows(section: DataSection | EvalSection, field: str = "data.dataset") -
             f"{field}: {spec.name} is a set of problems and answers without completions; expected "
             "a file, a directory or a hub name"
         )
-    return _read(spec, spec.split or section.split, section.subset, field)
+    return _read(spec, spec.split or section.split, section.subset, field)[-spec.last :]
 
 
 def _read(spec: DataSpec, split: str, subset: str | None, field: str) -> list[dict]:

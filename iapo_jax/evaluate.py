@@ -69,7 +69,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     model = "Hugging Face or run directory, RUN/checkpoints/N, hub name; LABEL=DIR,DIR: seeds"
     add("--model", metavar="[LABEL=]DIR", action="append", default=[], help=model)
-    spec = "short name, NAME=PATH, file or hub name, then :SPLIT and :first N"
+    spec = "short name, NAME=PATH, file or hub name, then :SPLIT, :first N and :last M"
     add("--dataset", metavar="SPEC", action="append", default=[], help=spec)
     add("--out", metavar="DIR", help="default eval; what is there is not sampled again")
     add("--config", metavar="FILE", help="YAML; only what differs from the defaults")
@@ -166,6 +166,7 @@ def load_sets(config: EvaluateConfig) -> dict[str, LoadedSet]:
         spec = parse_spec(text, "--dataset")
         loaded = data.load_set(spec, "--dataset", strict=config.strict)
         name = f"{loaded.name}-{loaded.split}" + f"-{spec.first}" * bool(spec.first)
+        name += f"-last-{spec.last}" * bool(spec.last)
         name = re.sub(r"[^\w.+@-]+", "_", name)
         if name in sets:
             raise UserError(f"--dataset {text!r} names {name} a second time")
@@ -324,8 +325,9 @@ def evaluate_member(
 
 
 def _canonical(loaded: LoadedSet) -> str:
-    first = parse_spec(loaded.text).first
-    return f"{loaded.name}:{loaded.split}" + f":first {first}" * bool(first)
+    spec = parse_spec(loaded.text)
+    named = f"{loaded.name}:{loaded.split}" + f":first {spec.first}" * bool(spec.first)
+    return named + f":last {spec.last}" * bool(spec.last)
 
 
 def evaluate(config: EvaluateConfig, command: str = "") -> dict:

@@ -170,7 +170,7 @@ def _compare_configs(path: Path, config: Any) -> tuple:
             f"of {kinds[type(config)]}, or another output_dir"
         )
     there, here = (_flat(dataclasses.asdict(one)) for one in (before, config))
-    free = ("mesh.", "log.", "resume", "max_steps", "output_dir")
+    free = ("mesh.", "log.", "resume", "max_steps", "max_sampled_tokens", "output_dir")
     names = sorted(
         n for n in there | here if there.get(n) != here.get(n) and not n.startswith(free)
     )

@@ -154,6 +154,7 @@ def run_step(
     row["time/update"] = ended - credited
     row["time/step"] = ended - started
     sampled = sampling.get("dynamic_sampling/tokens", float(scored.rollout.length.sum()))
+    row["completions/sampled_tokens"] = sampled
     row["perf/completion_tokens_per_second"] = sampled / (ended - started)
     row["compiles"] = compiles()
     skipped = Skipped(why, batch_arrays(scored, observed.signals, batch.credit)) if why else None

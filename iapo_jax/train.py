@@ -89,10 +89,11 @@ def _train(trainer: Trainer, held_out: HeldOut, checkpoints: Checkpoints) -> Tra
     ref_params = params if trainer.algorithm.loss.beta else None
     del params
     writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
-    boundary = Boundary(config, checkpoints, writer, notes, selection.measure, selection.best)
+    found = selection.measure, selection.best, config.max_sampled_tokens
+    boundary = Boundary(config, checkpoints, writer, notes, *found)
     try:
-        state = _steps(trainer, boundary, state, ref_params, first)
-        state, chosen = choose_state(trainer, checkpoints, state)
+        state, last = _steps(trainer, boundary, state, ref_params, first)
+        state, chosen = choose_state(trainer, checkpoints, state, last)
     finally:
         writer.close()
     exported = export_final(run, state.params)
@@ -105,33 +106,40 @@ def _train(trainer: Trainer, held_out: HeldOut, checkpoints: Checkpoints) -> Tra
 
 def _steps(
     trainer: Trainer, boundary: Boundary, state: TrainState, ref_params: Params | None, first: int
-) -> TrainState:
-    """The loop: every step is written down, then its boundary is crossed."""
-    config = trainer.config
+) -> tuple[TrainState, int]:
+    """The loop: every step is written down, then its boundary is crossed; also the last step."""
+    config, step = trainer.config, first
     boundary.arrive(first, state)
     with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
-        for step in range(first, config.max_steps):
+        while not boundary.is_last(step):
             with boundary.rescuing(step, state):  # such as from a reward function
                 done = run_step(trainer, state, ref_params, step, bar.set_postfix_str)
             state, scored, row, skipped = done
+            step += 1
             row["skipped/in_a_row"] = boundary.count(skipped is not None)
-            _write(trainer, boundary.writer, step + 1, scored, row, skipped)
+            row["sampled_tokens"] = boundary.spend(row["completions/sampled_tokens"])
+            _write(trainer, boundary, step, scored, row, skipped)
             bar.set_postfix_str(reporting.headline(row), refresh=False)
             bar.update()
-            boundary.cross(step + 1, state, skipped.why if skipped else {})
-    boundary.save(config.max_steps, state)
-    return state
+            boundary.cross(step, state, skipped.why if skipped else {})
+    boundary.save(step, state)
+    if step < config.max_steps:
+        say(
+            f"ended at step {step} of {config.max_steps}: {boundary.sampled} tokens are sampled "
+            f"(max_sampled_tokens is {config.max_sampled_tokens})"
+        )
+    return state, step
 
 
 def _write(
     trainer: Trainer,
-    writer: RunWriter,
+    boundary: Boundary,
     step: int,
     scored: Scored,
     row: dict[str, float],
     skipped: Skipped | None,
 ) -> None:
-    log, last = trainer.config.log, step == trainer.config.max_steps
+    log, last, writer = trainer.config.log, boundary.is_last(step), boundary.writer
     texts = reporting.completion_rows(trainer.problems, scored)
     if step % log.logging_steps == 0 or last:
         writer.metrics(step, row)
@@ -142,10 +150,9 @@ def _write(
 
 
 def choose_state(
-    trainer: Trainer, checkpoints: Checkpoints, state: TrainState
+    trainer: Trainer, checkpoints: Checkpoints, state: TrainState, last: int
 ) -> tuple[TrainState, int]:
     """The state of the checkpoint that the selection split prefers, and its step; else the last."""
-    last = trainer.config.max_steps
     chosen = trainer.selection.best()
     if chosen is None:
         return state, last

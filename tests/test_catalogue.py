@@ -47,6 +47,17 @@ def test_a_spec(text, name, source, split, first):
     assert parse_spec(text) == DataSpec(text, name, source, split, first)
 
 
+@pytest.mark.parametrize(
+    "text, split, first, last",
+    [
+        ("math-500:last 100", None, 0, 100),
+        ("gsm8k:train:first 7000:last 1400", "train", 7000, 1400),
+    ],
+)
+def test_the_last_of_the_first_rows(text, split, first, last):
+    assert parse_spec(text) == DataSpec(text, text.partition(":")[0], "", split, first, last)
+
+
 def test_an_existing_path_is_that_path(tmp_path):
     odd = tmp_path / "rows:train:first 2"
     odd.mkdir()
@@ -84,6 +95,8 @@ def test_a_name_goes_before_a_path(tmp_path, monkeypatch):
         ("gsm8k:test:first", "ends in 'first'; expected `:first N`"),
         ("gsm8k:first -3", "ends in 'first -3'"),
         ("gsm8k:first 2.5", "ends in 'first 2.5'"),
+        ("gsm8k:last", "ends in 'last'; expected `:last N`"),
+        ("gsm8k:last 2:first 5", "ends in 'last 2:first 5'; expected `:last N`"),
         ("gsm8k:two words", "'two words' in 'gsm8k:two words' is no split"),
         ("gsm8k:", "'' in 'gsm8k:' is no split"),
         ("", "eval.dataset is ''; expected NAME, NAME=PATH"),
@@ -406,6 +419,8 @@ def test_dapo_cleaning_in_small(tmp_path):
     ]
     # The first rows are the first of what remains.
     assert load(f"dapo-math-17k={path}:first 2").rows == found.rows[:2]
+    late = load(f"dapo-math-17k={path}:first 3:last 2")
+    assert late.rows == found.rows[1:3] and list(late.numbers) == list(found.numbers)[1:3]
 
 
 # ----------------------------------------------------------------------- splits and sections
@@ -456,6 +471,9 @@ def test_arithmetic_is_the_committed_file(root):
     named = load("arithmetic:test")
     assert [row[:2] for row in named.rows] == [row[:2] for row in file.rows]
     assert load("arithmetic:test:first 512").rows == named.rows[:512]
+    assert load("arithmetic:test:last 512").rows == named.rows[-512:]
+    late = load(f"{file.source}:last 3")
+    assert late.rows == file.rows[-3:] and list(late.numbers) == list(file.numbers)[-3:]
 
 
 # --------------------------------------------------------------------------------- prompts

@@ -12,6 +12,7 @@ is matched in the text before any splitting.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from problems import WORDS
@@ -20,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 PAD, EOS, UNK, USER, ASSISTANT = "<pad>", "<eos>", "<unk>", "<user>", "<assistant>"
 SPECIAL = (PAD, EOS, UNK, USER, ASSISTANT)
+SYMBOLS = "+-=?"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 """Part of the text: kept by ``decode(..., skip_special_tokens=True)``."""
 
@@ -35,15 +37,17 @@ CHAT_TEMPLATE = (
 )
 
 
-def vocabulary() -> list[str]:
+def vocabulary(words: Sequence[str] = WORDS, symbols: str = SYMBOLS) -> list[str]:
     """Every token, in the order of its id (``<pad>`` is 0)."""
-    words = [word + space for word in WORDS for space in (" ", "")]
-    return [*SPECIAL, *TAGS, *"0123456789", *"+-=?", ". ", ".", " ", "\n", *words]
+    spaced = [word + space for word in words for space in (" ", "")]
+    return [*SPECIAL, *TAGS, *"0123456789", *symbols, ". ", ".", " ", "\n", *spaced]
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    words: Sequence[str] = WORDS, symbols: str = SYMBOLS
+) -> PreTrainedTokenizerFast:
     """The tokenizer with its special tokens and chat template."""
-    tokens = vocabulary()
+    tokens = vocabulary(words, symbols)
     core = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -64,11 +68,13 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save_tokenizer(directory: str | Path) -> Path:
+def save_tokenizer(
+    directory: str | Path, words: Sequence[str] = WORDS, symbols: str = SYMBOLS
+) -> Path:
     """Write the tokenizer's directory and return its path."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    build_tokenizer().save_pretrained(directory)
+    build_tokenizer(words, symbols).save_pretrained(directory)
     return directory
 
 

@@ -1,0 +1,92 @@
+"""Make the data and the start models of the experiment's settings again.
+
+    python experiments/arithmetic/make_testbed.py [SETTING ...]
+
+Writes `data/SETTING/` and `models/SETTING/` beside this file; supervised rows, tokenizer and run
+directories go to `--work`. Run from the project's root; it goes on where it was stopped.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from make_data import write_jsonl
+from problems import WORDS
+from testbed.settings import SETTINGS, SPLITS, Setting, problems_of, supervised_rows
+from tokenizer import SYMBOLS, save_tokenizer, vocabulary
+from tqdm import tqdm
+
+HERE = Path(__file__).resolve().parent
+ROWS_PER_STEP = 64
+TESTBED_WORDS, TESTBED_SYMBOLS = (*WORDS, "left"), SYMBOLS + "*():"
+
+
+def write_splits(setting: Setting, directory: Path) -> set[str]:
+    """The problem sets as JSON lines; returns all their questions."""
+    directory.mkdir(parents=True, exist_ok=True)
+    questions: set[str] = set()
+    for split in (*SPLITS, "longer") if setting.longer else SPLITS:
+        found = problems_of(setting, split)
+        rows = [{"question": one.question, "answer": one.answer} for one in found.values()]
+        write_jsonl(directory / f"{split}.jsonl", rows)
+        questions.update(found)
+    return questions
+
+
+def write_model_config(setting: Setting, path: Path) -> None:
+    """The architecture: the quick start's, with this setting's layers and vocabulary."""
+    config = json.loads((HERE / "config.json").read_text())
+    size = -(-len(vocabulary(TESTBED_WORDS, TESTBED_SYMBOLS)) // 8) * 8
+    config |= {"num_hidden_layers": setting.layers, "vocab_size": size}
+    path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def make(name: str, work: Path, models: Path) -> None:
+    """Data, supervised fine-tuning and the model directory of one setting."""
+    setting, place = SETTINGS[name], work / name
+    questions = write_splits(setting, HERE / "data" / name)
+    rows, run = place / "sft.jsonl", place / "run"
+    place.mkdir(parents=True, exist_ok=True)
+    save_tokenizer(place / "tokenizer", TESTBED_WORDS, TESTBED_SYMBOLS)
+    write_model_config(setting, place / "config.json")
+    if not rows.is_file():
+        count = ROWS_PER_STEP * setting.sft_steps
+        drawn = supervised_rows(setting, count, questions)
+        part = rows.with_suffix(".part")
+        write_jsonl(part, tqdm(drawn, total=count, desc=f"{name}: sft rows", mininterval=1.0))
+        part.rename(rows)
+    overrides = {
+        "output_dir": run,
+        "max_steps": setting.sft_steps,
+        "model.config": place / "config.json",
+        "model.tokenizer": place / "tokenizer",
+        "data.dataset": rows,
+        "batch.max_length": setting.max_length,
+        "batch.rows_per_step": ROWS_PER_STEP,
+        "batch.micro_batch_size": ROWS_PER_STEP // 4,  # stays in the caches of a CPU
+    }
+    command = [sys.executable, "-m", "iapo_jax.sft", "--config", str(HERE / "sft.yaml")]
+    subprocess.run([*command, *(f"{k}={v}" for k, v in overrides.items())], check=True)
+    shutil.copytree(run / "hf", models / name, dirs_exist_ok=True)
+    print(f"wrote {models / name}")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("settings", nargs="*", metavar="SETTING", help=", ".join(SETTINGS))
+    parser.add_argument("--work", type=Path, default=Path("runs/testbed"))
+    parser.add_argument("--models", type=Path, default=HERE / "models")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.settings) - set(SETTINGS))
+    if unknown:
+        parser.error(f"unknown setting {unknown[0]!r}; expected one of {', '.join(SETTINGS)}")
+    for name in arguments.settings or SETTINGS:
+        make(name, arguments.work, arguments.models)
+
+
+if __name__ == "__main__":
+    main()

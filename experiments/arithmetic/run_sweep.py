@@ -1,0 +1,157 @@
+"""Run the experiment: every method in every setting, grid first, then fresh seeds.
+
+    python experiments/arithmetic/run_sweep.py [SETTING ...] [--workers 2]
+
+Each run leaves `results/SETTING/NAME.json` beside this file; what is there is not run again, so the
+same command goes on after an interruption (also within a run). Run directories go to `--work`.
+Six to eight hours of two CPU cores; from the project's root. `summarise_sweep.py` makes the tables.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from sweep import queue
+from sweep.execute import execute, measure_start
+from sweep.records import START, read
+from testbed.settings import SETTINGS
+from tqdm import tqdm
+
+from iapo_jax.errors import UserError
+from iapo_jax.interruption import Stopped
+
+HERE = Path(__file__).resolve().parent
+_WAIT = 5.0  # seconds between two looks at what is done
+_STOPPED = 75
+
+# The allocator keeps what it has, on large pages: a step takes a sixth less time than with pages
+# that are given back and faulted in again each step.
+_MALLOC = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+}
+
+
+def work_on(settings: Sequence[str], results: Path, work: Path) -> None:
+    """Does jobs until none is left, in this process: what is compiled serves the next ones."""
+    while True:
+        with queue.claimed(settings, results, work) as job:
+            if job is not None:
+                print(f"begin {job.setting} {job.name}", flush=True)
+                if job.method == START:
+                    measure_start(job.setting, work, results)
+                else:
+                    execute(job, work, results)
+                continue
+        if not any(True for _ in queue.ready(settings, results)):
+            return
+        time.sleep(_WAIT)  # others are at it; what comes next depends on them
+
+
+def _cpus_of(worker: int, workers: int) -> set[int]:
+    cpus = sorted(os.sched_getaffinity(0))
+    return set(cpus[worker::workers]) or set(cpus)
+
+
+def _start(worker: int, arguments: argparse.Namespace) -> subprocess.Popen:
+    log = arguments.work / f"worker_{worker}.log"
+    command = [sys.executable, str(Path(__file__).resolve()), *arguments.settings]
+    command += ["--work", str(arguments.work), "--results", str(arguments.results)]
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [*command, "--worker"],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=_MALLOC | os.environ,
+            preexec_fn=lambda: os.sched_setaffinity(0, _cpus_of(worker, arguments.workers)),
+        )
+
+
+def _told(path: Path) -> str:
+    one = read(path)
+    split, found = next(reversed(one.outcomes.items()))
+    name = START if one.method == START else one.job.name
+    return (
+        f"{one.setting} {name} ({split}): {found.correct.mean():.3f} right in "
+        f"{found.length.mean():.1f} tokens"
+    )
+
+
+def oversee(arguments: argparse.Namespace) -> int:
+    """Starts the workers, shows what is done, and passes signals on."""
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    workers = [_start(i, arguments) for i in range(arguments.workers)]
+    asked = False
+
+    def stop(*_: object) -> None:
+        nonlocal asked
+        asked = True
+        for worker in workers:
+            worker.terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    known = {path for name in arguments.settings for path in _results(arguments.results, name)}
+    with tqdm(total=queue.total(arguments.settings), initial=len(known), unit="run") as bar:
+        while True:
+            alive = [worker.poll() is None for worker in workers]
+            for name in arguments.settings:
+                for path in sorted(set(_results(arguments.results, name)) - known):
+                    known.add(path)
+                    bar.write(_told(path))
+                    bar.update()
+            codes = [worker.returncode for worker in workers]
+            if not any(alive):
+                break
+            if any(code not in (None, 0) for code in codes) and not asked:
+                stop()
+            time.sleep(_WAIT)
+    if all(code == 0 for code in codes):
+        return 0
+    if asked and all(code in (0, _STOPPED, -signal.SIGTERM) for code in codes):
+        print("stopped; the same command goes on")
+        return _STOPPED
+    print(f"a worker failed: see {arguments.work}/worker_*.log", file=sys.stderr)
+    return 1
+
+
+def _results(directory: Path, setting: str) -> list[Path]:
+    return list((directory / setting).glob("*.json"))
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("settings", nargs="*", metavar="SETTING", help=", ".join(SETTINGS))
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.settings) - set(SETTINGS))
+    if unknown:
+        parser.error(f"unknown setting {unknown[0]!r}; expected one of {', '.join(SETTINGS)}")
+    if arguments.workers < 1:
+        parser.error(f"--workers is {arguments.workers}; expected at least 1")
+    arguments.settings = arguments.settings or list(SETTINGS)
+    if not arguments.worker:
+        return oversee(arguments)
+    try:
+        work_on(arguments.settings, arguments.results, arguments.work)
+    except Stopped as error:
+        print(error)
+        return _STOPPED
+    except UserError as error:
+        print(f"error: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,145 @@
+"""What a trained model does: accuracy and length, which tokens are left, where information sits."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from testbed.categories import READ, categorise
+from testbed.pieces import EXIT, Problem, split_tokens
+from testbed.settings import SETTINGS, problems_of
+
+from iapo_jax.config import EvaluateConfig, InformationSection
+from iapo_jax.evaluate import evaluate
+from iapo_jax.figures import Outcomes
+from iapo_jax.records import Completion, Record, read_completions, read_record
+from sweep.plan import GRID_SEED
+
+HERE = Path(__file__).resolve().parents[1]
+SAMPLES = {"select": 2, "test": 4, "longer": 4}
+INSPECTED = 48
+"""Problems whose first completion is probed on the test split."""
+_END = EXIT.removesuffix("<answer>")
+
+
+def evaluate_on(
+    label: str, model: Path | str, setting: str, split: str, seed: int, out: Path, *, shown: bool
+) -> tuple[Record, list[Completion], list[dict]]:
+    """A model's record on a split of the setting, its completions, and those that were probed.
+
+    Goes on with what is in `out`.
+    """
+    config = EvaluateConfig(
+        models=[f"{label}={model}"],
+        datasets=[str(HERE / "data" / setting / f"{split}.jsonl")],
+        output_dir=str(out),
+        num_samples=SAMPLES[split],
+        k=[1, SAMPLES[split]],
+        budgets=[SETTINGS[setting].max_length],
+        seed=seed,
+        max_completion_length=SETTINGS[setting].max_length,
+        max_prompt_length=32,
+        prompts_per_batch=64,
+        inspect=INSPECTED if split == "test" else 0,
+        information=InformationSection(postfix=EXIT),
+        progress=shown,
+    )
+    evaluate(config)
+    [texts] = out.glob(f"{label}.{split}*.completions.jsonl")
+    stem = texts.name.removesuffix(".completions.jsonl")
+    record = read_record(out / f"{stem}.json")
+    probed = out / f"{stem}.inspections.json"
+    inspections = json.loads(probed.read_text()) if probed.is_file() else []
+    return record, read_completions(texts), inspections
+
+
+def reasoning(completion: str) -> str:
+    """What comes before the end of thinking."""
+    return completion.partition(_END)[0]
+
+
+def count_categories(
+    problems: dict[str, Problem], completions: Iterable[Completion]
+) -> dict[str, float]:
+    """Mean tokens of each category in a right completion.
+
+    Args:
+      problems: by question.
+    """
+    total: Counter[str] = Counter()
+    right = 0
+    for one in completions:
+        if one.correct:
+            right += 1
+            problem = problems[question_of(one.prompt)]
+            total.update(categorise(problem, split_tokens(reasoning(one.completion))))
+    return {name: total[name] / max(right, 1) for name in READ}
+
+
+def question_of(prompt: str) -> str:
+    """The question in a prompt as the model reads it."""
+    return prompt.removeprefix("<user>").partition("<assistant>")[0]
+
+
+def where_information_sits(
+    problems: dict[str, Problem], inspections: Sequence[dict], bins: int = 10
+) -> dict[str, Any]:
+    """Nats by category, and by place in the reasoning, over probed completions.
+
+    Returns `nats` and `tokens` of each category (means over completions), and `profile`: nats in
+    each tenth of the thinking tokens (means over completions that have so many).
+    """
+    nats: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    profiles = []
+    for one in inspections:
+        size, told = one["thinking_length"], one["informativeness"]
+        problem = problems[question_of(one["prompt"])]
+        names = categorise(problem, one["tokens"][:size])
+        for name, value in zip(names, told, strict=False):
+            nats[name] += value
+            tokens[name] += 1
+        if size >= bins:
+            parts = np.array_split(np.asarray(told[:size]), bins)
+            profiles.append([float(part.sum()) for part in parts])
+    count = max(len(inspections), 1)
+    return {
+        "completions": len(inspections),
+        "nats": {name: nats[name] / count for name in READ},
+        "tokens": {name: tokens[name] / count for name in READ},
+        "profile": np.mean(profiles, 0).tolist() if profiles else [],
+    }
+
+
+def splits_of(setting: str, final: bool) -> list[str]:
+    """What a run is measured on: the selection split while choosing, the test splits at the end."""
+    if not final:
+        return ["select"]
+    return ["longer", "test"] if SETTINGS[setting].longer else ["test"]
+
+
+def measured(
+    label: str,
+    model: Path | str,
+    setting: str,
+    splits: Sequence[str],
+    out: Path,
+    *,
+    seed: int = GRID_SEED,
+    shown: bool = False,
+) -> dict[str, Any]:
+    """The fields of a `records.Result` that evaluation gives; categories are of the last split."""
+    outcomes: dict[str, Outcomes] = {}
+    told: dict[str, Any] = {}
+    for split in splits:
+        problems = problems_of(SETTINGS[setting], split)
+        record, completions, inspections = evaluate_on(
+            label, model, setting, split, seed, out, shown=shown
+        )
+        outcomes[split] = record.outcomes()
+        told["categories"] = count_categories(problems, completions)
+        if inspections:
+            told["information"] = where_information_sits(problems, inspections)
+    return told | {"outcomes": outcomes}

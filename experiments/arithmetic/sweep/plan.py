@@ -1,0 +1,150 @@
+"""Which runs the experiment has: settings, methods, the grid of each method, seeds.
+
+Every method gets a grid of four, run with one seed and judged on the selection split; what is
+chosen there is run again with fresh seeds, which alone are judged on the test split.
+"""
+
+from typing import Any, NamedTuple
+
+from testbed.settings import SETTINGS
+
+from iapo_jax import ALGORITHMS
+
+CORE = (
+    "grpo",
+    "iapo",
+    "iapo_shuffled",
+    "iapo_priced",
+    "length_penalty",
+    "length_cap",
+    "gfpo",
+    "dapo",
+)
+GRID_SEED = 100
+FINAL_SEEDS = {"grpo": 5, "iapo_priced": 5}
+SEEDS = 3
+
+
+class Scale(NamedTuple):
+    """What a setting's hyper-parameters in tokens are measured by."""
+
+    length: float  # mean of the start model on the selection split
+    budget: int  # completion tokens that a run may sample
+
+
+PROMPTS, GENERATIONS, STEPS = 8, 8, 60
+"""As in testbed.yaml."""
+
+SCALES = {
+    "chain": Scale(52.0, 240_000),
+    "easy": Scale(51.0, 240_000),
+    "hard": Scale(62.0, 290_000),
+    "growing": Scale(24.0, 200_000),
+}
+
+
+class Job(NamedTuple):
+    """One run: a point of a method's grid, and a seed."""
+
+    setting: str
+    method: str
+    choice: int  # place in the grid
+    seed: int
+
+    @property
+    def final(self) -> bool:
+        """Whether it is judged on the test split."""
+        return self.seed != GRID_SEED
+
+    @property
+    def name(self) -> str:
+        """Unique within the setting."""
+        return f"{self.method}-{self.choice}-seed{self.seed}"
+
+
+def methods_of(setting: str) -> tuple[str, ...]:
+    """The methods that run in a setting: the core, and in *easy* every other entry."""
+    if setting == "easy":
+        return (*CORE, *(name for name in ALGORITHMS if name not in CORE))
+    return (*CORE, "l1_max") if setting == "hard" else CORE
+
+
+def grid_jobs(setting: str) -> list[Job]:
+    """The runs that choose."""
+    methods = methods_of(setting)
+    return [Job(setting, method, i, GRID_SEED) for method in methods for i in range(4)]
+
+
+def final_jobs(setting: str, method: str, choice: int) -> list[Job]:
+    """The runs that are judged, once the choice is known."""
+    return [Job(setting, method, choice, seed) for seed in range(FINAL_SEEDS.get(method, SEEDS))]
+
+
+def grid(setting: str, method: str) -> list[dict[str, Any]]:
+    """Four points: config fields, hyper-parameters of `algorithm.options` by their own names.
+
+    What a paper searches or recommends, as far as four points hold it; lengths follow the start
+    model's. All else is the method's own (`iapo_jax.ALGORITHMS`).
+    """
+    length, limit = SCALES[setting].length, SETTINGS[setting].max_length
+    tokens = lambda share: round(share * length)  # noqa: E731
+    kl = [{"algorithm.beta": beta} for beta in (0.04, 0.01, 0.001, 0.0)]
+    weights = [(0.01, 0.01), (1.0, 0.01), (0.01, 1.0), (1.0, 1.0)]
+    terms = [{"alpha": alpha, "beta": beta} for alpha, beta in weights]
+    grids: dict[str, list[dict[str, Any]]] = {
+        "grpo": kl,
+        "dr_grpo": kl,
+        "rloo": kl,
+        "iapo": terms,
+        "iapo_shuffled": terms,
+        "iapo_random": terms,
+        "iapo_ne": terms,
+        "iapo_reference": terms,
+        "iapo_ni": [{"beta": beta} for beta in (0.01, 0.1, 0.3, 1.0)],
+        "iapo_priced": [
+            {"alpha": alpha, "price": price} for alpha in (0.3, 1.0) for price in (0.02, 0.1)
+        ],
+        "length_penalty": [{"penalty": penalty} for penalty in (0.05, 0.1, 0.2, 0.4)],
+        "length_cap": [{"cap": tokens(share)} for share in (1.0, 0.85, 0.7, 0.55)],
+        "l1_max": [
+            {"target_length": tokens(share), "slope": round(1 / length, 4)}
+            for share in (1.0, 0.8, 0.6, 0.4)
+        ],
+        "gfpo": [{"keep": k, "metric": m} for k in (2, 4) for m in ("shortest", "efficiency")],
+        "dapo": [
+            {"algorithm.dynamic_sampling": dynamic, "overlong_cache": round(share * limit)}
+            for dynamic, share in ((True, 0.2), (True, 0.5), (False, 0.5), (False, 0.75))
+        ],
+        "gtpo": [{"alpha": alpha} for alpha in (0.01, 0.1, 0.3, 1.0)],
+        "s_grpo": [
+            {"first": tokens(share), "until": 0, "probability": probability}
+            for share in (0.25, 0.5)
+            for probability in (0.25, 0.5)
+        ],
+    }
+    return grids[method]
+
+
+def overrides(job: Job) -> list[str]:
+    """What the run's config has beside testbed.yaml, as the command line takes it."""
+    chosen = grid(job.setting, job.method)[job.choice]
+    fields = {name: value for name, value in chosen.items() if "." in name}
+    options = {name: value for name, value in chosen.items() if "." not in name}
+    if options:
+        fields["algorithm.options"] = options
+    place = "experiments/arithmetic"
+    fields = {
+        "seed": job.seed,
+        "max_sampled_tokens": SCALES[job.setting].budget,
+        "model.path": f"{place}/models/{job.setting}",
+        "data.dataset": f"{place}/data/{job.setting}/train.jsonl",
+        "sampling.max_completion_length": SETTINGS[job.setting].max_length,
+        "algorithm.name": job.method,
+    } | fields
+    return [f"{name}={_text(value)}" for name, value in fields.items()]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {_text(v)}" for k, v in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)

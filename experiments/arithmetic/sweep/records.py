@@ -1,0 +1,94 @@
+"""One run's results as a small JSON file: enough to make every table and picture again.
+
+RESULTS/SETTING/NAME.json; `start` is the start model. Arrays of an evaluation are packed, so that
+three hundred runs stay small.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from iapo_jax.figures import Outcomes
+from iapo_jax.metrics import replace_file
+from sweep.plan import Job
+
+START = "start"
+
+
+class Result(NamedTuple):
+    """What a run leaves."""
+
+    setting: str
+    method: str  # `start`: the start model, without a run
+    choice: int  # place in the method's grid
+    seed: int
+    config: str  # how to repeat it: what goes behind the command
+    updates: int = 0
+    sampled_tokens: int = 0
+    seconds: float = 0.0  # wall time of training and measuring, on a machine that does other things
+    outcomes: dict[str, Outcomes] = {}  # by split
+    categories: dict[str, float] = {}  # tokens of each in a right completion, on the last split
+    information: dict[str, Any] = {}  # where it sits: `sweep.measure.where_information_sits`
+    curves: dict[str, list[float]] = {}  # by step of training
+
+    @property
+    def job(self) -> Job:
+        """What was planned."""
+        return Job(self.setting, self.method, self.choice, self.seed)
+
+
+def path_of(directory: Path, job: Job) -> Path:
+    """Where the result of a run is kept."""
+    name = START if job.method == START else job.name
+    return directory / job.setting / f"{name}.json"
+
+
+def write(directory: Path, result: Result) -> None:
+    """Writes it whole or not at all."""
+    told = result._asdict() | {
+        "outcomes": {split: pack(found) for split, found in result.outcomes.items()}
+    }
+    path = path_of(directory, result.job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(told, indent=1) + "\n")
+
+
+def read(path: Path) -> Result:
+    """The result that `write` wrote."""
+    told = json.loads(path.read_text())
+    outcomes = {split: unpack(found) for split, found in told["outcomes"].items()}
+    return Result(**told | {"outcomes": outcomes})
+
+
+def read_all(directory: Path, setting: str) -> Iterator[Result]:
+    """All results of a setting, in the order of their names."""
+    for path in sorted((directory / setting).glob("*.json")):
+        yield read(path)
+
+
+def pack(outcomes: Outcomes) -> dict[str, Any]:
+    """Verdicts and lengths; which wrong answers are equal is not kept."""
+    correct, length = np.asarray(outcomes.correct, bool), np.asarray(outcomes.length)
+    finished = np.asarray(outcomes.finished, bool)
+    arrays = [np.packbits(correct), np.packbits(finished), length.astype("<u2").view(np.uint8)]
+    data = b"".join(np.ascontiguousarray(x).tobytes() for x in arrays)
+    packed = base64.b85encode(zlib.compress(data, 9)).decode("ascii")
+    problems, samples = correct.shape
+    return {"problems": problems, "samples": samples, "packed": packed}
+
+
+def unpack(told: dict[str, Any]) -> Outcomes:
+    """The inverse of `pack`."""
+    shape = told["problems"], told["samples"]
+    size = shape[0] * shape[1]
+    data = np.frombuffer(zlib.decompress(base64.b85decode(told["packed"])), np.uint8)
+    bits = -(-size // 8)
+    flags = [np.unpackbits(data[i * bits : (i + 1) * bits])[:size].astype(bool) for i in (0, 1)]
+    correct, finished = (x.reshape(shape) for x in flags)
+    length = data[2 * bits :].view("<u2").astype(np.int32).reshape(shape)
+    return Outcomes(correct, length, finished, np.where(correct, 0, 1))

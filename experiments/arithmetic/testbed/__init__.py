@@ -1,0 +1,1 @@
+"""The settings of the experiment: problems, worked reasoning of known categories, start models."""

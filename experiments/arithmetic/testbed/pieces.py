@@ -1,0 +1,172 @@
+"""Worked reasoning as pieces of known category, some of them redundant.
+
+A problem has steps. Around the steps that its answer needs, `weave` puts what it does not need:
+restatements, filler, re-checks, a second pass, hesitation before the answer. One verbosity, drawn
+for each completion, drives all of it, so redundancy is coherent, as in real models, and no noise.
+Everything written is true.
+
+Pure functions; every source of chance is a `numpy.random.Generator` passed in.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from iapo_jax.arithmetic import draw_below
+
+CATEGORIES = ("needed", "restate", "filler", "recheck", "second", "hesitate")
+FILLERS = ("ok ", "so ", "hmm ", "well ", "now ", "let me see. ")
+
+EXIT = "</think><answer>"
+CLOSE = "</answer>"
+
+# How the tokenizer splits a text that a generator wrote; a test compares the two. The last
+# alternative catches whatever no generator writes, so that no character is lost.
+_SPLIT = re.compile(r"[a-z]+ ?|[0-9]|[+\-=?]|\. ?|\s|.")
+
+
+class Piece(NamedTuple):
+    """A stretch of reasoning and what it is for."""
+
+    text: str
+    category: str
+
+
+class Step(NamedTuple):
+    """One needed step, `text` and `check` without their full stop."""
+
+    text: str  # "28*6=168"
+    check: str  # the same fact otherwise: "6*28=168"
+    long: str = ""  # worked in detail, to the same result: "28*6=20*6+8*6=120+48=168"
+    left: str = ""  # what is left to work out behind it; "" where that is nothing
+
+
+class Problem(NamedTuple):
+    """A question, its answer, and the steps from one to the other."""
+
+    question: str
+    answer: str
+    steps: tuple[Step, ...]
+
+
+class Habits(NamedTuple):
+    """How probable each kind of redundancy is at verbosity 1."""
+
+    restate: float = 0.7
+    filler: tuple[float, ...] = (0.55, 0.2)  # before a step: a first one, a second one
+    recheck: float = 0.5
+    left: float = 0.25  # restating what is left
+    wait: float = 0.35
+    second: float = 0.6
+    conclude: float = 0.6
+    long: tuple[float, float] = (0.3, 0.8)  # of a step in detail, at verbosity 0 and 1
+
+
+def split_tokens(text: str) -> list[str]:
+    """The tokens of a reasoning text (no tags in it), as strings that concatenate to `text`."""
+    return _SPLIT.findall(text)
+
+
+def draw_verbosity(rng: np.random.Generator) -> float:
+    """How wordy one completion is: uniform on 0.1..1.3, clipped to 1."""
+    return min(1.0, 0.1 + 1.2 * rng.random())
+
+
+def weave(
+    rng: np.random.Generator, problem: Problem, habits: Habits, verbosity: float
+) -> list[Piece]:
+    """The needed steps in order, and redundant pieces around them; at verbosity 0 none."""
+    v, chance = verbosity, rng.random
+    pieces: list[Piece] = []
+    if chance() < habits.restate * v:
+        pieces.append(Piece(f"we need {problem.question}. ", "restate"))
+    for step in problem.steps:
+        for share in habits.filler:
+            if chance() < share * v:
+                pieces.append(Piece(FILLERS[draw_below(rng, len(FILLERS))], "filler"))
+        low, high = habits.long
+        detailed = step.long and chance() < low + (high - low) * v
+        pieces.append(Piece(f"{step.long if detailed else step.text}. ", "needed"))
+        if chance() < habits.recheck * v:
+            checked = step.check if chance() < 0.4 else step.text
+            pieces.append(Piece(f"check {checked}. ", "recheck"))
+        if step.left and chance() < habits.left * v:
+            pieces.append(Piece(f"left {step.left}. ", "restate"))
+    if chance() < habits.wait * v:
+        pieces.append(Piece("wait. ", "hesitate"))
+    if problem.steps and chance() < habits.second * v * v:
+        start = 0 if chance() < 0.5 else draw_below(rng, len(problem.steps))
+        again = "".join(f"{step.check}. " for step in problem.steps[start:])
+        pieces.append(Piece(f"again {again}", "second"))
+    if chance() < habits.conclude * v:
+        text = "so it is" if chance() < 0.5 else "the answer is"
+        pieces.append(Piece(f"{text} {problem.answer}. ", "hesitate"))
+    return pieces
+
+
+def fit(rng: np.random.Generator, pieces: Sequence[Piece], max_tokens: int) -> list[Piece]:
+    """Drops redundant pieces at random until the rest has at most `max_tokens` tokens.
+
+    Raises:
+      ValueError: if the needed steps alone are longer.
+    """
+    pieces = list(pieces)
+    while count_tokens(pieces) > max_tokens:
+        redundant = [i for i, piece in enumerate(pieces) if piece.category != "needed"]
+        if not redundant:
+            raise ValueError(f"the needed steps alone exceed max_tokens={max_tokens}")
+        del pieces[redundant[draw_below(rng, len(redundant))]]
+    return pieces
+
+
+def count_tokens(pieces: Sequence[Piece], category: str | None = None) -> int:
+    """Tokens of the pieces, of one category if named."""
+    return sum(len(split_tokens(p.text)) for p in pieces if category in (None, p.category))
+
+
+def join(pieces: Sequence[Piece]) -> str:
+    """The reasoning as one text."""
+    return "".join(piece.text for piece in pieces)
+
+
+def cut_pieces(
+    pieces: Sequence[Piece], n_tokens: int, tokenize: Callable[[str], list[str]] = split_tokens
+) -> list[Piece]:
+    """The first `n_tokens` tokens of the pieces (the last piece may be kept in part)."""
+    kept: list[Piece] = []
+    for piece in pieces:
+        if n_tokens <= 0:
+            break
+        tokens = tokenize(piece.text)
+        kept.append(Piece("".join(tokens[:n_tokens]), piece.category))
+        n_tokens -= len(tokens)
+    return kept
+
+
+def supervised_row(
+    rng: np.random.Generator,
+    question: str,
+    answer: str,
+    pieces: Sequence[Piece],
+    early_share: float,
+    tokenize: Callable[[str], list[str]] = split_tokens,
+) -> dict:
+    """One supervised row, `{"question", "answer", "completion": [[text, weight], ...]}`.
+
+    A normal row is the whole reasoning and the answer, all with weight 1. With probability
+    `early_share` it is an early row: the reasoning is cut at a uniformly random token boundary
+    (before the first token and after the last included); the exit that follows has weight 0, since
+    the model is to answer when made to stop and not to learn to stop there; the answer has weight
+    1. A cut at 0 leaves no reasoning. `<think>` is not part of the completion: the generation
+    prompt ends in it.
+    """
+    if rng.random() < early_share:
+        total = sum(len(tokenize(piece.text)) for piece in pieces)
+        pieces = cut_pieces(pieces, draw_below(rng, total + 1), tokenize)
+        tail = [[EXIT, 0], [answer + CLOSE, 1]]
+    else:
+        tail = [[EXIT + answer + CLOSE, 1]]
+    head = [[join(pieces), 1]] if pieces else []
+    return {"question": question, "answer": answer, "completion": head + tail}

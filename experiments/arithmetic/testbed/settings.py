@@ -1,0 +1,113 @@
+"""The settings: what a problem is, how it is worked, how long, and the size of the start model."""
+
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from testbed import chain, nested, parity
+from testbed.pieces import (
+    Habits,
+    Piece,
+    Problem,
+    draw_verbosity,
+    fit,
+    supervised_row,
+    weave,
+)
+
+EARLY_SHARE = 0.28
+"""Share of supervised rows whose reasoning is cut at a random token."""
+
+
+class Setting(NamedTuple):
+    """A task at one level of difficulty."""
+
+    draw: Callable[[np.random.Generator], Problem]
+    max_length: int  # T: tokens of a completion
+    layers: int = 3
+    sft_steps: int = 2000
+    habits: Habits = Habits()
+    work: Callable[[np.random.Generator, Problem], Problem] | None = None  # steps that are shown
+    longer: Callable[[np.random.Generator], Problem] | None = None  # of the shifted test
+    longer_share: float = 0.0  # of supervised rows
+
+
+_TERSE = Habits(restate=0.2, filler=(0.2, 0.0), recheck=0.15, wait=0.2, second=0.0, conclude=0.9)
+
+SETTINGS: dict[str, Setting] = {
+    "chain": Setting(chain.draw_problem, max_length=72, layers=2, sft_steps=1200),
+    "easy": Setting(partial(nested.draw_problem, level=nested.EASY), max_length=80),
+    "hard": Setting(
+        partial(nested.draw_problem, level=nested.HARD),
+        max_length=96,
+        longer=partial(nested.draw_problem, level=nested.LONGER),
+        longer_share=0.1,
+    ),
+    "growing": Setting(
+        parity.draw_problem,
+        max_length=64,
+        layers=2,
+        sft_steps=1200,
+        habits=_TERSE,
+        work=parity.draw_worked,
+    ),
+}
+SPLITS = {"train": 4000, "select": 512, "test": 512}
+_TAIL = 8  # tokens from the end of thinking to the stop token, and some room
+
+
+def draw_reasoning(
+    rng: np.random.Generator, setting: Setting, problem: Problem, verbosity: float | None = None
+) -> list[Piece]:
+    """Worked reasoning of a problem that fits into the setting's completions."""
+    v = draw_verbosity(rng) if verbosity is None else verbosity
+    shown = problem if setting.work is None else setting.work(rng, problem)
+    pieces = weave(rng, shown, setting.habits, v)
+    return fit(rng, pieces, setting.max_length - _TAIL)
+
+
+def problems_of(setting: Setting, split: str, seed: int = 0) -> dict[str, Problem]:
+    """The problems of a split by their question; `longer` is the shifted test.
+
+    No question is in two splits.
+
+    Raises:
+      ValueError: for an unknown split.
+    """
+    sizes = SPLITS | ({"longer": SPLITS["test"]} if setting.longer else {})
+    if split not in sizes:
+        raise ValueError(f"split is {split!r}; expected one of {', '.join(sizes)}")
+    seen: set[str] = set()
+    for number, (name, size) in enumerate(sizes.items()):
+        draw = setting.longer if name == "longer" else setting.draw
+        rng = np.random.default_rng([seed, 1 + number])
+        found: dict[str, Problem] = {}
+        while len(found) < size:
+            problem = draw(rng)
+            if problem.question not in seen:
+                found.setdefault(problem.question, problem)
+        if name == split:
+            return found
+        seen.update(found)
+    raise AssertionError("every split is in sizes")
+
+
+def supervised_rows(
+    setting: Setting, count: int, exclude: Collection[str], seed: int = 0
+) -> Iterator[dict]:
+    """Rows for `iapo_jax.sft`, of questions that are not in `exclude`."""
+    rng = np.random.default_rng([seed, 0])
+    for _ in range(count):
+        drawn = None
+        while drawn is None:
+            longer = setting.longer is not None and rng.random() < setting.longer_share
+            problem = (setting.longer if longer else setting.draw)(rng)
+            if problem.question in exclude:
+                continue
+            try:
+                drawn = draw_reasoning(rng, setting, problem)
+            except ValueError:  # its needed steps alone are too long
+                continue
+        yield supervised_row(rng, problem.question, problem.answer, drawn, EARLY_SHARE)
