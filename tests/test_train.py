@@ -409,6 +409,28 @@ def test_dynamic_sampling(finish, monkeypatch):
     assert bounded.rows[0]["dynamic_sampling/rounds"] == 2
 
 
+def test_a_budget_of_tokens_ends_a_run(finish, straight, capsys):
+    """It ends with the step that reaches the budget; a resumed run knows what was sampled."""
+    spent = np.cumsum([row["completions/sampled_tokens"] for row in straight.rows])
+    assert [row["sampled_tokens"] for row in straight.rows] == spent.tolist()
+    for row in straight.rows:
+        written = completions(straight, row["step"])
+        assert row["completions/sampled_tokens"] == sum(one["length"] for one in written)
+    budget = f"max_sampled_tokens={int(spent[1])}"
+    run = finish(budget)
+    told = f"ended at step 2 of 4: {int(spent[1])} tokens are sampled"
+    assert told in capsys.readouterr().out
+    assert list(map(reproducible, run.rows)) == list(map(reproducible, straight.rows[:2]))
+    assert [p.name for p in (run.directory / "checkpoints").iterdir()] == ["2"]
+    again = finish(budget, directory=run.directory)  # nothing is left to do
+    assert again.rows == run.rows and told in capsys.readouterr().out
+    short = finish("max_steps=1", "optimizer.lr_scheduler_type=constant")
+    resumed = finish(budget, "optimizer.lr_scheduler_type=constant", directory=short.directory)
+    assert [row["sampled_tokens"] for row in resumed.rows] == spent[:2].tolist()
+    more = finish(f"max_sampled_tokens={int(spent[1]) + 1}")
+    assert len(more.rows) == 3
+
+
 def test_a_price_that_adapts_is_resumed_and_exported(finish, tmp_path):
     options = [
         "eval.dataset=''",

@@ -20,7 +20,8 @@ from tokenizer import SYMBOLS, save_tokenizer, vocabulary
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-ROWS_PER_STEP = 64
+MICRO_BATCH = 16
+"""Rows at once: what stays in the caches of a CPU."""
 TESTBED_WORDS, TESTBED_SYMBOLS = (*WORDS, "left"), SYMBOLS + "*():"
 
 
@@ -53,7 +54,7 @@ def make(name: str, work: Path, models: Path) -> None:
     save_tokenizer(place / "tokenizer", TESTBED_WORDS, TESTBED_SYMBOLS)
     write_model_config(setting, place / "config.json")
     if not rows.is_file():
-        count = ROWS_PER_STEP * setting.sft_steps
+        count = setting.sft_rows * setting.sft_steps
         drawn = supervised_rows(setting, count, questions)
         part = rows.with_suffix(".part")
         write_jsonl(part, tqdm(drawn, total=count, desc=f"{name}: sft rows", mininterval=1.0))
@@ -65,8 +66,8 @@ def make(name: str, work: Path, models: Path) -> None:
         "model.tokenizer": place / "tokenizer",
         "data.dataset": rows,
         "batch.max_length": setting.max_length,
-        "batch.rows_per_step": ROWS_PER_STEP,
-        "batch.micro_batch_size": ROWS_PER_STEP // 4,  # stays in the caches of a CPU
+        "batch.rows_per_step": setting.sft_rows,
+        "batch.micro_batch_size": MICRO_BATCH,
     }
     command = [sys.executable, "-m", "iapo_jax.sft", "--config", str(HERE / "sft.yaml")]
     subprocess.run([*command, *(f"{k}={v}" for k, v in overrides.items())], check=True)

@@ -54,13 +54,13 @@ class Problem(NamedTuple):
 class Habits(NamedTuple):
     """How probable each kind of redundancy is at verbosity 1."""
 
-    restate: float = 0.7
-    filler: tuple[float, ...] = (0.55, 0.2)  # before a step: a first one, a second one
-    recheck: float = 0.5
-    left: float = 0.25  # restating what is left
-    wait: float = 0.35
-    second: float = 0.6
-    conclude: float = 0.6
+    restate: float = 0.8
+    filler: tuple[float, ...] = (0.6, 0.3)  # before a step: a first one, a second one
+    recheck: float = 0.8
+    left: float = 0.5  # restating what is left
+    wait: float = 0.5
+    second: float = 0.9
+    conclude: float = 0.8
     long: tuple[float, float] = (0.3, 0.8)  # of a step in detail, at verbosity 0 and 1
 
 

@@ -27,21 +27,33 @@ class Setting(NamedTuple):
     draw: Callable[[np.random.Generator], Problem]
     max_length: int  # T: tokens of a completion
     layers: int = 3
-    sft_steps: int = 2000
+    sft_steps: int = 2400
+    sft_rows: int = 32  # of one update
     habits: Habits = Habits()
     work: Callable[[np.random.Generator, Problem], Problem] | None = None  # steps that are shown
     longer: Callable[[np.random.Generator], Problem] | None = None  # of the shifted test
     longer_share: float = 0.0  # of supervised rows
 
 
+_MILD = Habits(
+    restate=0.7,
+    filler=(0.55, 0.2),
+    recheck=0.5,
+    left=0.25,
+    wait=0.35,
+    second=0.6,
+    conclude=0.6,
+)
 _TERSE = Habits(restate=0.2, filler=(0.2, 0.0), recheck=0.15, wait=0.2, second=0.0, conclude=0.9)
 
 SETTINGS: dict[str, Setting] = {
-    "chain": Setting(chain.draw_problem, max_length=72, layers=2, sft_steps=1200),
-    "easy": Setting(partial(nested.draw_problem, level=nested.EASY), max_length=80),
+    "chain": Setting(
+        chain.draw_problem, max_length=72, layers=2, sft_steps=1200, sft_rows=64, habits=_MILD
+    ),
+    "easy": Setting(partial(nested.draw_problem, level=nested.EASY), max_length=96),
     "hard": Setting(
         partial(nested.draw_problem, level=nested.HARD),
-        max_length=96,
+        max_length=104,
         longer=partial(nested.draw_problem, level=nested.LONGER),
         longer_share=0.1,
     ),
@@ -50,6 +62,7 @@ SETTINGS: dict[str, Setting] = {
         max_length=64,
         layers=2,
         sft_steps=1200,
+        sft_rows=64,
         habits=_TERSE,
         work=parity.draw_worked,
     ),

@@ -1,0 +1,64 @@
+"""Tables and pictures of the experiment from its results.
+
+    python experiments/arithmetic/summarise_sweep.py [--results DIR] [--work runs/sweep]
+
+Writes `results.csv`, `grid.csv`, `tables.md` and `pictures/` beside the results' directory, and
+prints the findings. Complete or not: what is missing is said. With `--report DIR` also a report
+page of each setting, from the run directories in `--work`.
+"""
+
+import argparse
+from pathlib import Path
+
+from sweep import analysis, findings, pages, pictures, queue, tables
+from sweep.plan import CORE
+from testbed.settings import SETTINGS
+
+from iapo_jax.errors import UserError
+
+HERE = Path(__file__).resolve().parent
+ORDER = ("chain", "easy", "hard", "shifted", "growing")
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--out", type=Path, default=HERE, help="for the tables and pictures")
+    parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
+    parser.add_argument("--report", type=Path, metavar="DIR", help="also write report pages")
+    arguments = parser.parse_args()
+    found = [analysis.load(arguments.results, name) for name in ORDER]
+    settings = [one for one in found if one is not None]
+    if not settings:
+        parser.error(f"{arguments.results} holds no results; run_sweep.py makes them")
+    ready = [one for one in settings if one.entries]
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "results.csv").write_text(tables.results_csv(settings))
+    (arguments.out / "grid.csv").write_text(tables.grid_csv(settings))
+    text = findings.render(ready)
+    (arguments.out / "tables.md").write_text(text + "\n")
+    print(text)
+    shown = (*CORE, "l1_max")
+    place = arguments.out / "pictures"
+    if ready:
+        own = [one for one in ready if one.name not in analysis.SHIFTED]
+        pictures.pareto(ready, place / "pareto.png")
+        pictures.curves(own, shown, place / "curves.png")
+        pictures.categories(ready, shown, place / "categories.png")
+        pictures.information(own, ("grpo", "iapo", "iapo_priced"), place / "information.png")
+    if arguments.report:
+        try:
+            for one in own:
+                pages.write(one, arguments.work, arguments.report / one.name)
+        except UserError as error:
+            parser.error(str(error))
+    names = list(SETTINGS)
+    left = queue.total(names) - queue.done(names, arguments.results)
+    if left:
+        print(f"\n{left} of {queue.total(names)} runs are missing: run_sweep.py goes on with them")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,188 @@
+"""The experiment's settings: what is generated is true, labelled, disjoint, and read back."""
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "arithmetic"
+SETTINGS = ("chain", "easy", "hard", "growing")
+N = 400
+
+
+@pytest.fixture(scope="module")
+def bed():
+    """The testbed's modules by name (`experiments` is no package)."""
+    names = ("testbed.settings", "testbed.pieces", "testbed.categories", "testbed.nested")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield {
+            name.rpartition(".")[2]: importlib.import_module(name)
+            for name in (*names, "tokenizer", "make_testbed")
+        }
+        for name in [n for n in sys.modules if n.partition(".")[0] in ("testbed", "tokenizer")]:
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def drawn(bed):
+    """Problems of each setting with worked reasoning: {name: [(problem, pieces)]}."""
+    found = {}
+    for name in SETTINGS:
+        setting, rng = bed["settings"].SETTINGS[name], np.random.default_rng(0)
+        problems = [setting.draw(rng) for _ in range(N)]
+        found[name] = [(p, bed["settings"].draw_reasoning(rng, setting, p)) for p in problems]
+    return found
+
+
+def is_true(equation):
+    """`a=b=c`, every side worked out by Python; a digit sum's parity as `4:1` is not one."""
+    values = {eval(side) for side in equation.split("=")}  # noqa: S307
+    return len(values) == 1
+
+
+@pytest.mark.parametrize("name", ["easy", "hard"])
+def test_answers_and_equations_are_true(drawn, name):
+    for problem, pieces in drawn[name]:
+        assert int(problem.answer) == eval(problem.question)  # noqa: S307
+        text = "".join(piece.text for piece in pieces)
+        equations = re.findall(r"[0-9+\-*()]+(?:=[0-9+\-*()]+)+", text)
+        assert len(equations) >= len(problem.steps) and all(map(is_true, equations))
+        for step in problem.steps:
+            assert all(map(is_true, filter(None, (step.text, step.check, step.long))))
+            assert not step.left or eval(step.left) == int(problem.answer)  # noqa: S307
+            numbers = list(map(int, re.findall(r"\d+", step.text)))
+            assert all(2 <= n <= (99 if name == "easy" else 999) for n in numbers)
+
+
+def test_sums_modulo_ten(drawn):
+    for problem, _ in drawn["chain"]:
+        digits = list(map(int, problem.question.split("+")))
+        assert int(problem.answer) == sum(digits) % 10
+        results = [int(step.text[-1]) for step in problem.steps]
+        assert results == [sum(digits[: n + 2]) % 10 for n in range(len(digits) - 1)]
+
+
+def test_parity_and_rare_full_reasoning(drawn):
+    full = glance = 0
+    for problem, pieces in drawn["growing"]:
+        digits = list(map(int, problem.question))
+        assert int(problem.answer) == sum(digits) % 2
+        states = [int(step.text[-1]) for step in problem.steps]
+        assert states == [sum(digits[: n + 1]) % 2 for n in range(len(digits))]
+        needed = sum(piece.category == "needed" for piece in pieces)
+        full += needed == len(digits)
+        glance += needed == 0
+    assert 0.07 < full / N < 0.17 and 0.33 < glance / N < 0.47
+
+
+def test_products_are_worked_in_detail_only_where_the_level_says_so(bed, drawn):
+    assert not any(step.long for problem, _ in drawn["easy"] for step in problem.steps)
+    steps = [step for problem, _ in drawn["hard"] for step in problem.steps if step.long]
+    assert steps and all(step.long.startswith(step.text.partition("=")[0]) for step in steps)
+    assert all(step.long.endswith("=" + step.text.partition("=")[2]) for step in steps)
+    assert any("(" in problem.question for problem, _ in drawn["easy"])
+    rng = np.random.default_rng(1)
+    longer = [bed["settings"].SETTINGS["hard"].longer(rng) for _ in range(50)]
+    longest = max(len(problem.steps) for problem, _ in drawn["hard"])
+    assert all(len(problem.steps) > longest for problem in longer)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_categories_are_read_back_from_the_text(bed, drawn, name):
+    """The oracle is the generator, which knows them; also of reasoning that is cut."""
+    split, rng = bed["pieces"].split_tokens, np.random.default_rng(2)
+    for problem, pieces in drawn[name]:
+        labels = [piece.category for piece in pieces for _ in split(piece.text)]
+        tokens = split(bed["pieces"].join(pieces))
+        assert bed["categories"].categorise(problem, tokens) == labels
+        cut = int(rng.integers(0, len(tokens) + 1))
+        read = bed["categories"].categorise(problem, tokens[:cut])
+        assert len(read) == cut
+        ended = max((i + 1 for i, t in enumerate(tokens[:cut]) if t.startswith(".")), default=0)
+        assert read[:ended] == labels[:ended]
+
+
+def test_what_no_piece_is_counts_as_wrong(bed):
+    problem = bed["nested"].draw_problem(np.random.default_rng(0), bed["nested"].EASY)
+    read = lambda text: bed["categories"].categorise(problem, bed["pieces"].split_tokens(text))  # noqa: E731
+    first = problem.steps[0].text
+    assert set(read("1+1=7. ")) == {"wrong"} and set(read("= = 4")) == {"wrong"}
+    assert read(f"{first}. {first}. ") == ["needed"] * (len(first) + 1) + ["second"] * (
+        len(first) + 1
+    )
+    assert set(read(f"{problem.steps[1].text}. ")) == {"second"}  # not its turn
+    assert read("") == []
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_everything_fits_and_verbosity_zero_is_the_shortest_chain(bed, drawn, name):
+    setting = bed["settings"].SETTINGS[name]
+    assert all(bed["pieces"].count_tokens(p) <= setting.max_length - 8 for _, p in drawn[name])
+    bare = setting._replace(work=None, habits=setting.habits._replace(long=(0.0, 0.0)))
+    problem = drawn[name][0][0]
+    pieces = bed["settings"].draw_reasoning(np.random.default_rng(0), bare, problem, 0.0)
+    assert [p.text for p in pieces] == [f"{step.text}. " for step in problem.steps]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_no_question_is_in_two_splits_or_in_the_supervised_rows(bed, name):
+    module = bed["settings"]
+    setting = module.SETTINGS[name]
+    splits = [*module.SPLITS, *(["longer"] if setting.longer else [])]
+    found = [set(module.problems_of(setting, split)) for split in splits]
+    questions = set().union(*found)
+    assert (
+        len(questions)
+        == sum(map(len, found))
+        == sum(module.SPLITS.values()) + 512 * (name == "hard")
+    )
+    rows = list(module.supervised_rows(setting, 300, questions))
+    assert len(rows) == 300 and not questions & {row["question"] for row in rows}
+    early = [
+        row for row in rows if row["completion"][-1][0] != row["completion"][-1][0].lstrip("<")
+    ]
+    cut = [row for row in rows if [bed["pieces"].EXIT, 0] in row["completion"]]
+    assert 0.2 < len(cut) / 300 < 0.36 and len(early) == 300 - len(cut)
+    for row in rows:
+        assert row["completion"][-1][0].endswith(f"{row['answer']}</answer>")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_committed_problems_are_the_generators(bed, name):
+    for split in ("select", "test", *(["longer"] if name == "hard" else [])):
+        lines = (FOLDER / "data" / name / f"{split}.jsonl").read_text().splitlines()
+        problems = bed["settings"].problems_of(bed["settings"].SETTINGS[name], split)
+        told = [{"question": one.question, "answer": one.answer} for one in problems.values()]
+        assert [json.loads(line) for line in lines] == told
+
+
+def test_an_unknown_split(bed):
+    with pytest.raises(ValueError, match="split is 'longer'; expected one of train, select, test"):
+        bed["settings"].problems_of(bed["settings"].SETTINGS["easy"], "longer")
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_models_tokenizer_splits_as_the_generator_does(bed, drawn, name):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(FOLDER / "models" / name)
+    for problem, pieces in drawn[name][:100]:
+        text = bed["pieces"].join(pieces)
+        assert tokenizer.tokenize(text) == [
+            token.replace(" ", "Ġ") if token == " " else token
+            for token in bed["pieces"].split_tokens(text)
+        ]
+        assert tokenizer.decode(tokenizer.encode(problem.question)) == problem.question
+        assert len(tokenizer.tokenize(problem.question)) == len(problem.question) <= 28
+
+
+def test_wrong_settings_are_one_sentence(bed, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["make_testbed.py", "medium"])
+    with pytest.raises(SystemExit) as stopped:
+        bed["make_testbed"].main()
+    assert stopped.value.code == 2
+    assert "unknown setting 'medium'; expected one of chain, easy" in capsys.readouterr().err
