@@ -61,8 +61,8 @@ class DataSection:
         "",
         "a short name (gsm8k, math-500, dapo-math-17k, aime-2024, aime-2025, amc-2023, "
         "commonsense-qa, arithmetic), NAME=PATH for a local copy of one, a JSONL, JSON or parquet "
-        "file, a directory of datasets.save_to_disk, or a hub name; :SPLIT, :first N and :last M (of "
-        "those) may follow",
+        "file, a directory of datasets.save_to_disk, or a hub name; :SPLIT, :first N and :last M "
+        "(of those) may follow",
     )
     subset: str | None = option(None, "configuration name on the hub, such as 'main' of gsm8k")
     split: str = option("train", "split of a named or saved data set, or on the hub")
@@ -343,7 +343,9 @@ class EvaluateConfig:
         "[LABEL=]DIR: Hugging Face directory, run directory, RUN/checkpoints/N or hub name; "
         "LABEL=DIR,DIR,... are training seeds of one method",
     )
-    datasets: list[str] = option(list, "NAME[=PATH][:SPLIT][:first N][:last M], a file or a hub name")
+    datasets: list[str] = option(
+        list, "NAME[=PATH][:SPLIT][:first N][:last M], a file or a hub name"
+    )
     training_data: list[str] = option(
         list, "as datasets: must share no question with them; a run's own is looked at anyway"
     )

@@ -82,6 +82,7 @@ def render(model_name: str, set_name: str) -> str:
     steps = data.epochs * (data.questions - data.held_out) // PROMPTS
     mesh = {key.removeprefix("mesh."): value for key, value in model.tpu.items() if "mesh" in key}
     axes = "\n".join(f"  {axis}: {size}" for axis, size in mesh.items())
+    worked = "<think>\\n2+2 means two and two more, which makes 4.\\n</think>\\n<answer>4</answer>"
     gpu = " ".join(f"{key}={value}" for key, value in model.gpu.items())
     return f"""\
 # Claim:    a cell of the paper's table: {model.hub.partition("/")[2]} on {set_name}, by IAPO.
@@ -104,7 +105,7 @@ prompt:
   system: r1
   instruction: "{data.instruction}"
   example_question: What is 2+2?
-  example_answer: "<think>\\n2+2 means two and two more, which makes 4.\\n</think>\\n<answer>4</answer>"
+  example_answer: "{worked}"
 batch:
   prompts_per_step: {PROMPTS}
   num_generations: {GENERATIONS}
