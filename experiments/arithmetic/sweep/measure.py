@@ -18,6 +18,7 @@ from iapo_jax.records import Completion, Record, read_completions, read_record
 from sweep.plan import GRID_SEED
 
 HERE = Path(__file__).resolve().parents[1]
+PROBLEMS = 512
 SAMPLES = {"select": 2, "test": 4, "longer": 4}
 INSPECTED = 48
 """Problems whose first completion is probed on the test split."""
@@ -33,7 +34,7 @@ def evaluate_on(
     """
     config = EvaluateConfig(
         models=[f"{label}={model}"],
-        datasets=[str(HERE / "data" / setting / f"{split}.jsonl")],
+        datasets=[f"{HERE / 'data' / setting / split}.jsonl:first {PROBLEMS}"],
         output_dir=str(out),
         num_samples=SAMPLES[split],
         k=[1, SAMPLES[split]],

@@ -1,0 +1,330 @@
+"""The experiment: its plan, what is chosen, what is left to do, its figures, and one real run."""
+
+import csv
+import importlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from iapo_jax import ALGORITHMS, figures
+from iapo_jax.algorithms import make_algorithm
+from iapo_jax.checks import check_config
+from iapo_jax.config import TrainConfig, load_config
+from iapo_jax.figures import Outcomes
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "experiments" / "arithmetic"
+SETTINGS = ("chain", "easy", "hard", "growing")
+MODULES = ("plan", "records", "choose", "queue", "analysis", "tables", "findings", "pictures")
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    """The sweep's modules by name (`experiments` is no package)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield {
+            name: importlib.import_module(f"sweep.{name}")
+            for name in (*MODULES, "measure", "execute")
+        }
+        for name in [n for n in sys.modules if n.partition(".")[0] in ("sweep", "testbed")]:
+            del sys.modules[name]
+
+
+def outcomes(seed=0, accuracy=0.8, length=40, problems=60, samples=4):
+    rng = np.random.default_rng(seed)
+    correct = rng.random((problems, samples)) < accuracy
+    lengths = rng.integers(length - 9, length + 10, (problems, samples))
+    return Outcomes(correct, lengths, rng.random(correct.shape) < 0.9, np.where(correct, 0, 1))
+
+
+def result(sweep, job, split="select", **drawn):
+    kinds = {name: 1.0 for name in importlib.import_module("testbed.categories").READ}
+    curves = {name: [50.0, 40.0, 30.0] for name in ("length", "accuracy", "sampled_tokens")}
+    nats = {"nats": kinds, "tokens": kinds, "profile": [0.1] * 10, "completions": 4}
+    told = dict(config="seed=0", updates=3, sampled_tokens=99, seconds=1.0)
+    return sweep["records"].Result(
+        *job,
+        **told,
+        outcomes={split: outcomes(**drawn)},
+        categories=kinds,
+        information=nats,
+        curves=curves,
+    )
+
+
+# ------------------------------------------------------------------------------------ plan
+
+
+def test_the_core_runs_everywhere_and_everything_in_easy(sweep):
+    plan = sweep["plan"]
+    assert all(set(plan.CORE) <= set(plan.methods_of(name)) for name in SETTINGS)
+    assert set(plan.methods_of("easy")) == set(ALGORITHMS)
+    assert "l1_max" in plan.methods_of("hard") and set(plan.SCALES) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_method_has_a_grid_of_four_configs(sweep, setting):
+    plan = sweep["plan"]
+    limit = importlib.import_module("testbed.settings").SETTINGS[setting].max_length
+    for method in plan.methods_of(setting):
+        seen = set()
+        for chosen in plan.grid(setting, method):
+            options = {name: value for name, value in chosen.items() if "." not in name}
+            fields = {k.partition(".")[2]: v for k, v in chosen.items() if k.startswith("algo")}
+            made = make_algorithm(method, options, max_length=limit, **fields)
+            assert len(fields) + len(options) == len(chosen)
+            seen.add((str(options), made.loss, made.dynamic_sampling))
+        assert len(seen) == 4
+    for job in plan.final_jobs(setting, "gfpo", 1)[:1] + plan.grid_jobs(setting)[-1:]:
+        config = load_config(TrainConfig, str(FOLDER / "testbed.yaml"), plan.overrides(job))
+        check_config(config)
+        assert config.algorithm.name == job.method and config.seed == job.seed
+        assert config.algorithm.options == plan.grid(setting, job.method)[job.choice] or (
+            job.method == "dapo"
+        )
+        assert (ROOT / config.data.dataset).is_file()
+
+
+def test_the_same_start_prompts_and_budget(sweep):
+    """Configs of a setting differ in the method and the seed alone."""
+    plan = sweep["plan"]
+    for setting in SETTINGS:
+        rest = set()
+        for job in plan.grid_jobs(setting) + plan.final_jobs(setting, "gfpo", 1):
+            own = [text for text in plan.overrides(job) if not text.startswith("algorithm.")]
+            rest.add(tuple(text for text in own if not text.startswith("seed=")))
+        assert len(rest) == 1 and "max_sampled_tokens" in str(rest)
+
+
+def test_final_seeds_are_fresh(sweep):
+    plan = sweep["plan"]
+    jobs = plan.final_jobs("easy", "grpo", 2)
+    assert [job.seed for job in jobs] == [0, 1, 2, 3, 4] and all(job.final for job in jobs)
+    assert len(plan.final_jobs("easy", "gfpo", 0)) == 3
+    assert not any(job.final for job in plan.grid_jobs("easy"))
+    config = load_config(TrainConfig, str(FOLDER / "testbed.yaml"))
+    shape = config.batch.prompts_per_step, config.batch.num_generations, config.max_steps
+    assert shape == (plan.PROMPTS, plan.GENERATIONS, plan.STEPS)
+
+
+# ---------------------------------------------------------------------------------- choice
+
+
+def test_the_shortest_of_the_most_accurate_is_chosen(sweep):
+    job = sweep["plan"].Job
+
+    def grid(*points):
+        made = []
+        for choice, (right, length) in enumerate(points):
+            correct = (np.arange(1000) < right)[:, None]
+            o = Outcomes(correct, np.full((1000, 1), length), correct, np.where(correct, 0, 1))
+            one = result(sweep, job("easy", "gfpo", choice, 100))
+            made.append(one._replace(outcomes={"select": o}))
+        return sweep["choose"].choose(made).choice
+
+    assert grid((950, 40), (931, 30), (929, 10), (500, 3)) == 1  # 0.02 below the best, not more
+    assert grid((950, 40), (900, 30), (800, 20), (700, 10)) == 0
+    assert grid((950, 40), (950, 40), (940, 40), (700, 10)) == 0  # equally short: the more accurate
+    assert grid((930, 20), (950, 30), (945, 20), (700, 10)) == 2
+
+
+# --------------------------------------------------------------------------------- records
+
+
+def test_a_result_is_written_and_read_back(sweep, tmp_path):
+    job = sweep["plan"].Job("easy", "gfpo", 3, 1)
+    one = result(sweep, job, "test", problems=37, samples=3)
+    sweep["records"].write(tmp_path, one)
+    path = tmp_path / "easy" / "gfpo-3-seed1.json"
+    read = sweep["records"].read(path)
+    assert read._replace(outcomes={}) == one._replace(outcomes={}) and read.job == job
+    for mine, theirs in zip(read.outcomes["test"], one.outcomes["test"], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert list(sweep["records"].read_all(tmp_path, "easy"))[0].job == job
+
+
+# ----------------------------------------------------------------------------------- queue
+
+
+def finish_jobs(sweep, directory, jobs, split="select"):
+    for n, job in enumerate(jobs):
+        sweep["records"].write(directory, result(sweep, job, split, seed=n, length=40 + n))
+
+
+def test_last_runs_wait_for_their_grid(sweep, tmp_path):
+    queue, plan = sweep["queue"], sweep["plan"]
+    ready = lambda: list(queue.ready(["chain"], tmp_path))  # noqa: E731
+    assert ready() == [queue.start_job("chain"), *plan.grid_jobs("chain")]
+    grpo = [job for job in plan.grid_jobs("chain") if job.method == "grpo"]
+    finish_jobs(sweep, tmp_path, [queue.start_job("chain"), *grpo[:3]])
+    assert ready()[0] == grpo[3] and not any(job.final for job in ready())
+    finish_jobs(sweep, tmp_path, grpo)
+    chosen = sweep["choose"].choose(
+        [sweep["records"].read(p) for p in [sweep["records"].path_of(tmp_path, j) for j in grpo]]
+    )
+    assert ready()[:5] == plan.final_jobs("chain", "grpo", chosen.choice)
+    finish_jobs(sweep, tmp_path, plan.final_jobs("chain", "grpo", chosen.choice)[:2], "test")
+    assert [job.seed for job in ready()[:3]] == [2, 3, 4]
+    assert queue.done(["chain"], tmp_path) == 7
+    assert queue.total(["chain"]) == 1 + 8 * 4 + 6 * 3 + 2 * 5
+
+
+def test_two_workers_never_do_the_same(sweep, tmp_path):
+    queue, settings = sweep["queue"], ["growing"]
+    results, work = tmp_path / "results", tmp_path / "work"
+    claim = lambda: queue.claimed(settings, results, work)  # noqa: E731
+    with claim() as first, claim() as second:
+        assert first == queue.start_job("growing") and second.method == "grpo"
+    with claim() as again:  # what was given up is taken up
+        assert again == first
+        finish_jobs(sweep, results, [again])
+    with claim() as following:
+        assert following.method == "grpo"
+
+
+# --------------------------------------------------------------------------------- figures
+
+
+@pytest.fixture(scope="module")
+def results(sweep, tmp_path_factory):
+    """A whole invented sweep of *easy* and *hard*."""
+    directory, plan = tmp_path_factory.mktemp("results"), sweep["plan"]
+    write = sweep["records"].write
+    for setting in ("easy", "hard"):
+        begun = sweep["queue"].start_job(setting)
+        one = result(sweep, begun, "test", length=70)
+        more = {"select": outcomes(length=70), "longer": outcomes(9, 0.3, 70)}
+        write(directory, one._replace(outcomes=more | one.outcomes))
+        for number, method in enumerate(plan.methods_of(setting)):
+            for job in (job for job in plan.grid_jobs(setting) if job.method == method):
+                write(directory, result(sweep, job, length=60 - number - 5 * job.choice))
+            for job in plan.final_jobs(setting, method, 3):
+                one = result(sweep, job, "test", seed=job.seed, length=50 - number)
+                more = {"longer": outcomes(5, 0.2, 60)} if setting == "hard" else {}
+                write(directory, one._replace(outcomes=more | one.outcomes))
+    return directory
+
+
+def test_figures_are_the_librarys(sweep, results):
+    analysis = sweep["analysis"]
+    easy = analysis.load(results, "easy")
+    assert set(easy.entries) == set(ALGORITHMS) and set(easy.chosen.values()) == {3}
+    ours, base = easy.entries["iapo_priced"], easy.entries["grpo"]
+    assert len(ours.seeds) == len(base.seeds) == 5
+    lengths = [o.length.mean() for o in ours.seeds]
+    found = analysis.figure(ours, "length")
+    assert found.value == pytest.approx(np.mean(lengths)) and found.low < found.value < found.high
+    gap = analysis.difference(ours, base, "length")
+    assert gap.value == pytest.approx(np.mean(lengths) - np.mean([o.length for o in base.seeds]))
+    share = analysis.relative_length(ours, base)
+    assert share.value == pytest.approx(100 * gap.value / np.mean([o.length for o in base.seeds]))
+    assert share.low < share.value < share.high < 0
+    assert analysis.relative_length(base, base).value == 0
+    shifted = analysis.load(results, "shifted")
+    assert shifted.name == "shifted" and set(shifted.entries) == set(
+        sweep["plan"].methods_of("hard")
+    )
+    assert analysis.figure(shifted.start, "accuracy").value == pytest.approx(
+        outcomes(9, 0.3, 70).correct.mean()
+    )
+    assert analysis.load(results, "growing") is None
+
+
+def test_the_front_of_a_grid(sweep):
+    analysis, records = sweep["analysis"], sweep["records"]
+
+    def point(length, right):
+        correct = (np.arange(100) < right)[:, None]
+        return Outcomes(correct, np.full((100, 1), length), correct, np.where(correct, 0, 1))
+
+    job = sweep["plan"].Job
+    at = lambda n, o: records.Result(*job("easy", "gfpo", n, 100), "", outcomes={"select": o})  # noqa: E731
+    start = analysis.Entry("start", (point(60, 90),), (at(0, point(60, 90)),))
+    grid = [at(n, point(*p)) for n, p in enumerate([(50, 95), (40, 80), (45, 70), (30, 60)])]
+    setting = analysis.Setting("easy", start, {}, {"gfpo": grid}, {})
+    on = lambda length: analysis.on_the_front(setting, "gfpo", length)  # noqa: E731
+    assert on(50) == pytest.approx(0.95) and on(40) == pytest.approx(0.80)
+    assert on(45) == pytest.approx(0.875)  # between the two; the point at 45 is beaten
+    assert on(70) == pytest.approx(0.95) and on(29) is None
+
+
+def test_tables_and_pictures(sweep, results, tmp_path):
+    load = sweep["analysis"].load
+    settings = [load(results, name) for name in ("hard", "shifted")]
+    rows = list(csv.DictReader(io.StringIO(sweep["tables"].results_csv(settings))))
+    header = "setting,method,seed,accuracy,length,pass_at_4,updates,sampled_tokens,config"
+    assert list(rows[0]) == header.split(",")
+    counts = {name: sum(row["setting"] == name for row in rows) for name in ("hard", "shifted")}
+    assert counts == {"hard": 1 + 7 * 3 + 2 * 5, "shifted": 1 + 7 * 3 + 2 * 5}
+    first = next(row for row in rows if row["method"] == "gfpo" and row["seed"] == "1")
+    drawn = settings[0].entries["gfpo"].seeds[1]
+    assert float(first["accuracy"]) == pytest.approx(drawn.correct.mean(), abs=1e-4)
+    passed = figures.pass_at_k(drawn.correct.sum(1), 4, 4).mean()
+    assert float(first["pass_at_4"]) == pytest.approx(passed, abs=1e-4)
+    grid = list(csv.DictReader(io.StringIO(sweep["tables"].grid_csv(settings))))
+    assert len(grid) == 4 * 9 and sum(int(row["chosen"]) for row in grid) == 9
+    text = sweep["findings"].render(settings)
+    for name in ("### hard", "### shifted", "`iapo` against `iapo_shuffled`", "start model"):
+        assert name in text
+    shown = ("grpo", "iapo", "iapo_priced")
+    sweep["pictures"].pareto(settings, tmp_path / "pareto.png")
+    sweep["pictures"].curves(settings, shown, tmp_path / "curves.png")
+    sweep["pictures"].categories(settings, shown, tmp_path / "categories.png")
+    sweep["pictures"].information(settings, shown, tmp_path / "information.png")
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in tmp_path.iterdir())
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+# ------------------------------------------------------------------------------ a real run
+
+
+def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, tmp_path, monkeypatch):
+    """One real job on a few problems; the result repeats the run directory's own figures."""
+    monkeypatch.chdir(ROOT)
+    measure, plan, execute = sweep["measure"], sweep["plan"], sweep["execute"]
+    monkeypatch.setattr(measure, "PROBLEMS", 64)
+    monkeypatch.setattr(measure, "INSPECTED", 8)
+    own = plan.overrides
+    monkeypatch.setattr(execute, "overrides", lambda job: [*own(job), "max_steps=1"])
+    job = plan.Job("growing", "grpo", 0, 0)
+    work, results = tmp_path / "work", tmp_path / "results"
+    found = execute.execute(job, work, results)
+    read = sweep["records"].read(sweep["records"].path_of(results, job))
+    assert read.job == job and read.updates == 1 and list(read.outcomes) == ["test"]
+    assert read.outcomes["test"].correct.shape == (64, 4)
+    rows = [
+        json.loads(line)
+        for line in (work / "growing" / job.name / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert read.curves["length"] == [round(rows[0]["completions/mean_length"], 4)]
+    assert read.sampled_tokens == rows[0]["sampled_tokens"] == found.sampled_tokens
+    texts = next((work / "growing" / job.name / "measured").glob("*.completions.jsonl"))
+    told = [json.loads(line) for line in texts.read_text().splitlines()]
+    assert np.mean([one["correct"] for one in told]) == read.outcomes["test"].correct.mean()
+    thinking = [one["thinking_length"] for one in told if one["correct"]]
+    assert sum(read.categories.values()) == pytest.approx(np.mean(thinking))
+    assert read.information["completions"] == 8
+    nats = sum(read.information["nats"].values())
+    assert 0 < nats < 1 and sum(read.information["profile"]) == pytest.approx(nats, abs=0.5)
+    left = list(sweep["queue"].ready(["growing"], results))
+    assert job not in left
+
+
+@pytest.mark.parametrize(
+    "script, words, told",
+    [
+        ("run_sweep", ["medium"], "unknown setting 'medium'; expected one of chain, easy"),
+        ("run_sweep", ["--workers", "0"], "--workers is 0; expected at least 1"),
+        ("summarise_sweep", ["--results", "/nowhere"], "/nowhere holds no results"),
+    ],
+)
+def test_wrong_words_are_one_sentence(sweep, script, words, told, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    with pytest.raises(SystemExit) as stopped:
+        importlib.import_module(script).main()
+    assert stopped.value.code == 2 and told in capsys.readouterr().err
