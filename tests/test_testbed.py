@@ -57,7 +57,7 @@ def test_answers_and_equations_are_true(drawn, name):
             assert all(map(is_true, filter(None, (step.text, step.check, step.long))))
             assert not step.left or eval(step.left) == int(problem.answer)  # noqa: S307
             numbers = list(map(int, re.findall(r"\d+", step.text)))
-            assert all(2 <= n <= (99 if name == "easy" else 999) for n in numbers)
+            assert all(2 <= n <= (59 if name == "easy" else 499) for n in numbers)
 
 
 def test_sums_modulo_ten(drawn):

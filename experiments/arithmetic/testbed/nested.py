@@ -17,18 +17,18 @@ class Level(NamedTuple):
     """How hard the problems are."""
 
     operations: tuple[int, ...]  # how many a problem may have
-    highest: int  # of every number that is written; the lowest is 2
+    highest: int  # of every result; the lowest is 2
+    largest: int  # of the numbers that are added and subtracted in a question
     products: tuple[int, int]  # how many of them at least and at most
     nested: float = 0.5  # chance of a right operand in parentheses
     detail: bool = False  # whether products are also worked in detail
 
 
-EASY = Level((2, 3), 99, (0, 1))
-HARD = Level((2, 3), 999, (1, 2), detail=True)
+EASY = Level((2, 3), 59, 29, (0, 1))
+HARD = Level((2, 3), 499, 59, (1, 2), detail=True)
 LONGER = HARD._replace(operations=(4,))
 
-_LOWEST = 2
-_LEAVES = (11, 99)
+_LOWEST, _SMALLEST = 2, 11
 
 
 class _Node(NamedTuple):
@@ -39,7 +39,7 @@ class _Node(NamedTuple):
 
 
 def draw_problem(rng: np.random.Generator, level: Level) -> Problem:
-    """A problem whose numbers, partial results and answer lie in 2..highest."""
+    """A problem whose partial results and answer lie in 2..highest."""
     count = level.operations[draw_below(rng, len(level.operations))]
     low, high = level.products
     while True:
@@ -51,7 +51,7 @@ def draw_problem(rng: np.random.Generator, level: Level) -> Problem:
 def _draw(rng: np.random.Generator, level: Level, operations: int) -> _Node | None:
     """A tree of so many operations; None where a result is out of range."""
     if not operations:
-        return _leaf(rng, *_LEAVES)
+        return _leaf(rng, _SMALLEST, level.largest)
     sign = "+-*"[draw_below(rng, 3)]
     inside = int(operations > 1 and sign != "*" and rng.random() < level.nested)
     left = _draw(rng, level, operations - 1 - inside)
@@ -62,9 +62,9 @@ def _draw(rng: np.random.Generator, level: Level, operations: int) -> _Node | No
     elif sign == "*":
         right = _leaf(rng, 2, min(9, level.highest // left.value))
     elif sign == "+":
-        right = _leaf(rng, _LEAVES[0], min(_LEAVES[1], level.highest - left.value))
+        right = _leaf(rng, _SMALLEST, min(level.largest, level.highest - left.value))
     else:
-        right = _leaf(rng, _LEAVES[0], min(_LEAVES[1], left.value - _LOWEST))
+        right = _leaf(rng, _SMALLEST, min(level.largest, left.value - _LOWEST))
     if right is None or (sign == "*" and left.value > 99):
         return None
     value = {

@@ -27,8 +27,8 @@ class Setting(NamedTuple):
     draw: Callable[[np.random.Generator], Problem]
     max_length: int  # T: tokens of a completion
     layers: int = 3
-    sft_steps: int = 2400
-    sft_rows: int = 32  # of one update
+    sft_steps: int = 1600
+    sft_rows: int = 64  # of one update
     habits: Habits = Habits()
     work: Callable[[np.random.Generator, Problem], Problem] | None = None  # steps that are shown
     longer: Callable[[np.random.Generator], Problem] | None = None  # of the shifted test
@@ -47,9 +47,7 @@ _MILD = Habits(
 _TERSE = Habits(restate=0.2, filler=(0.2, 0.0), recheck=0.15, wait=0.2, second=0.0, conclude=0.9)
 
 SETTINGS: dict[str, Setting] = {
-    "chain": Setting(
-        chain.draw_problem, max_length=72, layers=2, sft_steps=1200, sft_rows=64, habits=_MILD
-    ),
+    "chain": Setting(chain.draw_problem, max_length=72, layers=2, sft_steps=1200, habits=_MILD),
     "easy": Setting(partial(nested.draw_problem, level=nested.EASY), max_length=96),
     "hard": Setting(
         partial(nested.draw_problem, level=nested.HARD),
@@ -62,7 +60,6 @@ SETTINGS: dict[str, Setting] = {
         max_length=64,
         layers=2,
         sft_steps=1200,
-        sft_rows=64,
         habits=_TERSE,
         work=parity.draw_worked,
     ),

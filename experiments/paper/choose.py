@@ -1,0 +1,70 @@
+"""Which of several runs is kept: the best checkpoint of each, compared on their selection split.
+
+    python experiments/paper/choose.py runs/paper/qwen2.5-1.5b_gsm8k/*
+
+Reads selection.jsonl of each run directory, by the criterion of its config; the test set decides
+nothing. Runs that are compared must hold out the same questions.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from iapo_jax.config import load_run_config
+from iapo_jax.errors import UserError
+from iapo_jax.model_selection import Candidate, choose, read_selection
+
+
+def best_of(run: Path) -> tuple[Candidate, str]:
+    """A run's best checkpoint, and the digest of the split that it was measured on.
+
+    Raises:
+      UserError: if there is no run, or it has no selection split.
+    """
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run} is no run directory: expected config.yaml in it")
+    rows = read_selection(run / "selection.jsonl")
+    section = load_run_config(run / "config.yaml").selection
+    candidates = [Candidate(*(row[name] for name in Candidate._fields)) for row in rows]
+    found = choose(candidates, section)
+    if found is None:
+        raise UserError(f"{run} has no measured checkpoint yet (selection.jsonl)")
+    return found, rows[0]["split"]
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+    runs = parser.parse_args().runs
+    try:
+        found = {run: best_of(run) for run in runs}
+        others = [run for run in runs if found[run][1] != found[runs[0]][1]]
+        if others:
+            raise UserError(
+                f"{others[0]} was measured on other questions than {runs[0]}; expected runs that "
+                "differ in the method alone"
+            )
+        section = load_run_config(runs[0] / "config.yaml").selection
+        start = next(
+            Candidate(*(row[name] for name in Candidate._fields))
+            for row in read_selection(runs[0] / "selection.jsonl")
+            if row["step"] == 0
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # Of the runs' best as `choose` has it of a run's checkpoints, the places standing for steps.
+    placed = [found[run][0]._replace(step=place) for place, run in enumerate(runs, 1)]
+    best = runs[choose([start, *placed], section).step - 1]
+    for run in runs:
+        one = found[run][0]
+        mark = "*" if run == best else " "
+        told = f"{one.accuracy:.3f} right in {one.length:.1f} tokens at step {one.step}"
+        print(f"{mark} {told}: {run}")
+    print(f"kept: {best}/hf (by {section.criterion}; the start had {start.accuracy:.3f} right)")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,98 @@
+"""The paper's table as configs: nine files, two meshes each, and the choice among runs."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from iapo_jax.checks import check_config
+from iapo_jax.config import TrainConfig, load_config, to_yaml
+from iapo_jax.model_selection import Candidate
+
+FOLDER = Path(__file__).parents[1] / "experiments" / "paper"
+FILES = sorted(FOLDER.glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def paper():
+    """The scripts by name."""
+    names = ("make_configs", "dry_run", "choose")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield {name: importlib.import_module(name) for name in names}
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+def test_the_files_are_what_the_script_writes(paper):
+    made = paper["make_configs"]
+    names = {f"{m}_{d}": made.render(m, d) for m in made.MODELS for d in made.DATA_SETS}
+    assert {path.stem: path.read_text() for path in FILES} == names and len(names) == 9
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_has_the_papers_numbers_and_two_meshes_of_eight(paper, path):
+    for hardware, overrides in paper["dry_run"].commands(path).items():
+        config = load_config(TrainConfig, str(path), overrides)
+        check_config(config)
+        mesh, batch = config.mesh, config.batch
+        assert mesh.data * mesh.fsdp * mesh.tensor == 8
+        sharing = mesh.data * mesh.fsdp
+        assert batch.prompts_per_step % batch.micro_batch_size == 0
+        assert (
+            batch.micro_batch_size % sharing == 0 and config.eval.prompts_per_batch % sharing == 0
+        )
+        if hardware == "v5e-8":
+            assert config == load_config(TrainConfig, str(path))
+        assert batch.num_generations == 8 and batch.prompts_per_step * 8 == 128
+        optimizer = config.optimizer
+        assert (optimizer.learning_rate, optimizer.adam_beta2) == (1e-6, 0.99)
+        assert optimizer.lr_scheduler_type == "linear" and optimizer.max_grad_norm == 1
+        assert config.data.max_prompt_length, config.sampling.max_completion_length == (512, 2048)
+    assert config.algorithm.name == "iapo"
+    told = path.stem.split("_")[0].replace("qwen", "Qwen").replace("b", "B")
+    assert config.model.path == f"Qwen/{told}-Instruct"
+
+
+def make_run(directory, split, *candidates):
+    directory.mkdir()
+    (directory / "config.yaml").write_text(to_yaml(TrainConfig()))
+    rows = [
+        dict(zip(Candidate._fields, one, strict=True)) | {"chosen": False, "split": split}
+        for one in candidates
+    ]
+    (directory / "selection.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(directory)
+
+
+def test_the_best_run_by_its_selection_split(paper, tmp_path, monkeypatch, capsys):
+    start = (0, 0.80, 100.0, 0.0080)
+    # The third is short by being wrong: more than 0.02 below the start.
+    runs = [
+        make_run(tmp_path / "a", "s", start, (10, 0.80, 90.0, 0.0089), (20, 0.81, 95.0, 0.0085)),
+        make_run(tmp_path / "b", "s", start, (10, 0.79, 60.0, 0.0132), (20, 0.50, 10.0, 0.05)),
+        make_run(tmp_path / "c", "s", start, (10, 0.70, 20.0, 0.035), (20, 0.60, 20.0, 0.03)),
+    ]
+    monkeypatch.setattr(sys, "argv", ["choose.py", *runs])
+    assert paper["choose"].main() == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[1] == f"* 0.790 right in 60.0 tokens at step 10: {runs[1]}"
+    assert told[0].startswith("  0.800") and told[2].startswith("  0.700")
+    assert told[3] == f"kept: {runs[1]}/hf (by ratio; the start had 0.800 right)"
+
+
+def test_runs_that_cannot_be_compared(paper, tmp_path, monkeypatch, capsys):
+    one = make_run(tmp_path / "a", "s", (0, 0.8, 9.0, 0.1), (1, 0.8, 9.0, 0.1))
+    other = make_run(tmp_path / "b", "t", (0, 0.8, 9.0, 0.1), (1, 0.8, 9.0, 0.1))
+    unmeasured = make_run(tmp_path / "c", "s")
+    cases = [
+        ([one, other], f"{other} was measured on other questions than {one}"),
+        ([one, unmeasured], f"{unmeasured} has no measured checkpoint yet"),
+        ([str(tmp_path / "none")], "is no run directory: expected config.yaml in it"),
+    ]
+    for words, told in cases:
+        monkeypatch.setattr(sys, "argv", ["choose.py", *words])
+        assert paper["choose"].main() == 2
+        assert told in capsys.readouterr().err
