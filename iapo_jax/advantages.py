@@ -26,6 +26,7 @@ from iapo_jax.types import Array, Credit, Group
 
 INFORMATION = ("answer", "next_token", "shuffled", "random")
 EXPLORATIONS = ("probability", "entropy")
+PRICED_NORMALISERS = ("rms", "none")
 GTPO_NORMALISERS = ("completions", "tokens", "sides")
 
 
@@ -160,6 +161,7 @@ def iapo_priced(
     alpha: float = 0.3,
     price: float = 0.02,
     only_correct: bool = True,
+    normaliser: str = "rms",
     scale_rewards: str = "group",
 ) -> Credit:
     """A_t = z(r) + alpha (R_t - b(u_{t-1})) / rms: information to come, less its price in tokens.
@@ -174,6 +176,7 @@ def iapo_priced(
     """
     del key
     at_least("price", price, 0)
+    _one_of("normaliser", normaliser, PRICED_NORMALISERS)
     base = group_advantage(group.reward, kept(group), scale_rewards=scale_rewards)
     gate = group.correct[:, None] if only_correct else jnp.ones_like(group.correct)[:, None]
     stop = group.mask & ~group.thinking
@@ -186,8 +189,9 @@ def iapo_priced(
     critic = least_squares(u_tm1, to_go, thinking)
     surprise = jnp.where(thinking | (stop & gate), to_go - critic, 0.0)
     count = jnp.maximum((thinking | (stop & gate)).sum(), 1)
-    rms = root_mean_square(surprise, count)
-    return _credit(group, base, alpha * surprise / (rms + 1e-6))
+    if normaliser == "rms":
+        surprise /= root_mean_square(surprise, count) + 1e-6
+    return _credit(group, base, alpha * surprise)
 
 
 # -------------------------------------------------------------------------- tokens by entropy

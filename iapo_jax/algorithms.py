@@ -38,6 +38,7 @@ class Algorithm(NamedTuple):
     token_mask: Callable[..., Array] | None = None  # (Group, key) -> [G, T] bool
     adapt: Adaptation | None = None  # hyper-parameters of the pieces that follow the run
     needs_information: bool = False  # whether `Group.uncertainty` must be computed
+    estimator: str = "answer_entropy"  # by which, unless the config names one
     after_thinking: bool = False  # and whether behind the end of thinking, too
     dynamic_sampling: bool = False  # whether groups all right or all wrong are replaced
     source: str = ""

@@ -161,7 +161,9 @@ class InformationSection:
     """The early exit that asks for the answer after every prefix, or some of them."""
 
     estimator: str = option(
-        "answer_entropy", "of the uncertainty: answer_entropy, answer_log_prob, answer_set_entropy"
+        "auto",
+        "of the uncertainty: answer_entropy, answer_log_prob, answer_set_entropy; auto: the "
+        "algorithm's own, and answer_entropy where there is none",
     )
     reference: str = option(
         "gold", "whose answer answer_log_prob teacher-forces: gold, or each completion's own"

@@ -231,7 +231,7 @@ def inspect_problems(
     Raises:
       UserError: as there.
     """
-    section = dataclasses.replace(section, stride=1, boundaries=[])
+    section = dataclasses.replace(probes.settle(section), stride=1, boundaries=[])
     asker = _asker(opened, section, asked, _texts(opened, asked))
     size = _round_up(max((len(row) for one in asked for row in one.completions), default=0))
     width = max(len(_bare_ids(opened, one.prompt)) for one in asked)
@@ -369,7 +369,7 @@ def _section(information: dict[str, Any], sampling: SamplingSection) -> Informat
             raise UserError(f"information.{name} is {value!r}; expected a list of texts")
     section = InformationSection(**information)
     checks.check_ranges(TrainConfig(information=section, sampling=sampling))
-    return section
+    return probes.settle(section)
 
 
 def _ids(opened: OpenModel, completion: str | Sequence[int], field: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 The postfix and the boundary tokens are made once in a run, the answers anew for every rollout.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -241,13 +242,19 @@ def describe(asker: Asker) -> str:
     return "; ".join(told)
 
 
+def settle(section: InformationSection, own: str = "answer_entropy") -> InformationSection:
+    """The section with the estimator that `auto` stands for: an algorithm's `own`."""
+    auto = section.estimator == "auto"
+    return dataclasses.replace(section, estimator=own) if auto else section
+
+
 def check_section(section: InformationSection) -> None:
     """What can be said of the section without a tokenizer, whether or not a rule asks for it.
 
     Raises:
       UserError: naming the field, what was found and what is expected.
     """
-    if section.estimator not in ESTIMATORS:
+    if section.estimator not in ("auto", *ESTIMATORS):
         raise UserError(f"information.estimator is {section.estimator!r}; {_expected(ESTIMATORS)}")
     if section.reference not in REFERENCES:
         raise UserError(f"information.reference is {section.reference!r}; {_expected(REFERENCES)}")

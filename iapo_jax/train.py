@@ -61,7 +61,7 @@ def train(
     """
     trainer = make_trainer(config, advantage=advantage, reward_functions=reward_functions)
     run = trainer.run
-    held_out = HeldOut(config, run, trainer.questions)
+    held_out = HeldOut(trainer.config, run, trainer.questions)
     say(reporting.describe_run(trainer))
     for note in held_out.notes:
         say(f"eval        {note}")

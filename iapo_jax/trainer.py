@@ -1,5 +1,6 @@
 """What stays fixed over a run of reinforcement learning, checked before any time is spent."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -77,6 +78,8 @@ def make_trainer(
             "prompt with each other, and one alone gets no credit; expected at least 2"
         )
     probes.check_section(config.information)
+    asked = probes.settle(config.information, algorithm.estimator)
+    config = dataclasses.replace(config, information=asked)
     run = open_run(config)
     own = plugins.names_a_place(config.algorithm.name)
     source = f"algorithm.name {config.algorithm.name!r}" if own else "algorithm.options"

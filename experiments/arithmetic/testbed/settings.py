@@ -48,7 +48,7 @@ _TERSE = Habits(restate=0.2, filler=(0.2, 0.0), recheck=0.15, wait=0.2, second=0
 
 SETTINGS: dict[str, Setting] = {
     "chain": Setting(chain.draw_problem, max_length=72, layers=2, sft_steps=1200, habits=_MILD),
-    "easy": Setting(partial(nested.draw_problem, level=nested.EASY), max_length=96),
+    "easy": Setting(partial(nested.draw_problem, level=nested.EASY), max_length=96, sft_steps=2800),
     "hard": Setting(
         partial(nested.draw_problem, level=nested.HARD),
         max_length=104,
