@@ -76,17 +76,17 @@ def test_every_method_has_a_grid_of_four_configs(sweep, setting):
         for chosen in plan.grid(setting, method):
             options = {name: value for name, value in chosen.items() if "." not in name}
             fields = {k.partition(".")[2]: v for k, v in chosen.items() if k.startswith("algo")}
-            made = make_algorithm(method, options, max_length=limit, **fields)
-            assert len(fields) + len(options) == len(chosen)
+            rule = plan.RULES.get(method, method)
+            made = make_algorithm(rule, options, max_length=limit, **fields)
             seen.add((str(options), made.loss, made.dynamic_sampling))
         assert len(seen) == 4
     for job in plan.final_jobs(setting, "gfpo", 1)[:1] + plan.grid_jobs(setting)[-1:]:
         config = load_config(TrainConfig, str(FOLDER / "testbed.yaml"), plan.overrides(job))
         check_config(config)
-        assert config.algorithm.name == job.method and config.seed == job.seed
-        assert config.algorithm.options == plan.grid(setting, job.method)[job.choice] or (
-            job.method == "dapo"
-        )
+        assert config.algorithm.name == plan.RULES.get(job.method, job.method)
+        chosen = plan.grid(setting, job.method)[job.choice]
+        own = {name: value for name, value in chosen.items() if "." not in name}
+        assert config.algorithm.options == own and config.seed == job.seed
         assert (ROOT / config.data.dataset).is_file()
 
 
@@ -96,7 +96,8 @@ def test_the_same_start_prompts_and_budget(sweep):
     for setting in SETTINGS:
         rest = set()
         for job in plan.grid_jobs(setting) + plan.final_jobs(setting, "gfpo", 1):
-            own = [text for text in plan.overrides(job) if not text.startswith("algorithm.")]
+            method = ("algorithm.", "information.")
+            own = [text for text in plan.overrides(job) if not text.startswith(method)]
             rest.add(tuple(text for text in own if not text.startswith("seed=")))
         assert len(rest) == 1 and "max_sampled_tokens" in str(rest)
 
@@ -260,14 +261,14 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     header = "setting,method,seed,accuracy,length,pass_at_4,updates,sampled_tokens,config"
     assert list(rows[0]) == header.split(",")
     counts = {name: sum(row["setting"] == name for row in rows) for name in ("hard", "shifted")}
-    assert counts == {"hard": 1 + 7 * 3 + 2 * 5, "shifted": 1 + 7 * 3 + 2 * 5}
+    assert counts == {"hard": 1 + 8 * 3 + 2 * 5, "shifted": 1 + 8 * 3 + 2 * 5}
     first = next(row for row in rows if row["method"] == "gfpo" and row["seed"] == "1")
     drawn = settings[0].entries["gfpo"].seeds[1]
     assert float(first["accuracy"]) == pytest.approx(drawn.correct.mean(), abs=1e-4)
     passed = figures.pass_at_k(drawn.correct.sum(1), 4, 4).mean()
     assert float(first["pass_at_4"]) == pytest.approx(passed, abs=1e-4)
     grid = list(csv.DictReader(io.StringIO(sweep["tables"].grid_csv(settings))))
-    assert len(grid) == 4 * 9 and sum(int(row["chosen"]) for row in grid) == 9
+    assert len(grid) == 4 * 10 and sum(int(row["chosen"]) for row in grid) == 10
     text = sweep["findings"].render(settings)
     for name in ("### hard", "### shifted", "`iapo` against `iapo_shuffled`", "start model"):
         assert name in text

@@ -61,13 +61,21 @@ def load(directory: Path, name: str) -> Setting | None:
     return Setting(name, begun, entries, grids, chosen)
 
 
-FIGURES = ("accuracy", "length", "pass@4", "ratio@1", "tokens_per_right_answer")
+FIGURES = ("accuracy", "length", "pass@4", "ratio", "tokens_per_right_answer")
 
 
 def terms_of(entry: Entry, figure: str) -> list[Terms]:
-    """The terms of a figure for each seed."""
-    samples = entry.seeds[0].correct.shape[1]
-    return [figure_terms(one, ks=(1, samples))[figure] for one in entry.seeds]
+    """The terms of a figure for each seed; `ratio` is accuracy / length."""
+    found = []
+    for one in entry.seeds:
+        if figure == "pass@4":
+            passed = figures.pass_at_k(one.correct.sum(1), one.correct.shape[1], 4)
+            found.append(Terms(passed, np.ones(len(passed))))
+            continue
+        terms = figure_terms(one, ks=())
+        ratio = Terms(terms["accuracy"].numerator, terms["length"].numerator)
+        found.append(ratio if figure == "ratio" else terms[figure])
+    return found
 
 
 def _drawn(entry: Entry, stream: int) -> figures.Resample:

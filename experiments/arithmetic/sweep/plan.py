@@ -20,26 +20,30 @@ CORE = (
     "gfpo",
     "dapo",
 )
+GATED = "iapo_priced_gated"
+"""`iapo_priced` as it was first: the entropy of the answer, and right completions only."""
+RULES = {GATED: "iapo_priced"}  # entries of ALGORITHMS that a method of the experiment is
 GRID_SEED = 100
 FINAL_SEEDS = {"grpo": 5, "iapo_priced": 5}
 SEEDS = 3
 
 
 class Scale(NamedTuple):
-    """What a setting's hyper-parameters in tokens are measured by."""
+    """What a setting's runs are measured by, the same for every method."""
 
-    length: float  # mean of the start model on the selection split
+    length: float  # mean tokens of the start model on the selection split
     budget: int  # completion tokens that a run may sample
+    learning_rate: float  # at which GRPO is stable: at the double, accuracy falls in hard
 
 
 PROMPTS, GENERATIONS, STEPS = 8, 8, 60
 """As in testbed.yaml."""
 
 SCALES = {
-    "chain": Scale(52.0, 240_000),
-    "easy": Scale(51.0, 240_000),
-    "hard": Scale(62.0, 290_000),
-    "growing": Scale(24.0, 200_000),
+    "chain": Scale(53.0, 250_000, 1e-4),
+    "easy": Scale(63.0, 300_000, 5e-5),
+    "hard": Scale(73.5, 350_000, 5e-5),
+    "growing": Scale(24.0, 190_000, 1e-4),
 }
 
 
@@ -66,7 +70,7 @@ def methods_of(setting: str) -> tuple[str, ...]:
     """The methods that run in a setting: the core, and in *easy* every other entry."""
     if setting == "easy":
         return (*CORE, *(name for name in ALGORITHMS if name not in CORE))
-    return (*CORE, "l1_max") if setting == "hard" else CORE
+    return CORE + {"hard": ("l1_max", GATED), "growing": (GATED,)}.get(setting, ())
 
 
 def grid_jobs(setting: str) -> list[Job]:
@@ -91,6 +95,11 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
     kl = [{"algorithm.beta": beta} for beta in (0.04, 0.01, 0.001, 0.0)]
     weights = [(0.01, 0.01), (1.0, 0.01), (0.01, 1.0), (1.0, 1.0)]
     terms = [{"alpha": alpha, "beta": beta} for alpha, beta in weights]
+    prices = [(alpha, price) for alpha in (0.3, 1.0) for price in (0.02, 0.1)]
+    priced = [
+        {"only_correct": False, "information.estimator": "answer_log_prob"},
+        {"only_correct": True, "information.estimator": "answer_entropy"},
+    ]
     grids: dict[str, list[dict[str, Any]]] = {
         "grpo": kl,
         "dr_grpo": kl,
@@ -101,9 +110,8 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
         "iapo_ne": terms,
         "iapo_reference": terms,
         "iapo_ni": [{"beta": beta} for beta in (0.01, 0.1, 0.3, 1.0)],
-        "iapo_priced": [
-            {"alpha": alpha, "price": price} for alpha in (0.3, 1.0) for price in (0.02, 0.1)
-        ],
+        "iapo_priced": [{"alpha": alpha, "price": price, **priced[0]} for alpha, price in prices],
+        GATED: [{"alpha": alpha, "price": price, **priced[1]} for alpha, price in prices],
         "length_penalty": [{"penalty": penalty} for penalty in (0.05, 0.1, 0.2, 0.4)],
         "length_cap": [{"cap": tokens(share)} for share in (1.0, 0.85, 0.7, 0.55)],
         "l1_max": [
@@ -136,10 +144,11 @@ def overrides(job: Job) -> list[str]:
     fields = {
         "seed": job.seed,
         "max_sampled_tokens": SCALES[job.setting].budget,
+        "optimizer.learning_rate": SCALES[job.setting].learning_rate,
         "model.path": f"{place}/models/{job.setting}",
         "data.dataset": f"{place}/data/{job.setting}/train.jsonl",
         "sampling.max_completion_length": SETTINGS[job.setting].max_length,
-        "algorithm.name": job.method,
+        "algorithm.name": RULES.get(job.method, job.method),
     } | fields
     return [f"{name}={_text(value)}" for name, value in fields.items()]
 

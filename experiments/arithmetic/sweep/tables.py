@@ -95,7 +95,7 @@ def results_table(setting: Setting) -> str:
     for entry in (setting.start, *entries):
         begun = entry is setting.start
         figures = {name: analysis.figure(entry, name) for name in analysis.FIGURES}
-        ratio = Estimate(*(100 * x for x in figures["ratio@1"]))
+        ratio = Estimate(*(100 * x for x in figures["ratio"]))
         cells = [
             "start model" if begun else f"`{entry.name}`",
             "" if begun else str(len(entry.seeds)),
