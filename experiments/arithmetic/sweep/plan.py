@@ -41,7 +41,7 @@ PROMPTS, GENERATIONS, STEPS = 8, 8, 60
 
 SCALES = {
     "chain": Scale(53.0, 250_000, 1e-4),
-    "easy": Scale(63.0, 300_000, 5e-5),
+    "easy": Scale(64.5, 300_000, 5e-5),
     "hard": Scale(73.5, 350_000, 5e-5),
     "growing": Scale(24.0, 190_000, 1e-4),
 }
@@ -95,7 +95,7 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
     kl = [{"algorithm.beta": beta} for beta in (0.04, 0.01, 0.001, 0.0)]
     weights = [(0.01, 0.01), (1.0, 0.01), (0.01, 1.0), (1.0, 1.0)]
     terms = [{"alpha": alpha, "beta": beta} for alpha, beta in weights]
-    prices = [(alpha, price) for alpha in (0.3, 1.0) for price in (0.02, 0.1)]
+    prices = [(1.0, price) for price in (0.02, 0.05, 0.1, 0.2)]
     priced = [
         {"only_correct": False, "information.estimator": "answer_log_prob"},
         {"only_correct": True, "information.estimator": "answer_entropy"},
