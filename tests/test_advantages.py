@@ -94,7 +94,7 @@ def numpy_reference(group, alpha, beta):
     return advantage
 
 
-def numpy_priced(group, alpha, price, only_correct):
+def numpy_priced(group, alpha, price, only_correct, normaliser="rms"):
     """method.md: R_t = sum_{k >= t} (s_k - price), less its line on u_{t-1}, by its rms."""
     states = []  # (g, t, u_{t-1}, R_t, whether it is a thinking token)
     for g, mask in enumerate(np.asarray(group.mask)):
@@ -111,7 +111,7 @@ def numpy_priced(group, alpha, price, only_correct):
     x, y = (np.array([s[i] for s in states if s[4]]) for i in (2, 3))
     slope, level = np.polyfit(x, y, 1)
     surprise = [s[3] - (slope * s[2] + level) for s in states]
-    rms = math.sqrt(sum(v * v for v in surprise) / len(surprise))
+    rms = math.sqrt(sum(v * v for v in surprise) / len(surprise)) if normaliser == "rms" else 1
     for (g, t, *_), value in zip(states, surprise, strict=True):
         advantage[g, t] += alpha * value / rms
     return advantage
@@ -231,11 +231,13 @@ def test_iapo_without_its_terms_is_grpo(usual):
 # --------------------------------------------------------------------------- iapo_priced
 
 
+@pytest.mark.parametrize("normaliser", ["rms", "none"])
 @pytest.mark.parametrize("only_correct", [True, False])
 @pytest.mark.parametrize("price", [0.0, 0.02, 0.5])
-def test_iapo_priced_is_the_written_rule(usual, price, only_correct):
-    credit = iapo_priced(usual, alpha=0.4, price=price, only_correct=only_correct)
-    expected = numpy_priced(usual, 0.4, price, only_correct)
+def test_iapo_priced_is_the_written_rule(usual, price, only_correct, normaliser):
+    options = dict(price=price, only_correct=only_correct, normaliser=normaliser)
+    credit = iapo_priced(usual, alpha=0.4, **options)
+    expected = numpy_priced(usual, 0.4, **options)
     np.testing.assert_allclose(credit.advantage, expected, atol=1e-4)
 
 

@@ -13,7 +13,7 @@ import transformers
 from iapo_jax import arithmetic
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "arithmetic"
-NAMES = ("problems", "tokenizer", "make_data")
+NAMES = ("problems", "tokenizer", "make_data", "testbed.pieces")
 N = 2000
 
 
@@ -24,7 +24,7 @@ def task():
         patch.syspath_prepend(str(FOLDER))
         for name in NAMES:
             patch.delitem(sys.modules, name, raising=False)
-        yield {name: importlib.import_module(name) for name in NAMES}
+        yield {name.rpartition(".")[2]: importlib.import_module(name) for name in NAMES}
         for name in NAMES:
             sys.modules.pop(name, None)
 
@@ -32,6 +32,12 @@ def task():
 @pytest.fixture(scope="module")
 def problems(task):
     return task["problems"]
+
+
+@pytest.fixture(scope="module")
+def shared(task):
+    """Pieces, as all generators of the experiments have them."""
+    return task["pieces"]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +98,7 @@ def test_problems_in_range_and_right(samples):
         assert all(equation_holds(step) for step in problem.steps)
 
 
-def test_reasoning_is_true_and_complete(problems, samples):
+def test_reasoning_is_true_and_complete(problems, samples, shared):
     seen = set()
     for problem, pieces in samples:
         needed = [piece.text for piece in pieces if piece.category == "needed"]
@@ -104,12 +110,12 @@ def test_reasoning_is_true_and_complete(problems, samples):
                 assert text == f"we need {problem.question}. "
             if category == "hesitate" and text != "wait. ":
                 assert text.endswith(f" {problem.answer}. ")
-    assert seen == set(problems.CATEGORIES)
+    assert seen == set(shared.CATEGORIES)
 
 
-def test_token_counts(problems, samples):
-    total = [problems.count_tokens(pieces) for _, pieces in samples]
-    needed = [problems.count_tokens(pieces, "needed") for _, pieces in samples]
+def test_token_counts(problems, samples, shared):
+    total = [shared.count_tokens(pieces) for _, pieces in samples]
+    needed = [shared.count_tokens(pieces, "needed") for _, pieces in samples]
     assert max(total) < 110
     assert 46 < np.mean(total) < 56
     assert 26 < np.mean(needed) < 28.5
@@ -117,19 +123,19 @@ def test_token_counts(problems, samples):
     assert np.mean(np.array(total) > 2 * np.array(needed)) > 0.2  # and some are long
 
 
-def test_verbosity_and_limit(problems):
+def test_verbosity_and_limit(problems, shared):
     rng = np.random.default_rng(2)
     for _ in range(200):
         problem = arithmetic.draw_problem(rng)
         lean = problems.draw_reasoning(rng, problem, verbosity=0.0)
         assert {piece.category for piece in lean} == {"needed"}
         long = problems.draw_reasoning(rng, problem, verbosity=1.0, max_tokens=40)
-        assert problems.count_tokens(long) <= 40
+        assert shared.count_tokens(long) <= 40
     with pytest.raises(ValueError, match="max_tokens"):
         problems.draw_reasoning(rng, problem, max_tokens=10)
 
 
-def test_rows(problems, rows):
+def test_rows(problems, rows, shared):
     for row in rows:
         assert texts(row).endswith(f"</think><answer>{row['answer']}</answer>")
         assert "".join(text for text, _ in row["categories"]) == reasoning(row)
@@ -142,7 +148,7 @@ def test_rows(problems, rows):
     assert 0.24 < len(early) / len(rows) < 0.32
     assert any(not reasoning(row) for row in early)
     lengths = [
-        np.mean([len(problems.split_tokens(reasoning(row))) for row in rows if is_early(row) == e])
+        np.mean([len(shared.split_tokens(reasoning(row))) for row in rows if is_early(row) == e])
         for e in (True, False)
     ]
     assert 0.4 < lengths[0] / lengths[1] < 0.6  # cut uniformly: half as long on average
@@ -166,7 +172,7 @@ def test_problem_rows():
     assert not taken & {row["question"] for row in two}
 
 
-def test_tokenizer_round_trip(problems, tokenizer, rows):
+def test_tokenizer_round_trip(problems, tokenizer, rows, shared):
     for row in rows:
         ids = tokenizer.encode(texts(row), add_special_tokens=False)
         assert tokenizer.unk_token_id not in ids
@@ -175,7 +181,7 @@ def test_tokenizer_round_trip(problems, tokenizer, rows):
         # Segments encode one by one to the same ids, and the generator counts the same tokens.
         parts = [tokenizer.encode(t, add_special_tokens=False) for t, _ in row["completion"]]
         assert sum(parts, []) == ids
-        assert tokenizer.tokenize(reasoning(row)) == problems.split_tokens(reasoning(row))
+        assert tokenizer.tokenize(reasoning(row)) == shared.split_tokens(reasoning(row))
 
 
 def test_tokenizer_beside_a_qwen2_model(task, tokenizer, rows, root, tmp_path):

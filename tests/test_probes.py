@@ -377,3 +377,11 @@ def test_a_dry_run_knows_the_places(opened):
     told = probes.abstract_probe(asker, (4, 2, 10))
     for one, other in zip(jax.tree.leaves(made), jax.tree.leaves(told), strict=True):
         assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
+
+
+def test_auto_is_the_algorithms_own_estimator():
+    """A named estimator stays; without an algorithm `auto` is the entropy of the answer."""
+    auto, named = InformationSection(), InformationSection(estimator="answer_set_entropy")
+    assert probes.settle(auto).estimator == "answer_entropy"
+    assert probes.settle(auto, "answer_log_prob").estimator == "answer_log_prob"
+    assert probes.settle(named, "answer_log_prob") is named

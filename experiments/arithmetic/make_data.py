@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from problems import EARLY_SHARE, MAX_TOKENS, sft_row
+from problems import MAX_TOKENS, sft_row
+from testbed.pieces import EARLY_SHARE
 from tokenizer import save_tokenizer
 from tqdm import tqdm
 

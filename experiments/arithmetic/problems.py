@@ -9,21 +9,25 @@ Pure functions on numpy and the standard library; every source of chance is a
 ``numpy.random.Generator`` passed in.
 """
 
-import re
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection
 
 import numpy as np
+from testbed.pieces import (
+    CLOSE,
+    EARLY_SHARE,
+    EXIT,
+    FILLERS,
+    Piece,
+    cut_pieces,
+    fit,
+    join,
+    split_tokens,
+)
 
 from iapo_jax.arithmetic import Problem, draw_below, draw_problem
 
 MAX_TOKENS = 84
 """Longest reasoning, in tokens."""
-EARLY_SHARE = 0.28
-"""Share of supervised rows whose reasoning is cut at a random token."""
-
-CATEGORIES = ("needed", "restate", "filler", "recheck", "second", "hesitate")
-FILLERS = ("ok ", "so ", "hmm ", "well ", "now ", "let me see. ")
 WORDS = (
     "ok",
     "so",
@@ -44,26 +48,6 @@ WORDS = (
     "again",
 )
 """Every word that the generator writes."""
-
-# How the tokenizer splits a text that the generator wrote; a test compares the two. The last
-# alternative catches whatever the generator never writes, so that no character is lost.
-PATTERN = r"[a-z]+ ?|[0-9]|[+\-=?]|\. ?|\s|."
-_SPLIT = re.compile(PATTERN)
-
-EXIT = "</think><answer>"
-CLOSE = "</answer>"
-
-
-class Piece(NamedTuple):
-    """A stretch of reasoning and what it is for."""
-
-    text: str
-    category: str
-
-
-def split_tokens(text: str) -> list[str]:
-    """The tokens of a reasoning text (no tags in it), as strings that concatenate to ``text``."""
-    return _SPLIT.findall(text)
 
 
 def draw_verbosity(rng: np.random.Generator) -> float:
@@ -107,42 +91,7 @@ def draw_reasoning(
     if chance() < 0.6 * v:
         text = "so it is" if chance() < 0.5 else "the answer is"
         pieces.append(Piece(f"{text} {answer}. ", "hesitate"))
-    return _fit(rng, pieces, max_tokens)
-
-
-def _fit(rng: np.random.Generator, pieces: list[Piece], max_tokens: int) -> list[Piece]:
-    """Drop redundant pieces at random until the rest has at most ``max_tokens`` tokens."""
-    pieces = list(pieces)
-    while count_tokens(pieces) > max_tokens:
-        redundant = [i for i, piece in enumerate(pieces) if piece.category != "needed"]
-        if not redundant:
-            raise ValueError(f"the needed steps alone exceed max_tokens={max_tokens}")
-        del pieces[redundant[draw_below(rng, len(redundant))]]
-    return pieces
-
-
-def count_tokens(pieces: Sequence[Piece], category: str | None = None) -> int:
-    """Tokens of the pieces, of one category if named."""
-    return sum(len(split_tokens(p.text)) for p in pieces if category in (None, p.category))
-
-
-def join(pieces: Sequence[Piece]) -> str:
-    """The reasoning as one text."""
-    return "".join(piece.text for piece in pieces)
-
-
-def cut_pieces(
-    pieces: Sequence[Piece], n_tokens: int, tokenize: Callable[[str], list[str]] = split_tokens
-) -> list[Piece]:
-    """The first ``n_tokens`` tokens of the pieces (the last piece may be kept in part)."""
-    kept: list[Piece] = []
-    for piece in pieces:
-        if n_tokens <= 0:
-            break
-        tokens = tokenize(piece.text)
-        kept.append(Piece("".join(tokens[:n_tokens]), piece.category))
-        n_tokens -= len(tokens)
-    return kept
+    return fit(rng, pieces, max_tokens)
 
 
 def sft_row(

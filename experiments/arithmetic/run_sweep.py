@@ -4,7 +4,8 @@
 
 Each run leaves `results/SETTING/NAME.json` beside this file; what is there is not run again, so the
 same command goes on after an interruption (also within a run). Run directories go to `--work`.
-Six to eight hours of two CPU cores; from the project's root. `summarise_sweep.py` makes the tables.
+About two minutes a run on two CPU cores; from the project's root. `summarise_sweep.py` makes the
+tables.
 """
 
 import argparse
@@ -29,8 +30,8 @@ HERE = Path(__file__).resolve().parent
 _WAIT = 5.0  # seconds between two looks at what is done
 _STOPPED = 75
 
-# The allocator keeps what it has, on large pages: a step takes a sixth less time than with pages
-# that are given back and faulted in again each step.
+# The allocator keeps what it has, on large pages; else they are given back and faulted in again in
+# each step.
 _MALLOC = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "MALLOC_TRIM_THRESHOLD_": str(2**33),

@@ -33,7 +33,7 @@ class Scale(NamedTuple):
 
     length: float  # mean tokens of the start model on the selection split
     budget: int  # completion tokens that a run may sample
-    learning_rate: float  # at which GRPO is stable: at the double, accuracy falls in hard
+    learning_rate: float  # at which GRPO is stable
 
 
 PROMPTS, GENERATIONS, STEPS = 8, 8, 60

@@ -19,6 +19,8 @@ from iapo_jax.arithmetic import draw_below
 CATEGORIES = ("needed", "restate", "filler", "recheck", "second", "hesitate")
 FILLERS = ("ok ", "so ", "hmm ", "well ", "now ", "let me see. ")
 
+EARLY_SHARE = 0.28
+"""Share of supervised rows whose reasoning is cut at a random token."""
 EXIT = "</think><answer>"
 CLOSE = "</answer>"
 

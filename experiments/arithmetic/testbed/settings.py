@@ -8,6 +8,7 @@ import numpy as np
 
 from testbed import chain, nested, parity
 from testbed.pieces import (
+    EARLY_SHARE,
     Habits,
     Piece,
     Problem,
@@ -16,9 +17,6 @@ from testbed.pieces import (
     supervised_row,
     weave,
 )
-
-EARLY_SHARE = 0.28
-"""Share of supervised rows whose reasoning is cut at a random token."""
 
 
 class Setting(NamedTuple):
