@@ -158,9 +158,9 @@ def iapo_priced(
     group: Group,
     key: Array | None = None,
     *,
-    alpha: float = 0.3,
-    price: float = 0.02,
-    only_correct: bool = True,
+    alpha: float = 1.0,
+    price: float = 0.05,
+    only_correct: bool = False,
     normaliser: str = "rms",
     scale_rewards: str = "group",
 ) -> Credit:
@@ -170,9 +170,10 @@ def iapo_priced(
     learns about the answer, less `price` nats for each token it takes. The token that ends
     thinking has R = 0: it competes with going on. The baseline b is the least-squares line of R
     on u_{t-1} over the group's thinking tokens, a free critic; rms is that of R - b over the same
-    tokens. With `only_correct`, wrong completions get z(r) alone: being confident early is no
-    merit by itself. alpha = 0 is GRPO. `adaptation` lets the price follow the run. Ours; see
-    docs/methods.md.
+    tokens and ends ("none": not divided). Made for u = -log p(y*) of the gold answer, which a
+    wrong completion can learn nothing of by being confident; with u an entropy, `only_correct`
+    (wrong completions get z(r) alone) keeps confidence in a wrong answer from being paid.
+    alpha = 0 is GRPO. `adaptation` lets the price follow the run. Ours; see docs/methods.md.
     """
     del key
     at_least("price", price, 0)

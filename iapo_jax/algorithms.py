@@ -123,7 +123,11 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     # Information as a return, with a price for each token; `algorithm.adapt` lets it follow.
     "iapo_priced": Algorithm(
-        advantages.iapo_priced, _IAPO_LOSS, needs_information=True, source="ours"
+        advantages.iapo_priced,
+        _IAPO_LOSS,
+        needs_information=True,
+        estimator="answer_log_prob",
+        source="ours",
     ),
     # z(r); mean over tokens, then completions; KL 0.04.
     "grpo": Algorithm(advantages.grpo, _GRPO_LOSS, source="arXiv:2402.03300"),

@@ -246,7 +246,8 @@ def test_iapo_priced_by_hand():
     # and a price of 0.1. s = 1, 0.5; R_1 = 1.5 - 0.2 = 1.3, R_2 = 0.5 - 0.1 = 0.4, and R = 0 for
     # the end. The line through (2, 1.3) and (1, 0.4) has slope 0.9 and says 0.4 - 0.45 = -0.05 at
     # u = 0.5. So only the end is a surprise: 0 - (-0.05) = 0.05, of rms 0.05 / sqrt(3): stopping
-    # is worth alpha sqrt(3) more than expected. The wrong completion gets z(r) alone.
+    # is worth alpha sqrt(3) more than expected. The wrong completion gets z(r) alone where only
+    # right ones are told; else it has the same surprises, and the rms is the same.
     group = Group(
         tokens=None,
         mask=jnp.ones((2, 3), bool),
@@ -259,9 +260,11 @@ def test_iapo_priced_by_hand():
         thinking=jnp.array([[True, True, False]] * 2),
     )
     z = 1 / (math.sqrt(2) + 1e-4)
-    got = iapo_priced(group, alpha=0.3, price=0.1).advantage
-    expected = [[z, z, z + 0.3 * math.sqrt(3)], [-z] * 3]
-    np.testing.assert_allclose(got, expected, atol=1e-4)
+    end = 0.3 * math.sqrt(3)
+    for only_correct, other in ((True, 0.0), (False, end)):
+        got = iapo_priced(group, alpha=0.3, price=0.1, only_correct=only_correct).advantage
+        expected = [[z, z, z + end], [-z, -z, -z + other]]
+        np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
 def test_a_redundant_token_costs_its_price():
@@ -296,7 +299,7 @@ def test_a_completion_that_never_stops_gets_no_end_token():
     group = usual_group(3, **DEGENERATE["no stop token"], correct=[True] * 4)
     np.testing.assert_allclose(
         iapo_priced(group, alpha=0.4, price=0.1).advantage,
-        numpy_priced(group, 0.4, 0.1, True),
+        numpy_priced(group, 0.4, 0.1, False),
         atol=1e-4,
     )
 

@@ -59,6 +59,7 @@ def test_the_table_says_what_a_method_is_made_of(page):
         assert keep.strip("`") == expected
         assert token_mask.strip("`") == made(algorithm.token_mask)
         asks = "all" if algorithm.after_thinking else "thinking"
+        asks += ", gold answer" if algorithm.estimator == "answer_log_prob" else ""
         assert probes == (asks if algorithm.needs_information else "")
         if loss.startswith("as "):
             assert algorithm.loss == ALGORITHMS[loss.removeprefix("as ").strip("`")].loss

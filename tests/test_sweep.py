@@ -14,6 +14,7 @@ from iapo_jax import ALGORITHMS, figures
 from iapo_jax.algorithms import make_algorithm
 from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig, load_config
+from iapo_jax.errors import UserError
 from iapo_jax.figures import Outcomes
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ def sweep():
         patch.syspath_prepend(str(FOLDER))
         yield {
             name: importlib.import_module(f"sweep.{name}")
-            for name in (*MODULES, "measure", "execute")
+            for name in (*MODULES, "measure", "execute", "pages")
         }
         for name in [n for n in sys.modules if n.partition(".")[0] in ("sweep", "testbed")]:
             del sys.modules[name]
@@ -314,6 +315,22 @@ def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, tmp_path, monke
     assert 0 < nats < 1 and sum(read.information["profile"]) == pytest.approx(nats, abs=0.5)
     left = list(sweep["queue"].ready(["growing"], results))
     assert job not in left
+
+    # The page: before and after on the test problems, and another split as an evaluation.
+    pages = sweep["pages"]
+    setting = lambda: sweep["analysis"].load(results, "growing")  # noqa: E731
+    execute.measure_start("growing", work, results)
+    monkeypatch.setattr(pages, "SHIFTED", {"again": ("growing", "test")})
+    pages.write(setting(), work, tmp_path / "page")
+    assert (tmp_path / "page" / "report.html").stat().st_size > 100_000
+    rows = (tmp_path / "page" / "methods.md").read_text().splitlines()
+    cells = [row.split(" | ") for row in rows if row.startswith(("| grpo", "| start"))]
+    both = [f"{o.correct.mean():.3f}" for o in (setting().start.seeds[0], read.outcomes["test"])]
+    accuracies = [row[2].partition(" ")[0] for row in cells]
+    assert accuracies == [*both, *both]
+    assert all(row[-1].startswith("start") for row in cells[1::2])
+    with pytest.raises(UserError, match="is not there; the page is made from run directories"):
+        pages.write(setting(), tmp_path / "elsewhere", tmp_path / "page")
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def main() -> int:
         own = [one for one in ready if one.name not in analysis.SHIFTED]
         pictures.pareto(ready, place / "pareto.png")
         pictures.curves(own, shown, place / "curves.png")
-        pictures.categories(ready, shown, place / "categories.png")
+        pictures.categories(own, shown, place / "categories.png")
         pictures.information(own, ("grpo", "iapo", "iapo_priced"), place / "information.png")
     if arguments.report:
         try:

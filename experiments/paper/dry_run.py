@@ -14,10 +14,20 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
+from packaging.version import Version
+
 HERE = Path(__file__).resolve().parent
-_FLAGS = "--xla_force_host_platform_device_count=8"
+# Nothing is executed: what is compiled need not be fast. jaxlib 0.11.1 has the newer emitters only,
+# and JAX ends the process for a flag that it does not know.
+_FLAGS = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
+if Version(version("jaxlib")) < Version("0.11.1.dev0"):
+    _FLAGS += " --xla_cpu_use_fusion_emitters=false"
 
 
 def commands(path: Path) -> dict[str, list[str]]:

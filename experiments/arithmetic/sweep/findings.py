@@ -16,9 +16,10 @@ def render(settings: Sequence[Setting]) -> str:
     parts = []
     for setting in settings:
         parts.append(f"### {setting.name}\n\n{tables.results_table(setting)}")
-        parts.append(
-            f"Tokens of each kind in a right completion:\n\n{tables.categories_table(setting)}"
-        )
+        if setting.name not in analysis.SHIFTED:  # categories are of the test split
+            parts.append(
+                f"Tokens of each kind in a right completion:\n\n{tables.categories_table(setting)}"
+            )
         if OURS in setting.entries and any(name in setting.entries for name in RIVALS):
             table = tables.equal_length_table(setting, OURS, RIVALS)
             parts.append(f"`{OURS}` at equal length:\n\n{table}")

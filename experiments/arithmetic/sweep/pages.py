@@ -5,49 +5,69 @@ import shutil
 from pathlib import Path
 
 from iapo_jax.errors import UserError
+from iapo_jax.records import read_record
 from iapo_jax.report.command import parse, report
-from sweep.analysis import Setting
+from iapo_jax.summary import summarise
+from sweep.analysis import SHIFTED, Setting
 from sweep.records import START
+
+_OF_A_RUN = ("config.yaml", "metrics.jsonl")
 
 
 def write(setting: Setting, work: Path, out: Path) -> None:
     """Learning curves of the judged runs and their evaluations, as `iapo_jax.report` shows them.
 
+    The runs are copied to `out/runs` with the test problems as their evaluation before and after;
+    other splits become an evaluation directory, whose models the report knows by their parameters.
+
     Raises:
       UserError: if the run directories are not there.
     """
-    place = work / setting.name
-    runs = [place / one.job.name for e in setting.entries.values() for one in e.results]
-    missing = [run for run in runs if not (run / "measured").is_dir()]
-    if missing:
-        raise UserError(
-            f"{missing[0]} is not there; the page is made from run directories (--work)"
-        )
-    evaluations = out / "eval"
-    shutil.rmtree(evaluations, ignore_errors=True)
-    evaluations.mkdir(parents=True)
-    _collect(place / START, START, 1, 1, evaluations)
+    place, staged = work / setting.name, out / "runs"
+    names = [one.job.name for entry in setting.entries.values() for one in entry.results]
+    for directory in (place / START, *(place / name / "measured" for name in names)):
+        if not directory.is_dir():
+            raise UserError(
+                f"{directory} is not there; the page is made from run directories (--work)"
+            )
+    shutil.rmtree(staged, ignore_errors=True)
+    for name in names:
+        own = staged / name
+        (own / "eval").mkdir(parents=True)
+        for file in _OF_A_RUN:
+            shutil.copy(place / name / file, own / file)
+        _copy_evaluation(place / START, "test", own / "eval" / "before")
+        _copy_evaluation(place / name / "measured", "test", own / "eval" / "after")
+    words = [str(staged / name) for name in names]
+    for split in (split for of, split in SHIFTED.values() if of == setting.name):
+        _collect(setting, place, split, out / split)
+        words.append(str(out / split))
+    told = ["--out", str(out), "--smooth", "5", "--title", f"Reasoning, shorter: {setting.name}"]
+    report(parse([*words, *told]))
+
+
+def _copy_evaluation(directory: Path, split: str, to: Path) -> None:
+    """A record of the split, with its completions and what was probed, under another name."""
+    [texts] = directory.glob(f"*.{split}*.completions.jsonl")
+    stem = texts.name.removesuffix(".completions.jsonl")
+    for kind in (".json", ".completions.jsonl", ".inspections.json"):
+        if (directory / (stem + kind)).is_file():
+            shutil.copy(directory / (stem + kind), to.with_name(to.name + kind))
+
+
+def _collect(setting: Setting, place: Path, split: str, out: Path) -> None:
+    """The evaluations on a split as one directory: seeds as members of their method."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    first = out / START
+    _copy_evaluation(place / START, split, first)
+    records = [read_record(first.with_suffix(".json"))]
     for entry in setting.entries.values():
         for number, one in enumerate(entry.results, 1):
-            directory = place / one.job.name / "measured"
-            _collect(directory, entry.name, number, len(entry.results), evaluations)
-    words = [*map(str, runs), str(evaluations), "--out", str(out), "--smooth", "5"]
-    report(parse([*words, "--title", f"Reasoning, shorter: {setting.name}"]))
-
-
-def _collect(directory: Path, label: str, member: int, members: int, out: Path) -> None:
-    """One run's evaluation as the member of a label."""
-    for path in sorted(directory.glob("*.json")):
-        if path.name == "summary.json" or ".select" in path.name:
-            continue
-        stem, _, rest = path.name.partition(".")
-        if not path.name.endswith(".inspections.json"):
-            told = json.loads(path.read_text()) | {"member": member, "members": members}
-            (out / f"{label}-{member}.{rest}").write_text(json.dumps(told))
-        else:
-            shutil.copy(path, out / f"{label}-{member}.{rest}")
-        texts = path.with_suffix(".completions.jsonl")
-        if texts.is_file() and stem:
-            shutil.copy(
-                texts, out / f"{label}-{member}.{rest.removesuffix('.json')}.completions.jsonl"
-            )
+            path = out / f"{entry.name}-{number}.json"
+            _copy_evaluation(place / one.job.name / "measured", split, path.with_suffix(""))
+            told = json.loads(path.read_text())
+            told |= {"model": entry.name, "member": number, "members": len(entry.results)}
+            path.write_text(json.dumps(told))
+            records.append(read_record(path))
+    (out / "summary.json").write_text(json.dumps(summarise(records)))
