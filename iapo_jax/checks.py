@@ -55,6 +55,7 @@ RANGES: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("information.redundant_below", "more than 0", lambda x: x > 0),
     ("output_dir", "a directory", bool),
     ("selection.criterion", "accuracy or ratio", lambda x: x in ("accuracy", "ratio")),
+    ("eval.shared", "refuse or leave_out", lambda x: x in ("refuse", "leave_out")),
 ]
 
 

@@ -234,6 +234,9 @@ class EvalSection:
     split: str = option("test", "as data.split")
     max_rows: int = option(0, "use only the first rows; 0 = all")
     strict: bool = option(False, "as data.strict")
+    shared: str = option(
+        "refuse", "questions that the training data has, too: refuse, or leave_out of training"
+    )
     num_samples: int = option(1, "completions of each prompt, at temperature and top_p below")
     temperature: float = option(1.0, "divides the logits")
     top_p: float = option(1.0, "keep the most likely tokens of this mass")

@@ -18,10 +18,10 @@ from iapo_jax import arithmetic
 from iapo_jax.catalogue import DATA_SETS, DataSpec, check_split, parse_spec
 from iapo_jax.chat_prompts import check_unicode, encode_prompt, read_question
 from iapo_jax.cleaning import check_repeats, clean_rows, name_rows
-from iapo_jax.config import DataSection, EvalSection, PromptSection
+from iapo_jax.config import DataSection, EvalSection, PromptSection, TrainConfig
 from iapo_jax.equivalence import KINDS
 from iapo_jax.errors import UserError
-from iapo_jax.questions import question_text
+from iapo_jax.questions import question_text, seen_in
 from iapo_jax.tables import open_rows
 
 
@@ -55,6 +55,35 @@ def load_section(section: DataSection | EvalSection, field: str = "data.dataset"
     """
     spec = _section_spec(section, field)
     return load_set(spec, field, split=section.split, subset=section.subset, strict=section.strict)
+
+
+def load_training(config: TrainConfig) -> LoadedSet:
+    """The problems of `config.data`, without those of `eval.dataset` where `eval.shared` says so.
+
+    Raises:
+      UserError: as `load_set`, or if nothing is left.
+    """
+    loaded = load_section(config.data)
+    if not config.eval.dataset or config.eval.shared != "leave_out":
+        return loaded
+    asked = [row.question for row in load_section(config.eval, "eval.dataset").rows]
+    out = seen_in(asked, [row.question for row in loaded.rows])
+    if not out:
+        return loaded
+    if len(out) == len(loaded.rows):
+        raise UserError(
+            f"eval.dataset {config.eval.dataset!r} has every question of data.dataset "
+            f"{config.data.dataset!r}, and eval.shared=leave_out leaves none to train on"
+        )
+    which = f"{loaded.source}, {name_rows([loaded.numbers[i] for i in out])}"
+    note = f"{which}: eval.dataset has the question, too; left out of training"
+    gone = set(out)
+    kept = [i for i in range(len(loaded.rows)) if i not in gone]
+    return loaded._replace(
+        rows=[loaded.rows[i] for i in kept],
+        numbers=[loaded.numbers[i] for i in kept],
+        notes=[*loaded.notes, note],
+    )
 
 
 def _section_spec(section: DataSection | EvalSection, field: str) -> DataSpec:

@@ -124,6 +124,7 @@ def repair(text: str) -> str | None:
 
 
 _LONG = 40  # characters of a normal form that are not two problems' by chance
+_MARKS = ".?!;"  # end a sentence
 
 
 def overlap(training: Sequence[Question], evaluation: Sequence[Question]) -> list[int]:
@@ -137,10 +138,21 @@ def overlap(training: Sequence[Question], evaluation: Sequence[Question]) -> lis
 
 
 def _seen(form: str, ordered: list[str]) -> bool:
-    ends = [form, *(form + mark for mark in ".?!;" if len(form) >= _LONG)]
+    ends = [form, *(form + mark for mark in _MARKS if len(form) >= _LONG)]
     places = [(end, bisect.bisect_left(ordered, end)) for end in ends]
     found = [(end, ordered[place]) for end, place in places if place < len(ordered)]
     return any(other == end if end == form else other.startswith(end) for end, other in found)
+
+
+def seen_in(evaluation: Sequence[Question], training: Sequence[Question]) -> list[int]:
+    """The indices of the training questions for which `overlap` finds one of the evaluation."""
+    forms = {normalise(question) for question in evaluation}
+
+    def seen(form: str) -> bool:
+        ends = (i for i in range(_LONG, len(form)) if form[i] in _MARKS)
+        return form in forms or any(form[:i] in forms for i in ends)
+
+    return [i for i, question in enumerate(training) if seen(normalise(question))]
 
 
 def check_overlap(

@@ -77,7 +77,7 @@ def training_questions(run_dir: Path) -> list[Any]:
     place = began if isinstance(began, str) and Path(began).is_dir() else "."
     with contextlib.chdir(place):
         if isinstance(config, TrainConfig):
-            return [row.question for row in data.load_section(config.data).rows]
+            return [row.question for row in data.load_training(config).rows]
         rows = data.load_rows(config.data)
         return [chat_prompts.read_question(row, f"row {n}") for n, row in enumerate(rows, 1)]
 

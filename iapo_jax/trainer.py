@@ -86,7 +86,7 @@ def make_trainer(
     _check_rule(config, algorithm, "advantage" if advantage else source)
     _check_top_k(config, run)
     micro = _micro_batch_size(config, run)
-    loaded = data.load_section(config.data)
+    loaded = data.load_training(config)
     problems = data.make_problems(
         loaded.rows,
         run.pretrained.tokenizer,

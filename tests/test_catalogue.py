@@ -6,6 +6,8 @@ import json
 import datasets
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iapo_jax import catalogue, chat_prompts, data, questions
 from iapo_jax.catalogue import DATA_SETS, DataSpec, parse_spec, read_integer
@@ -238,6 +240,10 @@ def test_real_overlaps(dapo, shared_data):
     math, amc = ask("math-500={}/math500/test.jsonl"), ask("amc-2023={}/amc23/test.jsonl")
     assert len(questions.overlap(training, math)) == 7
     assert len(questions.overlap(training, amc)) == 13
+    for held in (math, amc):
+        out = questions.seen_in(held, training)
+        left = [text for i, text in enumerate(training) if i not in set(out)]
+        assert 0 < len(out) < 40 and questions.overlap(left, held) == []
     gsm8k = ask("gsm8k={}/gsm8k:train")
     tests = math + amc + ask("gsm8k={}/gsm8k:test") + ask("aime-2025={}/aime/aime25_DEER.jsonl")
     assert questions.overlap(gsm8k, tests) == []
@@ -571,6 +577,25 @@ def test_overlap():
         "theirs shares 1 of its 2 questions with the training data mine, the first of them "
         "'what is x'; expected held-out problems"
     )
+
+
+def test_what_training_must_leave_out():
+    training = ["1+2", "What is $x$?", LONG + " Give an integer.", "Why is it? Tell me.", LONG]
+    assert questions.seen_in(["1-2", "what is x", LONG, "3", "Why is it?"], training) == [1, 2, 4]
+    assert questions.seen_in([LONG[:-4]], training) == questions.seen_in([], training) == []
+    assert questions.seen_in(["1"], []) == []
+
+
+@given(st.data())
+def test_what_is_left_has_no_overlap(data):
+    """And nothing more is left out than what by itself would be refused."""
+    words = st.sampled_from(["How many integers from 1 to 1000 are odd", "1+2", "?", ". ", " x"])
+    asked = st.lists(st.lists(words, min_size=1, max_size=4).map("".join), max_size=6)
+    training, evaluation = data.draw(asked), data.draw(asked)
+    out = questions.seen_in(evaluation, training)
+    left = [text for i, text in enumerate(training) if i not in out]
+    assert questions.overlap(left, evaluation) == []
+    assert all(questions.overlap([training[i]], evaluation) for i in out)
 
 
 def test_overlap_against_brute_force():

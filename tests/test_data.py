@@ -12,7 +12,7 @@ import transformers
 
 from iapo_jax import chat_prompts, data
 from iapo_jax.catalogue import parse_spec
-from iapo_jax.config import DataSection, PromptSection
+from iapo_jax.config import DataSection, EvalSection, PromptSection, TrainConfig
 from iapo_jax.errors import UserError
 
 ROWS = [
@@ -313,6 +313,29 @@ def test_rows_of_a_cleaned_set_keep_their_number_in_the_file(tmp_path):
     problems = data.make_problems(found.rows, Words(), PromptSection(), 8, loaded=found)
     (note,) = data.told_left_out(problems, found, 8, strict=False)
     assert note.startswith(f"{path}, row 3: the prompt has more tokens than data.max_prompt_length")
+
+
+def test_training_leaves_out_what_the_evaluation_has(tmp_path):
+    training, held = tmp_path / "train.jsonl", tmp_path / "held.jsonl"
+    training.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    held.write_text(json.dumps({"question": "$2 + 3$.", "answer": "5"}) + "\n")
+
+    def config(shared, dataset=held, of=training):
+        section = EvalSection(dataset=str(dataset), shared=shared)
+        return TrainConfig(data=DataSection(dataset=str(of)), eval=section)
+
+    found = data.load_training(config("leave_out"))
+    assert [row.question for row in found.rows] == ["1+1", "4+4"] and found.numbers == [1, 3]
+    told = f"{training}, row 2: eval.dataset has the question, too; left out of training"
+    assert found.notes == [told]
+    for other in (config("refuse"), config("leave_out", "", training)):
+        assert len(data.load_training(other).rows) == 3
+    with pytest.raises(UserError) as caught:
+        data.load_training(config("leave_out", training))
+    assert str(caught.value) == (
+        f"eval.dataset {str(training)!r} has every question of data.dataset {str(training)!r}, and "
+        "eval.shared=leave_out leaves none to train on"
+    )
 
 
 def test_long_prompts_are_named(tmp_path):

@@ -200,6 +200,20 @@ def test_training_data_is_read_where_the_run_was_started(tmp_path, monkeypatch, 
     assert "shares 1 of its 5 questions with the training data" in capsys.readouterr().err
 
 
+def test_what_a_run_left_out_it_may_be_evaluated_on(tmp_path, capsys):
+    """`eval.shared=leave_out`: the run has not seen these rows of its training data."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(
+        'data: {dataset: "arithmetic:train:first 9"}\nsampling: {}\n'
+        'eval: {dataset: "arithmetic:train:first 3", shared: leave_out}\n'
+    )
+    words = ["--model", str(tmp_path / "run"), "--out", str(tmp_path / "eval"), "--dataset"]
+    assert command.main([*words, "arithmetic:train:first 3"]) == 2
+    assert "run/hf' does not exist" in capsys.readouterr().err  # past the check of the questions
+    assert command.main([*words, "arithmetic:train:first 4"]) == 2
+    assert "shares 1 of its 4 questions with the training data" in capsys.readouterr().err
+
+
 def test_what_a_run_was_trained_on_is_looked_at(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sources, "open_source", lambda *_: pytest.fail("a model was opened"))
     (tmp_path / "run" / "hf").mkdir(parents=True)
