@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as Spec
 
 from iapo_jax import kernels
-from iapo_jax.sharding import BATCH_AXES, batch_devices
+from iapo_jax.sharding import BATCH_AXES, batch_devices, is_described
 from iapo_jax.types import Array
 
 _EMPTY = -1e30  # score of a key that a query may not read; finite, so that 0 keys give no NaN
@@ -79,9 +79,11 @@ Attention = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
 
 def _choose(implementation: str, mesh: Mesh | None, width: int) -> Attention:
     """The tiled form: a kernel of the backend that was seen to work on it, else XLA's loops."""
-    platform = jax.default_backend()
+    described = mesh is not None and is_described(mesh)
+    device = mesh.devices.flat[0] if described else None
+    platform = device.platform if described else jax.default_backend()
     own = {"gpu": kernels.gpu_attention, "tpu": kernels.tpu_attention}.get(platform)
-    if implementation == "xla" or own is None or not kernels.works(platform, width):
+    if implementation == "xla" or own is None or not kernels.works(platform, width, device):
         return blockwise_attention
     return partial(kernel_attention, own, mesh)
 

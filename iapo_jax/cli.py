@@ -11,6 +11,11 @@ from iapo_jax.config import Config, load_config, to_yaml
 from iapo_jax.errors import FAILED, MISTAKE, STOPPED, RunError, UserError
 from iapo_jax.interruption import Stopped
 
+_FLAGS = {
+    "print_config": "print the resolved config and stop",
+    "dry_run": "build everything, compile, print the memory, and stop",
+}
+
 
 def describe(schema: type) -> str:
     """Every field with its default and meaning, one a line, by section."""
@@ -38,10 +43,9 @@ def run_cli(
     main: Callable[[Config, argparse.Namespace], Any],
     *,
     prog: str,
-    flags: dict[str, str],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parses `--config FILE [--flag] [key=value ...]`, loads the config and calls `main`.
+    """Parses `--config FILE [--flag ...] [key=value ...]`, loads the config and calls `main`.
 
     Returns the exit code, as `exit_code`.
     """
@@ -55,8 +59,13 @@ def run_cli(
     parser.add_argument(
         "--config", metavar="FILE", help="YAML; only what differs from the defaults"
     )
-    for name, help in {"print_config": "print the resolved config and stop", **flags}.items():
+    for name, help in _FLAGS.items():
         parser.add_argument(f"--{name}", action="store_true", help=help)
+    parser.add_argument(
+        "--topology",
+        metavar="NAME",
+        help="as --dry_run, for TPU chips that are not here, such as v5e:2x4 (needs libtpu)",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override single fields")
     arguments = parser.parse_args(argv)
 

@@ -215,20 +215,22 @@ def _unfolded(x: Array, like: Array) -> Array:
 
 
 @functools.cache
-def works(platform: str, width: int) -> bool:
+def works(platform: str, width: int, described: jax.Device | None = None) -> bool:
     """Whether this platform's kernel compiles and is right for heads of `width` on the device here.
 
     Tried once in a process for each width, in float32 and bfloat16; warns in one sentence where it
-    fails. False where the platform is not JAX's backend.
+    fails. False where the platform is not JAX's backend. Of a `described` device, which is not
+    here, whether it compiles.
     """
     kernel = {"gpu": gpu_attention, "tpu": tpu_attention}.get(platform)
-    if kernel is None or jax.default_backend() != platform:
+    if kernel is None or (described is None and jax.default_backend() != platform):
         return False
+    trial = largest_error if described is None else functools.partial(_compiled, described)
     try:
         # Whoever asks is being traced. A thread of its own has no trace in it;
         # `ensure_compile_time_eval` is none either, but there Pallas cannot trace its kernels.
         with ThreadPoolExecutor(1) as alone:
-            trials = [alone.submit(largest_error, kernel, width, dtype) for dtype in _TOLERANCES]
+            trials = [alone.submit(trial, kernel, width, dtype) for dtype in _TOLERANCES]
             errors = [trial.result() for trial in trials]
     except Exception as error:  # whatever a compiler may raise
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
@@ -248,15 +250,28 @@ def works(platform: str, width: int) -> bool:
     return right
 
 
+def _trial_shapes(width: int) -> tuple[tuple[int, ...], ...]:
+    return (1, 70, 2, 3, width), (1, 150, 2, width), (1, 150, 2, width)
+
+
+def _compiled(device: jax.Device, kernel, width: int, dtype) -> float:
+    """No error, if the small case compiles for the device."""
+    place = jax.sharding.SingleDeviceSharding(device)
+    shaped = functools.partial(jax.ShapeDtypeStruct, sharding=place)
+    given = [shaped(shape, dtype) for shape in _trial_shapes(width)]
+    jax.jit(kernel).lower(*given, shaped((1, 70), jnp.int32)).compile()
+    return 0.0
+
+
 def largest_error(kernel, width: int, dtype) -> float:
     """The largest difference from one softmax, of a small case with cuts of all kinds, also none.
 
     Infinite where a figure is not finite, or a query without keys would count in a join.
     """
     keys = jax.random.split(jax.random.key(0), 3)
-    shapes = (1, 70, 2, 3, width), (1, 150, 2, width), (1, 150, 2, width)
     q, k, v = (
-        jax.random.normal(key, shape, dtype) for key, shape in zip(keys, shapes, strict=True)
+        jax.random.normal(key, shape, dtype)
+        for key, shape in zip(keys, _trial_shapes(width), strict=True)
     )
     visible = (jnp.arange(70) * 37 % 151)[None]  # the first reads nothing
     out, lse = jax.jit(kernel)(q, k, v, visible)

@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from iapo_jax import diagnostics, probes
 from iapo_jax.data import Problems
 from iapo_jax.model import param_shapes
 from iapo_jax.rollouts import Scored
+from iapo_jax.sharding import is_described
 from iapo_jax.types import Array, Credit, Group, Mean, Rollout
 
 
@@ -148,11 +150,16 @@ def describe_run(trainer: Any) -> str:
         "prompts",
         f"algorithm   {describe_algorithm(trainer)}",
         *([f"asks        {probes.describe(trainer.asker)}"] if trainer.asker else []),
-        f"devices     {dict(trainer.run.mesh.shape)} of {jax.device_count()} "
-        f"{jax.devices()[0].platform}",
+        f"devices     {_describe_devices(trainer.run.mesh)}",
         f"output      {config.output_dir}",
     ]
     return "\n".join(lines)
+
+
+def _describe_devices(mesh: Mesh) -> str:
+    if is_described(mesh):
+        return f"{dict(mesh.shape)} of {mesh.devices.flat[0].device_kind}, not here"
+    return f"{dict(mesh.shape)} of {jax.device_count()} {jax.devices()[0].platform}"
 
 
 def describe_selection(trainer: Any) -> str:

@@ -29,7 +29,7 @@ from iapo_jax.metrics import (
 from iapo_jax.model import init_params, make_model, param_shapes
 from iapo_jax.pretrained import Pretrained
 from iapo_jax.processes import join, on_first
-from iapo_jax.sharding import fetch, make_mesh, param_shardings
+from iapo_jax.sharding import described_devices, fetch, make_mesh, param_shardings
 from iapo_jax.types import Model, Params
 from iapo_jax.update import TrainState
 
@@ -43,23 +43,28 @@ class Run(NamedTuple):
     output_dir: Path
 
 
-def open_run(config: Any) -> Run:
-    """Reads the model directory and builds the mesh; touches nothing on disk yet."""
+def open_run(config: Any, topology: str | None = None) -> Run:
+    """Reads the model directory and builds the mesh; touches nothing on disk yet.
+
+    Args:
+      topology: chips to compile for, in place of the devices that are here.
+    """
     join(config.mesh)
     use_compilation_cache(config.log.compilation_cache)
-    mesh = open_mesh(config.mesh)
+    mesh = open_mesh(config.mesh, topology)
     opened = pretrained.open_pretrained(config.model)
     return Run(mesh, opened, make_model(opened.config, mesh), Path(config.output_dir))
 
 
-def open_mesh(section: MeshSection) -> Mesh:
+def open_mesh(section: MeshSection, topology: str | None = None) -> Mesh:
     """The mesh of a config.
 
     Raises:
-      UserError: if it does not fit the devices.
+      UserError: if it does not fit the devices, or the topology cannot be described.
     """
     try:
-        return make_mesh(section.data, section.fsdp, section.tensor)
+        devices = None if topology is None else described_devices(topology)
+        return make_mesh(section.data, section.fsdp, section.tensor, devices=devices)
     except ValueError as error:
         raise UserError(str(error)) from None
 

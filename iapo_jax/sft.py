@@ -248,14 +248,17 @@ def _check(config: SftConfig, run: Run) -> int:
     return rows // micro
 
 
-def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState | None:
+def train_sft(
+    config: SftConfig, dry_run: bool = False, topology: str | None = None
+) -> TrainState | None:
     """Fine-tunes, saves checkpoints, and exports the model to `OUTPUT_DIR/hf`.
 
-    With `dry_run` everything is checked and compiled, from shapes alone, and the memory is said.
+    With `dry_run` everything is checked and compiled, from shapes alone, and the memory is said;
+    with a `topology`, such as v5e:2x4, for TPU chips that are not here (needs libtpu).
     """
     check_config(config)
     check_replaceable(Path(config.output_dir) / "hf")
-    run = open_run(config)
+    run = open_run(config, topology)
     micro = _check(config, run)
     rows = _Rows(config, run.pretrained.tokenizer)
     for note in rows.notes:
@@ -263,7 +266,7 @@ def train_sft(config: SftConfig, dry_run: bool = False) -> TrainState | None:
     optimizer = update.make_optimizer(config.optimizer, config.max_steps)
     schedule = update.make_schedule(config.optimizer, config.max_steps)
     fixed = dict(mesh=run.mesh, model=run.model, optimizer=optimizer, micro=micro)
-    if dry_run:
+    if dry_run or topology is not None:
         state = update.abstract_state(run.mesh, optimizer, abstract_params(run))
         batch = put(rows.batch(0), by_prompt(run.mesh))
         say(memory_table({"update": sft_step.lower(state, batch, **fixed)}))
@@ -336,13 +339,12 @@ def _told(rows: _Rows, batch: SftBatch, step: int) -> tuple[dict[str, np.ndarray
 
 
 def _main(config: SftConfig, arguments: argparse.Namespace) -> None:
-    train_sft(config, dry_run=arguments.dry_run)
+    train_sft(config, dry_run=arguments.dry_run, topology=arguments.topology)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    flags = {"dry_run": "build everything, compile, print the memory, and stop"}
-    return run_cli(SftConfig, _main, prog="iapo_jax.sft", flags=flags, argv=argv)
+    return run_cli(SftConfig, _main, prog="iapo_jax.sft", argv=argv)
 
 
 if __name__ == "__main__":

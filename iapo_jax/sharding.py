@@ -6,6 +6,8 @@ leaf by name; an axis that does not divide a dimension is left out there.
 """
 
 import math
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,6 +19,15 @@ from jax.sharding import PartitionSpec as Spec
 from iapo_jax.types import Array
 
 AXES = ("data", "fsdp", "tensor")
+# It is not to look for the machine that it would run on, nor to say that it found none.
+_LIBTPU = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
 BATCH_AXES = ("data", "fsdp")
 
 _RULES = {
@@ -37,8 +48,13 @@ _RULES = {
 }
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[Any] | None = None
+) -> Mesh:
     """A mesh over the first devices; one axis may be -1 and takes all that are left.
+
+    Args:
+      devices: in place of those of JAX, such as `described_devices`.
 
     Raises:
       ValueError: if the axes do not fit the devices.
@@ -46,19 +62,45 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     free = [name for name, size in sizes.items() if size == -1]
     bad = [name for name, size in sizes.items() if size < 1 and size != -1]
-    devices = jax.device_count()
+    found = jax.devices() if devices is None else devices
+    count = len(found)
     if len(free) > 1 or bad:
         raise ValueError(f"mesh {sizes}: expected sizes of at least 1, and -1 on one axis at most")
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if free:
-        if devices % fixed:
-            raise ValueError(f"mesh {sizes} needs a multiple of {fixed} devices, found {devices}")
-        sizes[free[0]] = devices // fixed
+        if count % fixed:
+            raise ValueError(f"mesh {sizes} needs a multiple of {fixed} devices, found {count}")
+        sizes[free[0]] = count // fixed
     total = math.prod(sizes.values())
-    if total > devices:
-        raise ValueError(f"mesh {sizes} needs {total} devices, found {devices}")
-    grid = np.asarray(jax.devices()[:total]).reshape(tuple(sizes.values()))
+    if total > count:
+        raise ValueError(f"mesh {sizes} needs {total} devices, found {count}")
+    grid = np.asarray(found[:total]).reshape(tuple(sizes.values()))
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def described_devices(topology: str) -> list[Any]:
+    """TPU chips that need not be here, such as v5e:2x4: programs can be compiled for them.
+
+    Raises:
+      ValueError: without the package libtpu, or for a topology that it does not know.
+    """
+    from jax.experimental import topologies
+
+    for name, value in _LIBTPU.items():
+        os.environ.setdefault(name, value)
+    try:
+        return list(topologies.get_topology_desc(topology, platform="tpu").devices)
+    except Exception as error:  # whatever a plugin raises
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise ValueError(
+            f"topology {topology!r} cannot be described: {reason:.200}; expected one such as "
+            "v5e:2x4, and the package libtpu (of jax[tpu])"
+        ) from None
+
+
+def is_described(mesh: Mesh) -> bool:
+    """Whether the mesh is of devices that are not here: nothing can be put on them."""
+    return mesh.devices.flat[0] not in set(jax.devices())
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -133,10 +175,16 @@ def undo_micro_batches(parts: Any) -> Any:
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Host values as global arrays; every process passes the same whole values."""
+    """Host values as global arrays; every process passes the same whole values.
+
+    On a mesh that `is_described`, their shapes.
+    """
+    described = is_described(sharding.mesh)
 
     def place(x):
         x = np.asarray(x)
+        if described:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
     return jax.tree.map(place, tree)

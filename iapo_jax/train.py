@@ -44,6 +44,7 @@ def train(
     advantage: Callable[..., Credit] | Algorithm | None = None,
     reward_functions: Sequence[Callable] | None = None,
     dry_run: bool = False,
+    topology: str | None = None,
 ) -> TrainState | None:
     """Trains, writes the run directory, prints the table before and after, exports the model.
 
@@ -53,19 +54,21 @@ def train(
         prefix is always computed for it. Or an `Algorithm` of your own, pieces and all.
       reward_functions: your own, instead of `reward.functions`.
       dry_run: check and compile everything, print the memory, and return None.
+      topology: the same for TPU chips that are not here, such as v5e:2x4; needs libtpu.
 
     Raises:
       UserError: for what is wrong in the config, the model directory or the data.
       RunError: if a run under way cannot go on.
       Stopped: if SIGTERM or SIGINT asks for it; everything is saved.
     """
-    trainer = make_trainer(config, advantage=advantage, reward_functions=reward_functions)
+    own = {"advantage": advantage, "reward_functions": reward_functions}
+    trainer = make_trainer(config, **own, topology=topology)
     run = trainer.run
     held_out = HeldOut(trainer.config, run, trainer.questions)
     say(reporting.describe_run(trainer))
     for note in held_out.notes:
         say(f"eval        {note}")
-    if dry_run:
+    if dry_run or topology is not None:
         say(compile_only(trainer))
         return None
     with run_directory(run, config) as checkpoints:
@@ -188,7 +191,8 @@ def compile_only(trainer: Trainer) -> str:
     )
     indices = trainer.order(0)
     prompts = rollouts.prompts_of(trainer.sampler, trainer.problems, indices)
-    keys = trainer.sampler.keys(config.seed, 0, indices)
+    keys = jax.eval_shape(trainer.sampler.keys, config.seed, 0, indices)
+    keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=split)
     shape = (*indices.shape, config.batch.num_generations)
     full = (*shape, config.sampling.max_completion_length)
     struct = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=split)  # noqa: E731
@@ -214,13 +218,12 @@ def compile_only(trainer: Trainer) -> str:
 
 
 def _main(config: TrainConfig, arguments: argparse.Namespace) -> None:
-    train(config, dry_run=arguments.dry_run)
+    train(config, dry_run=arguments.dry_run, topology=arguments.topology)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    flags = {"dry_run": "build everything, compile, print the memory, and stop"}
-    return run_cli(TrainConfig, _main, prog="iapo_jax.train", flags=flags, argv=argv)
+    return run_cli(TrainConfig, _main, prog="iapo_jax.train", argv=argv)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ def make_trainer(
     *,
     advantage: Callable[..., Credit] | Algorithm | None = None,
     reward_functions: Sequence[Callable] | None = None,
+    topology: str | None = None,
 ) -> Trainer:
     """Checks the config and builds what a run needs, before any time is spent.
 
@@ -80,7 +81,7 @@ def make_trainer(
     probes.check_section(config.information)
     asked = probes.settle(config.information, algorithm.estimator)
     config = dataclasses.replace(config, information=asked)
-    run = open_run(config)
+    run = open_run(config, topology)
     own = plugins.names_a_place(config.algorithm.name)
     source = f"algorithm.name {config.algorithm.name!r}" if own else "algorithm.options"
     _check_rule(config, algorithm, "advantage" if advantage else source)

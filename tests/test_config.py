@@ -32,8 +32,8 @@ def leaves(schema, prefix=""):
             yield prefix + field.name, field
 
 
-def cli(argv, schema=TrainConfig, main=lambda config, arguments: None, flags=None):
-    return run_cli(schema, main, prog="iapo_jax.train", flags=flags or {}, argv=argv)
+def cli(argv, schema=TrainConfig, main=lambda config, arguments: None):
+    return run_cli(schema, main, prog="iapo_jax.train", argv=argv)
 
 
 @pytest.fixture
@@ -65,11 +65,11 @@ def test_every_field_is_documented(schema):
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_help_lists_every_field_and_flag(schema, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli(["--help"], schema, flags={"dry_run": "stop before the first step"})
+        cli(["--help"], schema)
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
     assert all(f"  {name} = " in printed for name, _ in leaves(schema))
-    assert all(f"--{flag}" in printed for flag in ("config", "print_config", "dry_run"))
+    assert all(f"--{flag}" in printed for flag in ("config", "print_config", "dry_run", "topology"))
 
 
 def test_a_file_and_overrides_replace_defaults(write):
@@ -121,8 +121,8 @@ def test_flags_and_config_reach_main(write):
     seen = []
     main = lambda config, arguments: seen.append((config.max_steps, arguments.dry_run))  # noqa: E731
     path = write("max_steps: 3\n")
-    assert cli(["--config", path, "--dry_run"], main=main, flags={"dry_run": "stop early"}) == 0
-    assert cli(["max_steps=4"], main=main, flags={"dry_run": "stop early"}) == 0
+    assert cli(["--config", path, "--dry_run"], main=main) == 0
+    assert cli(["max_steps=4"], main=main) == 0
     assert seen == [(3, True), (4, False)]
 
 

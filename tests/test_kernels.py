@@ -110,6 +110,17 @@ def test_a_kernel_that_is_not_at_home_does_not_work():
     assert not any(kernels.works(platform, 64) for platform in ("gpu", "tpu", "cpu"))
 
 
+def test_of_a_described_device_the_kernel_need_only_compile(monkeypatch):
+    """A CPU stands for it: the kernel of TPU does not compile there, a plain function does."""
+    here = jax.devices()[0]
+    with pytest.warns(UserWarning, match="attention goes back to XLA: its kernel fails on tpu"):
+        assert not kernels.works("tpu", 64, here)
+    kernels.works.cache_clear()
+    monkeypatch.setattr(kernels, "tpu_attention", attention.blockwise_attention)
+    assert kernels.works("tpu", 64, here) and not kernels.works("tpu", 64)
+    kernels.works.cache_clear()
+
+
 @pytest.fixture
 def pretend_gpu(monkeypatch):
     """A process that believes in a GPU, whose kernel is what a test makes of dense attention."""

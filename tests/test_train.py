@@ -20,7 +20,17 @@ from tiny_runs import (
     train_config,
 )
 
-from iapo_jax import export, pretrained, records, rollouts, weights
+from iapo_jax import (
+    attention,
+    export,
+    pretrained,
+    records,
+    reporting,
+    rollouts,
+    run,
+    sharding,
+    weights,
+)
 from iapo_jax import train as train_module
 from iapo_jax.advantages import grpo
 from iapo_jax.algorithms import ALGORITHMS, Algorithm
@@ -687,6 +697,37 @@ def test_a_dry_run_prints_memory_and_writes_nothing(configure, tmp_path, capsys)
     for line in table[1:]:
         assert all(float(size) >= 0 for size in line.split()[1:])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """The devices here, as if they were the chips of a topology that is described."""
+    monkeypatch.setattr(run, "described_devices", lambda _: jax.devices())
+    for module in (sharding, reporting, attention):
+        monkeypatch.setattr(module, "is_described", lambda mesh: True)
+
+
+def test_compiling_for_chips_that_are_not_here(elsewhere, configure, tmp_path, capsys, monkeypatch):
+    """What is put on the mesh are shapes: nothing is executed, and the memory is the same."""
+    config = configure(tmp_path / "run", "eval.dataset=''", "algorithm.name=iapo_priced")
+    monkeypatch.setattr(jax, "make_array_from_callback", lambda *_: pytest.fail("was put there"))
+    assert train_module.main([*arguments(config), "--topology", "v5e:2x4"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"devices     {'data': \d.*} of .*, not here", printed)
+    monkeypatch.undo()
+    assert train_module.main([*arguments(config), "--dry_run"]) == 0
+    table = lambda text: text[text.index("program ") :]  # noqa: E731
+    assert table(capsys.readouterr().out) == table(printed)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_topology_that_nobody_knows_is_one_sentence(configure, tmp_path, capsys):
+    """With libtpu, which knows many, or without."""
+    config = configure(tmp_path / "run", "eval.dataset=''")
+    assert train_module.main([*arguments(config), "--topology", "nine_chips"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: topology 'nine_chips' cannot be described: ")
+    assert said.endswith("expected one such as v5e:2x4, and the package libtpu (of jax[tpu])\n")
 
 
 def test_export_opens_a_checkpoint(straight, tmp_path, capsys):
