@@ -93,8 +93,10 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
     length, limit = SCALES[setting].length, SETTINGS[setting].max_length
     tokens = lambda share: round(share * length)  # noqa: E731
     kl = [{"algorithm.beta": beta} for beta in (0.04, 0.01, 0.001, 0.0)]
-    weights = [(0.01, 0.01), (1.0, 0.01), (0.01, 1.0), (1.0, 1.0)]
-    terms = [{"alpha": alpha, "beta": beta} for alpha, beta in weights]
+    # The paper searches 1e-6, 1e-4, 1e-2 and 1 for both; the first two are nothing here, and a beta
+    # of 1 is not stable (`iapo_ni`), so the four points are spent on information.
+    terms = [{"alpha": alpha, "beta": 0.01} for alpha in (0.01, 1.0, 0.1, 0.3)]
+    corners = [{"alpha": alpha, "beta": beta} for beta in (0.01, 1.0) for alpha in (0.01, 1.0)]
     prices = [(1.0, price) for price in (0.02, 0.05, 0.1, 0.2)]
     priced = [
         {"only_correct": False, "information.estimator": "answer_log_prob"},
@@ -108,7 +110,7 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
         "iapo_shuffled": terms,
         "iapo_random": terms,
         "iapo_ne": terms,
-        "iapo_reference": terms,
+        "iapo_reference": corners,  # whose terms have a norm of 1 over the completion
         "iapo_ni": [{"beta": beta} for beta in (0.01, 0.1, 0.3, 1.0)],
         "iapo_priced": [{"alpha": alpha, "price": price, **priced[0]} for alpha, price in prices],
         GATED: [{"alpha": alpha, "price": price, **priced[1]} for alpha, price in prices],
