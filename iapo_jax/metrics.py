@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -240,15 +241,32 @@ def progress_bar(
     )
 
 
-def memory_table(programs: dict[str, Any]) -> str:
-    """Compiles lowered programs and tells the memory that each needs on a device."""
-    lines = [f"{'program':<10} {'arguments':>12} {'temporary':>12} {'output':>12}   MiB a device"]
+def say_memory(programs: dict[str, Any]) -> None:
+    """Compiles lowered programs and tells, of each as it is done, its memory on a device.
+
+    Raises:
+      UserError: after the last, if a compiler found one of them too large for its device.
+    """
+    say(f"{'program':<10} {'arguments':>12} {'temporary':>12} {'output':>12}   MiB a device")
+    large = []
     for name, lowered in programs.items():
-        memory = lowered.compile().memory_analysis()
+        try:
+            memory = lowered.compile().memory_analysis()
+        except jax.errors.JaxRuntimeError as error:
+            if not str(error).startswith("RESOURCE_EXHAUSTED"):
+                raise
+            large.append(name)
+            used = re.search(r"Used \S+ of \S+", str(error))
+            say(f"{name:<10} does not fit" + f": {used[0]}" * (used is not None))
+            continue
         sizes = (
             memory.argument_size_in_bytes,
             memory.temp_size_in_bytes,
             memory.output_size_in_bytes,
         )
-        lines.append(f"{name:<10} " + " ".join(f"{size / 2**20:>12.1f}" for size in sizes))
-    return "\n".join(lines)
+        say(f"{name:<10} " + " ".join(f"{size / 2**20:>12.1f}" for size in sizes))
+    if large:
+        raise UserError(
+            f"the memory of a device is too small for {' and '.join(large)}; expected a mesh of "
+            "more devices, smaller micro-batches, or model.remat=true"
+        )

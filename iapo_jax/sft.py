@@ -27,7 +27,7 @@ from iapo_jax.cleaning import name_rows
 from iapo_jax.cli import run_cli
 from iapo_jax.config import SftConfig
 from iapo_jax.errors import UserError
-from iapo_jax.metrics import RunWriter, compiles, memory_table, progress_bar, say
+from iapo_jax.metrics import RunWriter, compiles, progress_bar, say, say_memory
 from iapo_jax.pretrained import check_replaceable, encode
 from iapo_jax.processes import leave
 from iapo_jax.questions import question_text
@@ -269,7 +269,7 @@ def train_sft(
     if dry_run or topology is not None:
         state = update.abstract_state(run.mesh, optimizer, abstract_params(run))
         batch = put(rows.batch(0), by_prompt(run.mesh))
-        say(memory_table({"update": sft_step.lower(state, batch, **fixed)}))
+        say_memory({"update": sft_step.lower(state, batch, **fixed)})
         return None
     with run_directory(run, config) as checkpoints:
         like = update.abstract_state(run.mesh, optimizer, abstract_params(run))

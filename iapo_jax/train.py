@@ -17,7 +17,7 @@ from iapo_jax.cli import run_cli
 from iapo_jax.config import TrainConfig
 from iapo_jax.held_out import HeldOut
 from iapo_jax.learner import TrainBatch, train_step
-from iapo_jax.metrics import RunWriter, is_writer, memory_table, progress_bar, say
+from iapo_jax.metrics import RunWriter, is_writer, progress_bar, say, say_memory
 from iapo_jax.probes import abstract_probe
 from iapo_jax.processes import leave
 from iapo_jax.rollouts import Scored
@@ -69,7 +69,7 @@ def train(
     for note in held_out.notes:
         say(f"eval        {note}")
     if dry_run or topology is not None:
-        say(compile_only(trainer))
+        compile_only(trainer)
         return None
     with run_directory(run, config) as checkpoints:
         return _train(trainer, held_out, checkpoints)
@@ -173,8 +173,8 @@ def choose_state(
         return state, last
 
 
-def compile_only(trainer: Trainer) -> str:
-    """Compiles the programs of a step and tells the memory that each needs.
+def compile_only(trainer: Trainer) -> None:
+    """Compiles the programs of a step and says the memory that each needs.
 
     Parameters and batches are shapes only: a machine too small for the model can ask, too.
     """
@@ -214,7 +214,7 @@ def compile_only(trainer: Trainer) -> str:
         ),
         "update": train_step.lower(state, batch, np.int32(0), trainer.temperature, spec=spec),
     }
-    return memory_table(programs)
+    say_memory(programs)
 
 
 def _main(config: TrainConfig, arguments: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import csv
 import importlib
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -235,6 +236,19 @@ def test_figures_are_the_librarys(sweep, results):
         outcomes(9, 0.3, 70).correct.mean()
     )
     assert analysis.load(results, "growing") is None
+
+
+def test_runs_of_another_choice_do_not_count(sweep, results, tmp_path):
+    """As they are left behind where a grid is changed."""
+    analysis, records = sweep["analysis"], sweep["records"]
+    shutil.copytree(results / "easy", tmp_path / "easy")
+    job = sweep["plan"].Job("easy", "gfpo", 1, 0)
+    records.write(tmp_path, result(sweep, job, "test", accuracy=0.1))
+    before, after = (analysis.load(place, "easy").entries["gfpo"] for place in (results, tmp_path))
+    assert [r.choice for r in after.results] == [3] * 3
+    assert analysis.figure(after, "accuracy") == analysis.figure(before, "accuracy")
+    records.path_of(tmp_path, sweep["plan"].grid_jobs("easy")[0]).unlink()
+    assert "grpo" not in analysis.load(tmp_path, "easy").entries  # its grid is not whole yet
 
 
 def test_the_front_of_a_grid(sweep):

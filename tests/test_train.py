@@ -37,7 +37,7 @@ from iapo_jax.algorithms import ALGORITHMS, Algorithm
 from iapo_jax.config import MeshSection, TrainConfig, load_config, to_yaml
 from iapo_jax.errors import UserError
 from iapo_jax.losses import LossOptions
-from iapo_jax.metrics import read_jsonl, use_compilation_cache
+from iapo_jax.metrics import read_jsonl, say_memory, use_compilation_cache
 from iapo_jax.reporting import headline
 from iapo_jax.sharding import fetch
 from iapo_jax.sources import open_checkpoint
@@ -697,6 +697,29 @@ def test_a_dry_run_prints_memory_and_writes_nothing(configure, tmp_path, capsys)
     for line in table[1:]:
         assert all(float(size) >= 0 for size in line.split()[1:])
     assert not (tmp_path / "run").exists()
+
+
+def test_what_does_not_fit_is_said_after_the_rest(capsys):
+    """As the compiler for TPU refuses; any other error is one."""
+
+    class Program:
+        def __init__(self, error=None):
+            self.error = error
+
+        def compile(self):
+            if self.error:
+                raise jax.errors.JaxRuntimeError(self.error)
+            return jax.jit(jnp.sin).lower(1.0).compile()
+
+    full = "RESOURCE_EXHAUSTED: XLA:TPU: ran out of memory. Used 23.10G of 15.75G hbm. Exceeded"
+    programs = {"sample": Program(full), "signals": Program(), "update": Program(full[:22])}
+    with pytest.raises(UserError, match="of a device is too small for sample and update; expected"):
+        say_memory(programs)
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert rows[0] == "sample     does not fit: Used 23.10G of 15.75G"
+    assert rows[1].startswith("signals   ") and rows[2] == "update     does not fit"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        say_memory({"sample": Program("INTERNAL: Mosaic failed")})
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@
 --models holds MODEL/config.json and MODEL's tokenizer files, or MODEL.config.json with the
 tokenizer in `--tokenizer`; nothing is read of the weights. --data holds gsm8k, math500 and dapo as
 `NAME=PATH` of the catalogue reads them. Each config is compiled for v5e-8 and for 8 GPUs (the two
-commands in its head), on CPU: what is printed is the memory a device by XLA's CPU compiler.
+commands in its head), on CPU: what is printed is the memory a device by XLA's CPU compiler. With
+`--chips`, and the package libtpu, v5e-8 is compiled by the compiler of these chips instead, and
+8 GPUs are left out.
 """
 
 import argparse
@@ -76,6 +78,7 @@ def main() -> int:
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--chips", action="store_true", help="compile for TPU v5e, by libtpu")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(known))
     if unknown:
@@ -84,7 +87,10 @@ def main() -> int:
     for name in arguments.names or known:
         path = HERE / f"{name}.yaml"
         for hardware, overrides in commands(path).items():
-            command = [sys.executable, "-m", "iapo_jax.train", "--config", str(path), "--dry_run"]
+            if arguments.chips and hardware != "v5e-8":
+                continue
+            how = ["--topology", "v5e:2x4"] if arguments.chips else ["--dry_run"]
+            command = [sys.executable, "-m", "iapo_jax.train", "--config", str(path), *how]
             flags = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
             print(f"== {name}, {hardware}", flush=True)
             done = subprocess.run(

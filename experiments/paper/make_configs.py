@@ -29,6 +29,7 @@ class DataSet(NamedTuple):
     epochs: int
     held_out: int  # for choosing among checkpoints, of the training questions
     instruction: str
+    shared: str = ""  # a line of the section eval
 
 
 _INTEGER = "The answer must be a single integer."
@@ -66,10 +67,11 @@ DATA_SETS = {
     "dapo": DataSet(
         "dapo-math-17k:train:first 5600",
         "dapo-math-17k:train:first 7000:last 1400",
-        5600,
+        5599,
         2,
         256,
         _INTEGER,
+        "\n  shared: leave_out      # one question of these 1,400 is also among the 5,600",
     ),
 }
 PROMPTS, GENERATIONS = 16, 8
@@ -133,7 +135,7 @@ selection:               # the checkpoint is chosen on questions held out of the
   problems: {data.held_out}
   criterion: ratio
 eval:
-  dataset: "{data.test}"
+  dataset: "{data.test}"{data.shared}
   prompts_per_batch: 64
 """
 

@@ -52,9 +52,12 @@ def load(directory: Path, name: str) -> Setting | None:
     for method in methods_of(of):
         own = [one for one in results if one.method == method]
         grids[method] = sorted((r for r in own if not r.job.final), key=lambda r: r.choice)
-        final = tuple(r for r in own if r.job.final and split in r.outcomes)
-        if len(grids[method]) == 4:
-            chosen[method] = choose(grids[method]).choice
+        if len(grids[method]) < 4:
+            continue
+        chosen[method] = choose(grids[method]).choice
+        final = tuple(
+            r for r in own if r.job.final and r.choice == chosen[method] and split in r.outcomes
+        )
         if final:
             entries[method] = Entry(method, tuple(r.outcomes[split] for r in final), final)
     begun = Entry(START, (start.outcomes[split],), (start,))
