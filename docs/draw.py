@@ -23,7 +23,7 @@ from iapo_jax.resampling import is_mixed
 from iapo_jax.run import initial_params
 from iapo_jax.sharding import fetch
 from iapo_jax.step import collect_groups, observe
-from iapo_jax.trainer import make_trainer
+from iapo_jax.trainer import Trainer, make_trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 # Weights at which the eye sees something; the rest is as by default.
@@ -40,28 +40,39 @@ OPTIONS = {
 }
 
 
-def first_group() -> tuple[Group, str, int]:
-    """The group, its question, and T of the configuration."""
+# A method that asks by each estimator; the first probes behind the end of thinking, too.
+ASKING = {"answer_entropy": "iapo_reference", "answer_log_prob": "iapo_priced"}
+
+
+def first_group() -> tuple[dict[str, Group], str, int]:
+    """The group under each estimator, its question, and T of the configuration."""
+    seen = {name: _first_groups(name, method) for name, method in ASKING.items()}
+    groups, trainer, indices = seen["answer_entropy"]
+    length = groups.mask.sum(-1)
+    wrong = (~groups.correct).sum(-1)
+    shown = np.minimum(wrong, 3) + length.std(-1) / 100  # some wrong ones first, then the spread
+    chosen = int(np.where(is_mixed(groups.correct), shown, -1.0).argmax())
+    text = trainer.problems.texts[int(indices[chosen])]
+    text = text.removeprefix("<user>").partition("<assistant>")[0]
+    # right ones first, short ones first
+    order = np.lexsort((groups.mask[chosen].sum(-1), ~groups.correct[chosen]))
+    pick = lambda groups: jax.tree.map(lambda x: jax.numpy.asarray(x[chosen][order]), groups)  # noqa: E731
+    picked = {name: pick(groups) for name, (groups, *_) in seen.items()}
+    return picked, text, trainer.config.sampling.max_completion_length
+
+
+def _first_groups(estimator: str, method: str) -> tuple[Group, Trainer, np.ndarray]:
     overrides = [
-        *("information.always=true", "log.compilation_cache=''", "algorithm.name=iapo_reference"),
-        *(f"model.path={ROOT / 'experiments/arithmetic/model'}", "log.progress=false"),
+        *("information.always=true", "log.compilation_cache=''", "log.progress=false"),
+        *(f"information.estimator={estimator}", f"algorithm.name={method}"),
+        f"model.path={ROOT / 'experiments/arithmetic/model'}",
         f"data.dataset={ROOT / 'experiments/arithmetic/data/train.jsonl'}",
     ]
     path = ROOT / "experiments" / "quickstart.yaml"
     trainer = make_trainer(load_config(TrainConfig, str(path), overrides))
     params = initial_params(trainer.run, trainer.config.seed)
     scored, _ = collect_groups(trainer, params, 0, lambda _: None)
-    groups = fetch(observe(trainer, params, None, scored).groups)
-    length = groups.mask.sum(-1)
-    wrong = (~groups.correct).sum(-1)
-    seen = np.minimum(wrong, 3) + length.std(-1) / 100  # some wrong ones first, then the spread
-    chosen = int(np.where(is_mixed(groups.correct), seen, -1.0).argmax())
-    group = jax.tree.map(lambda x: x[chosen], groups)
-    order = np.lexsort((group.mask.sum(-1), ~group.correct))  # right ones first, short ones first
-    text = trainer.problems.texts[int(scored.indices[chosen])]
-    text = text.removeprefix("<user>").partition("<assistant>")[0]
-    group = jax.tree.map(lambda x: jax.numpy.asarray(x[order]), group)
-    return group, text, trainer.config.sampling.max_completion_length
+    return fetch(observe(trainer, params, None, scored).groups), trainer, scored.indices
 
 
 def panel(axes: plt.Axes, group: Group, values: np.ndarray, weight: np.ndarray, title: str) -> None:
@@ -84,17 +95,22 @@ def panel(axes: plt.Axes, group: Group, values: np.ndarray, weight: np.ndarray, 
     axes.set_title(f"{title}   (darkest {largest:.2f})", fontsize=7.5, loc="left", pad=3)
 
 
-def draw(group: Group, question: str, max_length: int) -> plt.Figure:
-    """All panels: what each token tells, then the advantage under every method."""
+def draw(groups: dict[str, Group], question: str, max_length: int) -> plt.Figure:
+    """All panels: what each token tells, then the advantage under every method.
+
+    Args:
+      groups: the same completions by estimator.
+    """
+    group = groups["answer_entropy"]
     figure, grid = plt.subplots(6, 3, figsize=(11, 9.6), sharex=True)
     places = iter(grid.flat)
     everywhere = np.ones(group.mask.shape)
     told = np.asarray(group.informativeness)
-    panel(next(places), group, told, everywhere, "what each token tells, nats")
+    panel(next(places), group, told, everywhere, "what each token tells (entropy), nats")
     for name in ALGORITHMS:
         options = OPTIONS.get(name, {})
         algorithm = make_algorithm(name, options, max_length=max_length)
-        credit = algorithm.credit(group, jax.random.key(0))
+        credit = algorithm.credit(groups[algorithm.estimator], jax.random.key(0))
         told = ", ".join(f"{key} {value}" for key, value in options.items())
         title = f"{name}: {told}" if told else name
         panel(next(places), group, np.asarray(credit.advantage), np.asarray(credit.weight), title)

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -256,8 +255,8 @@ def say_memory(programs: dict[str, Any]) -> None:
             if not str(error).startswith("RESOURCE_EXHAUSTED"):
                 raise
             large.append(name)
-            used = re.search(r"Used \S+ of \S+", str(error))
-            say(f"{name:<10} does not fit" + f": {used[0]}" * (used is not None))
+            reason = str(error).partition(": ")[2].strip().partition("\n")[0]
+            say(f"{name:<10} does not fit: {reason:.200}")
             continue
         sizes = (
             memory.argument_size_in_bytes,

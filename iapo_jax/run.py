@@ -50,7 +50,8 @@ def open_run(config: Any, topology: str | None = None) -> Run:
       topology: chips to compile for, in place of the devices that are here.
     """
     join(config.mesh)
-    use_compilation_cache(config.log.compilation_cache)
+    if topology is None:  # JAX cannot read back what was compiled for devices that are not here
+        use_compilation_cache(config.log.compilation_cache)
     mesh = open_mesh(config.mesh, topology)
     opened = pretrained.open_pretrained(config.model)
     return Run(mesh, opened, make_model(opened.config, mesh), Path(config.output_dir))
