@@ -5,8 +5,8 @@ Every figure is a ratio of means over problems of two numbers that each problem 
     figure = sum_p numerator_p / sum_p denominator_p      (denominator 1: a plain mean),
 
 so that one set of resampled problems serves all of them, and the same set two models: that is what
-pairs a difference. Seeds of training (S) are inside: a resample draws S of them for each model, and
-every problem keeps all of its samples.
+pairs a difference. Seeds of training (S) are inside: a resample moves their mean as Student's t has
+it for S values, for each model apart, and every problem keeps all of its samples.
 """
 
 import functools
@@ -46,7 +46,7 @@ class Terms(NamedTuple):
 
 
 class Resample(NamedTuple):
-    """How often each problem and each seed stands in a resample; [R, P] and [R, S]."""
+    """The weight of each problem and of each seed in a resample; [R, P] and [R, S]."""
 
     problems: np.ndarray
     seeds: np.ndarray
@@ -152,17 +152,22 @@ def figure_terms(
 def resample(problems: int, seeds: int = 1, *, stream: int = 0) -> Resample:
     """The resamples of so many problems and seeds: always the same ones.
 
+    Problems are drawn with replacement. Of few seeds that would be too narrow (with three it covers
+    75%): their weights are 1 + t_i with t_i such that the mean of S values moves as their standard
+    error times Student's t with S - 1 degrees of freedom; the weights may be negative.
+
     Args:
       stream: of the draw of seeds; two models have two, while the problems are theirs together.
     """
-    draw = lambda rng, size: rng.integers(0, size, (RESAMPLES, size))  # noqa: E731
-    count = lambda rows, size: np.stack([np.bincount(r, minlength=size) for r in rows])  # noqa: E731
-    drawn = draw(np.random.default_rng(0), problems)
+    drawn = np.random.default_rng(0).integers(0, problems, (RESAMPLES, problems))
+    counts = np.stack([np.bincount(row, minlength=problems) for row in drawn])
     if seeds == 1:
-        return Resample(count(drawn, problems), np.ones((RESAMPLES, 1), int))
-    return Resample(
-        count(drawn, problems), count(draw(np.random.default_rng([1, stream]), seeds), seeds)
-    )
+        return Resample(counts, np.ones((RESAMPLES, 1)))
+    rng = np.random.default_rng([1, stream])
+    normal = rng.standard_normal((RESAMPLES, seeds))
+    normal -= normal.mean(1, keepdims=True)
+    spread = rng.chisquare(seeds - 1, (RESAMPLES, 1)) / (seeds - 1)
+    return Resample(counts, 1 + normal * np.sqrt(seeds / (seeds - 1) / spread))
 
 
 def _mix(terms: Sequence[Terms], problems: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -210,7 +215,13 @@ def estimate(terms: Sequence[Terms], drawn: Resample) -> Estimate:
     """
     found = _interval(_whole(terms), _mix(terms, *drawn))
     tops, bottoms = (np.stack(part) for part in zip(*terms, strict=True))
-    return _least_width(found, tops, bottoms, 0.0) if (tops >= 0).all() else found
+    if (tops < 0).any():
+        return found
+    share = (bottoms == 1).all() and (tops <= 1).all()
+    found = found._replace(
+        low=max(found.low, 0.0), high=min(found.high, 1.0 if share else math.inf)
+    )
+    return _least_width(found, tops, bottoms, 0.0)
 
 
 def difference(
@@ -232,6 +243,7 @@ def difference(
     tops, bottoms = (np.stack(part) for part in zip(*terms, *base, strict=True))
     if (bottoms != 1).any() or tops.min() < 0 or tops.max() > 1:
         return found
+    found = found._replace(low=max(found.low, -1.0), high=min(found.high, 1.0))
     own = tops[: len(terms)].mean(0) - tops[len(terms) :].mean(0)
     return _least_width(found, own[None], np.ones_like(own)[None], -1.0)
 

@@ -1,5 +1,6 @@
 """The experiment: its plan, what is chosen, what is left to do, its figures, and one real run."""
 
+import contextlib
 import csv
 import importlib
 import io
@@ -48,7 +49,8 @@ def result(sweep, job, split="select", **drawn):
     kinds = {name: 1.0 for name in importlib.import_module("testbed.categories").READ}
     curves = {name: [50.0, 40.0, 30.0] for name in ("length", "accuracy", "sampled_tokens")}
     nats = {"nats": kinds, "tokens": kinds, "profile": [0.1] * 10, "completions": 4}
-    told = dict(config="seed=0", updates=3, sampled_tokens=99, seconds=1.0)
+    config = "" if job.method == "start" else sweep["records"].config_of(job)
+    told = dict(config=config, updates=3, sampled_tokens=99, seconds=1.0)
     return sweep["records"].Result(
         *job,
         **told,
@@ -80,7 +82,8 @@ def test_every_method_has_a_grid_of_four_configs(sweep, setting):
             fields = {k.partition(".")[2]: v for k, v in chosen.items() if k.startswith("algo")}
             rule = plan.RULES.get(method, method)
             made = make_algorithm(rule, options, max_length=limit, **fields)
-            seen.add((str(options), made.loss, made.dynamic_sampling))
+            rate = chosen.get("optimizer.learning_rate")
+            seen.add((str(options), made.loss, made.dynamic_sampling, rate))
         assert len(seen) == 4
     for job in plan.final_jobs(setting, "gfpo", 1)[:1] + plan.grid_jobs(setting)[-1:]:
         config = load_config(TrainConfig, str(FOLDER / "testbed.yaml"), plan.overrides(job))
@@ -93,12 +96,16 @@ def test_every_method_has_a_grid_of_four_configs(sweep, setting):
 
 
 def test_the_same_start_prompts_and_budget(sweep):
-    """Configs of a setting differ in the method and the seed alone."""
+    """Configs of a setting differ in the method and the seed alone; baselines also try twice the
+    learning rate."""
     plan = sweep["plan"]
     for setting in SETTINGS:
         rest = set()
         for job in plan.grid_jobs(setting) + plan.final_jobs(setting, "gfpo", 1):
-            method = ("algorithm.", "information.")
+            method = ("algorithm.", "information.", "optimizer.")
+            rate = next(text for text in plan.overrides(job) if text.startswith("optimizer."))
+            rate = float(rate.partition("=")[2]) / plan.SCALES[setting].learning_rate
+            assert rate == 1 or (rate == 2 and job.method in ("grpo", "dr_grpo", "rloo"))
             own = [text for text in plan.overrides(job) if not text.startswith(method)]
             rest.add(tuple(text for text in own if not text.startswith("seed=")))
         assert len(rest) == 1 and "max_sampled_tokens" in str(rest)
@@ -177,6 +184,37 @@ def test_last_runs_wait_for_their_grid(sweep, tmp_path):
     assert queue.total(["chain"]) == 1 + 8 * 4 + 6 * 3 + 2 * 5
 
 
+def test_a_control_runs_again_at_what_was_chosen_for_its_method(sweep, tmp_path):
+    queue, plan = sweep["queue"], sweep["plan"]
+    grid = [job for job in plan.grid_jobs("chain") if job.method == "iapo"]
+    for job in grid:
+        drawn = dict(accuracy=0.8, length=30 if job.choice == 2 else 50)
+        sweep["records"].write(tmp_path, result(sweep, job, **drawn))
+    control = [job for job in queue.ready(["chain"], tmp_path) if job.method == "iapo_shuffled"]
+    assert {job.choice for job in control if job.final} == {2} and len(control) == 4 + 3
+
+
+def test_a_result_of_another_config_is_not_done(sweep, tmp_path):
+    queue, job = sweep["queue"], sweep["plan"].grid_jobs("chain")[1]
+    one = result(sweep, job)
+    sweep["records"].write(tmp_path, one)
+    assert queue.is_done(tmp_path, job) and queue.done(["chain"], tmp_path) == 1
+    sweep["records"].write(tmp_path, one._replace(config=one.config + " max_steps=3"))
+    assert not queue.is_done(tmp_path, job) and queue.done(["chain"], tmp_path) == 0
+    assert job in queue.ready(["chain"], tmp_path)
+
+
+def test_a_disk_without_locks_is_refused(sweep, tmp_path, monkeypatch):
+    queue = sweep["queue"]
+    unlocked = lambda *_, **__: contextlib.nullcontext(False)  # noqa: E731
+    monkeypatch.setattr(queue, "held", unlocked)
+    with (
+        pytest.raises(UserError, match="without locks, where two workers might"),
+        queue.claimed(["chain"], tmp_path, tmp_path),
+    ):
+        pass
+
+
 def test_two_workers_never_do_the_same(sweep, tmp_path):
     queue, settings = sweep["queue"], ["growing"]
     results, work = tmp_path / "results", tmp_path / "work"
@@ -251,22 +289,53 @@ def test_runs_of_another_choice_do_not_count(sweep, results, tmp_path):
     assert "grpo" not in analysis.load(tmp_path, "easy").entries  # its grid is not whole yet
 
 
-def test_the_front_of_a_grid(sweep):
-    analysis, records = sweep["analysis"], sweep["records"]
+def test_two_methods_where_both_fronts_reach(sweep):
+    """By hand: points of a grid that another beats are no part of a front."""
+    analysis, records, job = sweep["analysis"], sweep["records"], sweep["plan"].Job
 
-    def point(length, right):
-        correct = (np.arange(100) < right)[:, None]
-        return Outcomes(correct, np.full((100, 1), length), correct, np.where(correct, 0, 1))
+    def point(length, right, problems=100):
+        correct = (np.arange(problems) < right)[:, None]
+        return Outcomes(correct, np.full((problems, 1), length), correct, np.where(correct, 0, 1))
 
-    job = sweep["plan"].Job
-    at = lambda n, o: records.Result(*job("easy", "gfpo", n, 100), "", outcomes={"select": o})  # noqa: E731
-    start = analysis.Entry("start", (point(60, 90),), (at(0, point(60, 90)),))
-    grid = [at(n, point(*p)) for n, p in enumerate([(50, 95), (40, 80), (45, 70), (30, 60)])]
-    setting = analysis.Setting("easy", start, {}, {"gfpo": grid}, {})
-    on = lambda length: analysis.on_the_front(setting, "gfpo", length)  # noqa: E731
-    assert on(50) == pytest.approx(0.95) and on(40) == pytest.approx(0.80)
-    assert on(45) == pytest.approx(0.875)  # between the two; the point at 45 is beaten
-    assert on(70) == pytest.approx(0.95) and on(29) is None
+    def at(method, choice, outcomes, seed=100):
+        return records.Result(*job("hard", method, choice, seed), "", outcomes=outcomes)
+
+    def setting(ours, rival, split="test"):
+        start = point(60, 90)
+        grids = {"iapo_priced": [], "gfpo": []}
+        for method, points in (("iapo_priced", ours), ("gfpo", rival)):
+            grids[method] = [
+                at(method, n, {split: point(*p), "select": point(1, 100)})
+                for n, p in enumerate(points)
+            ]
+        entries = {
+            m: analysis.Entry(m, (results[0].outcomes[split],), tuple(results[:1]))
+            for m, results in grids.items()
+        }
+        chosen = {"iapo_priced": 0, "gfpo": 0}
+        begun = analysis.Entry("start", (start,), (at("start", 0, {}),))
+        name = "hard" if split == "test" else "shifted"
+        return analysis.Setting(name, begun, entries, grids, chosen)
+
+    rival = [(50, 95), (40, 80), (45, 70), (30, 60)]
+    compare = lambda one: analysis.at_equal_length(one, "iapo_priced", "gfpo")  # noqa: E731
+    for length, accuracy in ((50, 0.95), (40, 0.80), (45, 0.875), (30, 0.60), (70, 0.95)):
+        found = compare(setting([(length, 90)], rival))
+        assert (found.tokens, found.second) == pytest.approx((length, accuracy))
+        assert found.first == pytest.approx(0.9)
+        assert found.difference.value == pytest.approx(0.9 - accuracy)
+        assert found.difference.low <= found.difference.value <= found.difference.high
+    # The rival does not get so short: both are read off at its shortest point.
+    found = compare(setting([(20, 70), (40, 90)], rival))
+    assert (found.tokens, found.first, found.second) == pytest.approx((30, 0.8, 0.6))
+    assert found.difference.low > 0.1
+    # Where the grid was not measured on the split, the last runs and the start model are the front.
+    one = setting([(50, 90)], rival, "longer")
+    assert compare(one).second == pytest.approx(0.95)
+    bare = {
+        m: [r._replace(outcomes={"select": point(1, 100)}) for r in g] for m, g in one.grids.items()
+    }
+    assert len(analysis.front(one._replace(grids=bare), "gfpo")) == 2
 
 
 def test_tables_and_pictures(sweep, results, tmp_path):
@@ -306,7 +375,9 @@ def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, tmp_path, monke
     monkeypatch.setattr(measure, "PROBLEMS", 64)
     monkeypatch.setattr(measure, "INSPECTED", 8)
     own = plan.overrides
-    monkeypatch.setattr(execute, "overrides", lambda job: [*own(job), "max_steps=1"])
+    for module in (execute, sweep["records"]):
+        monkeypatch.setattr(module, "overrides", lambda job: [*own(job), "max_steps=1"])
+    monkeypatch.setattr(sweep["queue"], "chosen", lambda *_: 0)  # without its grid
     job = plan.Job("growing", "grpo", 0, 0)
     work, results = tmp_path / "work", tmp_path / "results"
     found = execute.execute(job, work, results)

@@ -116,8 +116,29 @@ def test_what_no_piece_is_counts_as_wrong(bed):
     assert read(f"{first}. {first}. ") == ["needed"] * (len(first) + 1) + ["second"] * (
         len(first) + 1
     )
-    assert set(read(f"{problem.steps[1].text}. ")) == {"second"}  # not its turn
     assert read("") == []
+
+
+def test_a_step_that_was_left_out_makes_no_other_redundant(bed):
+    problem = bed["nested"].draw_problem(np.random.default_rng(0), bed["nested"].EASY)
+    split = bed["pieces"].split_tokens
+    read = lambda text: bed["categories"].categorise(problem, split(text))  # noqa: E731
+    first, *others = problem.steps
+    assert others
+    assert set(read("".join(f"{step.text}. " for step in others))) == {"needed"}
+    swapped = f"{others[0].text}. {first.text}."  # also where the last full stop has no space
+    assert set(read(swapped)) == {"needed"}
+    assert set(read(f"again {first.check}. ok {first.text}. ")) == {"second", "filler"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["check 1+1=7", "left 9+9", "we need 5-5", "again 3+3=1", "the answer is 999", "so it is"],
+)
+def test_what_is_not_of_this_problem_is_wrong(bed, text):
+    problem = bed["nested"].draw_problem(np.random.default_rng(0), bed["nested"].EASY)
+    tokens = bed["pieces"].split_tokens(f"{text}. ")
+    assert set(bed["categories"].categorise(problem, tokens)) == {"wrong"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -55,22 +55,31 @@ def work_on(settings: Sequence[str], results: Path, work: Path) -> None:
         time.sleep(_WAIT)  # others are at it; what comes next depends on them
 
 
-def _cpus_of(worker: int, workers: int) -> set[int]:
-    cpus = sorted(os.sched_getaffinity(0))
-    return set(cpus[worker::workers]) or set(cpus)
+def _cpus() -> list[int]:
+    """Those of this process; all where the system does not tell (macOS)."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _stay_on(cpus: Sequence[int]) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cpus)
 
 
 def _start(worker: int, arguments: argparse.Namespace) -> subprocess.Popen:
     log = arguments.work / f"worker_{worker}.log"
     command = [sys.executable, str(Path(__file__).resolve()), *arguments.settings]
     command += ["--work", str(arguments.work), "--results", str(arguments.results)]
+    own = _cpus()[worker :: arguments.workers] or _cpus()
     with log.open("ab") as file:
         return subprocess.Popen(
             [*command, "--worker"],
             stdout=file,
             stderr=subprocess.STDOUT,
             env=_MALLOC | os.environ,
-            preexec_fn=lambda: os.sched_setaffinity(0, _cpus_of(worker, arguments.workers)),
+            preexec_fn=lambda: _stay_on(own),
+            start_new_session=True,  # a Ctrl-C of the terminal reaches the overseer alone
         )
 
 
@@ -98,14 +107,15 @@ def oversee(arguments: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    known = {path for name in arguments.settings for path in _results(arguments.results, name)}
-    with tqdm(total=queue.total(arguments.settings), initial=len(known), unit="run") as bar:
+    known = {one for name in arguments.settings for one in _results(arguments.results, name)}
+    begun = queue.done(arguments.settings, arguments.results)
+    with tqdm(total=queue.total(arguments.settings), initial=begun, unit="run") as bar:
         while True:
             alive = [worker.poll() is None for worker in workers]
             for name in arguments.settings:
-                for path in sorted(set(_results(arguments.results, name)) - known):
-                    known.add(path)
-                    bar.write(_told(path))
+                for one in sorted(_results(arguments.results, name) - known):
+                    known.add(one)
+                    bar.write(_told(one[0]))
                     bar.update()
             codes = [worker.returncode for worker in workers]
             if not any(alive):
@@ -122,15 +132,17 @@ def oversee(arguments: argparse.Namespace) -> int:
     return 1
 
 
-def _results(directory: Path, setting: str) -> list[Path]:
-    return list((directory / setting).glob("*.json"))
+def _results(directory: Path, setting: str) -> set[tuple[Path, int]]:
+    """Files and when they were written: one of a grid that was changed is written again."""
+    found = (directory / setting).glob("*.json")
+    return {(path, path.stat().st_mtime_ns) for path in found}
 
 
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("settings", nargs="*", metavar="SETTING", help=", ".join(SETTINGS))
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=len(_cpus()))
     parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)

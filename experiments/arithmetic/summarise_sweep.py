@@ -2,7 +2,7 @@
 
     python experiments/arithmetic/summarise_sweep.py [--results DIR] [--work runs/sweep]
 
-Writes `results.csv`, `grid.csv`, `tables.md` and `pictures/` beside the results' directory, and
+Writes `results.csv`, `grid.csv`, `tables.md` and `pictures/` beside the results (`--out`), and
 prints the findings. Complete or not: what is missing is said. With `--report DIR` also a report
 page of each setting, from the run directories in `--work`.
 """
@@ -24,7 +24,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, default=HERE, help="for the tables and pictures")
+    parser.add_argument("--out", type=Path, help="for the tables and pictures; beside the results")
     parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write report pages")
     arguments = parser.parse_args()
@@ -33,6 +33,8 @@ def main() -> int:
     if not settings:
         parser.error(f"{arguments.results} holds no results; run_sweep.py makes them")
     ready = [one for one in settings if one.entries]
+    own = [one for one in ready if one.name not in analysis.SHIFTED]
+    arguments.out = arguments.out or arguments.results.resolve().parent
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "results.csv").write_text(tables.results_csv(settings))
     (arguments.out / "grid.csv").write_text(tables.grid_csv(settings))
@@ -42,7 +44,6 @@ def main() -> int:
     shown = (*CORE, "l1_max")
     place = arguments.out / "pictures"
     if ready:
-        own = [one for one in ready if one.name not in analysis.SHIFTED]
         pictures.pareto(ready, place / "pareto.png")
         pictures.curves(own, shown, place / "curves.png")
         pictures.categories(own, shown, place / "categories.png")

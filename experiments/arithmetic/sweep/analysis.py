@@ -1,7 +1,7 @@
 """Figures of the experiment from its results, with intervals over seeds and problems.
 
-Everything is computed by `iapo_jax.figures`, as `iapo_jax.evaluate` does: a resample draws seeds
-and problems; two methods are compared on the same problems.
+Intervals are those of `iapo_jax.figures`, as `iapo_jax.evaluate` has them: over seeds and problems;
+two methods are compared on the same problems.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ import numpy as np
 
 from iapo_jax import figures
 from iapo_jax.figures import Estimate, Outcomes, Terms, figure_terms
-from sweep.choose import choose
+from sweep import queue
 from sweep.plan import methods_of
-from sweep.records import START, Result, read_all
+from sweep.records import START, Result, config_of, read_all
 
 BASE = "grpo"
 SHIFTED = {"shifted": ("hard", "longer")}
@@ -44,6 +44,7 @@ def load(directory: Path, name: str) -> Setting | None:
     of, split = SHIFTED.get(name, (name, "test"))
     results = list(read_all(directory, of))
     start = next((one for one in results if one.method == START), None)
+    results = [r for r in results if r.method != START and r.config == config_of(r.job)]
     if start is None:
         return None
     grids: dict[str, list[Result]] = {}
@@ -52,9 +53,10 @@ def load(directory: Path, name: str) -> Setting | None:
     for method in methods_of(of):
         own = [one for one in results if one.method == method]
         grids[method] = sorted((r for r in own if not r.job.final), key=lambda r: r.choice)
-        if len(grids[method]) < 4:
+        choice = queue.chosen(of, method, directory)
+        if choice is None:
             continue
-        chosen[method] = choose(grids[method]).choice
+        chosen[method] = choice
         final = tuple(
             r for r in own if r.job.final and r.choice == chosen[method] and split in r.outcomes
         )
@@ -115,31 +117,87 @@ def relative_length(entry: Entry, base: Entry) -> Estimate:
     return Estimate(float(ratio(ones)[0]), float(low), float(high))
 
 
-def matched(entry: Entry, base: Entry) -> figures.Matched:
-    """Accuracies where the longer one is cut until both spend the same tokens."""
-    return figures.accuracy_at_matched_length(
-        entry.seeds, _drawn(entry, 0), base.seeds, _drawn(base, 1)
-    )
+class Point(NamedTuple):
+    """A point of a method's grid on a split: means over samples, [S, P] each."""
+
+    length: np.ndarray
+    accuracy: np.ndarray
 
 
-def on_the_front(setting: Setting, method: str, length: float) -> float | None:
-    """A method's accuracy at a length, read off its grid on the selection split.
+def front(setting: Setting, method: str) -> list[Point]:
+    """The start model and the points of a method's grid that were measured on the setting's split.
 
-    Linear between the start model and the grid's points that no other beats in both; None where the
-    grid has nothing so short.
+    The one that was chosen stands there with its last seeds, the others with the grid's.
     """
-    start = setting.start.results[0].outcomes.get("select")
-    points = [(float(o.length.mean()), float(o.correct.mean())) for o in [start] if o is not None]
-    points += [
-        (float(r.outcomes["select"].length.mean()), float(r.outcomes["select"].correct.mean()))
-        for r in setting.grids[method]
-    ]
-    front = [p for p in points if not any(q[0] <= p[0] and q[1] > p[1] for q in points)]
-    front.sort()
-    if not front or length < front[0][0]:
-        return None
-    lengths, accuracies = zip(*front, strict=True)
-    return float(np.interp(length, lengths, accuracies))
+    split = SHIFTED.get(setting.name, (setting.name, "test"))[1]
+    point = lambda seeds: Point(  # noqa: E731
+        np.stack([o.length.mean(1) for o in seeds]), np.stack([o.correct.mean(1) for o in seeds])
+    )
+    found = [point(setting.start.seeds)]
+    for one in setting.grids[method]:
+        if one.choice == setting.chosen.get(method) and method in setting.entries:
+            found.append(point(setting.entries[method].seeds))
+        elif split in one.outcomes:
+            found.append(point([one.outcomes[split]]))
+    return found
+
+
+class AtEqualLength(NamedTuple):
+    """Two methods where both fronts reach."""
+
+    tokens: float  # the length of the first as it was chosen, or the shortest of the second
+    first: float
+    second: float
+    difference: Estimate  # of their accuracies
+
+
+def at_equal_length(setting: Setting, method: str, rival: str) -> AtEqualLength:
+    """Accuracies of two fronts at one length, each read off linearly between its points.
+
+    The length is that of the method's last runs, or the rival's shortest point where that is
+    longer. Points that another beats in both length and accuracy are no part of a front.
+    """
+    fronts = [front(setting, name) for name in (method, rival)]
+    own = np.stack([o.length.mean(1) for o in setting.entries[method].seeds])
+
+    def read(weights: list[list[np.ndarray]], problems: np.ndarray) -> list[np.ndarray]:
+        means = [
+            [[_mean(x, s, problems) for x in point] for point, s in zip(points, seeds, strict=True)]
+            for points, seeds in zip(fronts, weights, strict=True)
+        ]
+        chosen = _mean(own, np.ones((len(problems), len(own))), problems)
+        at = np.maximum(chosen, np.min([length for length, _ in means[1]], axis=0))
+        return [at, *(_on(points, at) for points in means)]
+
+    ones = [[np.ones((1, len(p.length))) for p in points] for points in fronts]
+    (tokens,), (first,), (second,) = read(ones, np.ones((1, own.shape[1])))
+    drawn, stream = [], 0
+    for points in fronts:
+        drawn.append([])
+        for p in points:
+            drawn[-1].append(figures.resample(own.shape[1], len(p.length), stream=stream).seeds)
+            stream += 1
+    _, firsts, seconds = read(drawn, figures.resample(own.shape[1]).problems)
+    low, high = np.percentile(firsts - seconds, [2.5, 97.5])
+    gap = Estimate(float(first - second), float(low), float(high))
+    return AtEqualLength(float(tokens), float(first), float(second), gap)
+
+
+def _mean(values: np.ndarray, seeds: np.ndarray, problems: np.ndarray) -> np.ndarray:
+    """Means [R] of [S, P] under weights of seeds [R, S] and of problems [R, P]."""
+    total = np.einsum("rs,rp,sp->r", seeds, problems, values, optimize=True)
+    return total / (seeds.sum(1) * problems.sum(1))
+
+
+def _on(points: Sequence[Sequence[np.ndarray]], at: np.ndarray) -> np.ndarray:
+    """Accuracies [R] of fronts at lengths [R]; the points are (lengths, accuracies), [R] each."""
+    lengths, accuracies = (np.stack(x, axis=1) for x in zip(*points, strict=True))
+    found = []
+    for length, accuracy, where in zip(lengths, accuracies, at, strict=True):
+        order = np.lexsort((-accuracy, length))
+        kept = [i for n, i in enumerate(order) if (accuracy[order[:n]] < accuracy[i]).all()]
+        found.append(np.interp(where, length[kept], accuracy[kept]))
+    return np.asarray(found)
 
 
 def mean_categories(entry: Entry) -> dict[str, float]:

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from iapo_jax import figures
 from sweep.records import Result
 
 TOLERANCE = 0.02
@@ -14,8 +17,25 @@ def choose(results: Sequence[Result]) -> Result:
     The same for every method: it must first be as right as it can be, then short. Accuracy per
     token would choose models that answer at once.
     """
-    accuracy = {one.choice: float(one.outcomes["select"].correct.mean()) for one in results}
-    length = {one.choice: float(one.outcomes["select"].length.mean()) for one in results}
-    best = max(accuracy.values())
-    allowed = [one for one in results if accuracy[one.choice] >= best - TOLERANCE - 1e-9]
-    return min(allowed, key=lambda one: (length[one.choice], -accuracy[one.choice], one.choice))
+    size = len(results[0].outcomes["select"].correct)
+    return results[int(_places(results, np.ones((1, size)))[0])]
+
+
+def stability(results: Sequence[Result]) -> list[float]:
+    """Share of resamples of the selection problems in which each point would have been chosen."""
+    size = len(results[0].outcomes["select"].correct)
+    places = _places(results, figures.resample(size).problems)
+    return [float((places == i).mean()) for i in range(len(results))]
+
+
+def _places(results: Sequence[Result], weights: np.ndarray) -> np.ndarray:
+    """Whose place [R] is chosen under each row of weights [R, P]."""
+    found = [one.outcomes["select"] for one in results]
+    accuracy, length = (
+        weights
+        @ np.stack([getattr(o, name).mean(1) for o in found]).T
+        / weights.sum(1, keepdims=True)
+        for name in ("correct", "length")
+    )
+    allowed = accuracy >= accuracy.max(1, keepdims=True) - TOLERANCE - 1e-9
+    return np.where(allowed, length - 1e-6 * accuracy, np.inf).argmin(1)  # of equals the best

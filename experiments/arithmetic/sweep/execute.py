@@ -6,7 +6,7 @@ from pathlib import Path
 from iapo_jax.config import TrainConfig, load_config
 from iapo_jax.metrics import read_jsonl
 from iapo_jax.train import train
-from sweep.measure import HERE, measured, splits_of
+from sweep.measure import HERE, measured, splits_of, test_splits
 from sweep.plan import GRID_SEED, Job, overrides
 from sweep.records import START, Result, write
 
@@ -34,7 +34,7 @@ def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Resu
         job.method,
         place,
         job.setting,
-        splits_of(job.setting, job.final),
+        splits_of(job),
         place / "measured",
         shown=shown,
     )
@@ -58,7 +58,7 @@ def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Resu
 
 def measure_start(setting: str, work: Path, results: Path, *, shown: bool = False) -> Result:
     """The start model of a setting on every split."""
-    splits = ["select", *splits_of(setting, final=True)]
+    splits = ["select", *test_splits(setting)]
     model = HERE / "models" / setting
     out = work / setting / START
     told = measured(START, model, setting, splits, out, shown=shown)

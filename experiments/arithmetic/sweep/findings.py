@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from sweep import analysis, tables
-from sweep.analysis import BASE, Setting
+from sweep.analysis import BASE, SHIFTED, Setting
+from sweep.plan import CONTROLS, OURS, RIVALS
 
-RIVALS = ("length_penalty", "length_cap", "l1_max", "gfpo", "dapo")
-OURS = "iapo_priced"
 CLAIMED = 36.0
 """Per cent by which the paper's best cell is shorter."""
+PUBLISHED = "iapo"
+CONTROL = next(control for control, of in CONTROLS.items() if of == PUBLISHED)
 
 
 def render(settings: Sequence[Setting]) -> str:
@@ -16,10 +17,15 @@ def render(settings: Sequence[Setting]) -> str:
     parts = []
     for setting in settings:
         parts.append(f"### {setting.name}\n\n{tables.results_table(setting)}")
-        if setting.name not in analysis.SHIFTED:  # categories are of the test split
+        if setting.name not in SHIFTED:  # what follows is of the test or of the selection split
             parts.append(
                 f"Tokens of each kind in a right completion:\n\n{tables.categories_table(setting)}"
             )
+            told = tables.information_table(setting, (BASE, PUBLISHED, OURS))
+            parts.append(f"Nats that tokens of each kind tell in a completion:\n\n{told}")
+            if PUBLISHED in setting.chosen and CONTROL in setting.chosen:
+                table = tables.weights_table(setting, PUBLISHED, CONTROL)
+                parts.append(f"Information, and the same shuffled (selection split):\n\n{table}")
         if OURS in setting.entries and any(name in setting.entries for name in RIVALS):
             table = tables.equal_length_table(setting, OURS, RIVALS)
             parts.append(f"`{OURS}` at equal length:\n\n{table}")
@@ -31,21 +37,39 @@ def sentences(setting: Setting) -> list[str]:
     """One sentence a question; none where its runs are missing."""
     have = setting.entries
     found = []
-    pairs = [("iapo", BASE), ("iapo", "iapo_shuffled"), (OURS, BASE), (OURS, "iapo")]
-    for one, other in pairs:
-        if one in have and other in have:
-            shorter = analysis.relative_length(have[one], have[other])
-            accuracy = analysis.difference(have[one], have[other], "accuracy")
-            found.append(
-                f"`{one}` against `{other}`: tokens {tables.cell(shorter, '{:+.1f}')} %, accuracy "
-                f"{tables.cell(accuracy, '{:+.3f}')}"
-            )
-    if OURS in have and BASE in have:
-        shorter = analysis.relative_length(have[OURS], have[BASE])
-        accuracy = analysis.difference(have[OURS], have[BASE], "accuracy")
-        reached = shorter.value <= -CLAIMED and accuracy.high >= 0
+    pairs = [(PUBLISHED, BASE), (PUBLISHED, CONTROL), (OURS, BASE), (OURS, PUBLISHED)]
+    for one, other in [*pairs, *((name, None) for name in (BASE, OURS))]:
+        if one not in have or other not in (None, *have):
+            continue
+        base = setting.start if other is None else have[other]
+        shorter = analysis.relative_length(have[one], base)
+        accuracy = analysis.difference(have[one], base, "accuracy")
+        against = "the start model" if other is None else f"`{other}`"
         found.append(
-            f"`{OURS}` is {'' if reached else 'not '}at least {CLAIMED:.0f}% shorter than `{BASE}` "
-            "at no loss of accuracy"
+            f"`{one}` against {against}: tokens {tables.cell(shorter, '{:+.1f}')} %, accuracy "
+            f"{tables.cell(accuracy, '{:+.3f}')}"
         )
+    if OURS in have and BASE in have:
+        found.append(_verdict(setting))
+        rivals = [name for name in RIVALS if name in have]
+        gaps = {name: analysis.at_equal_length(setting, OURS, name).difference for name in rivals}
+        for word, among in (
+            ("better than", [name for name, gap in gaps.items() if gap.low > 0]),
+            ("worse than", [name for name, gap in gaps.items() if gap.high < 0]),
+            ("not told apart from", [n for n, gap in gaps.items() if gap.low <= 0 <= gap.high]),
+        ):
+            if among:
+                names = ", ".join(f"`{name}`" for name in among)
+                found.append(f"at equal length `{OURS}` is {word} {names}")
     return found
+
+
+def _verdict(setting: Setting) -> str:
+    ours, base = setting.entries[OURS], setting.entries[BASE]
+    shorter = analysis.relative_length(ours, base)
+    accuracy = analysis.difference(ours, base, "accuracy")
+    short, right = shorter.value <= -CLAIMED, accuracy.high >= 0
+    return (
+        f"`{OURS}` is {'' if short else 'not '}at least {CLAIMED:.0f}% shorter than `{BASE}`, "
+        f"{'at no loss of accuracy' if right else 'and loses accuracy'}"
+    )

@@ -15,11 +15,11 @@ from iapo_jax.config import EvaluateConfig, InformationSection
 from iapo_jax.evaluate import evaluate
 from iapo_jax.figures import Outcomes
 from iapo_jax.records import Completion, Record, read_completions, read_record
-from sweep.plan import GRID_SEED
+from sweep.plan import GRID_SEED, Job
 
 HERE = Path(__file__).resolve().parents[1]
 PROBLEMS = 512
-SAMPLES = {"select": 2, "test": 4, "longer": 4}
+SAMPLES = {"select": 4, "test": 4, "longer": 4}
 INSPECTED = 48
 """Problems whose first completion is probed on the test split."""
 _END = EXIT.removesuffix("<answer>")
@@ -114,11 +114,16 @@ def where_information_sits(
     }
 
 
-def splits_of(setting: str, final: bool) -> list[str]:
-    """What a run is measured on: the selection split while choosing, the test splits at the end."""
-    if not final:
-        return ["select"]
+def test_splits(setting: str) -> list[str]:
+    """The splits by which nothing is chosen."""
     return ["longer", "test"] if SETTINGS[setting].longer else ["test"]
+
+
+def splits_of(job: Job) -> list[str]:
+    """What a run is measured on: the selection split while choosing, the test splits at the end."""
+    if job.final:
+        return test_splits(job.setting)
+    return ["select", *(test_splits(job.setting) if job.on_a_front else [])]
 
 
 def measured(

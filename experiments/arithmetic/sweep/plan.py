@@ -1,7 +1,7 @@
 """Which runs the experiment has: settings, methods, the grid of each method, seeds.
 
 Every method gets a grid of four, run with one seed and judged on the selection split; what is
-chosen there is run again with fresh seeds, which alone are judged on the test split.
+chosen there is run again with fresh seeds and judged on the test split.
 """
 
 from typing import Any, NamedTuple
@@ -20,11 +20,18 @@ CORE = (
     "gfpo",
     "dapo",
 )
+OURS = "iapo_priced"
 GATED = "iapo_priced_gated"
 """`iapo_priced` as it was first: the entropy of the answer, and right completions only."""
-RULES = {GATED: "iapo_priced"}  # entries of ALGORITHMS that a method of the experiment is
+RULES = {GATED: OURS}  # entries of ALGORITHMS that a method of the experiment is
+RIVALS = ("length_penalty", "length_cap", "l1_max", "gfpo", "dapo")
+FRONTS = ("hard",)
+"""Where the grids of `OURS` and of its `RIVALS` are measured on the test problems, too: what they
+reach at equal length is read off there, and nothing is chosen by it."""
+CONTROLS = {"iapo_shuffled": "iapo", "iapo_random": "iapo"}
+"""Run again at what was chosen for the method that they control."""
 GRID_SEED = 100
-FINAL_SEEDS = {"grpo": 5, "iapo_priced": 5}
+FINAL_SEEDS = {"grpo": 5, OURS: 5}
 SEEDS = 3
 
 
@@ -33,7 +40,7 @@ class Scale(NamedTuple):
 
     length: float  # mean tokens of the start model on the selection split
     budget: int  # completion tokens that a run may sample
-    learning_rate: float  # at which GRPO is stable
+    learning_rate: float  # at which GRPO is stable; its own grid has twice that, too
 
 
 PROMPTS, GENERATIONS, STEPS = 8, 8, 60
@@ -59,6 +66,11 @@ class Job(NamedTuple):
     def final(self) -> bool:
         """Whether it is judged on the test split."""
         return self.seed != GRID_SEED
+
+    @property
+    def on_a_front(self) -> bool:
+        """Whether it is a point of a grid that is measured on the test problems, too."""
+        return not self.final and self.setting in FRONTS and self.method in (OURS, *RIVALS)
 
     @property
     def name(self) -> str:
@@ -92,7 +104,8 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
     """
     length, limit = SCALES[setting].length, SETTINGS[setting].max_length
     tokens = lambda share: round(share * length)  # noqa: E731
-    kl = [{"algorithm.beta": beta} for beta in (0.04, 0.01, 0.001, 0.0)]
+    fast = {"optimizer.learning_rate": 2 * SCALES[setting].learning_rate}
+    kl = [{"algorithm.beta": beta, **more} for more in ({}, fast) for beta in (0.04, 0.01)]
     # The paper searches 1e-6, 1e-4, 1e-2 and 1 for both; the first two are nothing here, and a beta
     # of 1 is not stable (`iapo_ni`), so the four points are spent on information.
     terms = [{"alpha": alpha, "beta": 0.01} for alpha in (0.01, 1.0, 0.1, 0.3)]
@@ -112,7 +125,7 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
         "iapo_ne": terms,
         "iapo_reference": corners,  # whose terms have a norm of 1 over the completion
         "iapo_ni": [{"beta": beta} for beta in (0.01, 0.1, 0.3, 1.0)],
-        "iapo_priced": [{"alpha": alpha, "price": price, **priced[0]} for alpha, price in prices],
+        OURS: [{"alpha": alpha, "price": price, **priced[0]} for alpha, price in prices],
         GATED: [{"alpha": alpha, "price": price, **priced[1]} for alpha, price in prices],
         "length_penalty": [{"penalty": penalty} for penalty in (0.05, 0.1, 0.2, 0.4)],
         "length_cap": [{"cap": tokens(share)} for share in (1.0, 0.85, 0.7, 0.55)],

@@ -7,8 +7,17 @@ from pathlib import Path
 from iapo_jax.errors import UserError
 from iapo_jax.locks import held
 from sweep.choose import choose
-from sweep.plan import FINAL_SEEDS, GRID_SEED, SEEDS, Job, final_jobs, grid_jobs, methods_of
-from sweep.records import START, path_of, read
+from sweep.plan import (
+    CONTROLS,
+    FINAL_SEEDS,
+    GRID_SEED,
+    SEEDS,
+    Job,
+    final_jobs,
+    grid_jobs,
+    methods_of,
+)
+from sweep.records import START, path_of, read, written
 
 
 def start_job(setting: str) -> Job:
@@ -25,29 +34,43 @@ def total(settings: Sequence[str]) -> int:
 
 
 def is_done(results: Path, job: Job) -> bool:
-    """Whether its result is there."""
-    return path_of(results, job).is_file()
+    """Whether its result is there, and of the config that the plan has now."""
+    return written(results, job)
+
+
+def chosen(setting: str, method: str, results: Path) -> int | None:
+    """The place in its grid at which a method runs again; None while that is not known.
+
+    A control goes by the grid of what it controls.
+    """
+    decides = CONTROLS.get(method, method)
+    jobs = [job for job in grid_jobs(setting) if job.method == decides]
+    if not all(is_done(results, job) for job in jobs):
+        return None
+    return choose([read(path_of(results, job)) for job in jobs]).choice
 
 
 def ready(settings: Sequence[str], results: Path) -> Iterator[Job]:
-    """Jobs that can be done now and are not: a method's last runs wait for its grid."""
+    """Jobs that can be done now and are not: last runs wait for the grid that decides."""
     for setting in settings:
-        if not is_done(results, start_job(setting)):
-            yield start_job(setting)
-        grids = grid_jobs(setting)
-        for method in methods_of(setting):
-            jobs = [job for job in grids if job.method == method]
-            missing = [job for job in jobs if not is_done(results, job)]
-            yield from missing
-            if not missing:
-                found = choose([read(path_of(results, job)) for job in jobs])
-                last = final_jobs(setting, method, found.choice)
-                yield from (job for job in last if not is_done(results, job))
+        yield from (job for job in _known(setting, results) if not is_done(results, job))
 
 
 def done(settings: Sequence[str], results: Path) -> int:
-    """How many jobs are done."""
-    return sum(len(list((results / setting).glob("*.json"))) for setting in settings)
+    """How many jobs of the plan are done; others, as of a grid that was changed, do not count."""
+    known = [job for setting in settings for job in _known(setting, results)]
+    return sum(is_done(results, job) for job in known)
+
+
+def _known(setting: str, results: Path) -> Iterator[Job]:
+    """The jobs of a setting, last runs only where their choice is known."""
+    yield start_job(setting)
+    grids = grid_jobs(setting)
+    for method in methods_of(setting):
+        yield from (job for job in grids if job.method == method)
+        choice = chosen(setting, method, results)
+        if choice is not None:
+            yield from final_jobs(setting, method, choice)
 
 
 @contextlib.contextmanager
@@ -58,9 +81,14 @@ def claimed(settings: Sequence[str], results: Path, work: Path) -> Iterator[Job 
         claim.parent.mkdir(parents=True, exist_ok=True)
         try:
             hold = held(claim, instead="another worker")
-            hold.__enter__()
+            locked = hold.__enter__()
         except UserError:
             continue
+        if not locked:
+            raise UserError(
+                f"{claim.parent} is on a disk without locks, where two workers might do the same "
+                "run; expected --work on another disk"
+            )
         try:
             if is_done(results, job):  # since it was listed
                 continue

@@ -15,7 +15,7 @@ import numpy as np
 
 from iapo_jax.figures import Outcomes
 from iapo_jax.metrics import replace_file
-from sweep.plan import Job
+from sweep.plan import Job, overrides
 
 START = "start"
 
@@ -56,6 +56,20 @@ def write(directory: Path, result: Result) -> None:
     path = path_of(directory, result.job)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, json.dumps(told, indent=1) + "\n")
+
+
+def written(directory: Path, job: Job) -> bool:
+    """Whether a result is there that was made by the config which the plan has for the job."""
+    path = path_of(directory, job)
+    if not path.is_file():
+        return False
+    planned = "" if job.method == START else config_of(job)
+    return json.loads(path.read_text())["config"] == planned
+
+
+def config_of(job: Job) -> str:
+    """What goes behind the command of a run."""
+    return " ".join(overrides(job))
 
 
 def read(path: Path) -> Result:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 
 from testbed.categories import READ
@@ -9,6 +10,7 @@ from testbed.categories import READ
 from iapo_jax.figures import Estimate
 from sweep import analysis
 from sweep.analysis import BASE, Setting
+from sweep.choose import stability
 
 RESULTS = (
     "setting",
@@ -21,7 +23,8 @@ RESULTS = (
     "sampled_tokens",
     "config",
 )
-GRID = ("setting", "method", "choice", "chosen", "accuracy", "length", "config")
+GRID = ("setting", "method", "choice", "chosen", "stability", "accuracy", "length", "config")
+# stability: the share of resamples of the selection problems in which it would have been chosen
 
 
 def _csv(header: tuple[str, ...], rows: Iterable[Iterable]) -> str:
@@ -62,7 +65,8 @@ def grid_csv(settings: Iterable[Setting]) -> str:
         if setting.name in analysis.SHIFTED:
             continue
         for method, results in setting.grids.items():
-            for one in results:
+            shares = stability(results) if method in setting.chosen else [math.nan] * len(results)
+            for one, share in zip(results, shares, strict=True):
                 found = one.outcomes["select"]
                 rows.append(
                     [
@@ -70,6 +74,7 @@ def grid_csv(settings: Iterable[Setting]) -> str:
                         method,
                         one.choice,
                         int(setting.chosen.get(method) == one.choice),
+                        f"{share:.2f}",
                         f"{found.correct.mean():.4f}",
                         f"{found.length.mean():.2f}",
                         one.config,
@@ -125,23 +130,56 @@ def categories_table(setting: Setting) -> str:
 
 
 def equal_length_table(setting: Setting, method: str, rivals: Iterable[str]) -> str:
-    """A method against others where both spend the same tokens, in two ways."""
-    own = setting.entries[method]
-    length = analysis.figure(own, "length").value
+    """A method against others where both fronts reach: `analysis.at_equal_length`."""
     lines = [
-        f"| against | accuracy, tokens | where the longer is cut: `{method}` - other | grid of the "
-        f"other at {length:.1f} tokens (selection split) |",
-        "|---|---|---|---|",
+        f"| against | chosen: accuracy, tokens | compared at, tokens | `{method}` | the other "
+        "| difference |",
+        "|---|---|---|---|---|---|",
     ]
     for rival in rivals:
-        other = setting.entries.get(rival)
-        if other is None:
+        if rival not in setting.entries:
             continue
-        found = analysis.matched(own, other)
-        front = analysis.on_the_front(setting, rival, length)
-        accuracy, tokens = (analysis.figure(other, n).value for n in ("accuracy", "length"))
-        lines.append(
-            f"| `{rival}` | {accuracy:.3f}, {tokens:.1f} | {cell(found.difference, '{:+.3f}')} at "
-            f"{found.budget:.1f} tokens | {'none so short' if front is None else f'{front:.3f}'} |"
+        found = analysis.at_equal_length(setting, method, rival)
+        accuracy, tokens = (
+            analysis.figure(setting.entries[rival], n).value for n in ("accuracy", "length")
         )
+        lines.append(
+            f"| `{rival}` | {accuracy:.3f}, {tokens:.1f} | {found.tokens:.1f} | {found.first:.3f} "
+            f"| {found.second:.3f} | {cell(found.difference, '{:+.3f}')} |"
+        )
+    return "\n".join(lines)
+
+
+def weights_table(setting: Setting, method: str, control: str) -> str:
+    """A method and its control at the same points of their grids, on the selection split."""
+    lines = [
+        f"| options | `{method}`: accuracy, tokens | `{control}` | difference of tokens "
+        "| of accuracy |",
+        "|---|---|---|---|---|",
+    ]
+    for one, other in zip(setting.grids[method], setting.grids[control], strict=True):
+        pair = [analysis.Entry(r.method, (r.outcomes["select"],), (r,)) for r in (one, other)]
+        told = [
+            f"{analysis.figure(e, 'accuracy').value:.3f}, {analysis.figure(e, 'length').value:.1f}"
+            for e in pair
+        ]
+        tokens, accuracy = (analysis.difference(*pair, name) for name in ("length", "accuracy"))
+        options = one.config.partition("algorithm.options=")[2]
+        lines.append(
+            f"| {options} | {told[0]} | {told[1]} | {cell(tokens, '{:+.1f}')} "
+            f"| {cell(accuracy, '{:+.3f}')} |"
+        )
+    return "\n".join(lines)
+
+
+def information_table(setting: Setting, methods: Iterable[str]) -> str:
+    """Nats that the tokens of each kind tell in a completion of the test split, in total."""
+    lines = ["| method | " + " | ".join(READ) + " |", "|---" * (len(READ) + 1) + "|"]
+    own = [setting.entries[m] for m in methods if m in setting.entries]
+    for entry in (setting.start, *own):
+        found = analysis.mean_information(entry)
+        if found:
+            name = "start model" if entry is setting.start else f"`{entry.name}`"
+            cells = " | ".join(f"{found['nats'][kind]:+.2f}" for kind in READ)
+            lines.append(f"| {name} | {cells} |")
     return "\n".join(lines)

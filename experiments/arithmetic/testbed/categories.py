@@ -9,49 +9,54 @@ from collections.abc import Sequence
 from testbed.pieces import CATEGORIES, FILLERS, Problem, split_tokens
 
 READ = (*CATEGORIES, "wrong")
-""""wrong": an equation that no step of the problem is, or a sentence that no piece is."""
+""""wrong": a sentence that no piece of this problem is, such as an equation of no step of it."""
 
 _FILLERS = sorted((split_tokens(text) for text in FILLERS), key=len, reverse=True)
-_OPENINGS = {
-    "check ": "recheck",
-    "we ": "restate",
-    "left ": "restate",
-    "wait": "hesitate",
-    "the ": "hesitate",
-}
 
 
 def categorise(problem: Problem, tokens: Sequence[str]) -> list[str]:
     """The category of each token of a reasoning (what comes before the end of thinking).
 
-    A step counts as needed where it is the next one that the problem needs, in short or in detail;
-    said once more it is "second", and so is everything behind "again " that repeats a step.
+    A step counts as needed where it is said for the first time, in short or in detail and whatever
+    was left out before it; said once more it is "second", and so is a step behind "again ".
     """
     found: list[str] = []
     pending, at, again = list(problem.steps), 0, False
-    said = {text for step in problem.steps for text in (step.text, step.check, step.long) if text}
+    said = _sentences(problem)
     while at < len(tokens):
-        if (size := _filler(tokens, at)) and not again:
+        if size := _filler(tokens, at):
             found += ["filler"] * size
             at += size
             continue
         end = _sentence(tokens, at)
-        opening, text = tokens[at], "".join(tokens[at:end]).removesuffix(". ")
+        text = "".join(tokens[at:end]).removesuffix(" ").removesuffix(".")
         cut = not tokens[end - 1].startswith(".")  # the reasoning ends within the sentence
-        if opening in _OPENINGS or (opening == "so " and tokens[at + 1 : at + 2] == ["it "]):
-            category, again = _OPENINGS.get(opening, "hesitate"), False
-        elif opening == "again ":
-            category, again = "second", True
-        elif not again and pending and _is(text, cut, (pending[0].text, pending[0].long)):
+        again |= text.startswith("again ")
+        step = None
+        if not again:
+            step = next((s for s in pending if _is(text, cut, (s.text, s.long))), None)
+        if step is not None:
             category = "needed"
-            pending.pop(0)
-        elif _is(text, cut, said):
-            category = "second"
+            pending.remove(step)
         else:
-            category, again = "wrong", False
+            category = next((name for name in said if _is(text, cut, said[name])), "wrong")
+            again &= category == "second"
         found += [category] * (end - at)
         at = end
     return found
+
+
+def _sentences(problem: Problem) -> dict[str, set[str]]:
+    """What the redundant pieces of this problem say, by category, without their full stops."""
+    steps = problem.steps
+    facts = {text for step in steps for text in (step.text, step.check)}
+    second = facts | {step.long for step in steps}
+    return {
+        "second": second | {f"again {step.check}" for step in steps},
+        "recheck": {f"check {fact}" for fact in facts},
+        "restate": {f"we need {problem.question}", *(f"left {s.left}" for s in steps if s.left)},
+        "hesitate": {"wait", f"so it is {problem.answer}", f"the answer is {problem.answer}"},
+    }
 
 
 def _is(text: str, cut: bool, known: Sequence[str] | set[str]) -> bool:
