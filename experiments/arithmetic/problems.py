@@ -13,15 +13,12 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 from testbed.pieces import (
-    CLOSE,
     EARLY_SHARE,
-    EXIT,
     FILLERS,
     Piece,
-    cut_pieces,
     fit,
-    join,
     split_tokens,
+    supervised_row,
 )
 
 from iapo_jax.arithmetic import Problem, draw_below, draw_problem
@@ -105,11 +102,7 @@ def sft_row(
 ) -> dict:
     """One supervised row, ``{"question", "answer", "completion": [[text, weight], ...]}``.
 
-    A normal row is the whole reasoning and the answer, all with weight 1. An early row has its
-    reasoning cut at a uniformly random token boundary (before the first token and after the last
-    included); the exit that follows has weight 0, since the model is to answer when made to stop
-    and not to learn to stop there; the answer has weight 1. A cut at 0 leaves no reasoning
-    segment. ``<think>`` is not part of the completion: the generation prompt ends in it.
+    As `testbed.pieces.supervised_row` makes it of a drawn problem and its reasoning.
 
     Args:
         rng: source of chance.
@@ -125,14 +118,12 @@ def sft_row(
     while problem.question in exclude:
         problem = draw_problem(rng)
     pieces = draw_reasoning(rng, problem, max_tokens=max_tokens)
-    if rng.random() < early_share:
-        total = sum(len(tokenizer_encode(piece.text)) for piece in pieces)
-        pieces = cut_pieces(pieces, draw_below(rng, total + 1), tokenizer_encode)
-        tail = [[EXIT, 0], [problem.answer + CLOSE, 1]]
-    else:
-        tail = [[EXIT + problem.answer + CLOSE, 1]]
-    head = [[join(pieces), 1]] if pieces else []
-    row = {"question": problem.question, "answer": problem.answer, "completion": head + tail}
-    if categories:
-        row["categories"] = [list(piece) for piece in pieces]
-    return row
+    return supervised_row(
+        rng,
+        problem.question,
+        problem.answer,
+        pieces,
+        early_share,
+        tokenizer_encode,
+        categories=categories,
+    )

@@ -154,6 +154,8 @@ def supervised_row(
     pieces: Sequence[Piece],
     early_share: float,
     tokenize: Callable[[str], list[str]] = split_tokens,
+    *,
+    categories: bool = False,
 ) -> dict:
     """One supervised row, `{"question", "answer", "completion": [[text, weight], ...]}`.
 
@@ -163,6 +165,10 @@ def supervised_row(
     the model is to answer when made to stop and not to learn to stop there; the answer has weight
     1. A cut at 0 leaves no reasoning. `<think>` is not part of the completion: the generation
     prompt ends in it.
+
+    Args:
+      categories: also give `"categories"`, a list of `[text, category]` whose texts concatenate to
+        the row's reasoning.
     """
     if rng.random() < early_share:
         total = sum(len(tokenize(piece.text)) for piece in pieces)
@@ -171,4 +177,5 @@ def supervised_row(
     else:
         tail = [[EXIT + answer + CLOSE, 1]]
     head = [[join(pieces), 1]] if pieces else []
-    return {"question": question, "answer": answer, "completion": head + tail}
+    row = {"question": question, "answer": answer, "completion": head + tail}
+    return row | {"categories": [list(piece) for piece in pieces]} if categories else row
