@@ -18,7 +18,7 @@ from typing import NamedTuple
 from iapo_jax import chat_prompts, cli, data, probes, sources
 from iapo_jax.catalogue import parse_spec
 from iapo_jax.checks import check_config
-from iapo_jax.config import EvaluateConfig, load_config, to_yaml
+from iapo_jax.config import EvaluateConfig, TrainConfig, load_config, to_yaml
 from iapo_jax.data import LoadedSet, Problems
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation import Protocol, check_batch, describe, evaluate_to, make_task
@@ -219,6 +219,26 @@ def check_training_data(
             )
 
 
+def say_other_prompts(
+    config: EvaluateConfig, members: Sequence[Member], sets: dict[str, LoadedSet]
+) -> None:
+    """Where a run is asked otherwise than it was trained, which its accuracy may suffer from."""
+    said = set()
+    for member in members:
+        run_dir = sources.training_run(member.source)
+        trained = None if run_dir is None else sources.run_config(run_dir)
+        if not isinstance(trained, TrainConfig):
+            continue
+        then = chat_prompts.resolve_prompt(trained.prompt, data.own_prompt(trained.data))
+        for loaded in sets.values():
+            now = chat_prompts.resolve_prompt(config.prompt, loaded.prompt)
+            names = [n for n, text in vars(now).items() if (text or "") != (getattr(then, n) or "")]
+            fields = ", ".join(f"prompt.{name}" for name in names)
+            if fields and (run_dir, fields) not in said:
+                said.add((run_dir, fields))
+                say(f"note: {run_dir} was trained with another {fields} than it is asked with here")
+
+
 def _protocol(config: EvaluateConfig) -> Protocol:
     return Protocol(
         seed=config.seed,
@@ -340,6 +360,7 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict:
     members = parse_models(config.models)
     sets = load_sets(config)
     check_training_data(config, members, sets)
+    say_other_prompts(config, members, sets)
     problems = prepare(config, members, sets)
     records, mesh = [], config.mesh
     with listening():

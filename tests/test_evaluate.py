@@ -214,6 +214,20 @@ def test_what_a_run_left_out_it_may_be_evaluated_on(tmp_path, capsys):
     assert "shares 1 of its 4 questions with the training data" in capsys.readouterr().err
 
 
+def test_another_prompt_than_in_training_is_said(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(
+        'data: {dataset: "arithmetic:train"}\nsampling: {}\nprompt: {instruction: Think.}\n'
+    )
+    words = ["--model", str(tmp_path / "run"), "--out", str(tmp_path / "eval"), "--dataset"]
+    words = [*words, "arithmetic:test:first 3"]
+    assert command.main(words) == 2
+    told = "was trained with another prompt.instruction than it is asked with here"
+    assert told in capsys.readouterr().out
+    assert command.main([*words, "prompt.instruction=Think."]) == 2
+    assert "was trained with another" not in capsys.readouterr().out
+
+
 def test_what_a_run_was_trained_on_is_looked_at(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sources, "open_source", lambda *_: pytest.fail("a model was opened"))
     (tmp_path / "run" / "hf").mkdir(parents=True)

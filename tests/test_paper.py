@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from iapo_jax.checks import check_config
-from iapo_jax.config import TrainConfig, load_config, to_yaml
+from iapo_jax.config import EvaluateConfig, TrainConfig, load_config, to_yaml
 from iapo_jax.model_selection import Candidate
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "paper"
@@ -32,6 +32,19 @@ def test_the_files_are_what_the_script_writes(paper):
     assert {path.stem: path.read_text() for path in FILES} == names and len(names) == 9
 
 
+@pytest.mark.parametrize("name", ["gsm8k", "math500", "dapo"])
+def test_models_are_evaluated_as_they_were_trained(paper, name):
+    path = FOLDER / "evaluate" / f"{name}.yaml"
+    assert path.read_text() == paper["make_configs"].render_evaluation(name)
+    found = load_config(EvaluateConfig, str(path))
+    for model in paper["make_configs"].MODELS:
+        trained = load_config(TrainConfig, str(FOLDER / f"{model}_{name}.yaml"))
+        assert found.prompt == trained.prompt and found.datasets == [trained.eval.dataset]
+        assert found.max_completion_length == trained.sampling.max_completion_length
+        assert found.max_prompt_length == trained.data.max_prompt_length
+    assert found.k == [1, 2, 4, 8, 16, 32] and found.num_samples == 32
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_each_has_the_papers_numbers_and_two_meshes_of_eight(paper, path):
     for hardware, overrides in paper["dry_run"].commands(path).items():
@@ -50,7 +63,8 @@ def test_each_has_the_papers_numbers_and_two_meshes_of_eight(paper, path):
         optimizer = config.optimizer
         assert (optimizer.learning_rate, optimizer.adam_beta2) == (1e-6, 0.99)
         assert optimizer.lr_scheduler_type == "linear" and optimizer.max_grad_norm == 1
-        assert config.data.max_prompt_length, config.sampling.max_completion_length == (512, 2048)
+        assert config.data.max_prompt_length == 512
+        assert config.sampling.max_completion_length == 2048
     assert config.algorithm.name == "iapo"
     told = path.stem.split("_")[0].replace("qwen", "Qwen").replace("b", "B")
     assert config.model.path == f"Qwen/{told}-Instruct"

@@ -1,13 +1,12 @@
 """Compile the paper's configs with their true shapes on eight virtual devices; no weights.
 
-    python experiments/paper/dry_run.py --models DIR --data DIR [NAME ...]
+    python experiments/paper/dry_run.py --models DIR --tokenizer DIR --data DIR [NAME ...]
 
---models holds MODEL/config.json and MODEL's tokenizer files, or MODEL.config.json with the
-tokenizer in `--tokenizer`; nothing is read of the weights. --data holds gsm8k, math500 and dapo as
-`NAME=PATH` of the catalogue reads them. Each config is compiled for v5e-8 and for 8 GPUs (the two
-commands in its head), on CPU: what is printed is the memory a device by XLA's CPU compiler. With
-`--chips`, and the package libtpu, v5e-8 is compiled by the compiler of these chips instead, and
-8 GPUs are left out.
+--models holds Qwen2.5-0.5B-Instruct.config.json and so on; nothing is read of the weights. --data
+holds gsm8k, math500 and dapo as `NAME=PATH` of the catalogue reads them. Each config is compiled
+for v5e-8 and for 8 GPUs (the two commands in its head), on CPU: what is printed is the memory a
+device by XLA's CPU compiler. With `--chips`, and the package libtpu, v5e-8 is compiled by the
+compiler of these chips instead, and 8 GPUs are left out.
 """
 
 import argparse

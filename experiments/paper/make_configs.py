@@ -1,4 +1,5 @@
-"""Write the nine configs of the paper's table: three models on three data sets.
+"""Write the nine configs of the paper's table: three models on three data sets, and how each set is
+evaluated.
 
     python experiments/paper/make_configs.py
 
@@ -16,6 +17,7 @@ class Model(NamedTuple):
     """A model and how it is spread over eight devices."""
 
     hub: str
+    hardware: str  # what holds it
     tpu: dict[str, str]  # of v5e-8, 16 GB a chip: what the file has
     gpu: dict[str, str]  # of 8 GPUs of 80 GB: what the second command overrides
 
@@ -34,19 +36,24 @@ class DataSet(NamedTuple):
 
 _INTEGER = "The answer must be a single integer."
 
+_BOTH = "8 TPU chips (v5e-8), or 8 GPUs of 80 GB"
+
 MODELS = {
     "qwen2.5-0.5b": Model(
         "Qwen/Qwen2.5-0.5B-Instruct",
+        _BOTH,
         tpu={"mesh.data": "1", "mesh.fsdp": "8", "batch.micro_batch_size": "8"},
         gpu={"mesh.data": "8", "mesh.fsdp": "1", "batch.micro_batch_size": "16"},
     ),
     "qwen2.5-1.5b": Model(
         "Qwen/Qwen2.5-1.5B-Instruct",
+        _BOTH,
         tpu={"mesh.data": "1", "mesh.fsdp": "8", "batch.micro_batch_size": "8"},
         gpu={"mesh.data": "1", "mesh.fsdp": "8", "batch.micro_batch_size": "16"},
     ),
     "qwen2.5-7b": Model(
         "Qwen/Qwen2.5-7B-Instruct",
+        "8 GPUs of 80 GB; too large for eight v5e chips",
         tpu={
             "mesh.data": "1",
             "mesh.fsdp": "2",
@@ -77,6 +84,33 @@ DATA_SETS = {
 PROMPTS, GENERATIONS = 16, 8
 
 
+def _prompt(data: DataSet) -> str:
+    worked = "<think>\\n2+2 means two and two more, which makes 4.\\n</think>\\n<answer>4</answer>"
+    return f"""\
+prompt:
+  system: r1
+  instruction: "{data.instruction}"
+  example_question: What is 2+2?
+  example_answer: "{worked}"
+"""
+
+
+def render_evaluation(set_name: str) -> str:
+    """The text of the config by which models of a data set are evaluated: asked as in training."""
+    data, name = DATA_SETS[set_name], f"experiments/paper/evaluate/{set_name}.yaml"
+    return f"""\
+# Claim:    pass@k, length and ratio@k on {set_name}, asked as in training, with the paper's k.
+# Command:  python -m iapo_jax.evaluate --config {name} --model LABEL=DIR --out DIR
+# Hardware: as of the models.
+# Result:   not run yet.
+datasets: ["{data.test}"]
+num_samples: 32
+k: [1, 2, 4, 8, 16, 32]
+max_completion_length: 2048
+max_prompt_length: 512
+{_prompt(data)}"""
+
+
 def render(model_name: str, set_name: str) -> str:
     """The text of one config."""
     model, data = MODELS[model_name], DATA_SETS[set_name]
@@ -84,13 +118,12 @@ def render(model_name: str, set_name: str) -> str:
     steps = data.epochs * (data.questions - data.held_out) // PROMPTS
     mesh = {key.removeprefix("mesh."): value for key, value in model.tpu.items() if "mesh" in key}
     axes = "\n".join(f"  {axis}: {size}" for axis, size in mesh.items())
-    worked = "<think>\\n2+2 means two and two more, which makes 4.\\n</think>\\n<answer>4</answer>"
     gpu = " ".join(f"{key}={value}" for key, value in model.gpu.items())
     return f"""\
 # Claim:    a cell of the paper's table: {model.hub.partition("/")[2]} on {set_name}, by IAPO.
 # Command:  python -m iapo_jax.train --config experiments/paper/{name}.yaml
 # 8 GPUs:   python -m iapo_jax.train --config experiments/paper/{name}.yaml {gpu}
-# Hardware: 8 TPU chips (v5e-8), or 8 GPUs of 80 GB; the memory of each: README.md beside this file.
+# Hardware: {model.hardware}; the memory of each: README.md beside this file.
 # Result:   not run yet.
 seed: 0
 output_dir: runs/paper/{name}
@@ -103,12 +136,7 @@ model:
 data:
   dataset: "{data.train}"
   max_prompt_length: 512
-prompt:
-  system: r1
-  instruction: "{data.instruction}"
-  example_question: What is 2+2?
-  example_answer: "{worked}"
-batch:
+{_prompt(data)}batch:
   prompts_per_step: {PROMPTS}
   num_generations: {GENERATIONS}
   micro_batch_size: {model.tpu["batch.micro_batch_size"]}
@@ -148,6 +176,11 @@ def main() -> None:
             path = HERE / f"{model}_{data}.yaml"
             path.write_text(render(model, data))
             print(path)
+    for data in DATA_SETS:
+        path = HERE / "evaluate" / f"{data}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(render_evaluation(data))
+        print(path)
 
 
 if __name__ == "__main__":
