@@ -338,6 +338,42 @@ def test_two_methods_where_both_fronts_reach(sweep):
     assert len(analysis.front(one._replace(grids=bare), "gfpo")) == 2
 
 
+@pytest.mark.parametrize(
+    "length, accuracy, told",
+    [
+        (30, 0.8, "is at least 36% shorter than `grpo`, at no loss of accuracy"),
+        (40, 0.8, "is not at least 36% shorter than `grpo`, at no loss of accuracy"),
+        (30, 0.5, "is at least 36% shorter than `grpo`, and loses accuracy"),
+    ],
+)
+def test_the_verdict(sweep, length, accuracy, told):
+    analysis, job = sweep["analysis"], sweep["plan"].Job
+
+    def entry(method, **drawn):
+        found = [outcomes(seed, problems=300, **drawn) for seed in range(3)]
+        runs = [result(sweep, job("easy", method, 0, seed), "test") for seed in range(3)]
+        return analysis.Entry(method, tuple(found), tuple(runs))
+
+    entries = {"grpo": entry("grpo", length=60), "gfpo": entry("gfpo", length=60, accuracy=0.3)}
+    entries["iapo_priced"] = entry("iapo_priced", length=length, accuracy=accuracy)
+    start = entry("grpo", length=70)
+    setting = analysis.Setting("easy", start, entries, {m: [] for m in entries}, {})
+    found = sweep["findings"].sentences(setting)
+    assert f"`iapo_priced` {told}" in found
+    against = next(line for line in found if line.startswith("`iapo_priced` against `grpo`"))
+    assert f"tokens {100 * (length / 60 - 1):+.0f}"[:9] in against
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_lengths_of_the_grids_are_those_of_the_start_models(sweep, setting):
+    """`length_cap` and `l1_max` would move with a start model that is made again."""
+    path = FOLDER / "results" / setting / "start.json"
+    if not path.is_file():
+        pytest.skip("the start model is not measured yet")
+    found = sweep["records"].read(path).outcomes["select"].length.mean()
+    assert found == pytest.approx(sweep["plan"].SCALES[setting].length, abs=1.0)
+
+
 def test_tables_and_pictures(sweep, results, tmp_path):
     load = sweep["analysis"].load
     settings = [load(results, name) for name in ("hard", "shifted")]

@@ -165,11 +165,9 @@ def test_no_question_is_in_two_splits_or_in_the_supervised_rows(bed, name):
     )
     rows = list(module.supervised_rows(setting, 300, questions))
     assert len(rows) == 300 and not questions & {row["question"] for row in rows}
-    early = [
-        row for row in rows if row["completion"][-1][0] != row["completion"][-1][0].lstrip("<")
-    ]
+    whole = [row for row in rows if row["completion"][-1][0].startswith("<")]
     cut = [row for row in rows if [bed["pieces"].EXIT, 0] in row["completion"]]
-    assert 0.2 < len(cut) / 300 < 0.36 and len(early) == 300 - len(cut)
+    assert 0.2 < len(cut) / 300 < 0.36 and len(whole) == 300 - len(cut)
     for row in rows:
         assert row["completion"][-1][0].endswith(f"{row['answer']}</answer>")
 

@@ -42,9 +42,10 @@ def colour(method: str) -> str:
     return _COLOURS.get(method, _OTHER)
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def _save(figure: plt.Figure, path: Path, bottom: float = 0.0) -> None:
+    """Leaves that share of the height free at the bottom."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, bottom, 1, 1))
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -89,23 +90,25 @@ def pareto(settings: Sequence[Setting], path: Path) -> None:
     figure.legend(
         handles.values(), handles.keys(), loc="lower center", ncol=len(handles), frameon=False
     )
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    _save(figure, path, bottom=0.07)
 
 
 def curves(
     settings: Sequence[Setting], methods: Sequence[str], path: Path, smooth: int = 5
 ) -> None:
-    """Mean length and accuracy of the sampled completions by sampled tokens, means over seeds."""
-    figure, axes = plt.subplots(2, len(settings), figsize=(3.6 * len(settings), 5.2), squeeze=False)
+    """Length, accuracy and redundant tokens of the sampled completions by sampled tokens.
+
+    Means over seeds; what is redundant is known where a method asks for information.
+    """
+    figure, axes = plt.subplots(3, len(settings), figsize=(3.6 * len(settings), 7.4), squeeze=False)
     for column, setting in enumerate(settings):
         for method in methods:
             entry = setting.entries.get(method)
             if entry is None:
                 continue
-            for row, name in enumerate(("length", "accuracy")):
+            for row, name in enumerate(("length", "accuracy", "redundant")):
+                if not all(name in r.curves for r in entry.results):
+                    continue
                 size = min(len(r.curves[name]) for r in entry.results)
                 values = np.mean([r.curves[name][:size] for r in entry.results], 0)
                 tokens = np.mean([r.curves["sampled_tokens"][:size] for r in entry.results], 0)
@@ -118,9 +121,10 @@ def curves(
                     label=method,
                 )
         axes[0][column].set_title(setting.name)
-        axes[1][column].set_xlabel("sampled tokens (thousands)")
+        axes[-1][column].set_xlabel("sampled tokens (thousands)")
     axes[0][0].set_ylabel("mean length (tokens)")
     axes[1][0].set_ylabel("accuracy")
+    axes[2][0].set_ylabel("tokens after the answer is known")
     axes[0][-1].legend(fontsize=7, frameon=False)
     _save(figure, path)
 
