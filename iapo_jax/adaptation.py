@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from iapo_jax.types import Array, Group
 
-_PRICES = (1e-5, 10.0)  # nats a token
+_PRICES = (1e-5, 10.0)  # a token
 _SEEN = 8192  # questions whose difficulty is remembered
 
 
@@ -26,13 +26,13 @@ class Adaptation(NamedTuple):
 class LengthState(NamedTuple):
     """Of `price_for_length`."""
 
-    price: Array  # float32 nats a token
+    price: Array  # float32, of a token in the rule's unit
 
 
 class AccuracyState(NamedTuple):
     """Of `price_for_accuracy`; all float32 scalars."""
 
-    price: Array  # nats a token
+    price: Array  # of a token in the rule's unit
     accuracy: Array  # of sampled completions, smoothed
     start: Array  # mean accuracy of the first steps
     step: Array
@@ -49,12 +49,13 @@ def _check(**values: tuple[float, float]) -> None:
 
 
 def price_for_length(
-    *, target_length: float, price: float = 0.02, rate: float = 0.05
+    *, target_length: float, price: float = 0.005, rate: float = 0.05
 ) -> Adaptation:
     """log price += rate clip((mean length - target_length) / target_length, -1, 1), each step.
 
     Too long: tokens become dearer. A multiplicative dual ascent on the constraint E[L] <= target;
-    `price` in nats a token is the one to begin with, at most `rate` is its change in a step.
+    `price` of a token, in the rule's unit, is the one to begin with; at most `rate` is its change
+    in a step.
     """
     _check(target_length=(target_length, 0), price=(price, 0), rate=(rate, 0))
 
@@ -69,7 +70,7 @@ def price_for_length(
 
 def price_for_accuracy(
     *,
-    price: float = 0.02,
+    price: float = 0.005,
     tolerance: float = 0.02,
     rate: float = 0.05,
     start_steps: int = 5,

@@ -27,6 +27,7 @@ from iapo_jax.types import Array, Credit, Group
 INFORMATION = ("answer", "next_token", "shuffled", "random")
 EXPLORATIONS = ("probability", "entropy")
 PRICED_NORMALISERS = ("rms", "none")
+UNITS = ("probability", "nats")
 GTPO_NORMALISERS = ("completions", "tokens", "sides")
 
 
@@ -159,24 +160,31 @@ def iapo_priced(
     key: Array | None = None,
     *,
     alpha: float = 1.0,
-    price: float = 0.05,
+    price: float = 0.005,
+    unit: str = "probability",
     only_correct: bool = False,
     normaliser: str = "rms",
     scale_rewards: str = "group",
 ) -> Credit:
-    """A_t = z(r) + alpha (R_t - b(u_{t-1})) / rms: information to come, less its price in tokens.
+    """A_t = z(r) + alpha (R_t - b(v_{t-1})) / rms: what is still to be learned, less its price.
 
-    On thinking tokens r_t = s_t - price and R_t = sum_{k >= t} r_k: what the completion still
-    learns about the answer, less `price` nats for each token it takes. The token that ends
-    thinking has R = 0: it competes with going on. The baseline b is the least-squares line of R
-    on u_{t-1} over the group's thinking tokens, a free critic; rms is that of R - b over the same
-    tokens and ends ("none": not divided). Made for u = -log p(y*) of the gold answer, which a
-    wrong completion can learn nothing of by being confident; with u an entropy, `only_correct`
-    (wrong completions get z(r) alone) keeps confidence in a wrong answer from being paid.
-    alpha = 0 is GRPO. `adaptation` lets the price follow the run. Ours; see docs/methods.md.
+    v_t is what is not known of the answer after t tokens: 1 - exp(-u_t) with the unit
+    "probability", which is the chance of a wrong answer where u = -log p(y*) of the gold one (the
+    rule's own estimator), or u_t itself with "nats". On thinking tokens r_t = v_{t-1} - v_t - price
+    and R_t = sum_{k >= t} r_k: what the completion still learns, less `price` for each token it
+    takes (0.005: a token must make a right answer half a per cent more likely). The token that ends
+    thinking has R = 0: it competes with going on. The baseline b is the least-squares line of R on
+    v_{t-1} over the group's thinking tokens, a free critic; rms is that of R - b over the same
+    tokens and ends ("none": not divided). With u an entropy, `only_correct` (wrong completions get
+    z(r) alone) keeps confidence in a wrong answer from being paid. alpha = 0 is GRPO. `adaptation`
+    lets the price follow the run. Ours; see docs/methods.md.
+
+    Raises:
+      ValueError: for an unknown name, or a negative price.
     """
     del key
     at_least("price", price, 0)
+    _one_of("unit", unit, UNITS)
     _one_of("normaliser", normaliser, PRICED_NORMALISERS)
     base = group_advantage(group.reward, kept(group), scale_rewards=scale_rewards)
     gate = group.correct[:, None] if only_correct else jnp.ones_like(group.correct)[:, None]
@@ -184,10 +192,13 @@ def iapo_priced(
     stop = stop & (jnp.cumsum(stop, axis=-1) == 1)  # the token that ends thinking
     thinking = group.thinking & group.mask & gate
 
-    u_tm1 = group.uncertainty[:, :-1]
-    gain = jnp.where(group.thinking & group.mask, group.informativeness - price, 0.0)
+    unknown, told = group.uncertainty, group.informativeness
+    if unit == "probability":
+        unknown = -jnp.expm1(-unknown)
+        told = unknown[:, :-1] - unknown[:, 1:]
+    gain = jnp.where(group.thinking & group.mask, told - price, 0.0)
     to_go = jnp.cumsum(gain[:, ::-1], axis=-1)[:, ::-1]  # 0 on the stop token by itself
-    critic = least_squares(u_tm1, to_go, thinking)
+    critic = least_squares(unknown[:, :-1], to_go, thinking)
     surprise = jnp.where(thinking | (stop & gate), to_go - critic, 0.0)
     count = jnp.maximum((thinking | (stop & gate)).sum(), 1)
     if normaliser == "rms":

@@ -94,14 +94,16 @@ def numpy_reference(group, alpha, beta):
     return advantage
 
 
-def numpy_priced(group, alpha, price, only_correct, normaliser="rms"):
-    """method.md: R_t = sum_{k >= t} (s_k - price), less its line on u_{t-1}, by its rms."""
+def numpy_priced(group, alpha, price, only_correct, normaliser="rms", unit="nats"):
+    """R_t = sum_{k >= t} (s_k - price), less its line on u_{t-1}, by its rms; u as it is in nats,
+    else 1 - exp(-u)."""
     states = []  # (g, t, u_{t-1}, R_t, whether it is a thinking token)
     for g, mask in enumerate(np.asarray(group.mask)):
         if only_correct and not group.correct[g]:
             continue
         n, thinking = int(mask.sum()), int(group.thinking[g].sum())
         u = [float(x) for x in group.uncertainty[g]]
+        u = u if unit == "nats" else [1 - math.exp(-x) for x in u]
         for t in range(thinking):
             # s telescopes: u_{t-1} - u_end, and `thinking - t` tokens are left to pay for
             states.append((g, t, u[t], u[t] - u[thinking] - price * (thinking - t), True))
@@ -231,11 +233,13 @@ def test_iapo_without_its_terms_is_grpo(usual):
 # --------------------------------------------------------------------------- iapo_priced
 
 
-@pytest.mark.parametrize("normaliser", ["rms", "none"])
+@pytest.mark.parametrize(
+    "normaliser, unit", [("rms", "nats"), ("none", "nats"), ("rms", "probability")]
+)
 @pytest.mark.parametrize("only_correct", [True, False])
 @pytest.mark.parametrize("price", [0.0, 0.02, 0.5])
-def test_iapo_priced_is_the_written_rule(usual, price, only_correct, normaliser):
-    options = dict(price=price, only_correct=only_correct, normaliser=normaliser)
+def test_iapo_priced_is_the_written_rule(usual, price, only_correct, normaliser, unit):
+    options = dict(price=price, only_correct=only_correct, normaliser=normaliser, unit=unit)
     credit = iapo_priced(usual, alpha=0.4, **options)
     expected = numpy_priced(usual, 0.4, **options)
     np.testing.assert_allclose(credit.advantage, expected, atol=1e-4)
@@ -262,7 +266,8 @@ def test_iapo_priced_by_hand():
     z = 1 / (math.sqrt(2) + 1e-4)
     end = 0.3 * math.sqrt(3)
     for only_correct, other in ((True, 0.0), (False, end)):
-        got = iapo_priced(group, alpha=0.3, price=0.1, only_correct=only_correct).advantage
+        options = dict(alpha=0.3, price=0.1, unit="nats", only_correct=only_correct)
+        got = iapo_priced(group, **options).advantage
         expected = [[z, z, z + end], [-z, -z, -z + other]]
         np.testing.assert_allclose(got, expected, atol=1e-4)
 
@@ -299,7 +304,7 @@ def test_a_completion_that_never_stops_gets_no_end_token():
     group = usual_group(3, **DEGENERATE["no stop token"], correct=[True] * 4)
     np.testing.assert_allclose(
         iapo_priced(group, alpha=0.4, price=0.1).advantage,
-        numpy_priced(group, 0.4, 0.1, False),
+        numpy_priced(group, 0.4, 0.1, False, unit="probability"),
         atol=1e-4,
     )
 

@@ -25,6 +25,7 @@ VARIANTS = {  # beside every method as it is
     "iapo, right only": ("iapo", {"only_correct": True, "scale_rewards": "none"}, None),
     "iapo_reference, large": ("iapo_reference", {"alpha": 1.0, "beta": 1.0}, None),
     "iapo_priced, right only": ("iapo_priced", {"only_correct": True, "price": 0.5}, None),
+    "iapo_priced, nats": ("iapo_priced", {"unit": "nats", "price": 0.05}, None),
     "iapo_priced, length": ("iapo_priced", {"target_length": 4}, "price_for_length"),
     "iapo_priced, accuracy": ("iapo_priced", {"start_steps": 1}, "price_for_accuracy"),
     "dapo, long cache": ("dapo", {"overlong_cache": 10}, None),

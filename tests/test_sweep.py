@@ -381,14 +381,14 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     header = "setting,method,seed,accuracy,length,pass_at_4,updates,sampled_tokens,config"
     assert list(rows[0]) == header.split(",")
     counts = {name: sum(row["setting"] == name for row in rows) for name in ("hard", "shifted")}
-    assert counts == {"hard": 1 + 8 * 3 + 2 * 5, "shifted": 1 + 8 * 3 + 2 * 5}
+    assert counts == {name: 1 + 9 * 3 + 2 * 5 for name in counts}
     first = next(row for row in rows if row["method"] == "gfpo" and row["seed"] == "1")
     drawn = settings[0].entries["gfpo"].seeds[1]
     assert float(first["accuracy"]) == pytest.approx(drawn.correct.mean(), abs=1e-4)
     passed = figures.pass_at_k(drawn.correct.sum(1), 4, 4).mean()
     assert float(first["pass_at_4"]) == pytest.approx(passed, abs=1e-4)
     grid = list(csv.DictReader(io.StringIO(sweep["tables"].grid_csv(settings))))
-    assert len(grid) == 4 * 10 and sum(int(row["chosen"]) for row in grid) == 10
+    assert len(grid) == 4 * 11 and sum(int(row["chosen"]) for row in grid) == 11
     text = sweep["findings"].render(settings)
     for name in ("### hard", "### shifted", "`iapo` against `iapo_shuffled`", "start model"):
         assert name in text

@@ -21,9 +21,10 @@ CORE = (
     "dapo",
 )
 OURS = "iapo_priced"
-GATED = "iapo_priced_gated"
-"""`iapo_priced` as it was first: the entropy of the answer, and right completions only."""
-RULES = {GATED: OURS}  # entries of ALGORITHMS that a method of the experiment is
+GATED, NATS = "iapo_priced_gated", "iapo_priced_nats"
+"""`iapo_priced` as it was: first with the entropy of the answer, in right completions only; then with
+the gold answer in nats."""
+RULES = {GATED: OURS, NATS: OURS}  # entries of ALGORITHMS that a method of the experiment is
 RIVALS = ("length_penalty", "length_cap", "l1_max", "gfpo", "dapo")
 FRONTS = ("hard",)
 """Where the grids of `OURS` and of its `RIVALS` are measured on the test problems, too: what they
@@ -82,7 +83,7 @@ def methods_of(setting: str) -> tuple[str, ...]:
     """The methods that run in a setting: the core, and in *easy* every other entry."""
     if setting == "easy":
         return (*CORE, *(name for name in ALGORITHMS if name not in CORE))
-    return CORE + {"hard": ("l1_max", GATED), "growing": (GATED,)}.get(setting, ())
+    return CORE + {"hard": ("l1_max", NATS, GATED), "growing": (NATS, GATED)}.get(setting, ())
 
 
 def grid_jobs(setting: str) -> list[Job]:
@@ -110,11 +111,10 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
     # of 1 is not stable (`iapo_ni`), so the four points are spent on information.
     terms = [{"alpha": alpha, "beta": 0.01} for alpha in (0.01, 1.0, 0.1, 0.3)]
     corners = [{"alpha": alpha, "beta": beta} for beta in (0.01, 1.0) for alpha in (0.01, 1.0)]
-    prices = [(1.0, price) for price in (0.02, 0.05, 0.1, 0.2)]
-    priced = [
-        {"only_correct": False, "information.estimator": "answer_log_prob"},
-        {"only_correct": True, "information.estimator": "answer_entropy"},
-    ]
+    priced = lambda prices, **options: [{"alpha": 1.0, "price": p, **options} for p in prices]  # noqa: E731
+    gold = {"only_correct": False, "information.estimator": "answer_log_prob"}
+    entropy = {"only_correct": True, "information.estimator": "answer_entropy"}
+    nats = (0.02, 0.05, 0.1, 0.2)
     grids: dict[str, list[dict[str, Any]]] = {
         "grpo": kl,
         "dr_grpo": kl,
@@ -125,8 +125,9 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
         "iapo_ne": terms,
         "iapo_reference": corners,  # whose terms have a norm of 1 over the completion
         "iapo_ni": [{"beta": beta} for beta in (0.01, 0.1, 0.3, 1.0)],
-        OURS: [{"alpha": alpha, "price": price, **priced[0]} for alpha, price in prices],
-        GATED: [{"alpha": alpha, "price": price, **priced[1]} for alpha, price in prices],
+        OURS: priced((0.002, 0.005, 0.01, 0.02), unit="probability", **gold),
+        NATS: priced(nats, unit="nats", **gold),
+        GATED: priced(nats, unit="nats", **entropy),
         "length_penalty": [{"penalty": penalty} for penalty in (0.05, 0.1, 0.2, 0.4)],
         "length_cap": [{"cap": tokens(share)} for share in (1.0, 0.85, 0.7, 0.55)],
         "l1_max": [
