@@ -22,8 +22,8 @@ CORE = (
 )
 OURS = "iapo_priced"
 GATED, NATS = "iapo_priced_gated", "iapo_priced_nats"
-"""`iapo_priced` as it was: first with the entropy of the answer, in right completions only; then with
-the gold answer in nats."""
+"""`iapo_priced` as it was: first with the entropy of the answer, in right completions only; then
+with the gold answer in nats."""
 RULES = {GATED: OURS, NATS: OURS}  # entries of ALGORITHMS that a method of the experiment is
 RIVALS = ("length_penalty", "length_cap", "l1_max", "gfpo", "dapo")
 FRONTS = ("hard",)
