@@ -105,7 +105,7 @@ def oversee(arguments: argparse.Namespace) -> int:
         for worker in workers:
             worker.terminate()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
     known = {one for name in arguments.settings for one in _results(arguments.results, name)}
     begun = queue.done(arguments.settings, arguments.results)
