@@ -4,6 +4,7 @@ Every method gets a grid of four, run with one seed and judged on the selection 
 chosen there is run again with fresh seeds and judged on the test split.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from testbed.settings import SETTINGS
@@ -111,7 +112,10 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
     # of 1 is not stable (`iapo_ni`), so the four points are spent on information.
     terms = [{"alpha": alpha, "beta": 0.01} for alpha in (0.01, 1.0, 0.1, 0.3)]
     corners = [{"alpha": alpha, "beta": beta} for beta in (0.01, 1.0) for alpha in (0.01, 1.0)]
-    priced = lambda prices, **options: [{"alpha": 1.0, "price": p, **options} for p in prices]  # noqa: E731
+
+    def priced(alpha: float, prices: Sequence[float], **options: Any) -> list[dict[str, Any]]:
+        return [{"alpha": alpha, "price": price, **options} for price in prices]
+
     gold = {"only_correct": False, "information.estimator": "answer_log_prob"}
     entropy = {"only_correct": True, "information.estimator": "answer_entropy"}
     nats = (0.02, 0.05, 0.1, 0.2)
@@ -125,9 +129,9 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
         "iapo_ne": terms,
         "iapo_reference": corners,  # whose terms have a norm of 1 over the completion
         "iapo_ni": [{"beta": beta} for beta in (0.01, 0.1, 0.3, 1.0)],
-        OURS: priced((0.002, 0.005, 0.01, 0.02), unit="probability", **gold),
-        NATS: priced(nats, unit="nats", **gold),
-        GATED: priced(nats, unit="nats", **entropy),
+        OURS: priced(3.0, (0.001, 0.002, 0.005, 0.01), unit="probability", **gold),
+        NATS: priced(1.0, nats, unit="nats", **gold),
+        GATED: priced(1.0, nats, unit="nats", **entropy),
         "length_penalty": [{"penalty": penalty} for penalty in (0.05, 0.1, 0.2, 0.4)],
         "length_cap": [{"cap": tokens(share)} for share in (1.0, 0.85, 0.7, 0.55)],
         "l1_max": [
