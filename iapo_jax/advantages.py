@@ -27,7 +27,9 @@ from iapo_jax.types import Array, Credit, Group
 INFORMATION = ("answer", "next_token", "shuffled", "random")
 EXPLORATIONS = ("probability", "entropy")
 PRICED_NORMALISERS = ("rms", "none")
-UNITS = ("probability", "nats")
+UNITS = ("share", "probability", "nats")
+KNOWN = 0.1
+"""Nats: the least that "share" takes for what is not known at the start."""
 GTPO_NORMALISERS = ("completions", "tokens", "sides")
 
 
@@ -159,25 +161,29 @@ def iapo_priced(
     group: Group,
     key: Array | None = None,
     *,
-    alpha: float = 1.0,
-    price: float = 0.005,
-    unit: str = "probability",
+    alpha: float = 3.0,
+    price: float = 0.002,
+    unit: str = "share",
     only_correct: bool = False,
     normaliser: str = "rms",
     scale_rewards: str = "group",
 ) -> Credit:
     """A_t = z(r) + alpha (R_t - b(v_{t-1})) / rms: what is still to be learned, less its price.
 
-    v_t is what is not known of the answer after t tokens: 1 - exp(-u_t) with the unit
-    "probability", which is the chance of a wrong answer where u = -log p(y*) of the gold one (the
-    rule's own estimator), or u_t itself with "nats". On thinking tokens r_t = v_{t-1} - v_t - price
-    and R_t = sum_{k >= t} r_k: what the completion still learns, less `price` for each token it
-    takes (0.005: a token must make a right answer half a per cent more likely). The token that ends
-    thinking has R = 0: it competes with going on. The baseline b is the least-squares line of R on
-    v_{t-1} over the group's thinking tokens, a free critic; rms is that of R - b over the same
-    tokens and ends ("none": not divided). With u an entropy, `only_correct` (wrong completions get
-    z(r) alone) keeps confidence in a wrong answer from being paid. alpha = 0 is GRPO. `adaptation`
+    v_t is what is not known of the answer after t tokens, with the unit "share" as a share of what
+    was not known at the start, v_t = u_t / max(u_0, 0.1 nats), u_0 the group's mean. On thinking
+    tokens r_t = v_{t-1} - v_t - price and R_t = sum_{k >= t} r_k: what the completion still learns,
+    less `price` for each token it takes. So n tokens that tell everything pay if n * price < 1.
+    The token that ends thinking has R = 0: it competes with going on. The baseline b is the
+    least-squares line of R on v_{t-1} over the group's thinking tokens, a free critic; rms is that
+    of R - b over the same tokens and ends ("none": not divided). alpha = 0 is GRPO. `adaptation`
     lets the price follow the run. Ours; see docs/methods.md.
+
+    Args:
+      unit: or "probability", v = 1 - exp(-u): the chance of a wrong answer where u = -log p(y*) of
+        the gold one (the rule's own estimator); or "nats", v = u.
+      only_correct: wrong completions get z(r) alone. With u an entropy this keeps confidence in a
+        wrong answer from being paid.
 
     Raises:
       ValueError: for an unknown name, or a negative price.
@@ -192,10 +198,8 @@ def iapo_priced(
     stop = stop & (jnp.cumsum(stop, axis=-1) == 1)  # the token that ends thinking
     thinking = group.thinking & group.mask & gate
 
-    unknown, told = group.uncertainty, group.informativeness
-    if unit == "probability":
-        unknown = -jnp.expm1(-unknown)
-        told = unknown[:, :-1] - unknown[:, 1:]
+    unknown = _unknown(group, unit)
+    told = unknown[:, :-1] - unknown[:, 1:]
     gain = jnp.where(group.thinking & group.mask, told - price, 0.0)
     to_go = jnp.cumsum(gain[:, ::-1], axis=-1)[:, ::-1]  # 0 on the stop token by itself
     critic = least_squares(unknown[:, :-1], to_go, thinking)
@@ -204,6 +208,17 @@ def iapo_priced(
     if normaliser == "rms":
         surprise /= root_mean_square(surprise, count) + 1e-6
     return _credit(group, base, alpha * surprise)
+
+
+def _unknown(group: Group, unit: str) -> Array:
+    u = group.uncertainty
+    if unit == "probability":
+        return -jnp.expm1(-u)
+    if unit == "share":
+        there = kept(group)
+        start = jnp.where(there, u[:, 0], 0.0).sum() / jnp.maximum(there.sum(), 1)
+        return u / jnp.maximum(start, KNOWN)
+    return u
 
 
 # -------------------------------------------------------------------------- tokens by entropy

@@ -14,6 +14,7 @@ from iapo_jax.processes import any_process
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _heard: str | None = None  # name of the signal
+_listening = False
 
 
 class Stopped(Exception):
@@ -35,16 +36,21 @@ def _hear(number: int, frame: Any) -> None:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Hears the two signals while it is open, in the main thread of a process."""
-    global _heard
-    if threading.current_thread() is not threading.main_thread():
+    """Hears the two signals while it is open, in the main thread of a process.
+
+    Inside another one it leaves what was heard to that: a signal in the last step of one piece of
+    work ends those after it.
+    """
+    global _heard, _listening
+    if _listening or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.signal(number, _hear) for number in _SIGNALS}
-    _heard = None
+    _heard, _listening = None, True
     try:
         yield
     finally:
+        _listening = False
         for number, handler in before.items():
             signal.signal(number, handler)
 

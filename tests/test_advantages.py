@@ -96,14 +96,20 @@ def numpy_reference(group, alpha, beta):
 
 def numpy_priced(group, alpha, price, only_correct, normaliser="rms", unit="nats"):
     """R_t = sum_{k >= t} (s_k - price), less its line on u_{t-1}, by its rms; u as it is in nats,
-    else 1 - exp(-u)."""
+    else 1 - exp(-u), or its share of the mean u_0."""
+    present = [row for row, mask in zip(group.uncertainty, group.mask, strict=True) if mask.any()]
+    start = max(sum(float(row[0]) for row in present) / len(present), 0.1)
+    in_unit = {
+        "nats": lambda u: u,
+        "probability": lambda u: 1 - math.exp(-u),
+        "share": lambda u: u / start,
+    }[unit]
     states = []  # (g, t, u_{t-1}, R_t, whether it is a thinking token)
     for g, mask in enumerate(np.asarray(group.mask)):
         if only_correct and not group.correct[g]:
             continue
         n, thinking = int(mask.sum()), int(group.thinking[g].sum())
-        u = [float(x) for x in group.uncertainty[g]]
-        u = u if unit == "nats" else [1 - math.exp(-x) for x in u]
+        u = [in_unit(float(x)) for x in group.uncertainty[g]]
         for t in range(thinking):
             # s telescopes: u_{t-1} - u_end, and `thinking - t` tokens are left to pay for
             states.append((g, t, u[t], u[t] - u[thinking] - price * (thinking - t), True))
@@ -234,7 +240,8 @@ def test_iapo_without_its_terms_is_grpo(usual):
 
 
 @pytest.mark.parametrize(
-    "normaliser, unit", [("rms", "nats"), ("none", "nats"), ("rms", "probability")]
+    "normaliser, unit",
+    [("rms", "nats"), ("none", "nats"), ("rms", "probability"), ("none", "share")],
 )
 @pytest.mark.parametrize("only_correct", [True, False])
 @pytest.mark.parametrize("price", [0.0, 0.02, 0.5])
@@ -243,6 +250,17 @@ def test_iapo_priced_is_the_written_rule(usual, price, only_correct, normaliser,
     credit = iapo_priced(usual, alpha=0.4, **options)
     expected = numpy_priced(usual, 0.4, **options)
     np.testing.assert_allclose(credit.advantage, expected, atol=1e-4)
+
+
+def test_a_share_is_of_what_was_not_known_at_the_start(usual):
+    """Twice the nats of everything change nothing, until the start is as good as known."""
+    rule = functools.partial(iapo_priced, alpha=0.4, price=0.1, unit="share")
+    twice = usual._replace(uncertainty=2 * usual.uncertainty)
+    np.testing.assert_allclose(rule(twice).advantage, rule(usual).advantage, atol=1e-5)
+    start = float(usual.uncertainty[:, 0].mean())
+    small = usual._replace(uncertainty=usual.uncertainty * (0.05 / start))
+    in_nats = iapo_priced(small, alpha=0.4, price=0.1 * 0.1, unit="nats")
+    np.testing.assert_allclose(rule(small).advantage, in_nats.advantage, atol=1e-4)
 
 
 def test_iapo_priced_by_hand():
@@ -304,7 +322,7 @@ def test_a_completion_that_never_stops_gets_no_end_token():
     group = usual_group(3, **DEGENERATE["no stop token"], correct=[True] * 4)
     np.testing.assert_allclose(
         iapo_priced(group, alpha=0.4, price=0.1).advantage,
-        numpy_priced(group, 0.4, 0.1, False, unit="probability"),
+        numpy_priced(group, 0.4, 0.1, False, unit="share"),
         atol=1e-4,
     )
 

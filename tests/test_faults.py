@@ -289,6 +289,18 @@ def test_signals_are_heard_once(capfd):
         assert not interruption.stop_requested()
 
 
+def test_a_signal_in_the_last_step_of_one_piece_of_work_ends_the_next_ones(capfd):
+    with interruption.listening():
+        with interruption.listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.stop_requested()
+        with interruption.listening():
+            assert interruption.stop_requested()
+    with interruption.listening():
+        assert not interruption.stop_requested()
+    assert "SIGTERM: stopping" in capfd.readouterr().err
+
+
 # Storage
 
 

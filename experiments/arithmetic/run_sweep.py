@@ -24,7 +24,7 @@ from testbed.settings import SETTINGS
 from tqdm import tqdm
 
 from iapo_jax.errors import UserError
-from iapo_jax.interruption import Stopped
+from iapo_jax.interruption import Stopped, listening, stop_requested
 
 HERE = Path(__file__).resolve().parent
 _WAIT = 5.0  # seconds between two looks at what is done
@@ -42,6 +42,8 @@ _MALLOC = {
 def work_on(settings: Sequence[str], results: Path, work: Path) -> None:
     """Does jobs until none is left, in this process: what is compiled serves the next ones."""
     while True:
+        if stop_requested():
+            raise Stopped("what is done stays; the same command goes on")
         with queue.claimed(settings, results, work) as job:
             if job is not None:
                 print(f"begin {job.setting} {job.name}", flush=True)
@@ -156,7 +158,8 @@ def main() -> int:
     if not arguments.worker:
         return oversee(arguments)
     try:
-        work_on(arguments.settings, arguments.results, arguments.work)
+        with listening():
+            work_on(arguments.settings, arguments.results, arguments.work)
     except Stopped as error:
         print(error)
         return _STOPPED

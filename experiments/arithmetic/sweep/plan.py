@@ -22,10 +22,10 @@ CORE = (
     "dapo",
 )
 OURS = "iapo_priced"
-GATED, NATS = "iapo_priced_gated", "iapo_priced_nats"
-"""`iapo_priced` as it was: first with the entropy of the answer, in right completions only; then
-with the gold answer in nats."""
-RULES = {GATED: OURS, NATS: OURS}  # entries of ALGORITHMS that a method of the experiment is
+GATED, NATS, CHANCE = "iapo_priced_gated", "iapo_priced_nats", "iapo_priced_probability"
+"""`iapo_priced` as it was: with the entropy of the answer, in right completions only; with the gold
+answer in nats; with its probability. Now it is in shares of the nats at the start."""
+RULES = dict.fromkeys((GATED, NATS, CHANCE), OURS)  # entries of ALGORITHMS that these are
 RIVALS = ("length_penalty", "length_cap", "l1_max", "gfpo", "dapo")
 FRONTS = ("hard",)
 """Where the grids of `OURS` and of its `RIVALS` are measured on the test problems, too: what they
@@ -84,7 +84,8 @@ def methods_of(setting: str) -> tuple[str, ...]:
     """The methods that run in a setting: the core, and in *easy* every other entry."""
     if setting == "easy":
         return (*CORE, *(name for name in ALGORITHMS if name not in CORE))
-    return CORE + {"hard": ("l1_max", NATS, GATED), "growing": (NATS, GATED)}.get(setting, ())
+    more = {"hard": ("l1_max", NATS, CHANCE), "growing": (NATS, CHANCE, GATED)}
+    return CORE + more.get(setting, ())
 
 
 def grid_jobs(setting: str) -> list[Job]:
@@ -129,8 +130,9 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
         "iapo_ne": terms,
         "iapo_reference": corners,  # whose terms have a norm of 1 over the completion
         "iapo_ni": [{"beta": beta} for beta in (0.01, 0.1, 0.3, 1.0)],
-        OURS: priced(3.0, (0.001, 0.002, 0.005, 0.01), unit="probability", **gold),
+        OURS: priced(3.0, (0.005, 0.01, 0.02, 0.04), unit="share", **gold),
         NATS: priced(1.0, nats, unit="nats", **gold),
+        CHANCE: priced(3.0, (0.001, 0.002, 0.005, 0.01), unit="probability", **gold),
         GATED: priced(1.0, nats, unit="nats", **entropy),
         "length_penalty": [{"penalty": penalty} for penalty in (0.05, 0.1, 0.2, 0.4)],
         "length_cap": [{"cap": tokens(share)} for share in (1.0, 0.85, 0.7, 0.55)],
