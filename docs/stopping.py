@@ -152,7 +152,7 @@ CASES = [
     ("iapo_reference", INFORMATION_ALONE, True),
     ("iapo_ni", {"beta": 1.0}, True),
     ("iapo_ne", {"alpha": 1.0, "beta": 0.0}, True),
-    ("iapo_priced", {"alpha": 1.0, "price": 0.005}, False),
+    ("iapo_priced", {"alpha": 1.0, "price": 0.002}, False),
     ("iapo_priced", {"alpha": 1.0, "price": 0.1}, False),
     ("grpo", {}, True),
     ("dr_grpo", {}, True),

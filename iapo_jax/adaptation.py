@@ -49,7 +49,7 @@ def _check(**values: tuple[float, float]) -> None:
 
 
 def price_for_length(
-    *, target_length: float, price: float = 0.005, rate: float = 0.05
+    *, target_length: float, price: float = 0.002, rate: float = 0.05
 ) -> Adaptation:
     """log price += rate clip((mean length - target_length) / target_length, -1, 1), each step.
 
@@ -70,7 +70,7 @@ def price_for_length(
 
 def price_for_accuracy(
     *,
-    price: float = 0.005,
+    price: float = 0.002,
     tolerance: float = 0.02,
     rate: float = 0.05,
     start_steps: int = 5,
