@@ -4,8 +4,8 @@
 
 Each run leaves `results/SETTING/NAME.json` beside this file; what is there is not run again, so the
 same command goes on after an interruption (also within a run). Run directories go to `--work`.
-Two to four and a half minutes a run on one CPU core, one run on each; from the project's root. `summarise_sweep.py` makes the
-tables.
+Two to four and a half minutes a run, one on each CPU core; from the project's root.
+`summarise_sweep.py` makes the tables.
 """
 
 import argparse
