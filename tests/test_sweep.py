@@ -68,7 +68,8 @@ def test_the_core_runs_everywhere_and_everything_in_easy(sweep):
     plan = sweep["plan"]
     assert all(set(plan.CORE) <= set(plan.methods_of(name)) for name in SETTINGS)
     assert set(plan.methods_of("easy")) == set(ALGORITHMS)
-    assert "l1_max" in plan.methods_of("hard") and set(plan.SCALES) == set(SETTINGS)
+    assert "l1_max" in plan.methods_of("hard")
+    assert set(plan.SCALES) == {*SETTINGS, "large"} and plan.methods_of("large") == plan.CORE
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -109,6 +110,16 @@ def test_the_same_start_prompts_and_budget(sweep):
             own = [text for text in plan.overrides(job) if not text.startswith(method)]
             rest.add(tuple(text for text in own if not text.startswith("seed=")))
         assert len(rest) == 1 and "max_sampled_tokens" in str(rest)
+
+
+def test_the_large_setting_has_the_same_methods_and_more_of_everything(sweep):
+    """Its data and start model are made on a GPU, so its configs alone are looked at."""
+    plan = sweep["plan"]
+    for job in plan.grid_jobs("large"):
+        config = load_config(TrainConfig, str(FOLDER / "testbed.yaml"), plan.overrides(job))
+        check_config(config)
+        assert config.model.dtype == "bfloat16" and config.sampling.max_completion_length == 512
+        assert config.batch.prompts_per_step == 2 * plan.PROMPTS and config.data.max_prompt_length
 
 
 def test_final_seeds_are_fresh(sweep):
@@ -182,6 +193,19 @@ def test_last_runs_wait_for_their_grid(sweep, tmp_path):
     assert [job.seed for job in ready()[:3]] == [2, 3, 4]
     assert queue.done(["chain"], tmp_path) == 7
     assert queue.total(["chain"]) == 1 + 8 * 4 + 6 * 3 + 2 * 5
+
+
+def test_methods_can_be_named(sweep, tmp_path):
+    queue, plan = sweep["queue"], sweep["plan"]
+    asked = ["chain"], tmp_path, ["iapo_priced", "iapo_shuffled"]
+    names = {job.method for job in queue.ready(*asked)}
+    assert names == {"start", "iapo_priced", "iapo_shuffled"}
+    assert queue.total(["chain"], asked[2]) == 1 + 4 + 5 + 4 + 3
+    grid = [job for job in plan.grid_jobs("chain") if job.method in ("grpo", "iapo_priced")]
+    finish_jobs(sweep, tmp_path, [queue.start_job("chain"), *grid])
+    assert queue.done(*asked) == 5 and queue.done(*asked[:2]) == 9
+    with queue.claimed(asked[0], tmp_path, tmp_path / "work", asked[2]) as job:
+        assert job.method in asked[2]
 
 
 def test_a_control_runs_again_at_what_was_chosen_for_its_method(sweep, tmp_path):

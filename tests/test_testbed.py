@@ -6,12 +6,17 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import transformers
 
+from iapo_jax.model import param_shapes
+from iapo_jax.pretrained import decoder_config
+
 FOLDER = Path(__file__).parents[1] / "experiments" / "arithmetic"
-SETTINGS = ("chain", "easy", "hard", "growing")
+COMMITTED = ("chain", "easy", "hard", "growing")
+SETTINGS = (*COMMITTED, "large")  # whose data and start model are not: a GPU makes them
 N = 400
 
 
@@ -46,7 +51,7 @@ def is_true(equation):
     return len(values) == 1
 
 
-@pytest.mark.parametrize("name", ["easy", "hard"])
+@pytest.mark.parametrize("name", ["easy", "hard", "large"])
 def test_answers_and_equations_are_true(drawn, name):
     for problem, pieces in drawn[name]:
         assert int(problem.answer) == eval(problem.question)  # noqa: S307
@@ -172,7 +177,7 @@ def test_no_question_is_in_two_splits_or_in_the_supervised_rows(bed, name):
         assert row["completion"][-1][0].endswith(f"{row['answer']}</answer>")
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", COMMITTED)
 def test_the_committed_problems_are_the_generators(bed, name):
     for split in ("select", "test", *(["longer"] if name == "hard" else [])):
         lines = (FOLDER / "data" / name / f"{split}.jsonl").read_text().splitlines()
@@ -181,12 +186,36 @@ def test_the_committed_problems_are_the_generators(bed, name):
         assert [json.loads(line) for line in lines] == told
 
 
+def test_the_large_setting_is_large(bed, drawn, tmp_path):
+    """10 to 30 M parameters, reasoning of 200 to 500 tokens, questions that fit."""
+    setting = bed["settings"].SETTINGS["large"]
+    assert set(bed["settings"].SMALL) == set(COMMITTED)
+    lengths = [bed["pieces"].count_tokens(pieces) for _, pieces in drawn["large"]]
+    assert 200 < np.mean(lengths) < 500 and max(lengths) <= 504
+    assert max(len(problem.question) for problem, _ in drawn["large"]) < setting.max_prompt - 8
+    path = tmp_path / "config.json"
+    bed["make_testbed"].write_model_config(setting, path)
+    shapes = param_shapes(decoder_config(json.loads(path.read_text())))
+    assert 10e6 < sum(leaf.size for leaf in jax.tree.leaves(shapes)) < 30e6
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_the_architecture_is_that_of_the_committed_model(bed, name, tmp_path):
+    path = tmp_path / "config.json"
+    bed["make_testbed"].write_model_config(bed["settings"].SETTINGS[name], path)
+    told = json.loads((FOLDER / "models" / name / "config.json").read_text())
+    shape = "hidden_size", "intermediate_size", "num_hidden_layers", "num_key_value_heads"
+    asked = json.loads(path.read_text())
+    for key in (*shape, "num_attention_heads", "vocab_size", "max_position_embeddings"):
+        assert asked[key] == told[key]
+
+
 def test_an_unknown_split(bed):
     with pytest.raises(ValueError, match="split is 'longer'; expected one of train, select, test"):
         bed["settings"].problems_of(bed["settings"].SETTINGS["easy"], "longer")
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", COMMITTED)
 def test_the_models_tokenizer_splits_as_the_generator_does(bed, drawn, name):
     tokenizer = transformers.AutoTokenizer.from_pretrained(FOLDER / "models" / name)
     for problem, pieces in drawn[name][:100]:

@@ -3,7 +3,8 @@
     python experiments/arithmetic/make_testbed.py [SETTING ...]
 
 Writes `data/SETTING/` and `models/SETTING/` beside this file; supervised rows, tokenizer and run
-directories go to `--work`. Run from the project's root; it goes on where it was stopped.
+directories go to `--work`. Run from the project's root; it goes on where it was stopped. Where
+nothing is named, all settings but *large*, which wants a GPU.
 """
 
 import argparse
@@ -15,13 +16,11 @@ from pathlib import Path
 
 from make_data import write_jsonl
 from problems import WORDS
-from testbed.settings import SETTINGS, SPLITS, Setting, problems_of, supervised_rows
+from testbed.settings import SETTINGS, SMALL, SPLITS, Setting, problems_of, supervised_rows
 from tokenizer import SYMBOLS, save_tokenizer, vocabulary
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-MICRO_BATCH = 16
-"""Rows at once: what stays in the caches of a CPU."""
 TESTBED_WORDS, TESTBED_SYMBOLS = (*WORDS, "left"), SYMBOLS + "*():"
 
 
@@ -38,10 +37,19 @@ def write_splits(setting: Setting, directory: Path) -> set[str]:
 
 
 def write_model_config(setting: Setting, path: Path) -> None:
-    """The architecture: the quick start's, with this setting's layers and vocabulary."""
+    """The architecture: the quick start's, with this setting's size and vocabulary."""
     config = json.loads((HERE / "config.json").read_text())
     size = -(-len(vocabulary(TESTBED_WORDS, TESTBED_SYMBOLS)) // 8) * 8
-    config |= {"num_hidden_layers": setting.layers, "vocab_size": size}
+    heads, key_heads = setting.heads
+    config |= {
+        "vocab_size": size,
+        "hidden_size": setting.width,
+        "intermediate_size": -(-setting.width // 24) * 64,  # 8/3 of the width
+        "num_hidden_layers": setting.layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": key_heads,
+        "max_position_embeddings": max(256, setting.max_prompt + setting.max_length),
+    }
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -54,7 +62,7 @@ def make(name: str, work: Path, models: Path) -> None:
     save_tokenizer(place / "tokenizer", TESTBED_WORDS, TESTBED_SYMBOLS)
     write_model_config(setting, place / "config.json")
     if not rows.is_file():
-        count = setting.sft_rows * setting.sft_steps
+        count = setting.sft_rows * setting.sft_steps // setting.sft_epochs
         drawn = supervised_rows(setting, count, questions)
         part = rows.with_suffix(".part")
         write_jsonl(part, tqdm(drawn, total=count, desc=f"{name}: sft rows", mininterval=1.0))
@@ -64,10 +72,13 @@ def make(name: str, work: Path, models: Path) -> None:
         "max_steps": setting.sft_steps,
         "model.config": place / "config.json",
         "model.tokenizer": place / "tokenizer",
+        "model.dtype": setting.dtype,
         "data.dataset": rows,
+        "data.max_prompt_length": setting.max_prompt,
         "batch.max_length": setting.max_length,
         "batch.rows_per_step": setting.sft_rows,
-        "batch.micro_batch_size": MICRO_BATCH,
+        "batch.micro_batch_size": setting.sft_micro_rows,
+        "optimizer.learning_rate": setting.sft_learning_rate,
     }
     command = [sys.executable, "-m", "iapo_jax.sft", "--config", str(HERE / "sft.yaml")]
     subprocess.run([*command, *(f"{k}={v}" for k, v in overrides.items())], check=True)
@@ -85,7 +96,7 @@ def main() -> None:
     unknown = sorted(set(arguments.settings) - set(SETTINGS))
     if unknown:
         parser.error(f"unknown setting {unknown[0]!r}; expected one of {', '.join(SETTINGS)}")
-    for name in arguments.settings or SETTINGS:
+    for name in arguments.settings or SMALL:
         make(name, arguments.work, arguments.models)
 
 

@@ -1,11 +1,11 @@
 """Run the experiment: every method in every setting, grid first, then fresh seeds.
 
-    python experiments/arithmetic/run_sweep.py [SETTING ...] [--workers 2]
+    python experiments/arithmetic/run_sweep.py [SETTING ...] [--methods NAME ...] [--workers 2]
 
 Each run leaves `results/SETTING/NAME.json` beside this file; what is there is not run again, so the
 same command goes on after an interruption (also within a run). Run directories go to `--work`.
-Two to four and a half minutes a run, one on each CPU core; from the project's root.
-`summarise_sweep.py` makes the tables.
+Two to four and a half minutes a run, one on each CPU core; from the project's root. Where nothing
+is named, all settings but *large*, which wants a GPU. `summarise_sweep.py` makes the tables.
 """
 
 import argparse
@@ -19,8 +19,9 @@ from pathlib import Path
 
 from sweep import queue
 from sweep.execute import execute, measure_start
+from sweep.plan import methods_of
 from sweep.records import START, read
-from testbed.settings import SETTINGS
+from testbed.settings import SETTINGS, SMALL
 from tqdm import tqdm
 
 from iapo_jax.errors import UserError
@@ -39,12 +40,14 @@ _MALLOC = {
 }
 
 
-def work_on(settings: Sequence[str], results: Path, work: Path) -> None:
+def work_on(arguments: argparse.Namespace) -> None:
     """Does jobs until none is left, in this process: what is compiled serves the next ones."""
+    settings, methods = arguments.settings, arguments.methods
+    results, work = arguments.results, arguments.work
     while True:
         if stop_requested():
             raise Stopped("what is done stays; the same command goes on")
-        with queue.claimed(settings, results, work) as job:
+        with queue.claimed(settings, results, work, methods) as job:
             if job is not None:
                 print(f"begin {job.setting} {job.name}", flush=True)
                 if job.method == START:
@@ -52,7 +55,7 @@ def work_on(settings: Sequence[str], results: Path, work: Path) -> None:
                 else:
                     execute(job, work, results)
                 continue
-        if not any(True for _ in queue.ready(settings, results)):
+        if not any(True for _ in queue.ready(settings, results, methods)):
             return
         time.sleep(_WAIT)  # others are at it; what comes next depends on them
 
@@ -73,6 +76,7 @@ def _start(worker: int, arguments: argparse.Namespace) -> subprocess.Popen:
     log = arguments.work / f"worker_{worker}.log"
     command = [sys.executable, str(Path(__file__).resolve()), *arguments.settings]
     command += ["--work", str(arguments.work), "--results", str(arguments.results)]
+    command += ["--methods", *arguments.methods]
     own = _cpus()[worker :: arguments.workers] or _cpus()
     with log.open("ab") as file:
         return subprocess.Popen(
@@ -110,8 +114,9 @@ def oversee(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
     known = {one for name in arguments.settings for one in _results(arguments.results, name)}
-    begun = queue.done(arguments.settings, arguments.results)
-    with tqdm(total=queue.total(arguments.settings), initial=begun, unit="run") as bar:
+    begun = queue.done(arguments.settings, arguments.results, arguments.methods)
+    total = queue.total(arguments.settings, arguments.methods)
+    with tqdm(total=total, initial=begun, unit="run") as bar:
         while True:
             alive = [worker.poll() is None for worker in workers]
             for name in arguments.settings:
@@ -144,6 +149,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("settings", nargs="*", metavar="SETTING", help=", ".join(SETTINGS))
+    parser.add_argument("--methods", nargs="*", default=[], metavar="NAME", help="no others")
     parser.add_argument("--workers", type=int, default=len(_cpus()))
     parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
@@ -154,12 +160,15 @@ def main() -> int:
         parser.error(f"unknown setting {unknown[0]!r}; expected one of {', '.join(SETTINGS)}")
     if arguments.workers < 1:
         parser.error(f"--workers is {arguments.workers}; expected at least 1")
-    arguments.settings = arguments.settings or list(SETTINGS)
+    arguments.settings = arguments.settings or list(SMALL)
+    known = {name for setting in arguments.settings for name in methods_of(setting)}
+    for name in set(arguments.methods) - known:
+        parser.error(f"unknown method {name!r}; expected one of {', '.join(sorted(known))}")
     if not arguments.worker:
         return oversee(arguments)
     try:
         with listening():
-            work_on(arguments.settings, arguments.results, arguments.work)
+            work_on(arguments)
     except Stopped as error:
         print(error)
         return _STOPPED

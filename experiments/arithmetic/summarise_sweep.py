@@ -12,12 +12,12 @@ from pathlib import Path
 
 from sweep import analysis, findings, pages, pictures, queue, tables
 from sweep.plan import CORE
-from testbed.settings import SETTINGS
+from testbed.settings import SMALL
 
 from iapo_jax.errors import UserError
 
 HERE = Path(__file__).resolve().parent
-ORDER = ("chain", "easy", "hard", "shifted", "growing")
+ORDER = ("chain", "easy", "hard", "shifted", "growing", "large")
 
 
 def main() -> int:
@@ -54,7 +54,7 @@ def main() -> int:
                 pages.write(one, arguments.work, arguments.report / one.name)
         except UserError as error:
             parser.error(str(error))
-    names = list(SETTINGS)
+    names = list(SMALL)
     left = queue.total(names) - queue.done(names, arguments.results)
     if left:
         print(f"\n{left} of {queue.total(names)} runs are missing: run_sweep.py goes on with them")

@@ -41,7 +41,7 @@ def evaluate_on(
         budgets=[SETTINGS[setting].max_length],
         seed=seed,
         max_completion_length=SETTINGS[setting].max_length,
-        max_prompt_length=32,
+        max_prompt_length=SETTINGS[setting].max_prompt,
         prompts_per_batch=64,
         inspect=INSPECTED if split == "test" else 0,
         information=InformationSection(postfix=EXIT),

@@ -43,6 +43,7 @@ class Scale(NamedTuple):
     length: float  # mean tokens of the start model on the selection split
     budget: int  # completion tokens that a run may sample
     learning_rate: float  # at which GRPO is stable; its own grid has twice that, too
+    more: dict[str, Any] = {}  # config fields beside testbed.yaml
 
 
 PROMPTS, GENERATIONS, STEPS = 8, 8, 60
@@ -53,6 +54,17 @@ SCALES = {
     "easy": Scale(64.5, 300_000, 5e-5),
     "hard": Scale(73.5, 350_000, 5e-5),
     "growing": Scale(24.0, 190_000, 1e-4),
+    "large": Scale(
+        265.0,
+        1_900_000,
+        2e-5,
+        {
+            "model.dtype": SETTINGS["large"].dtype,
+            "data.max_prompt_length": SETTINGS["large"].max_prompt,
+            "batch.prompts_per_step": 2 * PROMPTS,
+            "sampling.length_bucket": 256,  # each length is compiled, which takes a GPU long
+        },
+    ),
 }
 
 
@@ -171,6 +183,7 @@ def overrides(job: Job) -> list[str]:
         "data.dataset": f"{place}/data/{job.setting}/train.jsonl",
         "sampling.max_completion_length": SETTINGS[job.setting].max_length,
         "algorithm.name": RULES.get(job.method, job.method),
+        **SCALES[job.setting].more,
     } | fields
     return [f"{name}={_text(value)}" for name, value in fields.items()]
 

@@ -1,7 +1,7 @@
 """What is left to do, and who does it: workers claim jobs by locks that die with them."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from iapo_jax.errors import UserError
@@ -25,10 +25,10 @@ def start_job(setting: str) -> Job:
     return Job(setting, START, 0, GRID_SEED)
 
 
-def total(settings: Sequence[str]) -> int:
-    """How many jobs there are, whatever is chosen."""
+def total(settings: Sequence[str], methods: Collection[str] = ()) -> int:
+    """How many jobs there are, whatever is chosen; of these `methods` alone, if any are named."""
     return sum(
-        1 + sum(4 + FINAL_SEEDS.get(method, SEEDS) for method in methods_of(setting))
+        1 + sum(4 + FINAL_SEEDS.get(method, SEEDS) for method in _methods(setting, methods))
         for setting in settings
     )
 
@@ -50,23 +50,28 @@ def chosen(setting: str, method: str, results: Path) -> int | None:
     return choose([read(path_of(results, job)) for job in jobs]).choice
 
 
-def ready(settings: Sequence[str], results: Path) -> Iterator[Job]:
+def ready(settings: Sequence[str], results: Path, methods: Collection[str] = ()) -> Iterator[Job]:
     """Jobs that can be done now and are not: last runs wait for the grid that decides."""
     for setting in settings:
-        yield from (job for job in _known(setting, results) if not is_done(results, job))
+        known = _known(setting, results, methods)
+        yield from (job for job in known if not is_done(results, job))
 
 
-def done(settings: Sequence[str], results: Path) -> int:
+def done(settings: Sequence[str], results: Path, methods: Collection[str] = ()) -> int:
     """How many jobs of the plan are done; others, as of a grid that was changed, do not count."""
-    known = [job for setting in settings for job in _known(setting, results)]
+    known = [job for setting in settings for job in _known(setting, results, methods)]
     return sum(is_done(results, job) for job in known)
 
 
-def _known(setting: str, results: Path) -> Iterator[Job]:
+def _methods(setting: str, methods: Collection[str]) -> list[str]:
+    return [name for name in methods_of(setting) if not methods or name in methods]
+
+
+def _known(setting: str, results: Path, methods: Collection[str]) -> Iterator[Job]:
     """The jobs of a setting, last runs only where their choice is known."""
     yield start_job(setting)
     grids = grid_jobs(setting)
-    for method in methods_of(setting):
+    for method in _methods(setting, methods):
         yield from (job for job in grids if job.method == method)
         choice = chosen(setting, method, results)
         if choice is not None:
@@ -74,9 +79,11 @@ def _known(setting: str, results: Path) -> Iterator[Job]:
 
 
 @contextlib.contextmanager
-def claimed(settings: Sequence[str], results: Path, work: Path) -> Iterator[Job | None]:
+def claimed(
+    settings: Sequence[str], results: Path, work: Path, methods: Collection[str] = ()
+) -> Iterator[Job | None]:
     """The first job that nobody else is doing, held meanwhile; None if there is none."""
-    for job in ready(settings, results):
+    for job in ready(settings, results, methods):
         claim = work / job.setting / f"{job.name}.claim"
         claim.parent.mkdir(parents=True, exist_ok=True)
         try:

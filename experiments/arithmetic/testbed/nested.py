@@ -1,4 +1,4 @@
-"""*easy*, *hard*, *shifted*: nested arithmetic, `(34-12)*3+(50-27)`, worked inside out.
+"""*easy*, *hard*, *shifted*, *large*: nested arithmetic, `(34-12)*3+(50-27)`, worked inside out.
 
 Partial results bound the answer, so information about it arrives gradually. A product may be worked
 in detail (`28*6=20*6+8*6=120+48=168`): longer, and easier to get right, so whoever drops those
@@ -27,6 +27,7 @@ class Level(NamedTuple):
 EASY = Level((2, 3), 59, 29, (0, 1))
 HARD = Level((2, 3), 499, 59, (1, 2), detail=True)
 LONGER = HARD._replace(operations=(4,))
+LARGE = HARD._replace(operations=(8, 9, 10), products=(1, 4))
 
 _LOWEST, _SMALLEST = 2, 11
 

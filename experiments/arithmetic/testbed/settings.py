@@ -24,9 +24,16 @@ class Setting(NamedTuple):
 
     draw: Callable[[np.random.Generator], Problem]
     max_length: int  # T: tokens of a completion
+    max_prompt: int = 32  # tokens
     layers: int = 3
+    width: int = 96
+    heads: tuple[int, int] = (4, 2)  # of queries, of keys
+    dtype: str = "float32"
     sft_steps: int = 1600
     sft_rows: int = 64  # of one update
+    sft_epochs: int = 1
+    sft_learning_rate: float = 2e-3
+    sft_micro_rows: int = 16  # at once: what stays in the caches of a CPU
     habits: Habits = Habits()
     work: Callable[[np.random.Generator, Problem], Problem] | None = None  # steps that are shown
     longer: Callable[[np.random.Generator], Problem] | None = None  # of the shifted test
@@ -61,7 +68,23 @@ SETTINGS: dict[str, Setting] = {
         habits=_TERSE,
         work=parity.draw_worked,
     ),
+    "large": Setting(
+        partial(nested.draw_problem, level=nested.LARGE),
+        max_length=512,
+        max_prompt=64,
+        layers=5,
+        width=512,
+        heads=(8, 2),
+        dtype="bfloat16",
+        sft_steps=2000,
+        sft_rows=128,
+        sft_epochs=2,
+        sft_learning_rate=1e-3,
+        sft_micro_rows=128,
+    ),
 }
+SMALL = ("chain", "easy", "hard", "growing")
+"""What the commands take where none is named; *large* wants a GPU."""
 SPLITS = {"train": 4000, "select": 512, "test": 512}
 _TAIL = 8  # tokens from the end of thinking to the stop token, and some room
 
