@@ -191,7 +191,7 @@ def test_the_large_setting_is_large(bed, drawn, tmp_path):
     setting = bed["settings"].SETTINGS["large"]
     assert set(bed["settings"].SMALL) == set(COMMITTED)
     lengths = [bed["pieces"].count_tokens(pieces) for _, pieces in drawn["large"]]
-    assert 200 < np.mean(lengths) < 500 and max(lengths) <= 504
+    assert 200 < np.mean(lengths) < 500 and max(lengths) <= 376
     assert max(len(problem.question) for problem, _ in drawn["large"]) < setting.max_prompt - 8
     path = tmp_path / "config.json"
     bed["make_testbed"].write_model_config(setting, path)

@@ -38,7 +38,7 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "results.csv").write_text(tables.results_csv(settings))
     (arguments.out / "grid.csv").write_text(tables.grid_csv(settings))
-    text = findings.render(ready)
+    text = findings.render(settings)
     (arguments.out / "tables.md").write_text(text + "\n")
     print(text)
     shown = (*CORE, "l1_max")

@@ -16,6 +16,11 @@ def render(settings: Sequence[Setting]) -> str:
     """All tables and findings as Markdown."""
     parts = []
     for setting in settings:
+        if not setting.entries:
+            if setting.name not in SHIFTED and any(setting.grids.values()):
+                told = tables.grids_table(setting)
+                parts.append(f"### {setting.name}: its grids so far (selection split)\n\n{told}")
+            continue
         parts.append(f"### {setting.name}\n\n{tables.results_table(setting)}")
         if setting.name not in SHIFTED:  # what follows is of the test or of the selection split
             parts.append(

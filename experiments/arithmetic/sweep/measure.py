@@ -1,5 +1,6 @@
 """What a trained model does: accuracy and length, which tokens are left, where information sits."""
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -126,6 +127,12 @@ def splits_of(job: Job) -> list[str]:
     return ["select", *(test_splits(job.setting) if job.on_a_front else [])]
 
 
+@functools.cache
+def _problems(setting: str, split: str) -> dict[str, Problem]:
+    """Drawn once in a process."""
+    return problems_of(SETTINGS[setting], split)
+
+
 def measured(
     label: str,
     model: Path | str,
@@ -140,7 +147,7 @@ def measured(
     outcomes: dict[str, Outcomes] = {}
     told: dict[str, Any] = {}
     for split in splits:
-        problems = problems_of(SETTINGS[setting], split)
+        problems = _problems(setting, split)
         record, completions, inspections = evaluate_on(
             label, model, setting, split, seed, out, shown=shown
         )

@@ -11,6 +11,7 @@ from iapo_jax.figures import Estimate
 from sweep import analysis
 from sweep.analysis import BASE, Setting
 from sweep.choose import stability
+from sweep.plan import grid
 
 RESULTS = (
     "setting",
@@ -169,6 +170,40 @@ def weights_table(setting: Setting, method: str, control: str) -> str:
             f"| {options} | {told[0]} | {told[1]} | {cell(tokens, '{:+.1f}')} "
             f"| {cell(accuracy, '{:+.3f}')} |"
         )
+    return "\n".join(lines)
+
+
+def grids_table(setting: Setting) -> str:
+    """What is done of a setting's grids, on the selection split, beside GRPO's most accurate point.
+
+    For a setting without last runs: one seed, so intervals are over problems alone.
+    """
+    lines = [
+        "| method | own config | accuracy | tokens | tokens against GRPO, % | accuracy - GRPO | "
+        + " | ".join(READ)
+        + " |",
+        "|---" * (len(READ) + 6) + "|",
+    ]
+    entry = lambda one: analysis.Entry(one.method, (one.outcomes["select"],), (one,))  # noqa: E731
+    points = [entry(one) for results in setting.grids.values() for one in results]
+    accuracy = lambda point: analysis.figure(point, "accuracy").value  # noqa: E731
+    bases = [point for point in points if point.name == BASE]
+    base = max(bases, key=accuracy, default=None)
+    for point in points:
+        one = point.results[0]
+        cells = [
+            f"`{point.name}`",
+            ", ".join(f"{k}: {v}" for k, v in grid(setting.name, one.method)[one.choice].items()),
+            cell(analysis.figure(point, "accuracy")),
+            cell(analysis.figure(point, "length"), "{:.1f}"),
+        ]
+        if base is None or point is base:
+            cells += ["", ""]
+        else:
+            cells.append(cell(analysis.relative_length(point, base), "{:+.1f}"))
+            cells.append(cell(analysis.difference(point, base, "accuracy"), "{:+.3f}"))
+        cells += [f"{one.categories[kind]:.1f}" for kind in READ]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
