@@ -1,6 +1,6 @@
 """The experiment's pictures; each is a function of results, on a figure of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -82,15 +82,22 @@ def pareto(settings: Sequence[Setting], path: Path) -> None:
         place.set_title(setting.name)
         place.set_xlabel("tokens")
     axes[0].set_ylabel("accuracy")
+    _legend_below(figure, axes, lambda label: colour(label) != _OTHER)
+    _save(figure, path, bottom=0.07)
+
+
+def _legend_below(
+    figure: plt.Figure, axes: Sequence[plt.Axes], shown: Callable[[str], bool]
+) -> None:
+    """One legend for all panels, under them."""
     handles = {}
     for place in axes:
         for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
-            if colour(label) != _OTHER:
+            if shown(label):
                 handles.setdefault(label, handle)
     figure.legend(
         handles.values(), handles.keys(), loc="lower center", ncol=len(handles), frameon=False
     )
-    _save(figure, path, bottom=0.07)
 
 
 def curves(
@@ -144,8 +151,8 @@ def categories(settings: Sequence[Setting], methods: Sequence[str], path: Path) 
         place.invert_yaxis()
         place.set_title(setting.name)
         place.set_xlabel("tokens of a right completion")
-    axes[-1].legend(fontsize=7, frameon=False)
-    _save(figure, path)
+    _legend_below(figure, axes, lambda _: True)
+    _save(figure, path, bottom=0.08)
 
 
 def information(settings: Sequence[Setting], methods: Sequence[str], path: Path) -> None:
