@@ -1,11 +1,13 @@
 """The experiment: its plan, what is chosen, what is left to do, its figures, and one real run."""
 
+import argparse
 import contextlib
 import csv
 import importlib
 import io
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -501,11 +503,30 @@ def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, tmp_path, monke
         pages.write(setting(), tmp_path / "elsewhere", tmp_path / "page")
 
 
+@pytest.mark.parametrize("codes, want", [((76, 0), 0), ((76, 76, 0), 0), ((76, 1), 1)])
+def test_a_worker_that_did_its_share_is_followed_by_another(
+    sweep, codes, want, tmp_path, monkeypatch
+):
+    """A process keeps what it has compiled; after so many jobs it would have no room for more."""
+    module, left = importlib.import_module("run_sweep"), list(codes)
+
+    def start(worker, arguments):
+        return subprocess.Popen([sys.executable, "-c", f"raise SystemExit({left.pop(0)})"])
+
+    monkeypatch.setattr(module, "_start", start)
+    monkeypatch.setattr(module, "_WAIT", 0.01)
+    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
+    asked = dict(settings=["chain"], methods=[], results=tmp_path / "results", workers=1)
+    assert module.oversee(argparse.Namespace(**asked, work=tmp_path / "work")) == want
+    assert not left
+
+
 @pytest.mark.parametrize(
     "script, words, told",
     [
         ("run_sweep", ["medium"], "unknown setting 'medium'; expected one of chain, easy"),
         ("run_sweep", ["--workers", "0"], "--workers is 0; expected at least 1"),
+        ("run_sweep", ["hard", "--methods", "grop"], "unknown method 'grop'; expected one of dapo"),
         ("summarise_sweep", ["--results", "/nowhere"], "/nowhere holds no results"),
     ],
 )

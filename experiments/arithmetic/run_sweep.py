@@ -29,7 +29,8 @@ from iapo_jax.interruption import Stopped, listening, stop_requested
 
 HERE = Path(__file__).resolve().parent
 _WAIT = 5.0  # seconds between two looks at what is done
-_STOPPED = 75
+_STOPPED, _AGAIN = 75, 76
+_JOBS = 20  # of one process: what it has compiled stays mapped, and Linux allows 65,530 mappings
 
 # The allocator keeps what it has, on large pages; else they are given back and faulted in again in
 # each step.
@@ -40,15 +41,20 @@ _MALLOC = {
 }
 
 
-def work_on(arguments: argparse.Namespace) -> None:
-    """Does jobs until none is left, in this process: what is compiled serves the next ones."""
+def work_on(arguments: argparse.Namespace) -> int:
+    """Does jobs in this process, where what is compiled serves the next ones.
+
+    Returns 0 when none is left, `_AGAIN` after `_JOBS` of them.
+    """
     settings, methods = arguments.settings, arguments.methods
     results, work = arguments.results, arguments.work
-    while True:
+    begun = 0
+    while begun < _JOBS:
         if stop_requested():
             raise Stopped("what is done stays; the same command goes on")
         with queue.claimed(settings, results, work, methods) as job:
             if job is not None:
+                begun += 1
                 print(f"begin {job.setting} {job.name}", flush=True)
                 if job.method == START:
                     measure_start(job.setting, work, results)
@@ -56,8 +62,9 @@ def work_on(arguments: argparse.Namespace) -> None:
                     execute(job, work, results)
                 continue
         if not any(True for _ in queue.ready(settings, results, methods)):
-            return
+            return 0
         time.sleep(_WAIT)  # others are at it; what comes next depends on them
+    return _AGAIN
 
 
 def _cpus() -> list[int]:
@@ -118,6 +125,9 @@ def oversee(arguments: argparse.Namespace) -> int:
     total = queue.total(arguments.settings, arguments.methods)
     with tqdm(total=total, initial=begun, unit="run") as bar:
         while True:
+            for place, worker in enumerate(workers):
+                if worker.poll() == _AGAIN and not asked:
+                    workers[place] = _start(place, arguments)
             alive = [worker.poll() is None for worker in workers]
             for name in arguments.settings:
                 for one in sorted(_results(arguments.results, name) - known):
@@ -132,7 +142,8 @@ def oversee(arguments: argparse.Namespace) -> int:
             time.sleep(_WAIT)
     if all(code == 0 for code in codes):
         return 0
-    if asked and all(code in (0, _STOPPED, -signal.SIGTERM) for code in codes):
+    stops = _STOPPED, _AGAIN, -signal.SIGTERM
+    if asked and all(code in (0, *stops) for code in codes):
         print("stopped; the same command goes on")
         return _STOPPED
     print(f"a worker failed: see {arguments.work}/worker_*.log", file=sys.stderr)
@@ -168,14 +179,13 @@ def main() -> int:
         return oversee(arguments)
     try:
         with listening():
-            work_on(arguments)
+            return work_on(arguments)
     except Stopped as error:
         print(error)
         return _STOPPED
     except UserError as error:
         print(f"error: {error}")
         return 2
-    return 0
 
 
 if __name__ == "__main__":
