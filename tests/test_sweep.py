@@ -430,7 +430,9 @@ def test_tables_and_pictures(sweep, results, tmp_path):
 def test_grids_without_last_runs_have_a_table_of_their_own(sweep, tmp_path):
     """As of a large setting of which a GPU's hour did a part: beside GRPO's most accurate point."""
     plan, queue = sweep["plan"], sweep["queue"]
-    finish_jobs(sweep, tmp_path, [queue.start_job("chain")], "test")
+    begun = result(sweep, queue.start_job("chain"), "test", accuracy=0.5, length=70)
+    begun = begun._replace(outcomes={**begun.outcomes, "select": outcomes(length=80)})
+    sweep["records"].write(tmp_path, begun)
     load = lambda: sweep["analysis"].load(tmp_path, "chain")  # noqa: E731
     assert sweep["findings"].render([load()]) == ""
     grids = plan.grid_jobs("chain")
@@ -439,8 +441,12 @@ def test_grids_without_last_runs_have_a_table_of_their_own(sweep, tmp_path):
         drawn = dict(seed=n, accuracy=(0.6, 0.9, 0.9)[n], length=(50, 60, 30)[n])
         sweep["records"].write(tmp_path, result(sweep, job, **drawn))
     lines = sweep["findings"].render([load()]).splitlines()
-    assert lines[0] == "### chain: its grids so far (selection split)" and len(lines) == 2 + 2 + 3
+    assert lines[0] == "### chain: its grids so far (selection split)" and len(lines) == 2 + 2 + 4
     rows = [[cell.strip() for cell in line.split("|")] for line in lines[4:]]
+    first = rows.pop(0)
+    assert first[1] == "start model" and float(first[4].partition(" ")[0]) == pytest.approx(
+        80, abs=1
+    )
     assert rows[1][5:7] == ["", ""] and rows[1][2] == "algorithm.beta: 0.01"
     one, base = (
         sweep["records"].read(sweep["records"].path_of(tmp_path, job))

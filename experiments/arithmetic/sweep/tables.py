@@ -176,7 +176,8 @@ def weights_table(setting: Setting, method: str, control: str) -> str:
 def grids_table(setting: Setting) -> str:
     """What is done of a setting's grids, on the selection split, beside GRPO's most accurate point.
 
-    For a setting without last runs: one seed, so intervals are over problems alone.
+    For a setting without last runs: one seed, so intervals are over problems alone. Tokens of each
+    kind are of the split that was measured last, which is the test split for the start model.
     """
     lines = [
         "| method | own config | accuracy | tokens | tokens against GRPO, % | accuracy - GRPO | "
@@ -189,11 +190,13 @@ def grids_table(setting: Setting) -> str:
     accuracy = lambda point: analysis.figure(point, "accuracy").value  # noqa: E731
     bases = [point for point in points if point.name == BASE]
     base = max(bases, key=accuracy, default=None)
-    for point in points:
+    start = entry(setting.start.results[0])
+    for point in (start, *points):
         one = point.results[0]
+        own = {} if point is start else grid(setting.name, one.method)[one.choice]
         cells = [
-            f"`{point.name}`",
-            ", ".join(f"{k}: {v}" for k, v in grid(setting.name, one.method)[one.choice].items()),
+            "start model" if point is start else f"`{point.name}`",
+            ", ".join(f"{name}: {value}" for name, value in own.items()),
             cell(analysis.figure(point, "accuracy")),
             cell(analysis.figure(point, "length"), "{:.1f}"),
         ]
