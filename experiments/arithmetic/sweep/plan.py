@@ -53,7 +53,7 @@ PROMPTS, GENERATIONS, STEPS = 8, 8, 60
 
 SCALES = {
     "chain": Scale(53.0, 250_000, 1e-4),
-    "easy": Scale(64.5, 300_000, 5e-5),
+    "easy": Scale(63.0, 300_000, 5e-5),
     "hard": Scale(73.5, 350_000, 5e-5),
     "growing": Scale(24.0, 190_000, 1e-4),
     "large": Scale(
