@@ -6,6 +6,7 @@ import csv
 import importlib
 import io
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -415,6 +416,10 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     assert float(first["pass_at_4"]) == pytest.approx(passed, abs=1e-4)
     grid = list(csv.DictReader(io.StringIO(sweep["tables"].grid_csv(settings))))
     assert len(grid) == 4 * 11 and sum(int(row["chosen"]) for row in grid) == 11
+    shares = {row["method"]: float(row["stability"]) for row in grid}
+    assert math.isnan(shares.pop("iapo_shuffled")) and not any(map(math.isnan, shares.values()))
+    begun = settings[0]._replace(grids={**settings[0].grids, "iapo_shuffled": []})
+    assert sweep["tables"].grid_csv([begun]).count("\n") == 1 + 4 * 10
     text = sweep["findings"].render(settings)
     for name in ("### hard", "### shifted", "`iapo` against `iapo_shuffled`", "start model"):
         assert name in text

@@ -11,7 +11,7 @@ from iapo_jax.figures import Estimate
 from sweep import analysis
 from sweep.analysis import BASE, Setting
 from sweep.choose import stability
-from sweep.plan import grid
+from sweep.plan import CONTROLS, grid
 
 RESULTS = (
     "setting",
@@ -25,7 +25,8 @@ RESULTS = (
     "config",
 )
 GRID = ("setting", "method", "choice", "chosen", "stability", "accuracy", "length", "config")
-# stability: the share of resamples of the selection problems in which it would have been chosen
+# stability: the share of resamples of the selection problems in which it would have been chosen;
+# nan for a control, which runs at another method's choice, and before a choice
 
 
 def _csv(header: tuple[str, ...], rows: Iterable[Iterable]) -> str:
@@ -66,7 +67,8 @@ def grid_csv(settings: Iterable[Setting]) -> str:
         if setting.name in analysis.SHIFTED:
             continue
         for method, results in setting.grids.items():
-            shares = stability(results) if method in setting.chosen else [math.nan] * len(results)
+            own = method in setting.chosen and method not in CONTROLS
+            shares = stability(results) if own else [math.nan] * len(results)
             for one, share in zip(results, shares, strict=True):
                 found = one.outcomes["select"]
                 rows.append(
