@@ -103,13 +103,14 @@ def test_the_same_start_prompts_and_budget(sweep):
     """Configs of a setting differ in the method and the seed alone; baselines also try twice the
     learning rate."""
     plan = sweep["plan"]
+    fast = ("grpo", "dr_grpo", "rloo", plan.FAST)
     for setting in SETTINGS:
         rest = set()
         for job in plan.grid_jobs(setting) + plan.final_jobs(setting, "gfpo", 1):
             method = ("algorithm.", "information.", "optimizer.")
             rate = next(text for text in plan.overrides(job) if text.startswith("optimizer."))
             rate = float(rate.partition("=")[2]) / plan.SCALES[setting].learning_rate
-            assert rate == 1 or (rate == 2 and job.method in ("grpo", "dr_grpo", "rloo", plan.FAST))
+            assert rate == 1 or (rate == 2 and job.method in fast)
             own = [text for text in plan.overrides(job) if not text.startswith(method)]
             rest.add(tuple(text for text in own if not text.startswith("seed=")))
         assert len(rest) == 1 and "max_sampled_tokens" in str(rest)
@@ -209,6 +210,23 @@ def test_methods_can_be_named(sweep, tmp_path):
     assert queue.done(*asked) == 5 and queue.done(*asked[:2]) == 9
     with queue.claimed(asked[0], tmp_path, tmp_path / "work", asked[2]) as job:
         assert job.method in asked[2]
+
+
+def test_the_careful_one_runs_again_at_the_most_accurate_point_of_the_fast_one(sweep, tmp_path):
+    queue, plan, records = sweep["queue"], sweep["plan"], sweep["records"]
+    grid = [job for job in plan.grid_jobs("growing") if job.method == plan.FAST]
+    assert len(grid) == 4 and all(job.method != plan.CAREFUL for job in plan.grid_jobs("growing"))
+    for job, right, length in zip(grid, (990, 980, 975, 500), (40, 30, 20, 10), strict=True):
+        correct = (np.arange(1000) < right)[:, None]
+        drawn = Outcomes(correct, np.full((1000, 1), length), correct, np.where(correct, 0, 1))
+        one = result(sweep, job)
+        records.write(tmp_path, one._replace(outcomes={"select": drawn}))
+    assert queue.chosen("growing", plan.FAST, tmp_path) == 2
+    assert queue.chosen("growing", plan.CAREFUL, tmp_path) == 0
+    ready = [job for job in queue.ready(["growing"], tmp_path) if job.method == plan.CAREFUL]
+    assert ready == [plan.Job("growing", plan.CAREFUL, 0, seed) for seed in range(5)]
+    assert plan.overrides(ready[0]) == plan.overrides(grid[0]._replace(seed=0))
+    assert queue.total(["growing"], [plan.FAST, plan.CAREFUL]) == 1 + 4 + 3 + 5
 
 
 def test_a_control_runs_again_at_what_was_chosen_for_its_method(sweep, tmp_path):

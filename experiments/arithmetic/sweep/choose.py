@@ -11,14 +11,14 @@ TOLERANCE = 0.02
 """What a point's accuracy may lie below the method's best."""
 
 
-def choose(results: Sequence[Result]) -> Result:
-    """The shortest of those whose accuracy is within `TOLERANCE` of the best of the grid.
+def choose(results: Sequence[Result], tolerance: float = TOLERANCE) -> Result:
+    """The shortest of those whose accuracy is within `tolerance` of the best of the grid.
 
     The same for every method: it must first be as right as it can be, then short. Accuracy per
     token would choose models that answer at once.
     """
     size = len(results[0].outcomes["select"].correct)
-    return results[int(_places(results, np.ones((1, size)))[0])]
+    return results[int(_places(results, np.ones((1, size)), tolerance)[0])]
 
 
 def stability(results: Sequence[Result]) -> list[float]:
@@ -28,7 +28,9 @@ def stability(results: Sequence[Result]) -> list[float]:
     return [float((places == i).mean()) for i in range(len(results))]
 
 
-def _places(results: Sequence[Result], weights: np.ndarray) -> np.ndarray:
+def _places(
+    results: Sequence[Result], weights: np.ndarray, tolerance: float = TOLERANCE
+) -> np.ndarray:
     """Whose place [R] is chosen under each row of weights [R, P]."""
     found = [one.outcomes["select"] for one in results]
     accuracy, length = (
@@ -37,5 +39,5 @@ def _places(results: Sequence[Result], weights: np.ndarray) -> np.ndarray:
         / weights.sum(1, keepdims=True)
         for name in ("correct", "length")
     )
-    allowed = accuracy >= accuracy.max(1, keepdims=True) - TOLERANCE - 1e-9
+    allowed = accuracy >= accuracy.max(1, keepdims=True) - tolerance - 1e-9
     return np.where(allowed, length - 1e-6 * accuracy, np.inf).argmin(1)  # of equals the best

@@ -27,15 +27,22 @@ GATED, NATS, CHANCE = "iapo_priced_gated", "iapo_priced_nats", "iapo_priced_prob
 answer in nats; with its probability. Now it is in shares of the nats at the start."""
 FAST = "iapo_priced_fast"
 """`iapo_priced` at twice the learning rate, where that is what `grpo` was chosen at."""
-RULES = dict.fromkeys((GATED, NATS, CHANCE, FAST), OURS)  # entries of ALGORITHMS that these are
+CAREFUL = "iapo_priced_careful"
+"""`FAST` run again at the most accurate point of its grid, where a shorter one costs accuracy."""
+RULES = dict.fromkeys((GATED, NATS, CHANCE, FAST, CAREFUL), OURS)
+"""Entries of ALGORITHMS that these are."""
 RIVALS = ("length_penalty", "length_cap", "l1_max", "gfpo", "dapo")
 FRONTS = ("hard",)
 """Where the grids of `OURS` and of its `RIVALS` are measured on the test problems, too: what they
 reach at equal length is read off there, and nothing is chosen by it."""
 CONTROLS = {"iapo_shuffled": "iapo", "iapo_random": "iapo"}
 """Run again at what was chosen for the method that they control."""
+DECIDES = {**CONTROLS, CAREFUL: FAST}
+"""Whose grid says at what a method runs again, where it is not its own."""
+TOLERANCES = {CAREFUL: 0.0}
+"""What a chosen point's accuracy may lie below the best of the grid, where it is not the rule's."""
 GRID_SEED = 100
-FINAL_SEEDS = {"grpo": 5, OURS: 5}
+FINAL_SEEDS = {"grpo": 5, OURS: 5, CAREFUL: 5}
 SEEDS = 3
 
 
@@ -99,13 +106,13 @@ def methods_of(setting: str) -> tuple[str, ...]:
     """The methods that run in a setting: the core, and in *easy* every other entry."""
     if setting == "easy":
         return (*CORE, *(name for name in ALGORITHMS if name not in CORE))
-    more = {"hard": ("l1_max", NATS, CHANCE), "growing": (NATS, CHANCE, GATED, FAST)}
+    more = {"hard": ("l1_max", NATS, CHANCE), "growing": (NATS, CHANCE, GATED, FAST, CAREFUL)}
     return CORE + more.get(setting, ())
 
 
 def grid_jobs(setting: str) -> list[Job]:
     """The runs that choose."""
-    methods = methods_of(setting)
+    methods = [method for method in methods_of(setting) if method != CAREFUL]
     return [Job(setting, method, i, GRID_SEED) for method in methods for i in range(4)]
 
 
@@ -168,7 +175,7 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
             for probability in (0.25, 0.5)
         ],
     }
-    return grids[method]
+    return grids[FAST if method == CAREFUL else method]
 
 
 def overrides(job: Job) -> list[str]:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from iapo_jax.errors import UserError
 from iapo_jax.locks import held
-from sweep.choose import choose
+from sweep.choose import TOLERANCE, choose
 from sweep.plan import (
-    CONTROLS,
+    DECIDES,
     FINAL_SEEDS,
     GRID_SEED,
     SEEDS,
+    TOLERANCES,
     Job,
     final_jobs,
     grid_jobs,
@@ -27,9 +28,14 @@ def start_job(setting: str) -> Job:
 
 def total(settings: Sequence[str], methods: Collection[str] = ()) -> int:
     """How many jobs there are, whatever is chosen; of these `methods` alone, if any are named."""
-    return sum(
-        1 + sum(4 + FINAL_SEEDS.get(method, SEEDS) for method in _methods(setting, methods))
+    grids = sum(
+        1 + sum(job.method in _methods(setting, methods) for job in grid_jobs(setting))
         for setting in settings
+    )
+    return grids + sum(
+        FINAL_SEEDS.get(method, SEEDS)
+        for setting in settings
+        for method in _methods(setting, methods)
     )
 
 
@@ -43,11 +49,12 @@ def chosen(setting: str, method: str, results: Path) -> int | None:
 
     A control goes by the grid of what it controls.
     """
-    decides = CONTROLS.get(method, method)
+    decides = DECIDES.get(method, method)
     jobs = [job for job in grid_jobs(setting) if job.method == decides]
     if not all(is_done(results, job) for job in jobs):
         return None
-    return choose([read(path_of(results, job)) for job in jobs]).choice
+    found = [read(path_of(results, job)) for job in jobs]
+    return choose(found, TOLERANCES.get(method, TOLERANCE)).choice
 
 
 def ready(settings: Sequence[str], results: Path, methods: Collection[str] = ()) -> Iterator[Job]:

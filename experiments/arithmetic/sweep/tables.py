@@ -11,7 +11,7 @@ from iapo_jax.figures import Estimate
 from sweep import analysis
 from sweep.analysis import BASE, Setting
 from sweep.choose import stability
-from sweep.plan import CONTROLS, grid
+from sweep.plan import DECIDES, grid
 
 RESULTS = (
     "setting",
@@ -26,7 +26,7 @@ RESULTS = (
 )
 GRID = ("setting", "method", "choice", "chosen", "stability", "accuracy", "length", "config")
 # stability: the share of resamples of the selection problems in which it would have been chosen;
-# nan for a control, which runs at another method's choice, and before a choice
+# nan where another method's grid decides, and before a choice
 
 
 def _csv(header: tuple[str, ...], rows: Iterable[Iterable]) -> str:
@@ -67,7 +67,7 @@ def grid_csv(settings: Iterable[Setting]) -> str:
         if setting.name in analysis.SHIFTED:
             continue
         for method, results in setting.grids.items():
-            own = method in setting.chosen and method not in CONTROLS
+            own = method in setting.chosen and method not in DECIDES
             shares = stability(results) if own else [math.nan] * len(results)
             for one, share in zip(results, shares, strict=True):
                 found = one.outcomes["select"]
