@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -477,6 +478,25 @@ def test_grids_without_last_runs_have_a_table_of_their_own(sweep, tmp_path):
     )
     shorter = one.outcomes["select"].length.mean() / base.outcomes["select"].length.mean() - 1
     assert rows[2][5].startswith(f"{100 * shorter:+.1f} [") and rows[0][6].startswith("-0.")
+
+
+# ------------------------------------------------------------------------- what is committed
+
+
+def test_the_readme_shows_what_was_measured(sweep):
+    """Its rows of results are those of tables.md, and results.csv is what the results say."""
+    text = (FOLDER / "README.md").read_text()
+    begin, end = text.index("\n## Results"), text.index("\n# The quick start's task")
+    rows = [line for line in text[begin:end].splitlines() if line.startswith("| ")]
+    told = (FOLDER / "tables.md").read_text().splitlines()
+    assert len(rows) > 20 and not [line for line in rows if line not in told]
+    names = ("chain", "easy", "hard", "shifted", "growing", "large")
+    loaded = [sweep["analysis"].load(FOLDER / "results", name) for name in names]
+    found = sweep["tables"].results_csv([one for one in loaded if one is not None])
+    assert (FOLDER / "results.csv").read_text() == found
+    names = set(re.findall(r"\(pictures/(\w+\.png)\)", text))
+    assert names == {"pareto.png", "curves.png", "categories.png", "information.png"}
+    assert all((FOLDER / "pictures" / name).is_file() for name in names)
 
 
 # ------------------------------------------------------------------------------ a real run

@@ -16,7 +16,15 @@ from pathlib import Path
 
 from make_data import write_jsonl
 from problems import WORDS
-from testbed.settings import SETTINGS, SMALL, SPLITS, Setting, problems_of, supervised_rows
+from testbed.pieces import Problem
+from testbed.settings import (
+    SETTINGS,
+    SMALL,
+    Setting,
+    problems_of,
+    splits_of,
+    supervised_rows,
+)
 from tokenizer import SYMBOLS, save_tokenizer, vocabulary
 from tqdm import tqdm
 
@@ -24,16 +32,36 @@ HERE = Path(__file__).resolve().parent
 TESTBED_WORDS, TESTBED_SYMBOLS = (*WORDS, "left"), SYMBOLS + "*():"
 
 
-def write_splits(setting: Setting, directory: Path) -> set[str]:
-    """The problem sets as JSON lines; returns all their questions."""
+def write_splits(setting: Setting, directory: Path, supervised: Path, name: str) -> None:
+    """The problem sets as JSON lines, and the supervised rows, which have none of their questions.
+
+    Where a setting was tried, the last test splits come after the rows, and without theirs.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    questions: set[str] = set()
-    for split in (*SPLITS, "longer") if setting.longer else SPLITS:
-        found = problems_of(setting, split)
-        rows = [{"question": one.question, "answer": one.answer} for one in found.values()]
-        write_jsonl(directory / f"{split}.jsonl", rows)
-        questions.update(found)
-    return questions
+    splits = list(splits_of(setting))
+    last = [split for split in splits if setting.tried and split in ("test", "longer")]
+    for split in splits:
+        if split not in last:
+            _write_problems(problems_of(setting, split), directory / f"{split}.jsonl")
+    if not supervised.is_file():
+        questions = {
+            one for split in splits if split not in last for one in problems_of(setting, split)
+        }
+        count = setting.sft_rows * setting.sft_steps // setting.sft_epochs
+        drawn = supervised_rows(setting, count, questions)
+        part = supervised.with_suffix(".part")
+        write_jsonl(part, tqdm(drawn, total=count, desc=f"{name}: sft rows", mininterval=1.0))
+        part.rename(supervised)
+    if last:
+        with supervised.open() as file:
+            practised = {json.loads(line)["question"] for line in file}
+        for split in last:
+            problems = problems_of(setting, split, practised=practised)
+            _write_problems(problems, directory / f"{split}.jsonl")
+
+
+def _write_problems(problems: dict[str, Problem], path: Path) -> None:
+    write_jsonl(path, ({"question": p.question, "answer": p.answer} for p in problems.values()))
 
 
 def write_model_config(setting: Setting, path: Path) -> None:
@@ -56,17 +84,11 @@ def write_model_config(setting: Setting, path: Path) -> None:
 def make(name: str, work: Path, models: Path) -> None:
     """Data, supervised fine-tuning and the model directory of one setting."""
     setting, place = SETTINGS[name], work / name
-    questions = write_splits(setting, HERE / "data" / name)
     rows, run = place / "sft.jsonl", place / "run"
     place.mkdir(parents=True, exist_ok=True)
+    write_splits(setting, HERE / "data" / name, rows, name)
     save_tokenizer(place / "tokenizer", TESTBED_WORDS, TESTBED_SYMBOLS)
     write_model_config(setting, place / "config.json")
-    if not rows.is_file():
-        count = setting.sft_rows * setting.sft_steps // setting.sft_epochs
-        drawn = supervised_rows(setting, count, questions)
-        part = rows.with_suffix(".part")
-        write_jsonl(part, tqdm(drawn, total=count, desc=f"{name}: sft rows", mininterval=1.0))
-        part.rename(rows)
     overrides = {
         "output_dir": run,
         "max_steps": setting.sft_steps,

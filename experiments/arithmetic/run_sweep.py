@@ -19,8 +19,8 @@ from pathlib import Path
 
 from sweep import queue
 from sweep.execute import execute, measure_start
-from sweep.plan import methods_of
-from sweep.records import START, read
+from sweep.plan import START, methods_of
+from sweep.records import read
 from testbed.settings import SETTINGS, SMALL
 from tqdm import tqdm
 

@@ -13,8 +13,8 @@ import numpy as np
 from iapo_jax import figures
 from iapo_jax.figures import Estimate, Outcomes, Terms, figure_terms
 from sweep import queue
-from sweep.plan import methods_of
-from sweep.records import START, Result, config_of, read_all
+from sweep.plan import START, final_jobs, methods_of
+from sweep.records import Result, is_current, read_all
 
 BASE = "grpo"
 SHIFTED = {"shifted": ("hard", "longer")}
@@ -44,22 +44,22 @@ def load(directory: Path, name: str) -> Setting | None:
     of, split = SHIFTED.get(name, (name, "test"))
     results = list(read_all(directory, of))
     start = next((one for one in results if one.method == START), None)
-    results = [r for r in results if r.method != START and r.config == config_of(r.job)]
+    methods = methods_of(of)
+    results = [r for r in results if r.method in methods and is_current(r)]
     if start is None:
         return None
     grids: dict[str, list[Result]] = {}
     entries: dict[str, Entry] = {}
     chosen: dict[str, int] = {}
-    for method in methods_of(of):
+    for method in methods:
         own = [one for one in results if one.method == method]
         grids[method] = sorted((r for r in own if not r.job.final), key=lambda r: r.choice)
         choice = queue.chosen(of, method, directory)
         if choice is None:
             continue
         chosen[method] = choice
-        final = tuple(
-            r for r in own if r.job.final and r.choice == chosen[method] and split in r.outcomes
-        )
+        planned = final_jobs(of, method, choice)
+        final = tuple(r for r in own if r.job in planned)
         if final:
             entries[method] = Entry(method, tuple(r.outcomes[split] for r in final), final)
     begun = Entry(START, (start.outcomes[split],), (start,))

@@ -1,14 +1,18 @@
 """One run of the experiment: train, measure, write down. Goes on where it was stopped."""
 
+import dataclasses
+import itertools
 import time
 from pathlib import Path
 
-from iapo_jax.config import TrainConfig, load_config
+from iapo_jax.config import TrainConfig, load_config, load_run_config
 from iapo_jax.metrics import read_jsonl
 from iapo_jax.train import train
-from sweep.measure import HERE, measured, splits_of, test_splits
-from sweep.plan import GRID_SEED, Job, overrides
-from sweep.records import START, Result, write
+from sweep.measure import measured
+from sweep.plan import START, Job, overrides, splits_of
+from sweep.problems import HERE
+from sweep.queue import start_job
+from sweep.records import Result, path_of, read, write
 
 _CURVES = {
     "length": "completions/mean_length",
@@ -19,8 +23,11 @@ _CURVES = {
 
 
 def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Result:
-    """Trains as the job says in `work`, measures, and writes the result."""
-    started = time.time()
+    """Trains as the job says in `work`, measures, and writes the result.
+
+    A run directory of another config, as before a grid was changed, is set aside.
+    """
+    started, before = time.time(), 0.0
     place = work / job.setting / job.name
     own = overrides(job)
     config = load_config(
@@ -28,6 +35,10 @@ def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Resu
         str(HERE / "testbed.yaml"),
         [*own, f"output_dir={place}", f"log.progress={str(shown).lower()}"],
     )
+    _set_aside_another(place, config)
+    path = path_of(results, job)
+    if path.is_file() and (earlier := read(path)).config == " ".join(own) and place.is_dir():
+        before = earlier.seconds  # measured again, on other problems
     train(config)
     rows = read_jsonl(place / "metrics.jsonl")
     told = measured(
@@ -48,7 +59,7 @@ def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Resu
         config=" ".join(own),
         updates=len(rows),
         sampled_tokens=int(rows[-1]["sampled_tokens"]),
-        seconds=round(time.time() - started, 1),
+        seconds=round(before + time.time() - started, 1),
         curves=curves,
         **told,
     )
@@ -58,10 +69,29 @@ def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Resu
 
 def measure_start(setting: str, work: Path, results: Path, *, shown: bool = False) -> Result:
     """The start model of a setting on every split."""
-    splits = ["select", *test_splits(setting)]
+    job = start_job(setting)
     model = HERE / "models" / setting
     out = work / setting / START
-    told = measured(START, model, setting, splits, out, shown=shown)
-    result = Result(setting, START, 0, GRID_SEED, config="", **told)
+    told = measured(START, model, setting, splits_of(job), out, shown=shown)
+    result = Result(*job, config="", **told)
     write(results, result)
     return result
+
+
+def _set_aside_another(place: Path, config: TrainConfig) -> None:
+    """Renames a run directory that was begun by another config: `train` would go on with it."""
+    path = place / "config.yaml"
+    if not path.is_file():
+        return
+    there, here = (dataclasses.asdict(one) for one in (load_run_config(path), config))
+    for one in (there, here):
+        one |= {"log": None, "resume": None, "output_dir": None}
+        if config.information.estimator == "auto":  # the run's own tells which that was
+            one["information"] |= {"estimator": None}
+    if there != here:
+        number = next(n for n in itertools.count(1) if not _aside(place, n).exists())
+        place.rename(_aside(place, number))
+
+
+def _aside(place: Path, number: int) -> Path:
+    return place.with_name(f"{place.name}.before_{number}")

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from testbed.categories import READ, categorise
 from testbed.pieces import EXIT, Problem, split_tokens
-from testbed.settings import SETTINGS, problems_of
+from testbed.settings import SETTINGS, problems_by_question
 
 from iapo_jax.config import EvaluateConfig, InformationSection
 from iapo_jax.evaluate import evaluate
 from iapo_jax.figures import Outcomes
 from iapo_jax.records import Completion, Record, read_completions, read_record
-from sweep.plan import GRID_SEED, Job
+from sweep.plan import GRID_SEED
+from sweep.problems import digest_of, file_of
 
-HERE = Path(__file__).resolve().parents[1]
 PROBLEMS = 512
 SAMPLES = {"select": 4, "test": 4, "longer": 4}
-INSPECTED = 48
-"""Problems whose first completion is probed on the test split."""
+INSPECTED = 96
+"""Problems of the test split whose first completion is probed."""
 _END = EXIT.removesuffix("<answer>")
 
 
@@ -35,7 +35,7 @@ def evaluate_on(
     """
     config = EvaluateConfig(
         models=[f"{label}={model}"],
-        datasets=[f"{HERE / 'data' / setting / split}.jsonl:first {PROBLEMS}"],
+        datasets=[f"{file_of(setting, split)}:first {PROBLEMS}"],
         output_dir=str(out),
         num_samples=SAMPLES[split],
         k=[1, SAMPLES[split]],
@@ -45,7 +45,7 @@ def evaluate_on(
         max_prompt_length=SETTINGS[setting].max_prompt,
         prompts_per_batch=64,
         inspect=INSPECTED if split == "test" else 0,
-        information=InformationSection(postfix=EXIT),
+        information=InformationSection(postfix=EXIT, estimator="answer_log_prob", reference="gold"),
         progress=shown,
     )
     evaluate(config)
@@ -88,11 +88,12 @@ def question_of(prompt: str) -> str:
 def where_information_sits(
     problems: dict[str, Problem], inspections: Sequence[dict], bins: int = 10
 ) -> dict[str, Any]:
-    """Nats by category, and by place in the reasoning, over probed completions.
+    """Nats by category, and by place in the reasoning, over the right ones of probed completions.
 
     Returns `nats` and `tokens` of each category (means over completions), and `profile`: nats in
     each tenth of the thinking tokens (means over completions that have so many).
     """
+    inspections = [one for one in inspections if one["correct"]]
     nats: Counter[str] = Counter()
     tokens: Counter[str] = Counter()
     profiles = []
@@ -115,22 +116,17 @@ def where_information_sits(
     }
 
 
-def test_splits(setting: str) -> list[str]:
-    """The splits by which nothing is chosen."""
-    return ["longer", "test"] if SETTINGS[setting].longer else ["test"]
-
-
-def splits_of(job: Job) -> list[str]:
-    """What a run is measured on: the selection split while choosing, the test splits at the end."""
-    if job.final:
-        return test_splits(job.setting)
-    return ["select", *(test_splits(job.setting) if job.on_a_front else [])]
+def folder_of(out: Path, setting: str, split: str) -> Path:
+    """Where the evaluation on the problems that a split has now is kept."""
+    return out / f"{split}-{digest_of(setting, split)}"
 
 
 @functools.cache
 def _problems(setting: str, split: str) -> dict[str, Problem]:
     """Drawn once in a process."""
-    return problems_of(SETTINGS[setting], split)
+    with file_of(setting, split).open() as file:
+        questions = [json.loads(line)["question"] for line in file]
+    return problems_by_question(SETTINGS[setting], split, questions)
 
 
 def measured(
@@ -148,11 +144,13 @@ def measured(
     told: dict[str, Any] = {}
     for split in splits:
         problems = _problems(setting, split)
+        place = folder_of(out, setting, split)
         record, completions, inspections = evaluate_on(
-            label, model, setting, split, seed, out, shown=shown
+            label, model, setting, split, seed, place, shown=shown
         )
         outcomes[split] = record.outcomes()
         told["categories"] = count_categories(problems, completions)
         if inspections:
             told["information"] = where_information_sits(problems, inspections)
-    return told | {"outcomes": outcomes}
+    digests = {split: digest_of(setting, split) for split in splits}
+    return told | {"outcomes": outcomes, "problems": digests}

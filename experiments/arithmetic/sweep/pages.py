@@ -9,7 +9,8 @@ from iapo_jax.records import read_record
 from iapo_jax.report.command import parse, report
 from iapo_jax.summary import summarise
 from sweep.analysis import SHIFTED, Setting
-from sweep.records import START
+from sweep.measure import folder_of
+from sweep.plan import START
 
 _OF_A_RUN = ("config.yaml", "metrics.jsonl")
 
@@ -26,6 +27,7 @@ def write(setting: Setting, work: Path, out: Path) -> None:
     place, staged = work / setting.name, out / "runs"
     names = [one.job.name for entry in setting.entries.values() for one in entry.results]
     for directory in (place / START, *(place / name / "measured" for name in names)):
+        directory = _measured(setting, directory, "test")
         if not directory.is_dir():
             raise UserError(
                 f"{directory} is not there; the page is made from run directories (--work)"
@@ -36,8 +38,10 @@ def write(setting: Setting, work: Path, out: Path) -> None:
         (own / "eval").mkdir(parents=True)
         for file in _OF_A_RUN:
             shutil.copy(place / name / file, own / file)
-        _copy_evaluation(place / START, "test", own / "eval" / "before")
-        _copy_evaluation(place / name / "measured", "test", own / "eval" / "after")
+        _copy_evaluation(_measured(setting, place / START, "test"), own / "eval" / "before")
+        _copy_evaluation(
+            _measured(setting, place / name / "measured", "test"), own / "eval" / "after"
+        )
     words = [str(staged / name) for name in names]
     for split in (split for of, split in SHIFTED.values() if of == setting.name):
         _collect(setting, place, split, out / split)
@@ -46,9 +50,13 @@ def write(setting: Setting, work: Path, out: Path) -> None:
     report(parse([*words, *told]))
 
 
-def _copy_evaluation(directory: Path, split: str, to: Path) -> None:
-    """A record of the split, with its completions and what was probed, under another name."""
-    [texts] = directory.glob(f"*.{split}*.completions.jsonl")
+def _measured(setting: Setting, out: Path, split: str) -> Path:
+    return folder_of(out, setting.name, split)
+
+
+def _copy_evaluation(directory: Path, to: Path) -> None:
+    """The record of a directory, with its completions and what was probed, under another name."""
+    [texts] = directory.glob("*.completions.jsonl")
     stem = texts.name.removesuffix(".completions.jsonl")
     for kind in (".json", ".completions.jsonl", ".inspections.json"):
         if (directory / (stem + kind)).is_file():
@@ -60,12 +68,13 @@ def _collect(setting: Setting, place: Path, split: str, out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     first = out / START
-    _copy_evaluation(place / START, split, first)
+    _copy_evaluation(_measured(setting, place / START, split), first)
     records = [read_record(first.with_suffix(".json"))]
     for entry in setting.entries.values():
         for number, one in enumerate(entry.results, 1):
             path = out / f"{entry.name}-{number}.json"
-            _copy_evaluation(place / one.job.name / "measured", split, path.with_suffix(""))
+            measured = _measured(setting, place / one.job.name / "measured", split)
+            _copy_evaluation(measured, path.with_suffix(""))
             told = json.loads(path.read_text())
             told |= {"model": entry.name, "member": number, "members": len(entry.results)}
             path.write_text(json.dumps(told))

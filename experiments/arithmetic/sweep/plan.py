@@ -29,18 +29,26 @@ FAST = "iapo_priced_fast"
 """`iapo_priced` at twice the learning rate, where that is what `grpo` was chosen at."""
 CAREFUL = "iapo_priced_careful"
 """`FAST` run again at the most accurate point of its grid, where a shorter one costs accuracy."""
-RULES = dict.fromkeys((GATED, NATS, CHANCE, FAST, CAREFUL), OURS)
-"""Entries of ALGORITHMS that these are."""
+SHUFFLED, ZERO = "iapo_priced_shuffled", "iapo_priced_zero"
+"""Controls of `iapo_priced`: with what its tokens tell at random places of the reasoning; and with
+alpha 0, which is GRPO's credit under the loss of `iapo_priced`."""
+RULES = {
+    **dict.fromkeys((GATED, NATS, CHANCE, FAST, CAREFUL, ZERO), OURS),
+    SHUFFLED: "experiments/arithmetic/sweep/controls.py:iapo_priced_shuffled",
+}
+"""What the configs call them."""
 RIVALS = ("length_penalty", "length_cap", "l1_max", "gfpo", "dapo")
 FRONTS = ("hard",)
 """Where the grids of `OURS` and of its `RIVALS` are measured on the test problems, too: what they
 reach at equal length is read off there, and nothing is chosen by it."""
 CONTROLS = {"iapo_shuffled": "iapo", "iapo_random": "iapo"}
-"""Run again at what was chosen for the method that they control."""
-DECIDES = {**CONTROLS, CAREFUL: FAST}
-"""Whose grid says at what a method runs again, where it is not its own."""
+"""Run again at what was chosen for the method that they control, though they have a grid, too."""
+DECIDES = {**CONTROLS, CAREFUL: FAST, SHUFFLED: OURS, ZERO: OURS}
+"""Whose grid says at what a method runs again, where it is not its own; the others have none."""
 TOLERANCES = {CAREFUL: 0.0}
 """What a chosen point's accuracy may lie below the best of the grid, where it is not the rule's."""
+START = "start"
+"""The start model, which is measured as the runs are."""
 GRID_SEED = 100
 FINAL_SEEDS = {"grpo": 5, OURS: 5, CAREFUL: 5}
 SEEDS = 3
@@ -105,14 +113,17 @@ class Job(NamedTuple):
 def methods_of(setting: str) -> tuple[str, ...]:
     """The methods that run in a setting: the core, and in *easy* every other entry."""
     if setting == "easy":
-        return (*CORE, *(name for name in ALGORITHMS if name not in CORE))
-    more = {"hard": ("l1_max", NATS, CHANCE), "growing": (NATS, CHANCE, GATED, FAST, CAREFUL)}
+        return (*CORE, SHUFFLED, ZERO, *(name for name in ALGORITHMS if name not in CORE))
+    more = {
+        "hard": ("l1_max", SHUFFLED, ZERO, NATS, CHANCE),
+        "growing": (SHUFFLED, ZERO, FAST, CAREFUL, NATS, CHANCE, GATED),
+    }
     return CORE + more.get(setting, ())
 
 
 def grid_jobs(setting: str) -> list[Job]:
     """The runs that choose."""
-    methods = [method for method in methods_of(setting) if method != CAREFUL]
+    methods = [name for name in methods_of(setting) if name in CONTROLS or name not in DECIDES]
     return [Job(setting, method, i, GRID_SEED) for method in methods for i in range(4)]
 
 
@@ -157,7 +168,7 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
         NATS: priced(1.0, nats, unit="nats", **gold),
         CHANCE: priced(3.0, (0.001, 0.002, 0.005, 0.01), unit="probability", **gold),
         GATED: priced(1.0, nats, unit="nats", **entropy),
-        "length_penalty": [{"penalty": penalty} for penalty in (0.05, 0.1, 0.2, 0.4)],
+        "length_penalty": [{"penalty": penalty} for penalty in (0.8, 0.1, 0.2, 0.4)],
         "length_cap": [{"cap": tokens(share)} for share in (1.0, 0.85, 0.7, 0.55)],
         "l1_max": [
             {"target_length": tokens(share), "slope": round(1 / length, 4)}
@@ -175,7 +186,23 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
             for probability in (0.25, 0.5)
         ],
     }
-    return grids[FAST if method == CAREFUL else method]
+    borrowed = method in DECIDES and method not in grids
+    found = grids[DECIDES[method] if borrowed else method]
+    return [{**point, "alpha": 0.0} for point in found] if method == ZERO else found
+
+
+def test_splits(setting: str) -> list[str]:
+    """The splits by which nothing is chosen."""
+    return ["longer", "test"] if SETTINGS[setting].longer else ["test"]
+
+
+def splits_of(job: Job) -> list[str]:
+    """What a run is measured on: the selection split while choosing, the test splits at the end."""
+    if job.method == START:
+        return ["select", *test_splits(job.setting)]
+    if job.final:
+        return test_splits(job.setting)
+    return ["select", *(test_splits(job.setting) if job.on_a_front else [])]
 
 
 def overrides(job: Job) -> list[str]:

@@ -12,13 +12,14 @@ from sweep.plan import (
     FINAL_SEEDS,
     GRID_SEED,
     SEEDS,
+    START,
     TOLERANCES,
     Job,
     final_jobs,
     grid_jobs,
     methods_of,
 )
-from sweep.records import START, path_of, read, written
+from sweep.records import path_of, read, written
 
 
 def start_job(setting: str) -> Job:

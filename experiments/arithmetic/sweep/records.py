@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iapo_jax.errors import UserError
 from iapo_jax.figures import Outcomes
 from iapo_jax.metrics import replace_file
-from sweep.plan import Job, overrides
-
-START = "start"
+from sweep.plan import START, Job, overrides, splits_of
+from sweep.problems import digest_of
 
 
 class Result(NamedTuple):
@@ -32,6 +32,7 @@ class Result(NamedTuple):
     sampled_tokens: int = 0
     seconds: float = 0.0  # wall time of training and measuring, on a machine that does other things
     outcomes: dict[str, Outcomes] = {}  # by split
+    problems: dict[str, str] = {}  # by split, the digest of its file
     categories: dict[str, float] = {}  # tokens of each in a right completion, on the last split
     information: dict[str, Any] = {}  # where it sits: `sweep.measure.where_information_sits`
     curves: dict[str, list[float]] = {}  # by step of training
@@ -59,12 +60,21 @@ def write(directory: Path, result: Result) -> None:
 
 
 def written(directory: Path, job: Job) -> bool:
-    """Whether a result is there that was made by the config which the plan has for the job."""
+    """Whether a result is there that is what the plan has for the job now: `is_current`."""
     path = path_of(directory, job)
-    if not path.is_file():
-        return False
+    return path.is_file() and is_current(read(path))
+
+
+def is_current(result: Result) -> bool:
+    """Whether it was made by the config that the plan has, and measured on the problems of now.
+
+    Files that are not there, as those of *large* before they are made, are not looked at.
+    """
+    job = result.job
     planned = "" if job.method == START else config_of(job)
-    return json.loads(path.read_text())["config"] == planned
+    wanted = {split: digest_of(job.setting, split) for split in splits_of(job)}
+    same = all(result.problems.get(split) == digest for split, digest in wanted.items() if digest)
+    return result.config == planned and same
 
 
 def config_of(job: Job) -> str:
@@ -73,10 +83,20 @@ def config_of(job: Job) -> str:
 
 
 def read(path: Path) -> Result:
-    """The result that `write` wrote."""
-    told = json.loads(path.read_text())
-    outcomes = {split: unpack(found) for split, found in told["outcomes"].items()}
-    return Result(**told | {"outcomes": outcomes})
+    """The result that `write` wrote.
+
+    Raises:
+      UserError: if the file is damaged.
+    """
+    try:
+        told = json.loads(path.read_text())
+        outcomes = {split: unpack(found) for split, found in told["outcomes"].items()}
+        return Result(**told | {"outcomes": outcomes})
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise UserError(
+            f"{path} is no whole result ({type(error).__name__}); delete it, and run_sweep.py "
+            "makes it again"
+        ) from None
 
 
 def read_all(directory: Path, setting: str) -> Iterator[Result]:

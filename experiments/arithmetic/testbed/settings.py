@@ -1,5 +1,6 @@
 """The settings: what a problem is, how it is worked, how long, and the size of the start model."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -38,6 +39,7 @@ class Setting(NamedTuple):
     work: Callable[[np.random.Generator, Problem], Problem] | None = None  # steps that are shown
     longer: Callable[[np.random.Generator], Problem] | None = None  # of the shifted test
     longer_share: float = 0.0  # of supervised rows
+    tried: bool = False  # first test problems were looked at while the rules were made: now `trial`
 
 
 _MILD = Habits(
@@ -59,6 +61,7 @@ SETTINGS: dict[str, Setting] = {
         max_length=104,
         longer=partial(nested.draw_problem, level=nested.LONGER),
         longer_share=0.1,
+        tried=True,
     ),
     "growing": Setting(
         parity.draw_problem,
@@ -67,6 +70,7 @@ SETTINGS: dict[str, Setting] = {
         sft_steps=1200,
         habits=_TERSE,
         work=parity.draw_worked,
+        tried=True,
     ),
     "large": Setting(
         partial(nested.draw_problem, level=nested.LARGE),
@@ -86,6 +90,8 @@ SETTINGS: dict[str, Setting] = {
 SMALL = ("chain", "easy", "hard", "growing")
 """What the commands take where none is named; *large* wants a GPU."""
 SPLITS = {"train": 4000, "select": 512, "test": 512}
+_QUOTA_DRAWS = 100_000  # then any length stands for one of which there are too few
+_MOST_DRAWS = 400_000
 _TAIL = 8  # tokens from the end of thinking to the stop token, and some room
 
 
@@ -99,30 +105,100 @@ def draw_reasoning(
     return fit(rng, pieces, setting.max_length - _TAIL)
 
 
-def problems_of(setting: Setting, split: str, seed: int = 0) -> dict[str, Problem]:
-    """The problems of a split by their question; `longer` is the shifted test.
+def splits_of(setting: Setting) -> dict[str, int]:
+    """How many problems each split has, in the order in which they are drawn.
 
-    No question is in two splits.
+    `longer` is the shifted test. Where a setting was tried, `trial` and `trial_longer` are the
+    first test problems, by which nothing is judged any more.
+    """
+    last = ["test", "longer"] if setting.longer else ["test"]
+    first = ["trial", "trial_longer"][: len(last)] if setting.tried else []
+    return {name: SPLITS.get(name, SPLITS["test"]) for name in ("train", "select", *first, *last)}
+
+
+def problems_of(
+    setting: Setting, split: str, seed: int = 0, practised: Collection[str] = frozenset()
+) -> dict[str, Problem]:
+    """The problems of a split by their question; no question is in two splits.
+
+    Args:
+      practised: questions of the supervised rows, which the last test splits of a setting that was
+        tried do not have: the rows were drawn before these. Without those, short questions are
+        rare; so as many of each length are taken as the selection split has, as far as there are.
 
     Raises:
       ValueError: for an unknown split.
     """
-    sizes = SPLITS | ({"longer": SPLITS["test"]} if setting.longer else {})
+    sizes = splits_of(setting)
     if split not in sizes:
         raise ValueError(f"split is {split!r}; expected one of {', '.join(sizes)}")
     seen: set[str] = set()
-    for number, (name, size) in enumerate(sizes.items()):
-        draw = setting.longer if name == "longer" else setting.draw
-        rng = np.random.default_rng([seed, 1 + number])
-        found: dict[str, Problem] = {}
-        while len(found) < size:
-            problem = draw(rng)
-            if problem.question not in seen:
-                found.setdefault(problem.question, problem)
+    quota: Counter[int] = Counter()
+    for number, (name, size) in enumerate(sizes.items(), 1):
+        last = setting.tried and name in ("test", "longer")
+        problems = _draw(
+            np.random.default_rng([seed, number]),
+            _draw_of(setting, name),
+            size,
+            seen | set(practised) if last else seen,
+            quota if last and name == "test" else None,
+        )
         if name == split:
-            return found
-        seen.update(found)
+            return problems
+        if name == "select":
+            quota = Counter(map(len, problems))
+        seen.update(problems)
     raise AssertionError("every split is in sizes")
+
+
+def _draw(
+    rng: np.random.Generator,
+    draw: Callable[[np.random.Generator], Problem],
+    size: int,
+    exclude: Collection[str],
+    quota: Counter[int] | None,
+) -> dict[str, Problem]:
+    """So many problems that are not in `exclude`; of each length of a question its quota."""
+    found: dict[str, Problem] = {}
+    drawn = 0
+    while len(found) < size:
+        problem = draw(rng)
+        drawn += 1
+        question = problem.question
+        if question in exclude or question in found:
+            continue
+        if quota is not None and drawn < _QUOTA_DRAWS:
+            if not quota[len(question)]:
+                continue
+            quota = quota - Counter([len(question)])
+        found[question] = problem
+    return found
+
+
+def problems_by_question(
+    setting: Setting, split: str, questions: Collection[str], seed: int = 0
+) -> dict[str, Problem]:
+    """The problems, with their steps, of a split whose questions are known, as from its data file.
+
+    Raises:
+      ValueError: for a question that the split's draws do not have.
+    """
+    number = list(splits_of(setting)).index(split) + 1
+    rng = np.random.default_rng([seed, number])
+    draw = _draw_of(setting, split)
+    wanted, found = set(questions), {}
+    for _ in range(_MOST_DRAWS):
+        if len(found) == len(wanted):
+            return found
+        problem = draw(rng)
+        if problem.question in wanted:
+            found.setdefault(problem.question, problem)
+    missing = sorted(wanted - set(found))
+    raise ValueError(f"{missing[0]!r} is no problem of the split {split!r}")
+
+
+def _draw_of(setting: Setting, split: str) -> Callable[[np.random.Generator], Problem]:
+    return setting.longer if split.endswith("longer") else setting.draw
 
 
 def supervised_rows(
