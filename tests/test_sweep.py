@@ -405,7 +405,8 @@ def test_the_verdict(sweep, length, accuracy, told):
     start = entry("grpo", length=70)
     setting = analysis.Setting("easy", start, entries, {m: [] for m in entries}, {})
     found = sweep["findings"].sentences(setting)
-    assert f"`iapo_priced` {told}" in found
+    assert len([line for line in found if line.startswith(f"`iapo_priced` {told}")]) == 1
+    assert not any("at equal length" in line for line in found)  # no grid is measured there
     against = next(line for line in found if line.startswith("`iapo_priced` against `grpo`"))
     assert f"tokens {100 * (length / 60 - 1):+.0f}"[:9] in against
 

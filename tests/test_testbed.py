@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -160,16 +161,17 @@ def test_everything_fits_and_verbosity_zero_is_the_shortest_chain(bed, drawn, na
 def test_no_question_is_in_two_splits_or_in_the_supervised_rows(bed, name):
     module = bed["settings"]
     setting = module.SETTINGS[name]
-    splits = [*module.SPLITS, *(["longer"] if setting.longer else [])]
-    found = [set(module.problems_of(setting, split)) for split in splits]
-    questions = set().union(*found)
-    assert (
-        len(questions)
-        == sum(map(len, found))
-        == sum(module.SPLITS.values()) + 512 * (name == "hard")
-    )
+    sizes = module.splits_of(setting)
+    last = [split for split in ("test", "longer") if setting.tried and split in sizes]
+    first = [set(module.problems_of(setting, split)) for split in sizes if split not in last]
+    questions = set().union(*first)
     rows = list(module.supervised_rows(setting, 300, questions))
-    assert len(rows) == 300 and not questions & {row["question"] for row in rows}
+    practised = {row["question"] for row in rows}
+    assert len(rows) == 300 and not questions & practised
+    found = first + [set(module.problems_of(setting, s, practised=practised)) for s in last]
+    questions = set().union(*found)
+    assert len(questions) == sum(map(len, found)) == sum(sizes.values())
+    assert len(sizes) == {"hard": 6, "growing": 4}.get(name, 3) and not questions & practised
     whole = [row for row in rows if row["completion"][-1][0].startswith("<")]
     cut = [row for row in rows if [bed["pieces"].EXIT, 0] in row["completion"]]
     assert 0.2 < len(cut) / 300 < 0.36 and len(whole) == 300 - len(cut)
@@ -179,11 +181,37 @@ def test_no_question_is_in_two_splits_or_in_the_supervised_rows(bed, name):
 
 @pytest.mark.parametrize("name", COMMITTED)
 def test_the_committed_problems_are_the_generators(bed, name):
-    for split in ("select", "test", *(["longer"] if name == "hard" else [])):
+    module, setting = bed["settings"], bed["settings"].SETTINGS[name]
+    seen: set[str] = set()
+    lengths = {}
+    for split in module.splits_of(setting):
         lines = (FOLDER / "data" / name / f"{split}.jsonl").read_text().splitlines()
-        problems = bed["settings"].problems_of(bed["settings"].SETTINGS[name], split)
-        told = [{"question": one.question, "answer": one.answer} for one in problems.values()]
-        assert [json.loads(line) for line in lines] == told
+        rows = [json.loads(line) for line in lines]
+        questions = [row["question"] for row in rows]
+        lengths[split] = Counter(map(len, questions))
+        problems = module.problems_by_question(setting, split, questions)
+        assert {q: p.answer for q, p in problems.items()} == {
+            r["question"]: r["answer"] for r in rows
+        }
+        assert len(problems) == len(rows) == module.splits_of(setting)[split]
+        assert not seen & set(questions)
+        seen.update(questions)
+        if split not in ("test", "longer") or not setting.tried:
+            told = module.problems_of(setting, split).values()
+            assert rows == [{"question": one.question, "answer": one.answer} for one in told]
+    if (
+        setting.tried
+    ):  # drawn without the questions of the supervised rows, among which short ones are
+        assert (lengths["test"] - lengths["select"]).total() < 10
+        drawn = module.supervised_rows(setting, 1500, seen - set(questions))
+        assert not set(questions) & {row["question"] for row in drawn}
+
+
+def test_a_question_that_the_split_does_not_have(bed):
+    module = bed["settings"]
+    small = module.SETTINGS["chain"]
+    with pytest.raises(ValueError, match="'1\\+1' is no problem of the split 'test'"):
+        module.problems_by_question(small, "test", ["1+1"])
 
 
 def test_the_large_setting_is_large(bed, drawn, tmp_path):

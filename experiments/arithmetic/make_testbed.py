@@ -103,7 +103,9 @@ def make(name: str, work: Path, models: Path) -> None:
         "optimizer.learning_rate": setting.sft_learning_rate,
     }
     command = [sys.executable, "-m", "iapo_jax.sft", "--config", str(HERE / "sft.yaml")]
-    subprocess.run([*command, *(f"{k}={v}" for k, v in overrides.items())], check=True)
+    code = subprocess.run([*command, *(f"{k}={v}" for k, v in overrides.items())]).returncode
+    if code:  # it has said why; a run that was stopped goes on by the same command
+        raise SystemExit(code)
     shutil.copytree(run / "hf", models / name, dirs_exist_ok=True)
     print(f"wrote {models / name}")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sweep import queue
 from sweep.execute import execute, measure_start
-from sweep.plan import START, methods_of
+from sweep.plan import DECIDES, START, methods_of
 from sweep.records import read
 from testbed.settings import SETTINGS, SMALL
 from tqdm import tqdm
@@ -79,13 +79,16 @@ def _stay_on(cpus: Sequence[int]) -> None:
         os.sched_setaffinity(0, cpus)
 
 
+def _log_of(worker: int, arguments: argparse.Namespace) -> Path:
+    return arguments.work / f"worker_{worker}.log"
+
+
 def _start(worker: int, arguments: argparse.Namespace) -> subprocess.Popen:
-    log = arguments.work / f"worker_{worker}.log"
     command = [sys.executable, str(Path(__file__).resolve()), *arguments.settings]
     command += ["--work", str(arguments.work), "--results", str(arguments.results)]
     command += ["--methods", *arguments.methods]
     own = _cpus()[worker :: arguments.workers] or _cpus()
-    with log.open("ab") as file:
+    with _log_of(worker, arguments).open("ab") as file:
         return subprocess.Popen(
             [*command, "--worker"],
             stdout=file,
@@ -109,7 +112,10 @@ def _told(path: Path) -> str:
 def oversee(arguments: argparse.Namespace) -> int:
     """Starts the workers, shows what is done, and passes signals on."""
     arguments.work.mkdir(parents=True, exist_ok=True)
-    workers = [_start(i, arguments) for i in range(arguments.workers)]
+    known = {one for name in arguments.settings for one in _results(arguments.results, name)}
+    begun = queue.done(arguments.settings, arguments.results, arguments.methods)
+    total = queue.total(arguments.settings, arguments.methods)
+    workers: list[subprocess.Popen] = []
     asked = False
 
     def stop(*_: object) -> None:
@@ -120,33 +126,41 @@ def oversee(arguments: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
-    known = {one for name in arguments.settings for one in _results(arguments.results, name)}
-    begun = queue.done(arguments.settings, arguments.results, arguments.methods)
-    total = queue.total(arguments.settings, arguments.methods)
-    with tqdm(total=total, initial=begun, unit="run") as bar:
-        while True:
-            for place, worker in enumerate(workers):
-                if worker.poll() == _AGAIN and not asked:
-                    workers[place] = _start(place, arguments)
-            alive = [worker.poll() is None for worker in workers]
-            for name in arguments.settings:
-                for one in sorted(_results(arguments.results, name) - known):
-                    known.add(one)
-                    bar.write(_told(one[0]))
-                    bar.update()
-            codes = [worker.returncode for worker in workers]
-            if not any(alive):
-                break
-            if any(code not in (None, 0) for code in codes) and not asked:
-                stop()
-            time.sleep(_WAIT)
-    if all(code == 0 for code in codes):
+    try:
+        for place in range(arguments.workers):
+            if not asked:
+                workers.append(_start(place, arguments))
+        with tqdm(total=total, initial=begun, unit="run") as bar:
+            while True:
+                codes = [worker.poll() for worker in workers]
+                for place, code in enumerate(codes):
+                    if code == _AGAIN and not asked:
+                        workers[place], codes[place] = _start(place, arguments), None
+                for name in arguments.settings:
+                    for one in sorted(_results(arguments.results, name) - known):
+                        known.add(one)
+                        bar.write(_told(one[0]))
+                        bar.update()
+                if None not in codes:
+                    break
+                if any(code not in (None, 0) for code in codes) and not asked:
+                    stop()
+                time.sleep(_WAIT)
+    finally:  # such as a terminal that is gone: nobody would see them
+        for worker in workers:
+            if worker.poll() is None:
+                worker.terminate()
+    if workers and all(code == 0 for code in codes):
         return 0
     stops = _STOPPED, _AGAIN, -signal.SIGTERM
     if asked and all(code in (0, *stops) for code in codes):
         print("stopped; the same command goes on")
         return _STOPPED
-    print(f"a worker failed: see {arguments.work}/worker_*.log", file=sys.stderr)
+    for place, code in enumerate(codes):
+        if code not in (0, *stops):
+            log = _log_of(place, arguments)
+            last = log.read_text(errors="replace").strip().rpartition("\n")[2]
+            print(f"error: a worker failed; see {log}, which ends in: {last}", file=sys.stderr)
     return 1
 
 
@@ -175,16 +189,25 @@ def main() -> int:
     known = {name for setting in arguments.settings for name in methods_of(setting)}
     for name in set(arguments.methods) - known:
         parser.error(f"unknown method {name!r}; expected one of {', '.join(sorted(known))}")
-    if not arguments.worker:
-        return oversee(arguments)
+    for name in arguments.methods:
+        if DECIDES.get(name, name) not in arguments.methods:
+            parser.error(f"{name} runs at what is chosen for {DECIDES[name]}; name that, too")
+    if not Path("experiments/arithmetic/testbed.yaml").is_file():
+        parser.error(f"{Path.cwd()} is not the project's root, from which paths are told; go there")
+    for name in ("work", "results"):
+        place = getattr(arguments, name)
+        if place.exists() and not place.is_dir():
+            parser.error(f"--{name} is the file {place}; expected a directory")
     try:
+        if not arguments.worker:
+            return oversee(arguments)
         with listening():
             return work_on(arguments)
     except Stopped as error:
         print(error)
         return _STOPPED
     except UserError as error:
-        print(f"error: {error}")
+        print(f"error: {error}", file=None if arguments.worker else sys.stderr)
         return 2
 
 

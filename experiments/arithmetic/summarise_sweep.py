@@ -28,7 +28,14 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write report pages")
     arguments = parser.parse_args()
-    found = [analysis.load(arguments.results, name) for name in ORDER]
+    for name in ("results", "out", "work", "report"):
+        place = getattr(arguments, name)
+        if place is not None and place.exists() and not place.is_dir():
+            parser.error(f"--{name} is the file {place}; expected a directory")
+    try:
+        found = [analysis.load(arguments.results, name) for name in ORDER]
+    except UserError as error:
+        parser.error(str(error))
     settings = [one for one in found if one is not None]
     if not settings:
         parser.error(f"{arguments.results} holds no results; run_sweep.py makes them")

@@ -155,32 +155,54 @@ def at_equal_length(setting: Setting, method: str, rival: str) -> AtEqualLength:
     """Accuracies of two fronts at one length, each read off linearly between its points.
 
     The length is that of the method's last runs, or the rival's shortest point where that is
-    longer. Points that another beats in both length and accuracy are no part of a front.
+    longer. Points that another beats in both length and accuracy are no part of a front. A point of
+    one seed moves, in a resample, as another seed moved one of the setting's last runs from its
+    method's mean (drawn from all of them, made wider by sqrt(S / (S - 1))).
     """
     fronts = [front(setting, name) for name in (method, rival)]
+    moves = _moves(setting)
     own = np.stack([o.length.mean(1) for o in setting.entries[method].seeds])
 
-    def read(weights: list[list[np.ndarray]], problems: np.ndarray) -> list[np.ndarray]:
+    def read(
+        weights: list[list[np.ndarray]], problems: np.ndarray, rng: np.random.Generator | None
+    ) -> list[np.ndarray]:
         means = [
             [[_mean(x, s, problems) for x in point] for point, s in zip(points, seeds, strict=True)]
             for points, seeds in zip(fronts, weights, strict=True)
         ]
+        for points, found in zip(fronts, means, strict=True):
+            for point, mean in zip(points[1:], found[1:], strict=True):  # the first: the start
+                if rng is not None and len(point.length) == 1:
+                    move = moves[rng.integers(0, len(moves), len(problems))]
+                    mean[0], mean[1] = mean[0] + move[:, 0], mean[1] + move[:, 1]
         chosen = _mean(own, np.ones((len(problems), len(own))), problems)
         at = np.maximum(chosen, np.min([length for length, _ in means[1]], axis=0))
         return [at, *(_on(points, at) for points in means)]
 
     ones = [[np.ones((1, len(p.length))) for p in points] for points in fronts]
-    (tokens,), (first,), (second,) = read(ones, np.ones((1, own.shape[1])))
+    (tokens,), (first,), (second,) = read(ones, np.ones((1, own.shape[1])), None)
     drawn, stream = [], 0
     for points in fronts:
         drawn.append([])
         for p in points:
             drawn[-1].append(figures.resample(own.shape[1], len(p.length), stream=stream).seeds)
             stream += 1
-    _, firsts, seconds = read(drawn, figures.resample(own.shape[1]).problems)
+    rng = np.random.default_rng(2)
+    _, firsts, seconds = read(drawn, figures.resample(own.shape[1]).problems, rng)
     low, high = np.percentile(firsts - seconds, [2.5, 97.5])
     gap = Estimate(float(first - second), float(low), float(high))
     return AtEqualLength(float(tokens), float(first), float(second), gap)
+
+
+def _moves(setting: Setting) -> np.ndarray:
+    """How seeds move length and accuracy: of all last runs that have others beside them, [N, 2]."""
+    found = [np.zeros((1, 2))]  # where there are none
+    for entry in setting.entries.values():
+        if len(entry.seeds) > 1:
+            means = np.asarray([(o.length.mean(), o.correct.mean()) for o in entry.seeds])
+            size = len(means)
+            found.append((means - means.mean(0)) * np.sqrt(size / (size - 1)))
+    return np.concatenate(found[1:] or found)
 
 
 def _mean(values: np.ndarray, seeds: np.ndarray, problems: np.ndarray) -> np.ndarray:

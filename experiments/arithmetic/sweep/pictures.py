@@ -103,19 +103,14 @@ def _legend_below(
 def curves(
     settings: Sequence[Setting], methods: Sequence[str], path: Path, smooth: int = 5
 ) -> None:
-    """Length, accuracy and redundant tokens of the sampled completions by sampled tokens.
-
-    Means over seeds; what is redundant is known where a method asks for information.
-    """
-    figure, axes = plt.subplots(3, len(settings), figsize=(3.6 * len(settings), 7.4), squeeze=False)
+    """Length and accuracy of the sampled completions by sampled tokens; means over seeds."""
+    figure, axes = plt.subplots(2, len(settings), figsize=(3.6 * len(settings), 5.2), squeeze=False)
     for column, setting in enumerate(settings):
         for method in methods:
             entry = setting.entries.get(method)
             if entry is None:
                 continue
-            for row, name in enumerate(("length", "accuracy", "redundant")):
-                if not all(name in r.curves for r in entry.results):
-                    continue
+            for row, name in enumerate(("length", "accuracy")):
                 size = min(len(r.curves[name]) for r in entry.results)
                 values = np.mean([r.curves[name][:size] for r in entry.results], 0)
                 tokens = np.mean([r.curves["sampled_tokens"][:size] for r in entry.results], 0)
@@ -131,7 +126,6 @@ def curves(
         axes[-1][column].set_xlabel("sampled tokens (thousands)")
     axes[0][0].set_ylabel("mean length (tokens)")
     axes[1][0].set_ylabel("accuracy")
-    axes[2][0].set_ylabel("tokens after the answer is known")
     axes[0][-1].legend(fontsize=7, frameon=False)
     _save(figure, path)
 

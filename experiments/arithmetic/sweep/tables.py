@@ -160,7 +160,9 @@ def weights_table(setting: Setting, method: str, control: str) -> str:
         "| of accuracy |",
         "|---|---|---|---|---|",
     ]
-    for one, other in zip(setting.grids[method], setting.grids[control], strict=True):
+    controls = {r.choice: r for r in setting.grids[control]}
+    both = [r for r in setting.grids[method] if r.choice in controls]
+    for one, other in ((r, controls[r.choice]) for r in both):
         pair = [analysis.Entry(r.method, (r.outcomes["select"],), (r,)) for r in (one, other)]
         told = [
             f"{analysis.figure(e, 'accuracy').value:.3f}, {analysis.figure(e, 'length').value:.1f}"
