@@ -2,11 +2,13 @@
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
+from iapo_jax import LossOptions, make_algorithm
 from iapo_jax.checks import check_config
 from iapo_jax.config import EvaluateConfig, TrainConfig, load_config, to_yaml
 from iapo_jax.model_selection import Candidate
@@ -61,11 +63,22 @@ def test_each_has_the_papers_numbers_and_two_meshes_of_eight(paper, path):
             assert config == load_config(TrainConfig, str(path))
         assert batch.num_generations == 8 and batch.prompts_per_step * 8 == 128
         optimizer = config.optimizer
-        assert (optimizer.learning_rate, optimizer.adam_beta2) == (1e-6, 0.99)
+        adam = optimizer.adam_beta1, optimizer.adam_beta2, optimizer.warmup_steps
+        assert (optimizer.learning_rate, *adam) == (1e-6, 0.9, 0.99, 0)
+        assert config.batch.num_iterations == 1 and config.sampling.temperature == 1
         assert optimizer.lr_scheduler_type == "linear" and optimizer.max_grad_norm == 1
         assert config.data.max_prompt_length == 512
         assert config.sampling.max_completion_length == 2048
-    assert config.algorithm.name == "iapo"
+    assert config.algorithm.name == "iapo" and config.information.estimator == "auto"
+    section = config.algorithm
+    own = {k: getattr(section, k) for k in ("loss_type", "epsilon", "epsilon_high", "beta")}
+    made = make_algorithm(section.name, section.options, **own)
+    assert made.loss == LossOptions("bnpo", 0.2, 0.28, 0.001)
+    assert made.estimator == "answer_entropy" and section.options == {"alpha": 0.01, "beta": 0.01}
+    data = path.stem.split("_")[1]
+    rows, epochs = {"gsm8k": (7473, 2), "math500": (400, 152), "dapo": (5600, 2)}[data]
+    steps = epochs * (rows - config.selection.problems) // config.batch.prompts_per_step
+    assert config.max_steps == pytest.approx(steps, abs=3)
     told = path.stem.split("_")[0].replace("qwen", "Qwen").replace("b", "B")
     assert config.model.path == f"Qwen/{told}-Instruct"
 
@@ -101,12 +114,48 @@ def test_runs_that_cannot_be_compared(paper, tmp_path, monkeypatch, capsys):
     one = make_run(tmp_path / "a", "s", (0, 0.8, 9.0, 0.1), (1, 0.8, 9.0, 0.1))
     other = make_run(tmp_path / "b", "t", (0, 0.8, 9.0, 0.1), (1, 0.8, 9.0, 0.1))
     unmeasured = make_run(tmp_path / "c", "s")
+    later = make_run(tmp_path / "d", "s", (1, 0.8, 9.0, 0.1))
     cases = [
         ([one, other], f"{other} was measured on other questions than {one}"),
         ([one, unmeasured], f"{unmeasured} has no measured checkpoint yet"),
+        ([later], f"{later} has not measured its start"),
         ([str(tmp_path / "none")], "is no run directory: expected config.yaml in it"),
     ]
     for words, told in cases:
         monkeypatch.setattr(sys, "argv", ["choose.py", *words])
         assert paper["choose"].main() == 2
         assert told in capsys.readouterr().err
+
+
+def test_a_cell_compiles_for_its_mesh(paper, shared_data, tmp_path, monkeypatch, capfd):
+    """The README's command at the cell's own lengths and batch; of the model two small layers."""
+    path = shared_data / "configs" / "Qwen2.5-0.5B-Instruct.config.json"
+    small = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 64}
+    small |= {"num_attention_heads": 8, "num_key_value_heads": 8}
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / path.name).write_text(json.dumps(json.loads(path.read_text()) | small))
+    script = paper["dry_run"]
+    heads = script.commands
+    monkeypatch.setattr(script, "commands", lambda path: {"v5e-8": heads(path)["v5e-8"]})
+    monkeypatch.chdir(tmp_path)
+    tokenizer = shared_data / "tokenizers" / "qwen2.5-instruct"
+    places = ["--models", str(models), "--tokenizer", str(tokenizer), "--data", str(shared_data)]
+    monkeypatch.setattr(sys, "argv", ["dry_run.py", *places, "qwen2.5-0.5b_gsm8k"])
+    assert script.main() == 0
+    printed = "".join(capfd.readouterr())
+    assert "== qwen2.5-0.5b_gsm8k, v5e-8\n" in printed and "all compiled" in printed
+    for program in ("sample", "signals", "update"):
+        assert re.search(rf"^{program}( +[0-9,.]+){{3}}$", printed, re.M), printed
+
+
+def test_wrong_words_of_the_dry_run(paper, tmp_path, monkeypatch, capsys):
+    places = ["--models", str(tmp_path), "--tokenizer", str(tmp_path), "--data", str(tmp_path)]
+    for words, told in (
+        (["qwen2.5-72b_gsm8k"], "unknown config 'qwen2.5-72b_gsm8k'; expected one of qwen2.5-0.5b"),
+        (["qwen2.5-7b_dapo"], "dapo has no parquet or JSON file; expected the data set's"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["dry_run.py", *places, *words])
+        with pytest.raises(SystemExit) as stopped:
+            paper["dry_run"].main()
+        assert told in capsys.readouterr().err + str(stopped.value)

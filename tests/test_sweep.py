@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,11 +24,23 @@ from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig, load_config
 from iapo_jax.errors import UserError
 from iapo_jax.figures import Outcomes
+from iapo_jax.plugins import load
+from iapo_jax.types import Group
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "arithmetic"
 SETTINGS = ("chain", "easy", "hard", "growing")
-MODULES = ("plan", "records", "choose", "queue", "analysis", "tables", "findings", "pictures")
+MODULES = (
+    "plan",
+    "problems",
+    "records",
+    "choose",
+    "queue",
+    "analysis",
+    "tables",
+    "findings",
+    "pictures",
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +69,9 @@ def result(sweep, job, split="select", **drawn):
     nats = {"nats": kinds, "tokens": kinds, "profile": [0.1] * 10, "completions": 4}
     config = "" if job.method == "start" else sweep["records"].config_of(job)
     told = dict(config=config, updates=3, sampled_tokens=99, seconds=1.0)
+    digest_of = sweep["problems"].digest_of
+    splits = sweep["plan"].splits_of(job)
+    told["problems"] = {name: digest_of(job.setting, name) for name in splits}
     return sweep["records"].Result(
         *job,
         **told,
@@ -71,7 +88,7 @@ def result(sweep, job, split="select", **drawn):
 def test_the_core_runs_everywhere_and_everything_in_easy(sweep):
     plan = sweep["plan"]
     assert all(set(plan.CORE) <= set(plan.methods_of(name)) for name in SETTINGS)
-    assert set(plan.methods_of("easy")) == set(ALGORITHMS)
+    assert set(plan.methods_of("easy")) == {*ALGORITHMS, plan.SHUFFLED, plan.ZERO}
     assert "l1_max" in plan.methods_of("hard")
     assert set(plan.SCALES) == {*SETTINGS, "large"} and plan.methods_of("large") == plan.CORE
 
@@ -86,6 +103,7 @@ def test_every_method_has_a_grid_of_four_configs(sweep, setting):
             options = {name: value for name, value in chosen.items() if "." not in name}
             fields = {k.partition(".")[2]: v for k, v in chosen.items() if k.startswith("algo")}
             rule = plan.RULES.get(method, method)
+            rule = rule if rule in ALGORITHMS else load(str(ROOT / rule), "rule")
             made = make_algorithm(rule, options, max_length=limit, **fields)
             rate = chosen.get("optimizer.learning_rate")
             seen.add((str(options), made.loss, made.dynamic_sampling, rate))
@@ -245,6 +263,8 @@ def test_a_result_of_another_config_is_not_done(sweep, tmp_path):
     one = result(sweep, job)
     sweep["records"].write(tmp_path, one)
     assert queue.is_done(tmp_path, job) and queue.done(["chain"], tmp_path) == 1
+    sweep["records"].write(tmp_path, one._replace(problems={"select": "of before"}))
+    assert not queue.is_done(tmp_path, job)
     sweep["records"].write(tmp_path, one._replace(config=one.config + " max_steps=3"))
     assert not queue.is_done(tmp_path, job) and queue.done(["chain"], tmp_path) == 0
     assert job in queue.ready(["chain"], tmp_path)
@@ -300,7 +320,9 @@ def results(sweep, tmp_path_factory):
 def test_figures_are_the_librarys(sweep, results):
     analysis = sweep["analysis"]
     easy = analysis.load(results, "easy")
-    assert set(easy.entries) == set(ALGORITHMS) and set(easy.chosen.values()) == {3}
+    assert set(easy.entries) == set(sweep["plan"].methods_of("easy")) and set(
+        easy.chosen.values()
+    ) == {3}
     ours, base = easy.entries["iapo_priced"], easy.entries["grpo"]
     assert len(ours.seeds) == len(base.seeds) == 5
     lengths = [o.length.mean() for o in ours.seeds]
@@ -331,6 +353,9 @@ def test_runs_of_another_choice_do_not_count(sweep, results, tmp_path):
     before, after = (analysis.load(place, "easy").entries["gfpo"] for place in (results, tmp_path))
     assert [r.choice for r in after.results] == [3] * 3
     assert analysis.figure(after, "accuracy") == analysis.figure(before, "accuracy")
+    fourth = sweep["plan"].Job("easy", "gfpo", 3, 3)  # a seed that is not planned
+    records.write(tmp_path, result(sweep, fourth, "test", accuracy=0.1))
+    assert len(analysis.load(tmp_path, "easy").entries["gfpo"].results) == 3
     records.path_of(tmp_path, sweep["plan"].grid_jobs("easy")[0]).unlink()
     assert "grpo" not in analysis.load(tmp_path, "easy").entries  # its grid is not whole yet
 
@@ -428,7 +453,7 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     header = "setting,method,seed,accuracy,length,pass_at_4,updates,sampled_tokens,config"
     assert list(rows[0]) == header.split(",")
     counts = {name: sum(row["setting"] == name for row in rows) for name in ("hard", "shifted")}
-    assert counts == {name: 1 + 9 * 3 + 2 * 5 for name in counts}
+    assert counts == {name: 1 + 11 * 3 + 2 * 5 for name in counts}
     first = next(row for row in rows if row["method"] == "gfpo" and row["seed"] == "1")
     drawn = settings[0].entries["gfpo"].seeds[1]
     assert float(first["accuracy"]) == pytest.approx(drawn.correct.mean(), abs=1e-4)
@@ -440,8 +465,12 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     assert math.isnan(shares.pop("iapo_shuffled")) and not any(map(math.isnan, shares.values()))
     begun = settings[0]._replace(grids={**settings[0].grids, "iapo_shuffled": []})
     assert sweep["tables"].grid_csv([begun]).count("\n") == 1 + 4 * 10
+    some = {**settings[0].grids, "iapo_shuffled": settings[0].grids["iapo_shuffled"][2:3]}
+    table = sweep["tables"].weights_table(begun._replace(grids=some), "iapo", "iapo_shuffled")
+    assert len(table.splitlines()) == 3 and "alpha: 0.1," in table
     text = sweep["findings"].render(settings)
-    for name in ("### hard", "### shifted", "`iapo` against `iapo_shuffled`", "start model"):
+    shown = "`iapo` against `iapo_shuffled`", "`iapo_priced` against `iapo_priced_zero`"
+    for name in ("### hard", "### shifted", *shown, "start model"):
         assert name in text
     shown = ("grpo", "iapo", "iapo_priced")
     sweep["pictures"].pareto(settings, tmp_path / "pareto.png")
@@ -525,16 +554,29 @@ def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, tmp_path, monke
     ]
     assert read.curves["length"] == [round(rows[0]["completions/mean_length"], 4)]
     assert read.sampled_tokens == rows[0]["sampled_tokens"] == found.sampled_tokens
-    texts = next((work / "growing" / job.name / "measured").glob("*.completions.jsonl"))
+    measured = measure.folder_of(work / "growing" / job.name / "measured", "growing", "test")
+    texts = next(measured.glob("*.completions.jsonl"))
     told = [json.loads(line) for line in texts.read_text().splitlines()]
     assert np.mean([one["correct"] for one in told]) == read.outcomes["test"].correct.mean()
     thinking = [one["thinking_length"] for one in told if one["correct"]]
     assert sum(read.categories.values()) == pytest.approx(np.mean(thinking))
-    assert read.information["completions"] == 8
+    right = sum(one["correct"] for one in told if one["sample"] == 0)
+    assert 0 < read.information["completions"] <= min(8, right)
     nats = sum(read.information["nats"].values())
-    assert 0 < nats < 1 and sum(read.information["profile"]) == pytest.approx(nats, abs=0.5)
+    assert 0 < nats < 2 and sum(read.information["profile"]) == pytest.approx(nats, abs=0.5)
     left = list(sweep["queue"].ready(["growing"], results))
     assert job not in left
+
+    # Another config in the same place: the run is not gone on with.
+    monkeypatch.setattr(
+        plan, "_text", lambda value, own=plan._text: own(value).replace("0.04", "0.02")
+    )
+    again = execute.execute(job, work, results)
+    assert "algorithm.beta=0.02" in again.config and again.updates == 1
+    aside = work / "growing" / f"{job.name}.before_1"
+    assert (aside / "metrics.jsonl").read_text() != (
+        work / "growing" / job.name / "metrics.jsonl"
+    ).read_text()
 
     # The page: before and after on the test problems, and another split as an evaluation.
     pages = sweep["pages"]
@@ -577,11 +619,76 @@ def test_a_worker_that_did_its_share_is_followed_by_another(
         ("run_sweep", ["medium"], "unknown setting 'medium'; expected one of chain, easy"),
         ("run_sweep", ["--workers", "0"], "--workers is 0; expected at least 1"),
         ("run_sweep", ["hard", "--methods", "grop"], "unknown method 'grop'; expected one of dapo"),
+        ("run_sweep", ["hard", "--methods", "iapo_shuffled"], "runs at what is chosen for iapo;"),
+        ("run_sweep", ["--work", __file__], "test_sweep.py; expected a directory"),
         ("summarise_sweep", ["--results", "/nowhere"], "/nowhere holds no results"),
+        ("summarise_sweep", ["--out", __file__], "test_sweep.py; expected a directory"),
     ],
 )
 def test_wrong_words_are_one_sentence(sweep, script, words, told, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", [script, *words])
     with pytest.raises(SystemExit) as stopped:
         importlib.import_module(script).main()
     assert stopped.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_a_damaged_result_and_another_directory_are_one_sentence(
+    sweep, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(ROOT)
+    job = sweep["plan"].grid_jobs("chain")[0]
+    path = sweep["records"].path_of(tmp_path, job)
+    sweep["records"].write(tmp_path, result(sweep, job))
+    path.write_text(path.read_text()[:500])
+    for script, words in (("run_sweep", ["chain"]), ("summarise_sweep", [])):
+        asked = [script, *words, "--results", str(tmp_path), "--work", str(tmp_path / "work")]
+        monkeypatch.setattr(sys, "argv", asked)
+        try:
+            code = importlib.import_module(script).main()
+        except SystemExit as stopped:
+            code = stopped.code
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert code == 2 and f"{path} is no whole result" in told
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run_sweep", "chain"])
+    with pytest.raises(SystemExit):
+        importlib.import_module("run_sweep").main()
+    assert "is not the project's root" in capsys.readouterr().err
+
+
+def test_the_shuffled_control_tells_as_much_elsewhere(sweep):
+    """By hand: prices and ends are those of the rule, and one token's news moves."""
+    rule = load(str(ROOT / sweep["plan"].RULES["iapo_priced_shuffled"]), "rule")
+    told = np.zeros((2, 8), np.float32)
+    told[0, 1], told[1, 5] = 2.0, 1.0
+    u = 3.0 - np.concatenate([np.zeros((2, 1)), told.cumsum(1)], 1)
+    mask = np.ones((2, 8), bool)
+    ones, right = np.ones((2, 8), np.float32), np.asarray([1.0, 0.0], np.float32)
+    group = Group(
+        tokens=np.arange(16).reshape(2, 8),
+        mask=mask,
+        reward=right,
+        correct=right > 0,
+        log_prob=-ones,
+        entropy=ones,
+        uncertainty=u.astype(np.float32),
+        informativeness=told,
+        thinking=mask & (np.arange(8) < 7),
+    )
+    group = jax.tree.map(jnp.asarray, group)
+    options = dict(alpha=3.0, price=0.01, unit="nats")
+    plain = ALGORITHMS["iapo_priced"].advantage(group, **options).advantage
+    draws = [rule.advantage(group, jax.random.key(n), **options).advantage for n in range(30)]
+    assert np.std([np.asarray(one) for one in draws], 0)[:, :7].min() > 0.1
+    # Without news in any token there is nothing to shuffle.
+    silent = group._replace(
+        informativeness=0 * group.informativeness, uncertainty=0 * group.uncertainty + 3
+    )
+    same = [
+        ALGORITHMS["iapo_priced"].advantage(silent, **options).advantage,
+        rule.advantage(silent, jax.random.key(0), **options).advantage,
+    ]
+    np.testing.assert_allclose(*same, rtol=1e-6)
+    # R of the first token is all that is told, whatever the order; the critic sees the start alone.
+    assert np.isfinite(plain).all() and all(np.isfinite(one).all() for one in draws)

@@ -159,7 +159,8 @@ def oversee(arguments: argparse.Namespace) -> int:
     for place, code in enumerate(codes):
         if code not in (0, *stops):
             log = _log_of(place, arguments)
-            last = log.read_text(errors="replace").strip().rpartition("\n")[2]
+            told = log.read_text(errors="replace").strip() if log.is_file() else ""
+            last = told.rpartition("\n")[2]
             print(f"error: a worker failed; see {log}, which ends in: {last}", file=sys.stderr)
     return 1
 

@@ -1,6 +1,6 @@
 """Which of several runs is kept: the best checkpoint of each, compared on their selection split.
 
-    python experiments/paper/choose.py runs/paper/qwen2.5-1.5b_gsm8k/*
+    python experiments/paper/choose.py runs/paper/qwen2.5-1.5b_gsm8k/a*_b*
 
 Reads selection.jsonl of each run directory, by the criterion of its config; the test set decides
 nothing. Runs that are compared must hold out the same questions.
@@ -46,11 +46,11 @@ def main() -> int:
                 "differ in the method alone"
             )
         section = load_run_config(runs[0] / "config.yaml").selection
-        start = next(
-            Candidate(*(row[name] for name in Candidate._fields))
-            for row in read_selection(runs[0] / "selection.jsonl")
-            if row["step"] == 0
-        )
+        rows = read_selection(runs[0] / "selection.jsonl")
+        starts = [row for row in rows if row["step"] == 0]
+        if not starts:
+            raise UserError(f"{runs[0]} has not measured its start (step 0 of selection.jsonl)")
+        start = Candidate(*(starts[0][name] for name in Candidate._fields))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
