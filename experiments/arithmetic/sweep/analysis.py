@@ -13,7 +13,7 @@ import numpy as np
 from iapo_jax import figures
 from iapo_jax.figures import Estimate, Outcomes, Terms, figure_terms
 from sweep import queue
-from sweep.plan import START, final_jobs, methods_of
+from sweep.plan import OURS, RIVALS, START, final_jobs, methods_of
 from sweep.records import Result, is_current, read_all
 
 BASE = "grpo"
@@ -156,7 +156,7 @@ def at_equal_length(setting: Setting, method: str, rival: str) -> AtEqualLength:
 
     The length is that of the method's last runs, or the rival's shortest point where that is
     longer. Points that another beats in both length and accuracy are no part of a front. A point of
-    one seed moves, in a resample, as another seed moved one of the setting's last runs from its
+    one seed moves, in a resample, as a seed moved one of the last runs of such methods from the
     method's mean (drawn from all of them, made wider by sqrt(S / (S - 1))).
     """
     fronts = [front(setting, name) for name in (method, rival)]
@@ -195,10 +195,10 @@ def at_equal_length(setting: Setting, method: str, rival: str) -> AtEqualLength:
 
 
 def _moves(setting: Setting) -> np.ndarray:
-    """How seeds move length and accuracy: of all last runs that have others beside them, [N, 2]."""
+    """How seeds move length and accuracy: of the last runs of methods that have fronts, [N, 2]."""
     found = [np.zeros((1, 2))]  # where there are none
-    for entry in setting.entries.values():
-        if len(entry.seeds) > 1:
+    for name, entry in setting.entries.items():
+        if name in (OURS, *RIVALS) and len(entry.seeds) > 1:
             means = np.asarray([(o.length.mean(), o.correct.mean()) for o in entry.seeds])
             size = len(means)
             found.append((means - means.mean(0)) * np.sqrt(size / (size - 1)))

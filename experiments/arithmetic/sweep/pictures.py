@@ -19,6 +19,7 @@ _COLOURS = {
     "iapo": "#2a6fbb",
     "iapo_shuffled": "#8db8e0",
     "iapo_priced": "#c8372d",
+    "iapo_priced_shuffled": "#eda7a1",
     "length_penalty": "#3a923a",
     "length_cap": "#8c6d1f",
     "gfpo": "#7b4fa3",
