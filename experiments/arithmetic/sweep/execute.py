@@ -18,7 +18,6 @@ _CURVES = {
     "length": "completions/mean_length",
     "accuracy": "accuracy",
     "sampled_tokens": "sampled_tokens",
-    "redundant": "iapo/redundant_tokens",
 }
 
 
@@ -49,11 +48,7 @@ def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Resu
         place / "measured",
         shown=shown,
     )
-    curves = {
-        name: [round(row[key], 4) for row in rows]
-        for name, key in _CURVES.items()
-        if all(row.get(key) is not None for row in rows)
-    }
+    curves = {name: [round(row[key], 4) for row in rows] for name, key in _CURVES.items()}
     result = Result(
         *job,
         config=" ".join(own),
