@@ -472,6 +472,13 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     shown = "`iapo` against `iapo_shuffled`", "`iapo_priced` against `iapo_priced_zero`"
     for name in ("### hard", "### shifted", *shown, "start model"):
         assert name in text
+    assert text.startswith("### All settings\n\n| setting | `iapo_priced` - `grpo`: tokens, % | ")
+    table = [line.split("|") for line in text.splitlines()[2:6]]
+    assert [row[1].strip() for row in table[2:]] == ["*hard*", "*shifted*"]
+    assert {len(row) for row in table} == {1 + 9 + 1}
+    [told] = [x for x in sweep["findings"].sentences(settings[0]) if x.startswith(shown[0])]
+    tokens, accuracy = table[2][6].strip(), table[2][7].strip()
+    assert told == f"{shown[0]}: tokens {tokens} %, accuracy {accuracy}"
     shown = ("grpo", "iapo", "iapo_priced")
     sweep["pictures"].pareto(settings, tmp_path / "pareto.png")
     sweep["pictures"].curves(settings, shown, tmp_path / "curves.png")
@@ -520,6 +527,8 @@ def test_the_readme_shows_what_was_measured(sweep):
     rows = [line for line in text[begin:end].splitlines() if line.startswith("| ")]
     told = (FOLDER / "tables.md").read_text().splitlines()
     assert len(rows) > 20 and not [line for line in rows if line not in told]
+    quoted = re.findall(r"tokens \S+ \[\S+ \S+\] %, accuracy \S+ \[\S+ \S+\]", text[begin:end])
+    assert len(quoted) > 10 and not [x for x in quoted if not any(x in line for line in told)]
     names = ("chain", "easy", "hard", "shifted", "growing", "large")
     loaded = [sweep["analysis"].load(FOLDER / "results", name) for name in names]
     found = sweep["tables"].results_csv([one for one in loaded if one is not None])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import time
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Resu
 def measure_start(setting: str, work: Path, results: Path, *, shown: bool = False) -> Result:
     """The start model of a setting on every split."""
     job = start_job(setting)
-    model = HERE / "models" / setting
+    model = Path(os.path.relpath(HERE / "models" / setting))  # so that pages name no machine's path
     out = work / setting / START
     told = measured(START, model, setting, splits_of(job), out, shown=shown)
     result = Result(*job, config="", **told)

@@ -15,7 +15,10 @@ CONTROL = next(control for control, of in CONTROLS.items() if of == PUBLISHED)
 
 def render(settings: Sequence[Setting]) -> str:
     """All tables and findings as Markdown."""
-    parts = []
+    together = [one for one in settings if one.entries]
+    pairs = [(OURS, BASE), (PUBLISHED, BASE), (PUBLISHED, CONTROL), (OURS, SHUFFLED)]
+    table = tables.overview_table(together, pairs)
+    parts = [f"### All settings\n\n{table}"] if len(together) > 1 else []
     for setting in settings:
         if not setting.entries:
             if setting.name not in SHIFTED and any(setting.grids.values()):
@@ -49,13 +52,9 @@ def sentences(setting: Setting) -> list[str]:
         if one not in have or other not in (None, *have):
             continue
         base = setting.start if other is None else have[other]
-        shorter = analysis.relative_length(have[one], base)
-        accuracy = analysis.difference(have[one], base, "accuracy")
+        shorter, accuracy = tables.compared(have[one], base)
         against = "the start model" if other is None else f"`{other}`"
-        found.append(
-            f"`{one}` against {against}: tokens {tables.cell(shorter, '{:+.1f}')} %, accuracy "
-            f"{tables.cell(accuracy, '{:+.3f}')}"
-        )
+        found.append(f"`{one}` against {against}: tokens {shorter} %, accuracy {accuracy}")
     if OURS in have and BASE in have:
         found.append(_verdict(setting))
     if _has_fronts(setting):

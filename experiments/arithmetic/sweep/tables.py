@@ -3,13 +3,13 @@
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from testbed.categories import READ
 
 from iapo_jax.figures import Estimate
 from sweep import analysis
-from sweep.analysis import BASE, Setting
+from sweep.analysis import BASE, Entry, Setting
 from sweep.choose import stability
 from sweep.plan import DECIDES, grid
 
@@ -91,6 +91,25 @@ def cell(found: Estimate, form: str = "{:.3f}") -> str:
     return f"{form.format(found.value)} [{form.format(found.low)}, {form.format(found.high)}]"
 
 
+def compared(entry: Entry, base: Entry) -> tuple[str, str]:
+    """Tokens in per cent of the base, and accuracy less the base's, with their intervals."""
+    shorter = analysis.relative_length(entry, base)
+    accuracy = analysis.difference(entry, base, "accuracy")
+    return cell(shorter, "{:+.1f}"), cell(accuracy, "{:+.3f}")
+
+
+def overview_table(settings: Iterable[Setting], pairs: Sequence[tuple[str, str]]) -> str:
+    """Methods against others, a row a setting; empty where runs are missing."""
+    names = [f"`{one}` - `{other}`: tokens, % | accuracy" for one, other in pairs]
+    lines = ["| setting | " + " | ".join(names) + " |", "|---" * (2 * len(pairs) + 1) + "|"]
+    for setting in settings:
+        have, cells = setting.entries, [f"*{setting.name}*"]
+        for one, other in pairs:
+            cells += compared(have[one], have[other]) if {one, other} <= set(have) else ("", "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def results_table(setting: Setting) -> str:
     """Every method of a setting, the shortest first, and its differences from GRPO."""
     lines = [
@@ -116,8 +135,7 @@ def results_table(setting: Setting) -> str:
         if begun or base is None or entry is base:
             cells += ["", ""]
         else:
-            cells.append(cell(analysis.relative_length(entry, base), "{:+.1f}"))
-            cells.append(cell(analysis.difference(entry, base, "accuracy"), "{:+.3f}"))
+            cells += compared(entry, base)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
