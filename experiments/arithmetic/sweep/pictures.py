@@ -1,6 +1,6 @@
 """The experiment's pictures; each is a function of results, on a figure of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -27,6 +27,7 @@ _COLOURS = {
     "l1_max": "#12908e",
 }
 _OTHER = "#bbbbbb"
+_OTHERS = "others"
 _KINDS = {
     "needed": "#2a6fbb",
     "restate": "#f0c987",
@@ -58,7 +59,10 @@ def _panels(count: int, height: float = 3.4) -> tuple[plt.Figure, list[plt.Axes]
 
 
 def pareto(settings: Sequence[Setting], path: Path) -> None:
-    """Accuracy against length: final runs with their intervals, grids as small dots."""
+    """Accuracy against length: final runs with their intervals, grids as small dots.
+
+    The frame is that of the final runs' means: one collapsed run would squeeze the others together.
+    """
     figure, axes = _panels(len(settings), 3.9)
     for place, setting in zip(axes, settings, strict=True):
         for method, results in setting.grids.items():
@@ -67,6 +71,7 @@ def pareto(settings: Sequence[Setting], path: Path) -> None:
             found = [r.outcomes["select"] for r in results]
             x, y = ([float(getattr(o, n).mean()) for o in found] for n in ("length", "correct"))
             place.scatter(x, y, s=9, color=colour(method), alpha=0.35, linewidths=0)
+        means = []
         for entry in (setting.start, *setting.entries.values()):
             length, accuracy = (analysis.figure(entry, n) for n in ("length", "accuracy"))
             place.errorbar(
@@ -78,24 +83,28 @@ def pareto(settings: Sequence[Setting], path: Path) -> None:
                 markersize=9 if entry is setting.start else 6,
                 color=colour(entry.name),
                 elinewidth=0.8,
-                label=entry.name,
+                label=entry.name if entry.name in _COLOURS else _OTHERS,
             )
+            means.append((length.value, accuracy.value))
+        low, high = np.min(means, axis=0), np.max(means, axis=0)
+        margin = np.maximum(0.2 * (high - low), (2.0, 0.01))
+        place.set_xlim(low[0] - margin[0], high[0] + margin[0])
+        place.set_ylim(low[1] - margin[1], high[1] + margin[1])
         place.set_title(setting.name)
         place.set_xlabel("tokens")
     axes[0].set_ylabel("accuracy")
-    _legend_below(figure, axes, lambda label: colour(label) != _OTHER)
+    _legend_below(figure, axes)
     _save(figure, path, bottom=0.07)
 
 
-def _legend_below(
-    figure: plt.Figure, axes: Sequence[plt.Axes], shown: Callable[[str], bool]
-) -> None:
+def _legend_below(figure: plt.Figure, axes: Sequence[plt.Axes]) -> None:
     """One legend for all panels, under them."""
     handles = {}
     for place in axes:
         for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
-            if shown(label):
-                handles.setdefault(label, handle)
+            handles.setdefault(label, handle)
+    if _OTHERS in handles:
+        handles[_OTHERS] = handles.pop(_OTHERS)  # to the end
     figure.legend(
         handles.values(), handles.keys(), loc="lower center", ncol=len(handles), frameon=False
     )
@@ -127,8 +136,8 @@ def curves(
         axes[-1][column].set_xlabel("sampled tokens (thousands)")
     axes[0][0].set_ylabel("mean length (tokens)")
     axes[1][0].set_ylabel("accuracy")
-    axes[0][-1].legend(fontsize=7, frameon=False)
-    _save(figure, path)
+    _legend_below(figure, axes[0])
+    _save(figure, path, bottom=0.05)
 
 
 def categories(settings: Sequence[Setting], methods: Sequence[str], path: Path) -> None:
@@ -146,7 +155,7 @@ def categories(settings: Sequence[Setting], methods: Sequence[str], path: Path) 
         place.invert_yaxis()
         place.set_title(setting.name)
         place.set_xlabel("tokens of a right completion")
-    _legend_below(figure, axes, lambda _: True)
+    _legend_below(figure, axes)
     _save(figure, path, bottom=0.08)
 
 
