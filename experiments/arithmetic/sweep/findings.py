@@ -39,6 +39,9 @@ def render(settings: Sequence[Setting]) -> str:
             table = tables.equal_length_table(setting, OURS, RIVALS)
             parts.append(f"`{OURS}` at equal length:\n\n{table}")
         parts.append("\n".join(f"- {line}" for line in sentences(setting)))
+    if together:
+        own = [one for one in together if one.name not in SHIFTED]
+        parts.append(f"### Time\n\n{tables.times_table(own)}")
     return "\n\n".join(part for part in parts if part)
 
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 
 from testbed.categories import READ
@@ -108,6 +109,21 @@ def overview_table(settings: Iterable[Setting], pairs: Sequence[tuple[str, str]]
             cells += compared(have[one], have[other]) if {one, other} <= set(have) else ("", "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def times_table(settings: Iterable[Setting]) -> str:
+    """What the runs took, each on one core: training and every measurement that was made."""
+    lines = ["| setting | runs | seconds, median | hours of a core |", "|---|---|---|---|"]
+    total = 0.0
+    for setting in settings:
+        entries = (setting.start, *setting.entries.values())
+        found = {r.job: r.seconds for entry in entries for r in entry.results}
+        found |= {r.job: r.seconds for results in setting.grids.values() for r in results}
+        hours = sum(found.values()) / 3600
+        total += hours
+        middle = statistics.median(found.values())
+        lines.append(f"| *{setting.name}* | {len(found)} | {middle:.0f} | {hours:.2f} |")
+    return "\n".join([*lines, f"| together |  |  | {total:.2f} |"])
 
 
 def results_table(setting: Setting) -> str:
