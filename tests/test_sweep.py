@@ -24,6 +24,7 @@ from iapo_jax.checks import check_config
 from iapo_jax.config import TrainConfig, load_config
 from iapo_jax.errors import UserError
 from iapo_jax.figures import Outcomes
+from iapo_jax.interruption import Stopped
 from iapo_jax.plugins import load
 from iapo_jax.types import Group
 
@@ -578,15 +579,26 @@ def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, tmp_path, monke
     assert job not in left
 
     # Another config in the same place: the run is not gone on with.
-    monkeypatch.setattr(
-        plan, "_text", lambda value, own=plan._text: own(value).replace("0.04", "0.02")
-    )
-    again = execute.execute(job, work, results)
-    assert "algorithm.beta=0.02" in again.config and again.updates == 1
-    aside = work / "growing" / f"{job.name}.before_1"
-    assert (aside / "metrics.jsonl").read_text() != (
-        work / "growing" / job.name / "metrics.jsonl"
-    ).read_text()
+    there = work / "growing" / job.name
+    untouched = (there / "metrics.jsonl").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            plan, "_text", lambda value, own=plan._text: own(value).replace("0.04", "0.02")
+        )
+        begun = []
+
+        def begin(config):
+            begun.append((config, there.exists()))
+            raise Stopped("begun")
+
+        patch.setattr(execute, "train", begin)
+        with pytest.raises(Stopped, match="begun"):
+            execute.execute(job, work, results)
+    [(config, existed)] = begun
+    assert config.algorithm.beta == 0.02 and config.output_dir == str(there) and not existed
+    aside = there.with_name(f"{job.name}.before_1")
+    assert (aside / "metrics.jsonl").read_bytes() == untouched
+    aside.rename(there)
 
     # The page: before and after on the test problems, and another split as an evaluation.
     pages = sweep["pages"]

@@ -1,5 +1,6 @@
 """The experiment's settings: what is generated is true, labelled, disjoint, and read back."""
 
+import functools
 import importlib
 import json
 import re
@@ -33,6 +34,13 @@ def bed():
         }
         for name in [n for n in sys.modules if n.partition(".")[0] in ("testbed", "tokenizer")]:
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def problems_of(bed):
+    """`settings.problems_of` of a setting's name and a split; each is drawn once."""
+    module = bed["settings"]
+    return functools.cache(lambda name, split: module.problems_of(module.SETTINGS[name], split))
 
 
 @pytest.fixture(scope="module")
@@ -158,12 +166,12 @@ def test_everything_fits_and_verbosity_zero_is_the_shortest_chain(bed, drawn, na
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_no_question_is_in_two_splits_or_in_the_supervised_rows(bed, name):
+def test_no_question_is_in_two_splits_or_in_the_supervised_rows(bed, problems_of, name):
     module = bed["settings"]
     setting = module.SETTINGS[name]
     sizes = module.splits_of(setting)
     last = [split for split in ("test", "longer") if setting.tried and split in sizes]
-    first = [set(module.problems_of(setting, split)) for split in sizes if split not in last]
+    first = [set(problems_of(name, split)) for split in sizes if split not in last]
     questions = set().union(*first)
     rows = list(module.supervised_rows(setting, 300, questions))
     practised = {row["question"] for row in rows}
@@ -180,7 +188,7 @@ def test_no_question_is_in_two_splits_or_in_the_supervised_rows(bed, name):
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_the_committed_problems_are_the_generators(bed, name):
+def test_the_committed_problems_are_the_generators(bed, problems_of, name):
     module, setting = bed["settings"], bed["settings"].SETTINGS[name]
     seen: set[str] = set()
     lengths = {}
@@ -196,7 +204,7 @@ def test_the_committed_problems_are_the_generators(bed, name):
         assert not seen & set(questions)
         seen.update(questions)
         if split not in ("test", "longer") or not setting.tried:
-            told = module.problems_of(setting, split).values()
+            told = problems_of(name, split).values()
             assert rows == [{"question": one.question, "answer": one.answer} for one in told]
     if (
         setting.tried
