@@ -31,6 +31,7 @@ from iapo_jax.types import Group
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "arithmetic"
 SETTINGS = ("chain", "easy", "hard", "growing")
+BONUSES = ("stop_bonus", "rival_bonus", "length_bonus_covariance")
 MODULES = (
     "plan",
     "problems",
@@ -244,9 +245,12 @@ def test_the_careful_one_runs_again_at_the_most_accurate_point_of_the_fast_one(s
     assert queue.chosen("growing", plan.FAST, tmp_path) == 2
     assert queue.chosen("growing", plan.CAREFUL, tmp_path) == 0
     ready = [job for job in queue.ready(["growing"], tmp_path) if job.method == plan.CAREFUL]
-    assert ready == [plan.Job("growing", plan.CAREFUL, 0, seed) for seed in range(5)]
+    assert ready == [plan.Job("growing", plan.CAREFUL, 0, seed) for seed in range(10)]
+    new = [job for job in ready if job.seed >= 5]
+    assert new == plan.confirming_jobs("growing", plan.CAREFUL, 0) and new[0].final
+    assert plan.splits_of(new[0]) == ["test"]
     assert plan.overrides(ready[0]) == plan.overrides(grid[0]._replace(seed=0))
-    assert queue.total(["growing"], [plan.FAST, plan.CAREFUL]) == 1 + 4 + 3 + 5
+    assert queue.total(["growing"], [plan.FAST, plan.CAREFUL]) == 1 + 4 + 3 + 5 + 5
 
 
 def test_a_control_runs_again_at_what_was_chosen_for_its_method(sweep, tmp_path):
@@ -311,10 +315,14 @@ def results(sweep, tmp_path_factory):
         for number, method in enumerate(plan.methods_of(setting)):
             for job in (job for job in plan.grid_jobs(setting) if job.method == method):
                 write(directory, result(sweep, job, length=60 - number - 5 * job.choice))
-            for job in plan.final_jobs(setting, method, 3):
+            last = plan.final_jobs(setting, method, 3)
+            for job in last + plan.confirming_jobs(setting, method, 3):
                 one = result(sweep, job, "test", seed=job.seed, length=50 - number)
                 more = {"longer": outcomes(5, 0.2, 60)} if setting == "hard" else {}
-                write(directory, one._replace(outcomes=more | one.outcomes))
+                bonus = [1.0] * 10 + [-3.0] * 20
+                curves = {} if job in last else dict.fromkeys(BONUSES, bonus)
+                one = one._replace(outcomes=more | one.outcomes, curves=one.curves | curves)
+                write(directory, one)
     return directory
 
 
@@ -343,6 +351,33 @@ def test_figures_are_the_librarys(sweep, results):
         outcomes(9, 0.3, 70).correct.mean()
     )
     assert analysis.load(results, "growing") is None
+    hard = analysis.load(results, "hard")
+    assert list(hard.confirming) == ["grpo", "iapo_priced"] == list(shifted.confirming)
+    assert [r.seed for r in hard.confirming["grpo"].results] == [5, 6, 7, 8, 9]
+    assert [r.seed for r in hard.entries["grpo"].results] == [0, 1, 2, 3, 4]
+    assert not easy.confirming and sweep["plan"].confirming_jobs("hard", "gfpo", 3) == []
+
+
+def test_a_start_that_was_measured_on_other_problems_does_not_count(sweep, results, tmp_path):
+    shutil.copytree(results / "easy", tmp_path / "easy")
+    path = tmp_path / "easy" / "start.json"
+    stale = sweep["records"].read(path)
+    sweep["records"].write(tmp_path, stale._replace(problems={"select": "0", "test": "0"}))
+    assert sweep["analysis"].load(tmp_path, "easy") is None
+
+
+def test_a_ratio_to_a_length_that_may_be_0_has_no_interval(sweep):
+    analysis, run = sweep["analysis"], result(sweep, sweep["plan"].Job("easy", "grpo", 0, 0))
+    entry = lambda *lengths: analysis.Entry(  # noqa: E731
+        "grpo", tuple(outcomes(n, length=length) for n, length in enumerate(lengths)), (run,) * 3
+    )
+    calm, torn = entry(50, 51, 52), entry(10, 12, 60)
+    found = analysis.relative_length(torn, calm)
+    assert math.isnan(found.low) and math.isnan(found.high)
+    lengths = [np.mean([o.length for o in one.seeds]) for one in (torn, calm)]
+    assert found.value == pytest.approx(100 * (lengths[0] / lengths[1] - 1))
+    assert sweep["tables"].cell(found, "{:+.1f}") == f"{found.value:+.1f} (no interval)"
+    assert math.isnan(analysis.relative_length(calm, torn).low)
 
 
 def test_runs_of_another_choice_do_not_count(sweep, results, tmp_path):
@@ -452,7 +487,7 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     header = "setting,method,seed,accuracy,length,pass_at_4,updates,sampled_tokens,config"
     assert list(rows[0]) == header.split(",")
     counts = {name: sum(row["setting"] == name for row in rows) for name in ("hard", "shifted")}
-    assert counts == {name: 1 + 11 * 3 + 2 * 5 for name in counts}
+    assert counts == {name: 1 + 11 * 3 + 2 * 5 + 2 * 5 for name in counts}
     first = next(row for row in rows if row["method"] == "gfpo" and row["seed"] == "1")
     drawn = settings[0].entries["gfpo"].seeds[1]
     assert float(first["accuracy"]) == pytest.approx(drawn.correct.mean(), abs=1e-4)
@@ -480,7 +515,22 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     assert told == f"{shown[0]}: tokens {tokens} %, accuracy {accuracy}"
     counted = list(sweep["records"].read_all(results, "hard"))
     hours = sum(one.seconds for one in counted) / 3600
-    assert f"| *hard* | {len(counted)} |" in text and f"| together |  |  | {hours:.2f} |" in text
+    assert (
+        f"| *hard* | {len(counted) - 1} |" in text and f"| together |  |  | {hours:.2f} |" in text
+    )
+    again = settings[0].confirming
+    lines = sweep["tables"].confirming_table(settings[0]).splitlines()
+    tokens, accuracy = sweep["tables"].compared(again["iapo_priced"], again["grpo"])
+    assert len(lines) == 4 and lines[3].endswith(f"| {tokens} | {accuracy} |")
+    assert f"{again['grpo'].seeds[0].correct.mean():.3f}, " in lines[2] and lines[3] in text
+    credit = sweep["tables"].credit_table(settings[0])
+    assert credit.splitlines()[-1] == "| `iapo_priced` |" + " +1.00 | -3.00 |" * 3
+    assert credit in text and text.count(credit) == 1
+    chosen = sweep["tables"].choices_table(settings)
+    assert "| `length_cap` | cap 40 |" in chosen.splitlines()
+    assert "| `iapo_priced` | price 0.04 |" in chosen.splitlines() and chosen in text
+    profile = sweep["tables"].profile_table(settings[0], ["grpo"]).splitlines()
+    assert profile[-1] == "| `grpo` |" + " +0.10 |" * 10 + " +0.00 |"
     shown = ("grpo", "iapo", "iapo_priced")
     sweep["pictures"].pareto(settings, tmp_path / "pareto.png")
     sweep["pictures"].curves(settings, shown, tmp_path / "curves.png")
@@ -488,6 +538,25 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     sweep["pictures"].information(settings, shown, tmp_path / "information.png")
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in tmp_path.iterdir())
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_curves_of_groups_that_were_chosen_are_not_drawn(sweep, results, tmp_path, monkeypatch):
+    hard, pictures = sweep["analysis"].load(results, "hard"), sweep["pictures"]
+    drawn = []
+    monkeypatch.setattr(pictures, "_save", lambda figure, *_, **__: drawn.append(figure))
+    pictures.curves([hard], ("grpo", "dapo"), tmp_path / "curves.png")
+    one = hard.entries["dapo"]
+    told = tuple(r._replace(config="algorithm.dynamic_sampling=true") for r in one.results)
+    hard.entries["dapo"] = one._replace(results=told)
+    pictures.curves([hard], ("grpo", "dapo"), tmp_path / "curves.png")
+    assert [len(figure.axes[0].lines) for figure in drawn] == [2, 1]
+
+
+def test_the_frame_has_room_for_intervals_but_for_those_of_a_run_that_fell_apart(sweep):
+    calm = [[(30 + n, 29 + n, 31 + n), (0.5, 0.48, 0.52)] for n in range(5)]
+    torn = [(20.0, 0.0, 60.0), (0.4, 0.1, 0.6)]
+    low, high = sweep["pictures"]._frame(np.asarray([*calm, torn]))
+    assert low.tolist() == [20.0, 0.4] and high.tolist() == [35.0, 0.52]
 
 
 def test_grids_without_last_runs_have_a_table_of_their_own(sweep, tmp_path):

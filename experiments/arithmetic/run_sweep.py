@@ -4,7 +4,7 @@
 
 Each run leaves `results/SETTING/NAME.json` beside this file; what is there is not run again, so the
 same command goes on after an interruption (also within a run). Run directories go to `--work`.
-One to five minutes a run, one on each CPU core; from the project's root. Where nothing
+One to ten minutes a run, one on each CPU core; from the project's root. Where nothing
 is named, all settings but *large*, which wants a GPU. `summarise_sweep.py` makes the tables.
 """
 

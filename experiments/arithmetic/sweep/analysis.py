@@ -4,6 +4,7 @@ Intervals are those of `iapo_jax.figures`, as `iapo_jax.evaluate` has them: over
 two methods are compared on the same problems.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 from iapo_jax import figures
 from iapo_jax.figures import Estimate, Outcomes, Terms, figure_terms
 from sweep import queue
-from sweep.plan import OURS, RIVALS, START, final_jobs, methods_of
+from sweep.plan import OURS, RIVALS, START, confirming_jobs, final_jobs, methods_of
 from sweep.records import Result, is_current, read_all
 
 BASE = "grpo"
@@ -37,19 +38,21 @@ class Setting(NamedTuple):
     entries: dict[str, Entry]  # by method, in the order of the plan
     grids: dict[str, list[Result]]  # by method, in the order of the grid; on the selection split
     chosen: dict[str, int]
+    confirming: dict[str, Entry] = {}  # some of these methods with other seeds
 
 
 def load(directory: Path, name: str) -> Setting | None:
     """A setting's results, complete or not; None where its start model was not measured."""
     of, split = SHIFTED.get(name, (name, "test"))
     results = list(read_all(directory, of))
+    results = [one for one in results if is_current(one)]
     start = next((one for one in results if one.method == START), None)
     methods = methods_of(of)
-    results = [r for r in results if r.method in methods and is_current(r)]
     if start is None:
         return None
     grids: dict[str, list[Result]] = {}
     entries: dict[str, Entry] = {}
+    confirming: dict[str, Entry] = {}
     chosen: dict[str, int] = {}
     for method in methods:
         own = [one for one in results if one.method == method]
@@ -58,12 +61,13 @@ def load(directory: Path, name: str) -> Setting | None:
         if choice is None:
             continue
         chosen[method] = choice
-        planned = final_jobs(of, method, choice)
-        final = tuple(r for r in own if r.job in planned)
-        if final:
-            entries[method] = Entry(method, tuple(r.outcomes[split] for r in final), final)
+        for place, jobs in ((entries, final_jobs), (confirming, confirming_jobs)):
+            planned = jobs(of, method, choice)
+            found = tuple(r for r in own if r.job in planned)
+            if found:
+                place[method] = Entry(method, tuple(r.outcomes[split] for r in found), found)
     begun = Entry(START, (start.outcomes[split],), (start,))
-    return Setting(name, begun, entries, grids, chosen)
+    return Setting(name, begun, entries, grids, chosen, confirming)
 
 
 FIGURES = ("accuracy", "length", "pass@4", "ratio", "tokens_per_right_answer")
@@ -100,21 +104,21 @@ def difference(entry: Entry, base: Entry, name: str) -> Estimate:
 
 
 def relative_length(entry: Entry, base: Entry) -> Estimate:
-    """length / length of the base - 1, in per cent."""
+    """length / length of the base - 1, in per cent.
+
+    The bounds are nan where the interval of a mean length reaches 0: of such a ratio there is none.
+    """
     own, other = ([t.numerator for t in terms_of(one, "length")] for one in (entry, base))
     drawn = [_drawn(entry, 0), _drawn(base, 1)]
 
-    def ratio(parts: Sequence[tuple[Sequence[np.ndarray], np.ndarray, np.ndarray]]) -> np.ndarray:
-        means = [
-            np.einsum("rs,rp,sp->r", seeds, problems, np.stack(x), optimize=True) / seeds.sum(1)
-            for x, problems, seeds in parts
-        ]
-        return 100 * (means[0] / means[1] - 1)
-
-    ones = [(x, np.ones((1, len(x[0]))), np.ones((1, len(x)))) for x in (own, other)]
-    many = [(x, d.problems, d.seeds) for x, d in zip((own, other), drawn, strict=True)]
-    low, high = np.percentile(ratio(many), [2.5, 97.5])
-    return Estimate(float(ratio(ones)[0]), float(low), float(high))
+    lengths = [np.stack(x) for x in (own, other)]
+    ratio = lambda means: 100 * (means[0] / means[1] - 1)  # noqa: E731
+    value = float(ratio([x.mean() for x in lengths]))
+    means = [_mean(x, d.seeds, d.problems) for x, d in zip(lengths, drawn, strict=True)]
+    if min(np.percentile(mean, 2.5) for mean in means) <= 0:
+        return Estimate(value, math.nan, math.nan)
+    low, high = np.percentile(ratio(means), [2.5, 97.5])
+    return Estimate(value, float(low), float(high))
 
 
 class Point(NamedTuple):

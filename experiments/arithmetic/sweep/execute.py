@@ -19,6 +19,9 @@ _CURVES = {
     "length": "completions/mean_length",
     "accuracy": "accuracy",
     "sampled_tokens": "sampled_tokens",
+    "stop_bonus": "credit/stop_bonus",
+    "rival_bonus": "credit/rival_bonus",
+    "length_bonus_covariance": "credit/length_bonus_covariance",
 }
 
 
@@ -49,7 +52,11 @@ def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Resu
         place / "measured",
         shown=shown,
     )
-    curves = {name: [round(row[key], 4) for row in rows] for name, key in _CURVES.items()}
+    curves = {
+        name: [round(row[key], 4) for row in rows]
+        for name, key in _CURVES.items()
+        if all(key in row for row in rows)
+    }
     result = Result(
         *job,
         config=" ".join(own),

@@ -19,6 +19,9 @@ def render(settings: Sequence[Setting]) -> str:
     pairs = [(OURS, BASE), (PUBLISHED, BASE), (PUBLISHED, CONTROL), (OURS, SHUFFLED)]
     table = tables.overview_table(together, pairs)
     parts = [f"### All settings\n\n{table}"] if len(together) > 1 else []
+    if together:
+        table = tables.choices_table(together)
+        parts.append(f"What was chosen; what the points of a grid share is left out:\n\n{table}")
     for setting in settings:
         if not setting.entries:
             if setting.name not in SHIFTED and any(setting.grids.values()):
@@ -32,9 +35,16 @@ def render(settings: Sequence[Setting]) -> str:
             )
             told = tables.information_table(setting, (BASE, PUBLISHED, OURS))
             parts.append(f"Nats that tokens of each kind tell in a completion:\n\n{told}")
+            told = tables.profile_table(setting, (BASE, PUBLISHED, OURS))
+            parts.append(f"Nats that each tenth of the reasoning tells:\n\n{told}")
             if PUBLISHED in setting.chosen and CONTROL in setting.chosen:
                 table = tables.weights_table(setting, PUBLISHED, CONTROL)
                 parts.append(f"Information, and the same shuffled (selection split):\n\n{table}")
+        if setting.confirming:
+            table = tables.confirming_table(setting)
+            parts.append(f"Once more, with seeds that nobody had seen:\n\n{table}")
+            if setting.name not in SHIFTED and (table := tables.credit_table(setting)):
+                parts.append(f"What the credit of these runs does to length:\n\n{table}")
         if _has_fronts(setting) and any(name in setting.entries for name in RIVALS):
             table = tables.equal_length_table(setting, OURS, RIVALS)
             parts.append(f"`{OURS}` at equal length:\n\n{table}")

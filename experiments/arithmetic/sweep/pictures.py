@@ -28,6 +28,7 @@ _COLOURS = {
 }
 _OTHER = "#bbbbbb"
 _OTHERS = "others"
+_DYNAMIC = "algorithm.dynamic_sampling=true"
 _KINDS = {
     "needed": "#2a6fbb",
     "restate": "#f0c987",
@@ -61,7 +62,8 @@ def _panels(count: int, height: float = 3.4) -> tuple[plt.Figure, list[plt.Axes]
 def pareto(settings: Sequence[Setting], path: Path) -> None:
     """Accuracy against length: final runs with their intervals, grids as small dots.
 
-    The frame is that of the final runs' means: one collapsed run would squeeze the others together.
+    The frame is that of the final runs' means, and of their intervals where these are not so wide
+    that they would squeeze the others together.
     """
     figure, axes = _panels(len(settings), 3.9)
     for place, setting in zip(axes, settings, strict=True):
@@ -71,7 +73,7 @@ def pareto(settings: Sequence[Setting], path: Path) -> None:
             found = [r.outcomes["select"] for r in results]
             x, y = ([float(getattr(o, n).mean()) for o in found] for n in ("length", "correct"))
             place.scatter(x, y, s=9, color=colour(method), alpha=0.35, linewidths=0)
-        means = []
+        ends = []
         for entry in (setting.start, *setting.entries.values()):
             length, accuracy = (analysis.figure(entry, n) for n in ("length", "accuracy"))
             place.errorbar(
@@ -85,9 +87,9 @@ def pareto(settings: Sequence[Setting], path: Path) -> None:
                 elinewidth=0.8,
                 label=entry.name if entry.name in _COLOURS else _OTHERS,
             )
-            means.append((length.value, accuracy.value))
-        low, high = np.min(means, axis=0), np.max(means, axis=0)
-        margin = np.maximum(0.2 * (high - low), (2.0, 0.01))
+            ends.append([(x.value, x.low, x.high) for x in (length, accuracy)])
+        low, high = _frame(np.asarray(ends))
+        margin = np.maximum(0.05 * (high - low), (1.0, 0.004))
         place.set_xlim(low[0] - margin[0], high[0] + margin[0])
         place.set_ylim(low[1] - margin[1], high[1] + margin[1])
         place.set_title(setting.name)
@@ -95,6 +97,17 @@ def pareto(settings: Sequence[Setting], path: Path) -> None:
     axes[0].set_ylabel("accuracy")
     _legend_below(figure, axes)
     _save(figure, path, bottom=0.07)
+
+
+def _frame(found: np.ndarray, most: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
+    """Ends [2] of the axes for estimates [N, 2, 3] (value, low, high).
+
+    An interval that is more than `most` times as wide as the median one is not made room for.
+    """
+    values, low, high = np.moveaxis(found, -1, 0)
+    width = high - low
+    wide = width > most * np.median(width, axis=0)
+    return np.where(wide, values, low).min(0), np.where(wide, values, high).max(0)
 
 
 def _legend_below(figure: plt.Figure, axes: Sequence[plt.Axes]) -> None:
@@ -113,12 +126,15 @@ def _legend_below(figure: plt.Figure, axes: Sequence[plt.Axes]) -> None:
 def curves(
     settings: Sequence[Setting], methods: Sequence[str], path: Path, smooth: int = 5
 ) -> None:
-    """Length and accuracy of the sampled completions by sampled tokens; means over seeds."""
+    """Length and accuracy of the sampled completions by sampled tokens; means over seeds.
+
+    Without methods that chose groups by their rewards: what they log is of these alone.
+    """
     figure, axes = plt.subplots(2, len(settings), figsize=(3.6 * len(settings), 5.2), squeeze=False)
     for column, setting in enumerate(settings):
         for method in methods:
             entry = setting.entries.get(method)
-            if entry is None:
+            if entry is None or any(_DYNAMIC in r.config for r in entry.results):
                 continue
             for row, name in enumerate(("length", "accuracy")):
                 size = min(len(r.curves[name]) for r in entry.results)

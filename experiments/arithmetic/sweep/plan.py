@@ -52,6 +52,10 @@ START = "start"
 GRID_SEED = 100
 FINAL_SEEDS = {"grpo": 5, OURS: 5, CAREFUL: 5}
 SEEDS = 3
+CONFIRMED = {"hard": ("grpo", OURS), "growing": ("grpo", OURS, CAREFUL)}
+"""Run once more with seeds of `CONFIRMING`, when nothing was to be decided any more: the last seeds
+of these settings had been seen, on other problems, before all methods were fixed."""
+CONFIRMING = range(5, 10)
 
 
 class Scale(NamedTuple):
@@ -130,6 +134,12 @@ def grid_jobs(setting: str) -> list[Job]:
 def final_jobs(setting: str, method: str, choice: int) -> list[Job]:
     """The runs that are judged, once the choice is known."""
     return [Job(setting, method, choice, seed) for seed in range(FINAL_SEEDS.get(method, SEEDS))]
+
+
+def confirming_jobs(setting: str, method: str, choice: int) -> list[Job]:
+    """The runs with new seeds that confirm, or do not; none for most methods."""
+    seeds = CONFIRMING if method in CONFIRMED.get(setting, ()) else ()
+    return [Job(setting, method, choice, seed) for seed in seeds]
 
 
 def grid(setting: str, method: str) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ from iapo_jax.errors import UserError
 from iapo_jax.locks import held
 from sweep.choose import TOLERANCE, choose
 from sweep.plan import (
+    CONFIRMED,
+    CONFIRMING,
     DECIDES,
     FINAL_SEEDS,
     GRID_SEED,
@@ -15,6 +17,7 @@ from sweep.plan import (
     START,
     TOLERANCES,
     Job,
+    confirming_jobs,
     final_jobs,
     grid_jobs,
     methods_of,
@@ -34,7 +37,7 @@ def total(settings: Sequence[str], methods: Collection[str] = ()) -> int:
         for setting in settings
     )
     return grids + sum(
-        FINAL_SEEDS.get(method, SEEDS)
+        FINAL_SEEDS.get(method, SEEDS) + len(CONFIRMING) * (method in CONFIRMED.get(setting, ()))
         for setting in settings
         for method in _methods(setting, methods)
     )
@@ -84,6 +87,7 @@ def _known(setting: str, results: Path, methods: Collection[str]) -> Iterator[Jo
         choice = chosen(setting, method, results)
         if choice is not None:
             yield from final_jobs(setting, method, choice)
+            yield from confirming_jobs(setting, method, choice)
 
 
 @contextlib.contextmanager

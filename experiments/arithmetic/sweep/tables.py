@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 from testbed.categories import READ
 
 from iapo_jax.figures import Estimate
@@ -42,7 +43,8 @@ def results_csv(settings: Iterable[Setting]) -> str:
     """One row a run that is judged, on the test problems; the start models have no seed."""
     rows = []
     for setting in settings:
-        for entry in (setting.start, *setting.entries.values()):
+        again = setting.confirming.values()
+        for entry in (setting.start, *setting.entries.values(), *again):
             for outcomes, one in zip(entry.seeds, entry.results, strict=True):
                 begun = entry is setting.start
                 rows.append(
@@ -88,7 +90,9 @@ def grid_csv(settings: Iterable[Setting]) -> str:
 
 
 def cell(found: Estimate, form: str = "{:.3f}") -> str:
-    """`value [low, high]`."""
+    """`value [low, high]`, or the value alone where its interval is nan."""
+    if math.isnan(found.low):
+        return f"{form.format(found.value)} (no interval)"
     return f"{form.format(found.value)} [{form.format(found.low)}, {form.format(found.high)}]"
 
 
@@ -112,11 +116,14 @@ def overview_table(settings: Iterable[Setting], pairs: Sequence[tuple[str, str]]
 
 
 def times_table(settings: Iterable[Setting]) -> str:
-    """What the runs took, each on one core: training and every measurement that was made."""
+    """What the runs took, each on one core: training, and measuring what it was measured on last.
+
+    At least: a run that was measured again may have lost what its training took.
+    """
     lines = ["| setting | runs | seconds, median | hours of a core |", "|---|---|---|---|"]
     total = 0.0
     for setting in settings:
-        entries = (setting.start, *setting.entries.values())
+        entries = (*setting.entries.values(), *setting.confirming.values())
         found = {r.job: r.seconds for entry in entries for r in entry.results}
         found |= {r.job: r.seconds for results in setting.grids.values() for r in results}
         hours = sum(found.values()) / 3600
@@ -124,6 +131,71 @@ def times_table(settings: Iterable[Setting]) -> str:
         middle = statistics.median(found.values())
         lines.append(f"| *{setting.name}* | {len(found)} | {middle:.0f} | {hours:.2f} |")
     return "\n".join([*lines, f"| together |  |  | {total:.2f} |"])
+
+
+def confirming_table(setting: Setting) -> str:
+    """The methods that were run again with new seeds, on these alone."""
+    lines = [
+        "| method | new seeds | accuracy | tokens | accuracy of each | tokens against GRPO, % "
+        "| accuracy - GRPO |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    base = setting.confirming.get(BASE)
+    for entry in setting.confirming.values():
+        cells = [
+            f"`{entry.name}`",
+            str(len(entry.seeds)),
+            cell(analysis.figure(entry, "accuracy")),
+            cell(analysis.figure(entry, "length"), "{:.1f}"),
+            ", ".join(f"{one.correct.mean():.3f}" for one in entry.seeds),
+        ]
+        cells += ("", "") if base is None or entry is base else compared(entry, base)
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def credit_table(setting: Setting, steps: int = 10) -> str:
+    """What credit does to length, in the first and the last updates: means over the new seeds."""
+    names = ("stop_bonus", "rival_bonus", "length_bonus_covariance")
+    told = [
+        f"{name}: first {steps} | last {steps}"
+        for name in ("bonus of stopping", "of going on", "Cov(length, bonus)")
+    ]
+    lines = ["| method | " + " | ".join(told) + " |", "|---" * (2 * len(names) + 1) + "|"]
+    for entry in setting.confirming.values():
+        curves = [r.curves for r in entry.results]
+        if not all(name in curve for curve in curves for name in names):
+            continue
+        cells = [
+            f"{np.mean([np.mean(curve[name][part]) for curve in curves]):+.2f}"
+            for name in names
+            for part in (slice(steps), slice(-steps, None))
+        ]
+        lines.append(f"| `{entry.name}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def choices_table(settings: Sequence[Setting]) -> str:
+    """What was chosen: each method's own config fields, by setting."""
+    own = [one for one in settings if one.name not in analysis.SHIFTED and one.chosen]
+    methods = dict.fromkeys(name for one in own for name in one.chosen)
+    lines = [
+        "| method | " + " | ".join(f"*{one.name}*" for one in own) + " |",
+        "|---" * (len(own) + 1) + "|",
+    ]
+    for method in methods:
+        cells = [_choice(one, method) if method in one.chosen else "" for one in own]
+        lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _choice(setting: Setting, method: str) -> str:
+    """The fields in which the points of the grid differ, at the one that was chosen."""
+    points = grid(setting.name, method)
+    point = points[setting.chosen[method]]
+    values = {name: {str(one.get(name)) for one in points} for name in point}
+    moved = {name: value for name, value in point.items() if len(values[name]) > 1}
+    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in moved.items())
 
 
 def results_table(setting: Setting) -> str:
@@ -245,6 +317,25 @@ def grids_table(setting: Setting) -> str:
             cells.append(cell(analysis.difference(point, base, "accuracy"), "{:+.3f}"))
         cells += [f"{one.categories[kind]:.1f}" for kind in READ]
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def profile_table(setting: Setting, methods: Iterable[str]) -> str:
+    """Nats that each tenth of the reasoning tells, of right completions that have so many tokens.
+
+    `sum below 0`: what the model unlearns on the way, the sum of the tenths that tell less than 0.
+    """
+    lines = ["| method | " + " | ".join(f"{n}" for n in range(1, 11)) + " | sum below 0 |"]
+    lines.append("|---" * 12 + "|")
+    own = [setting.entries[m] for m in methods if m in setting.entries]
+    for entry in (setting.start, *own):
+        profile = list(analysis.mean_information(entry).get("profile", {}).values())
+        if profile:
+            name = "start model" if entry is setting.start else f"`{entry.name}`"
+            below = sum(min(x, 0.0) for x in profile)
+            lines.append(
+                f"| {name} | " + " | ".join(f"{x:+.2f}" for x in profile) + f" | {below:+.2f} |"
+            )
     return "\n".join(lines)
 
 
