@@ -519,6 +519,7 @@ def test_tables_and_pictures(sweep, results, tmp_path):
         f"| *hard* | {len(counted) - 1} |" in text and f"| together |  |  | {hours:.2f} |" in text
     )
     again = settings[0].confirming
+    assert text.count("- with new seeds, `iapo_priced` against `grpo`: tokens ") == 2
     lines = sweep["tables"].confirming_table(settings[0]).splitlines()
     tokens, accuracy = sweep["tables"].compared(again["iapo_priced"], again["grpo"])
     assert len(lines) == 4 and lines[3].endswith(f"| {tokens} | {accuracy} |")

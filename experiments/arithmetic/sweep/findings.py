@@ -68,6 +68,11 @@ def sentences(setting: Setting) -> list[str]:
         shorter, accuracy = tables.compared(have[one], base)
         against = "the start model" if other is None else f"`{other}`"
         found.append(f"`{one}` against {against}: tokens {shorter} %, accuracy {accuracy}")
+    again = setting.confirming
+    for one in (name for name in again if BASE in again and name != BASE):
+        shorter, accuracy = tables.compared(again[one], again[BASE])
+        told = f"tokens {shorter} %, accuracy {accuracy}"
+        found.append(f"with new seeds, `{one}` against `{BASE}`: {told}")
     if OURS in have and BASE in have:
         found.append(_verdict(setting))
     if _has_fronts(setting):
