@@ -44,8 +44,7 @@ class Setting(NamedTuple):
 def load(directory: Path, name: str) -> Setting | None:
     """A setting's results, complete or not; None where its start model was not measured."""
     of, split = SHIFTED.get(name, (name, "test"))
-    results = list(read_all(directory, of))
-    results = [one for one in results if is_current(one)]
+    results = [one for one in read_all(directory, of) if is_current(one)]
     start = next((one for one in results if one.method == START), None)
     methods = methods_of(of)
     if start is None:

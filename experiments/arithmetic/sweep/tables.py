@@ -103,6 +103,11 @@ def compared(entry: Entry, base: Entry) -> tuple[str, str]:
     return cell(shorter, "{:+.1f}"), cell(accuracy, "{:+.3f}")
 
 
+def _against(entry: Entry, base: Entry | None) -> tuple[str, str]:
+    """`compared`; empty where there is no base, and for the base itself."""
+    return ("", "") if base is None or entry is base else compared(entry, base)
+
+
 def overview_table(settings: Iterable[Setting], pairs: Sequence[tuple[str, str]]) -> str:
     """Methods against others, a row a setting; empty where runs are missing."""
     names = [f"`{one}` - `{other}`: tokens, % | accuracy" for one, other in pairs]
@@ -148,8 +153,8 @@ def confirming_table(setting: Setting) -> str:
             cell(analysis.figure(entry, "accuracy")),
             cell(analysis.figure(entry, "length"), "{:.1f}"),
             ", ".join(f"{one.correct.mean():.3f}" for one in entry.seeds),
+            *_against(entry, base),
         ]
-        cells += ("", "") if base is None or entry is base else compared(entry, base)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -219,11 +224,8 @@ def results_table(setting: Setting) -> str:
             cell(figures["pass@4"]),
             cell(ratio, "{:.2f}"),
             cell(figures["tokens_per_right_answer"], "{:.1f}"),
+            *_against(entry, None if begun else base),
         ]
-        if begun or base is None or entry is base:
-            cells += ["", ""]
-        else:
-            cells += compared(entry, base)
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -309,13 +311,9 @@ def grids_table(setting: Setting) -> str:
             ", ".join(f"{name}: {value}" for name, value in own.items()),
             cell(analysis.figure(point, "accuracy")),
             cell(analysis.figure(point, "length"), "{:.1f}"),
+            *_against(point, base),
+            *(f"{one.categories[kind]:.1f}" for kind in READ),
         ]
-        if base is None or point is base:
-            cells += ["", ""]
-        else:
-            cells.append(cell(analysis.relative_length(point, base), "{:+.1f}"))
-            cells.append(cell(analysis.difference(point, base, "accuracy"), "{:+.3f}"))
-        cells += [f"{one.categories[kind]:.1f}" for kind in READ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
