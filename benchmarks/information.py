@@ -176,8 +176,8 @@ def compare(lengths: list[int], repeats: int, group: bool) -> None:
     import transformers
     from published_probe import random_model
 
-    from iapo_jax.pretrained import decoder_config
-    from iapo_jax.weights import load_params
+    from iapo_jax.pretrained.architecture import decoder_config
+    from iapo_jax.pretrained.weights import load_params
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as name:

@@ -6,7 +6,7 @@ python benchmarks/tpu_kernels.py
 
 import argparse
 
-from iapo_jax import kernels
+from iapo_jax.model import kernels
 from iapo_jax.sharding import described_devices
 
 TOPOLOGIES = ("v4:2x2x1", "v5e:2x4", "v5p:2x2x1", "v6e:2x4")

@@ -18,12 +18,13 @@ import matplotlib.pyplot as plt
 from matplotlib.colors import TwoSlopeNorm
 
 from iapo_jax import ALGORITHMS, Group, make_algorithm
-from iapo_jax.config import TrainConfig, load_config
-from iapo_jax.resampling import is_mixed
-from iapo_jax.run import initial_params
+from iapo_jax.config.loading import load_config
+from iapo_jax.config.schema import TrainConfig
+from iapo_jax.pretrained.loaded import initial_params
+from iapo_jax.rollout.dynamic_sampling import is_mixed
 from iapo_jax.sharding import fetch
-from iapo_jax.step import collect_groups, observe
-from iapo_jax.trainer import Trainer, make_trainer
+from iapo_jax.training.setup import Trainer, make_trainer
+from iapo_jax.training.step import collect_groups, observe
 
 ROOT = Path(__file__).resolve().parents[1]
 # Weights at which the eye sees something; the rest is as by default.

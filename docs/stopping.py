@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iapo_jax import Group, make_algorithm
-from iapo_jax.diagnostics import length_covariance
+from iapo_jax.algorithms.diagnostics import length_covariance
 
 SIZE = 8  # completions of a group
 ANSWER = 3  # tokens from the one that ends thinking to the stop token

@@ -5,18 +5,45 @@ the trainer and its command lines are `iapo_jax.train`, `iapo_jax.sft`, `iapo_ja
 `iapo_jax.report`, `iapo_jax.inspect` and `iapo_jax.export`.
 """
 
-from iapo_jax.adaptation import (
+from iapo_jax.algorithms.adaptation import (
     ADAPTATIONS,
     Adaptation,
     keep_for_difficulty,
     price_for_accuracy,
     price_for_length,
 )
-from iapo_jax.advantages import grpo, gtpo, iapo, iapo_priced, iapo_reference, rloo
-from iapo_jax.algorithms import ALGORITHMS, Algorithm, make_algorithm
-from iapo_jax.attention import Segment, attend, blockwise_attention, dense_attention
-from iapo_jax.figures import majority_at_k, pass_at_k
-from iapo_jax.information import (
+from iapo_jax.algorithms.advantages import (
+    grpo,
+    gtpo,
+    iapo,
+    iapo_priced,
+    iapo_reference,
+    rloo,
+)
+from iapo_jax.algorithms.filters import keep_best, select, stochastic_tokens
+from iapo_jax.algorithms.losses import (
+    LossOptions,
+    aggregate,
+    clipped_surrogate,
+    k3,
+    loss_scale,
+    policy_loss,
+)
+from iapo_jax.algorithms.methods import ALGORITHMS, Algorithm, make_algorithm
+from iapo_jax.algorithms.reward_shaping import (
+    l1_max,
+    length_cap,
+    length_penalty,
+    overlong,
+)
+from iapo_jax.algorithms.statistics import (
+    completion_keys,
+    group_advantage,
+    leave_one_out,
+    normalise,
+)
+from iapo_jax.evaluation.metrics import majority_at_k, pass_at_k
+from iapo_jax.information.estimators import (
     ESTIMATORS,
     Probe,
     answer_entropy,
@@ -29,21 +56,23 @@ from iapo_jax.information import (
     informativeness,
     spread,
 )
-from iapo_jax.losses import LossOptions, aggregate, clipped_surrogate, k3, loss_scale, policy_loss
-from iapo_jax.model import DecoderConfig, Llama3Rope, init_params, make_model
-from iapo_jax.sampling import prompt_keys, sample
-from iapo_jax.scoring import (
+from iapo_jax.information.signals import compute_signals, make_groups
+from iapo_jax.model.attention import (
+    Segment,
+    attend,
+    blockwise_attention,
+    dense_attention,
+)
+from iapo_jax.model.decoder import DecoderConfig, Llama3Rope, init_params, make_model
+from iapo_jax.model.sampling import prompt_keys, sample
+from iapo_jax.model.scoring import (
     TokenScores,
     read_completions,
     read_prompts,
     score_completions,
     token_scores,
 )
-from iapo_jax.selection import keep_best, select, stochastic_tokens
-from iapo_jax.shaping import l1_max, length_cap, length_penalty, overlong
 from iapo_jax.sharding import by_prompt, make_mesh, param_shardings, replicated
-from iapo_jax.signals import compute_signals, make_groups
-from iapo_jax.statistics import completion_keys, group_advantage, leave_one_out, normalise
 from iapo_jax.types import (
     Answers,
     Cache,

@@ -14,6 +14,7 @@ import re
 
 MISTAKE, FAILED, STOPPED = 2, 3, 75
 
+
 # Escape sequences begin with one of these; bidirectional ones turn what is read around.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

@@ -15,21 +15,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from iapo_jax import chat_prompts, cli, data, probes, sources
-from iapo_jax.catalogue import parse_spec
-from iapo_jax.checks import check_config
-from iapo_jax.config import EvaluateConfig, TrainConfig, load_config, to_yaml
-from iapo_jax.data import LoadedSet, Problems
+from iapo_jax.config.checks import check_config
+from iapo_jax.config.loading import load_config, to_yaml
+from iapo_jax.config.schema import EvaluateConfig, TrainConfig
+from iapo_jax.data import problems as data
+from iapo_jax.data import prompts
+from iapo_jax.data.catalogue import parse_spec
+from iapo_jax.data.problems import LoadedSet, Problems
+from iapo_jax.data.questions import check_overlap, normalise
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation import Protocol, check_batch, describe, evaluate_to, make_task
-from iapo_jax.interruption import listening
-from iapo_jax.metrics import is_writer, replace_file, say
-from iapo_jax.processes import leave
-from iapo_jax.questions import check_overlap, normalise
-from iapo_jax.records import Record, check_same, read_record
-from iapo_jax.run import open_mesh
-from iapo_jax.sources import Source
-from iapo_jax.summary import summarise, table
+from iapo_jax.evaluation.records import Record, check_same, read_record
+from iapo_jax.evaluation.sampling import (
+    Protocol,
+    check_batch,
+    describe,
+    evaluate_to,
+    make_task,
+)
+from iapo_jax.evaluation.summary import summarise, table
+from iapo_jax.information import probes
+from iapo_jax.pretrained.loaded import open_mesh
+from iapo_jax.runtime import cli
+from iapo_jax.runtime.console import is_writer, say
+from iapo_jax.runtime.files import replace_file
+from iapo_jax.runtime.interruption import listening
+from iapo_jax.runtime.processes import leave
+from iapo_jax.training import sources
+from iapo_jax.training.sources import Source
 
 _FLAGS = {  # flag: metavar, meaning; the others are fields of the config, as key=value
     "num_samples": ("N", "completions of each problem; default 32"),
@@ -229,9 +241,9 @@ def say_other_prompts(
         trained = None if run_dir is None else sources.run_config(run_dir)
         if not isinstance(trained, TrainConfig):
             continue
-        then = chat_prompts.resolve_prompt(trained.prompt, data.own_prompt(trained.data))
+        then = prompts.resolve_prompt(trained.prompt, data.own_prompt(trained.data))
         for loaded in sets.values():
-            now = chat_prompts.resolve_prompt(config.prompt, loaded.prompt)
+            now = prompts.resolve_prompt(config.prompt, loaded.prompt)
             names = [n for n, text in vars(now).items() if (text or "") != (getattr(then, n) or "")]
             fields = ", ".join(f"prompt.{name}" for name in names)
             if fields and (run_dir, fields) not in said:
@@ -278,7 +290,7 @@ def prepare(
             problems = data.make_problems(
                 loaded.rows,
                 opened.tokenizer,
-                chat_prompts.resolve_prompt(config.prompt, loaded.prompt),
+                prompts.resolve_prompt(config.prompt, loaded.prompt),
                 config.max_prompt_length,
                 field="max_prompt_length",
                 loaded=loaded,

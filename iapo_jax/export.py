@@ -4,13 +4,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from iapo_jax import pretrained
-from iapo_jax.checks import check_writable
-from iapo_jax.cli import exit_code
-from iapo_jax.config import MeshSection
+from iapo_jax.config.checks import check_writable
+from iapo_jax.config.schema import MeshSection
 from iapo_jax.errors import RunError, UserError
+from iapo_jax.pretrained import directory
+from iapo_jax.runtime.cli import exit_code
 from iapo_jax.sharding import fetch
-from iapo_jax.sources import open_checkpoint
+from iapo_jax.training.sources import open_checkpoint
 
 
 def export(
@@ -31,12 +31,12 @@ def export(
     # Any machine may export: the parameters are spread over whatever devices it has.
     if out is not None:
         check_writable(out.parent, "the directory of --out")
-        pretrained.check_replaceable(out)
+        directory.check_replaceable(out)
     opened, params, number = open_checkpoint(run_dir, step, mesh=MeshSection(data=1, fsdp=-1))
     out = out or run_dir / f"hf_{number}"
     check_writable(out.parent, "the directory of --out")
     try:
-        pretrained.save_pretrained(
+        directory.save_pretrained(
             fetch(params),
             opened.pretrained.hf_config,
             opened.pretrained.tokenizer,

@@ -13,20 +13,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from iapo_jax import chat_prompts, data, probes, terminal
-from iapo_jax.checks import check_config, check_writable
-from iapo_jax.config import TrainConfig, load_config
+from iapo_jax.config.checks import check_config, check_writable
+from iapo_jax.config.loading import load_config
+from iapo_jax.config.schema import TrainConfig
+from iapo_jax.data import problems, prompts
 from iapo_jax.errors import UserError
-from iapo_jax.examine import (
+from iapo_jax.information import probes, terminal
+from iapo_jax.information.completions import (
     check_answer,
     check_text,
     inspect_completions,
     open_model,
     sample_completions,
 )
-from iapo_jax.inspection import Inspection, to_json
-from iapo_jax.metrics import say
-from iapo_jax.page import render_page
+from iapo_jax.information.html import render_page
+from iapo_jax.information.inspection import Inspection, to_json
+from iapo_jax.runtime.console import say
 
 _EPILOG = """\
 key=value sets any field of a training config, and --config FILE reads one, such as:
@@ -96,8 +98,8 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
     if arguments.chat:
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(f"--chat: the tokenizer of {config.model.path} has no chat template")
-        told = chat_prompts.resolve_prompt(config.prompt, data.own_prompt(config.data))
-        prompt = chat_prompts.encode_prompt(tokenizer, prompt, told, "--prompt")
+        told = prompts.resolve_prompt(config.prompt, problems.own_prompt(config.data))
+        prompt = prompts.encode_prompt(tokenizer, prompt, told, "--prompt")
     completions, asked = arguments.completion, dataclasses.asdict(section)
     if completions is None:
         count, sampling = arguments.sample or 1, config.sampling

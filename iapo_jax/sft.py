@@ -20,32 +20,33 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from iapo_jax import chat_prompts, data, update
-from iapo_jax.boundary import Boundary
-from iapo_jax.checks import check_config
-from iapo_jax.cleaning import name_rows
-from iapo_jax.cli import run_cli
-from iapo_jax.config import SftConfig
+from iapo_jax.config.checks import check_config
+from iapo_jax.config.schema import SftConfig
+from iapo_jax.data import problems
+from iapo_jax.data import prompts as chat_prompts
+from iapo_jax.data.cleaning import name_rows
+from iapo_jax.data.questions import question_text
 from iapo_jax.errors import UserError
-from iapo_jax.metrics import RunWriter, compiles, progress_bar, say, say_memory
-from iapo_jax.pretrained import check_replaceable, encode
-from iapo_jax.processes import leave
-from iapo_jax.questions import question_text
-from iapo_jax.run import (
-    Run,
-    abstract_params,
+from iapo_jax.model.scoring import score_completions
+from iapo_jax.pretrained.control_tokens import hide
+from iapo_jax.pretrained.directory import check_replaceable
+from iapo_jax.pretrained.loaded import Run, abstract_params, initial_params, open_run
+from iapo_jax.pretrained.tokenization import encode
+from iapo_jax.runtime.cli import run_cli
+from iapo_jax.runtime.console import compiles, progress_bar, say, say_memory
+from iapo_jax.runtime.processes import leave
+from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
+from iapo_jax.training import optimizer as update
+from iapo_jax.training.boundary import Boundary
+from iapo_jax.training.optimizer import TrainState
+from iapo_jax.training.run_directory import (
     export_final,
-    initial_params,
-    open_run,
     prepare_directory,
     resume_state,
     run_directory,
 )
-from iapo_jax.scoring import score_completions
-from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
+from iapo_jax.training.run_writer import RunWriter
 from iapo_jax.types import Array, Mean, Params, Prompts
-from iapo_jax.untrusted import hide
-from iapo_jax.update import TrainState
 
 
 class SftBatch(NamedTuple):
@@ -102,7 +103,7 @@ class _Rows:
 
     def __init__(self, config: SftConfig, tokenizer: Any):
         self.config, self.tokenizer = config, tokenizer
-        self.rows = data.load_rows(config.data)
+        self.rows = problems.load_rows(config.data)
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no eos_token, which ends every completion; set one")
         questions = [self._read(index) for index in range(len(self.rows))]
@@ -127,7 +128,7 @@ class _Rows:
             # What a template, or the vocabulary, may refuse in one row and not in another.
             if not isinstance(question, str) or hide(tokenizer, question) != question:
                 self._tokens(index)
-        self.order = data.batch_order(len(self.rows), config.batch.rows_per_step, config.seed)
+        self.order = problems.batch_order(len(self.rows), config.batch.rows_per_step, config.seed)
         if config.data.strict:
             for index in range(len(self.rows)):
                 self._encode(index)
@@ -169,13 +170,13 @@ class _Rows:
         """The rows of a step; those that are too long stay as empty rows of weight 0."""
         prompts, tokens, weights = zip(*map(self._encode, self.order(step)), strict=True)
         longest = max(map(len, tokens))
-        size = data.bucket(longest, 32, self.config.batch.max_length)
-        width = data.bucket(max(map(len, prompts)), 32, self.config.data.max_prompt_length)
-        padded = Prompts(*data.pad_rows(prompts, width))
+        size = problems.bucket(longest, 32, self.config.batch.max_length)
+        width = problems.bucket(max(map(len, prompts)), 32, self.config.data.max_prompt_length)
+        padded = Prompts(*problems.pad_rows(prompts, width))
         weight = np.zeros((len(tokens), size), np.float32)
         for index, row in enumerate(weights):
             weight[index, : len(row)] = row
-        return SftBatch(padded, data.pad_rows(tokens, size)[0][:, None], weight[:, None])
+        return SftBatch(padded, problems.pad_rows(tokens, size)[0][:, None], weight[:, None])
 
     def _where(self, index: int) -> str:
         return f"{self.config.data.dataset}, row {index + 1}"

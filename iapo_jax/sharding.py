@@ -19,6 +19,8 @@ from jax.sharding import PartitionSpec as Spec
 from iapo_jax.types import Array
 
 AXES = ("data", "fsdp", "tensor")
+
+
 # It is not to look for the machine that it would run on, nor to say that it found none.
 _LIBTPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -28,7 +30,10 @@ _LIBTPU = {
     "TPU_MIN_LOG_LEVEL": "3",
     "TPU_STDERR_LOG_LEVEL": "3",
 }
+
+
 BATCH_AXES = ("data", "fsdp")
+
 
 _RULES = {
     "embedding": (("tensor", "fsdp"), None),

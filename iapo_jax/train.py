@@ -9,33 +9,35 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from iapo_jax import reporting, rollouts, update
-from iapo_jax.algorithms import Algorithm
-from iapo_jax.boundary import Boundary
-from iapo_jax.checkpoint import Checkpoints, DamagedCheckpoint
-from iapo_jax.cli import run_cli
-from iapo_jax.config import TrainConfig
-from iapo_jax.held_out import HeldOut
-from iapo_jax.learner import TrainBatch, train_step
-from iapo_jax.metrics import RunWriter, is_writer, progress_bar, say, say_memory
-from iapo_jax.probes import abstract_probe
-from iapo_jax.processes import leave
-from iapo_jax.rollouts import Scored
-from iapo_jax.run import (
-    abstract_params,
+from iapo_jax.algorithms.methods import Algorithm
+from iapo_jax.config.schema import TrainConfig
+from iapo_jax.information.probes import abstract_probe
+from iapo_jax.information.signals import compute_signals
+from iapo_jax.pretrained.loaded import abstract_params, initial_params
+from iapo_jax.rollout import sampler
+from iapo_jax.rollout.collect import Scored
+from iapo_jax.runtime.cli import run_cli
+from iapo_jax.runtime.console import is_writer, progress_bar, say, say_memory
+from iapo_jax.runtime.processes import leave
+from iapo_jax.sharding import by_prompt, put, replicated
+from iapo_jax.training import optimizer as update
+from iapo_jax.training import step_metrics
+from iapo_jax.training.boundary import Boundary
+from iapo_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
+from iapo_jax.training.held_out import HeldOut
+from iapo_jax.training.optimizer import TrainState
+from iapo_jax.training.run_directory import (
     export_final,
-    initial_params,
     prepare_directory,
     resume_state,
     run_directory,
 )
-from iapo_jax.sharding import by_prompt, put, replicated
-from iapo_jax.signals import compute_signals
-from iapo_jax.skipping import Skipped
-from iapo_jax.step import run_step
-from iapo_jax.trainer import Trainer, make_trainer
+from iapo_jax.training.run_writer import RunWriter
+from iapo_jax.training.setup import Trainer, make_trainer
+from iapo_jax.training.skipping import Skipped
+from iapo_jax.training.step import run_step
+from iapo_jax.training.update import TrainBatch, train_step
 from iapo_jax.types import Credit, Params, Rollout
-from iapo_jax.update import TrainState
 
 
 def train(
@@ -65,7 +67,7 @@ def train(
     trainer = make_trainer(config, **own, topology=topology)
     run = trainer.run
     held_out = HeldOut(trainer.config, run, trainer.questions)
-    say(reporting.describe_run(trainer))
+    say(step_metrics.describe_run(trainer))
     for note in held_out.notes:
         say(f"eval        {note}")
     if dry_run or topology is not None:
@@ -122,7 +124,7 @@ def _steps(
             row["skipped/in_a_row"] = boundary.count(skipped is not None)
             row["sampled_tokens"] = boundary.spend(row["completions/sampled_tokens"])
             _write(trainer, boundary, step, scored, row, skipped)
-            bar.set_postfix_str(reporting.headline(row), refresh=False)
+            bar.set_postfix_str(step_metrics.headline(row), refresh=False)
             bar.update()
             boundary.cross(step, state, skipped.why if skipped else {})
     boundary.save(step, state)
@@ -143,7 +145,7 @@ def _write(
     skipped: Skipped | None,
 ) -> None:
     log, last, writer = trainer.config.log, boundary.is_last(step), boundary.writer
-    texts = reporting.completion_rows(trainer.problems, scored)
+    texts = step_metrics.completion_rows(trainer.problems, scored)
     if step % log.logging_steps == 0 or last:
         writer.metrics(step, row)
     if log.completion_steps and (step % log.completion_steps == 0 or last):
@@ -190,7 +192,7 @@ def compile_only(trainer: Trainer) -> None:
         unroll.compile().output_shardings,
     )
     indices = trainer.order(0)
-    prompts = rollouts.prompts_of(trainer.sampler, trainer.problems, indices)
+    prompts = sampler.prompts_of(trainer.sampler, trainer.problems, indices)
     keys = jax.eval_shape(trainer.sampler.keys, config.seed, 0, indices)
     keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=split)
     shape = (*indices.shape, config.batch.num_generations)

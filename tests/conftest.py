@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax.model import DecoderConfig, make_model, param_shapes
-from iapo_jax.pretrained import decoder_config
+from iapo_jax.model.decoder import DecoderConfig, make_model, param_shapes
+from iapo_jax.pretrained.architecture import decoder_config
+from iapo_jax.pretrained.weights import load_params
 from iapo_jax.types import Model
-from iapo_jax.weights import load_params
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"

@@ -7,9 +7,9 @@ import resource
 import time
 import unicodedata
 
-from iapo_jax import rewards
-from iapo_jax.equivalence import KINDS, algebra, decide
-from iapo_jax.extraction import extract_answer
+from iapo_jax.answers.equivalence import KINDS, algebra, decide
+from iapo_jax.answers.extraction import extract_answer
+from iapo_jax.rollout import rewards
 
 # A number that no fragment holds and no expression of them gives.
 FRESH = "73402139581"

@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 from groups import DEGENERATE, T, plain_group, usual_group
 
-from iapo_jax.advantages import grpo, iapo, iapo_priced, iapo_reference
-from iapo_jax.statistics import NORMALISERS, completion_keys, group_advantage, normalise
+from iapo_jax.algorithms.advantages import grpo, iapo, iapo_priced, iapo_reference
+from iapo_jax.algorithms.statistics import (
+    NORMALISERS,
+    completion_keys,
+    group_advantage,
+    normalise,
+)
 from iapo_jax.types import Group, valid_mask
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from groups import usual_group
 
-from iapo_jax import advantages, selection, shaping
-from iapo_jax.algorithms import ALGORITHMS, Algorithm, make_algorithm
-from iapo_jax.losses import LossOptions
-from iapo_jax.options import bind
+from iapo_jax.algorithms import advantages
+from iapo_jax.algorithms import filters as selection
+from iapo_jax.algorithms import reward_shaping as shaping
+from iapo_jax.algorithms.losses import LossOptions
+from iapo_jax.algorithms.methods import ALGORITHMS, Algorithm, make_algorithm
+from iapo_jax.algorithms.options import bind
 from iapo_jax.types import Credit
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from iapo_jax import answers
-from iapo_jax.answers import AnswerChecker, extract_answer
+from iapo_jax.answers import checker as answers
+from iapo_jax.answers.checker import AnswerChecker, extract_answer
 
 ROOT = Path(__file__).resolve().parents[1]
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
@@ -20,8 +20,8 @@ GSM8K = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
 ALONE = (
     "import sys, types\n"
     "package = sys.modules['iapo_jax'] = types.ModuleType('iapo_jax')\n"
-    f"package.__path__ = [{str(Path(answers.__file__).parent)!r}]\n"
-    "from iapo_jax import answers\n"
+    f"package.__path__ = [{str(Path(answers.__file__).parents[1])!r}]\n"
+    "from iapo_jax.answers import checker as answers\n"
 )
 HANG = r"2^{2^{2^{2^{2^{2}}}}}"  # 2^(2^65536): has no end in any time
 

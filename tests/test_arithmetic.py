@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import transformers
 
-from iapo_jax import arithmetic
+from iapo_jax.data import arithmetic
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "arithmetic"
 NAMES = ("problems", "tokenizer", "make_data", "testbed.pieces")

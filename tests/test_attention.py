@@ -8,8 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax import attention
-from iapo_jax.attention import Segment, attend, blockwise_attention, dense_attention
+from iapo_jax.model import attention
+from iapo_jax.model.attention import (
+    Segment,
+    attend,
+    blockwise_attention,
+    dense_attention,
+)
 
 dense = jax.jit(dense_attention)
 blockwise = jax.jit(blockwise_attention)

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 from groups import plain_group, usual_group
 
-from iapo_jax.advantages import grpo, gtpo, iapo_priced, rloo
-from iapo_jax.losses import aggregate, loss_scale
-from iapo_jax.selection import keep_best, select, stochastic_tokens
-from iapo_jax.shaping import l1_max, length_cap, length_penalty, overlong
-from iapo_jax.statistics import group_advantage, leave_one_out
+from iapo_jax.algorithms.advantages import grpo, gtpo, iapo_priced, rloo
+from iapo_jax.algorithms.filters import keep_best, select, stochastic_tokens
+from iapo_jax.algorithms.losses import aggregate, loss_scale
+from iapo_jax.algorithms.reward_shaping import (
+    l1_max,
+    length_cap,
+    length_penalty,
+    overlong,
+)
+from iapo_jax.algorithms.statistics import group_advantage, leave_one_out
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iapo_jax import catalogue, chat_prompts, data, questions
-from iapo_jax.catalogue import DATA_SETS, DataSpec, parse_spec, read_integer
-from iapo_jax.config import DataSection, EvalSection, PromptSection
+from iapo_jax.config.schema import DataSection, EvalSection, PromptSection
+from iapo_jax.data import catalogue, questions
+from iapo_jax.data import problems as data
+from iapo_jax.data import prompts as chat_prompts
+from iapo_jax.data.catalogue import DATA_SETS, DataSpec, parse_spec, read_integer
 from iapo_jax.errors import UserError
 
 

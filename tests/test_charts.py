@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 from result_directories import inspection
 
-from iapo_jax.figures import Estimate, Outcomes, resample
-from iapo_jax.inspection import Inspection
-from iapo_jax.report.charts import INKS, Curve, Point, curves, frontier, histogram, look, swatch
+from iapo_jax.evaluation.metrics import Estimate, Outcomes, resample
+from iapo_jax.information.inspection import Inspection
+from iapo_jax.report.charts import (
+    INKS,
+    Curve,
+    Point,
+    curves,
+    frontier,
+    histogram,
+    look,
+    swatch,
+)
 from iapo_jax.report.series import (
     Band,
     accuracy_within,

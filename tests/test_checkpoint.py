@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from iapo_jax import update
-from iapo_jax.checkpoint import Checkpoints, DamagedCheckpoint, step_to_resume
-from iapo_jax.config import OptimizerSection
+from iapo_jax.config.schema import OptimizerSection
 from iapo_jax.errors import RunError, UserError
-from iapo_jax.model import param_shapes
+from iapo_jax.model.checksums import digests
+from iapo_jax.model.decoder import param_shapes
 from iapo_jax.sharding import fetch, make_mesh
-from iapo_jax.weights import digests
+from iapo_jax.training import optimizer as update
+from iapo_jax.training.checkpoint import Checkpoints, DamagedCheckpoint, step_to_resume
 
 OPTIMIZER = update.make_optimizer(OptimizerSection(), 10)
 

@@ -6,19 +6,12 @@ from itertools import pairwise
 
 import pytest
 
-from iapo_jax.algorithms import ALGORITHMS, make_algorithm
-from iapo_jax.checks import RANGES, check_config
-from iapo_jax.cli import describe, run_cli
-from iapo_jax.config import (
-    EvaluateConfig,
-    PromptSection,
-    SftConfig,
-    TrainConfig,
-    load_config,
-    load_run_config,
-    to_yaml,
-)
+from iapo_jax.algorithms.methods import ALGORITHMS, make_algorithm
+from iapo_jax.config.checks import RANGES, check_config
+from iapo_jax.config.loading import load_config, load_run_config, to_yaml
+from iapo_jax.config.schema import EvaluateConfig, PromptSection, SftConfig, TrainConfig
 from iapo_jax.errors import UserError
+from iapo_jax.runtime.cli import describe, run_cli
 
 SCHEMAS = [TrainConfig, SftConfig, EvaluateConfig]
 

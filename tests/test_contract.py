@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from groups import DEGENERATE, OPTIONS, USUAL, T, make_group, usual_group
 
-from iapo_jax.algorithms import ALGORITHMS, make_algorithm
-from iapo_jax.learner import assign_credit
+from iapo_jax.algorithms.methods import ALGORITHMS, make_algorithm
 from iapo_jax.sharding import by_prompt, make_mesh
+from iapo_jax.training.update import assign_credit
 from iapo_jax.types import Group
 
 NAMES = [

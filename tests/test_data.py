@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import transformers
 
-from iapo_jax import chat_prompts, data
-from iapo_jax.catalogue import parse_spec
-from iapo_jax.config import DataSection, EvalSection, PromptSection, TrainConfig
+from iapo_jax.config.schema import DataSection, EvalSection, PromptSection, TrainConfig
+from iapo_jax.data import problems as data
+from iapo_jax.data import prompts as chat_prompts
+from iapo_jax.data.catalogue import parse_spec
 from iapo_jax.errors import UserError
 
 ROWS = [
@@ -499,7 +500,7 @@ def test_the_order_is_a_function_of_seed_and_step():
 
 
 def test_another_process_gets_the_same_order():
-    code = "from iapo_jax import data; print(data.batch_order(50, 5, 11)(23).tolist())"
+    code = "from iapo_jax.data import problems as p; print(p.batch_order(50, 5, 11)(23).tolist())"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) == data.batch_order(50, 5, 11)(23).tolist()
 

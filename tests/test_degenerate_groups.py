@@ -13,8 +13,14 @@ from groups import OPTIONS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from iapo_jax.algorithms import ALGORITHMS, make_algorithm
-from iapo_jax.losses import LOSS_TYPES, LossOptions, k3, loss_scale, policy_loss
+from iapo_jax.algorithms.losses import (
+    LOSS_TYPES,
+    LossOptions,
+    k3,
+    loss_scale,
+    policy_loss,
+)
+from iapo_jax.algorithms.methods import ALGORITHMS, make_algorithm
 from iapo_jax.types import Group
 
 N, G, T, WIDE = 8, 6, 12, 17

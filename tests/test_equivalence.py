@@ -8,12 +8,12 @@ from fractions import Fraction
 
 import pytest
 
-from iapo_jax.answers import AnswerChecker, are_correct
-from iapo_jax.equivalence import decide
-from iapo_jax.extraction import extract_answer
-from iapo_jax.notation import tidy
-from iapo_jax.quantities import quantity
-from iapo_jax.structures import matching, sequence
+from iapo_jax.answers.checker import AnswerChecker, are_correct
+from iapo_jax.answers.equivalence import decide
+from iapo_jax.answers.extraction import extract_answer
+from iapo_jax.answers.notation import tidy
+from iapo_jax.answers.quantities import quantity
+from iapo_jax.answers.structures import matching, sequence
 
 
 def read(path):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from iapo_jax import evaluate as command
-from iapo_jax import sources
 from iapo_jax.errors import UserError
 from iapo_jax.evaluate import parse_models
-from iapo_jax.records import read_completions, read_record
+from iapo_jax.evaluation.records import read_completions, read_record
+from iapo_jax.training import sources
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,25 @@ import jax
 import numpy as np
 import pytest
 
-from iapo_jax import evaluation, weights
-from iapo_jax.data import Problems
+from iapo_jax.data.problems import Problems
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation import Protocol, describe, evaluate, evaluate_to, make_task, missing_chunks
-from iapo_jax.locks import held
-from iapo_jax.records import Completion, cast_votes, read_completions, read_record
+from iapo_jax.evaluation import sampling as evaluation
+from iapo_jax.evaluation.records import (
+    Completion,
+    cast_votes,
+    read_completions,
+    read_record,
+)
+from iapo_jax.evaluation.sampling import (
+    Protocol,
+    describe,
+    evaluate,
+    evaluate_to,
+    make_task,
+    missing_chunks,
+)
+from iapo_jax.model import checksums
+from iapo_jax.runtime.locks import held
 from iapo_jax.sharding import make_mesh, param_shardings
 
 
@@ -291,18 +304,18 @@ def test_a_batch_must_fit_the_devices(make):
 
 
 def test_the_fingerprint_is_of_every_bit_and_of_no_mesh(tiny_params):
-    one = weights.fingerprint(tiny_params)
+    one = checksums.fingerprint(tiny_params)
     split = jax.device_put(tiny_params, param_shardings(make_mesh(2, 2, 2), tiny_params))
-    assert weights.fingerprint(split) == one
+    assert checksums.fingerprint(split) == one
     for leaf in range(len(jax.tree.leaves(tiny_params))):
         leaves, tree = jax.tree.flatten(tiny_params)
         host = np.asarray(leaves[leaf]).copy()
         host.ravel()[-1] = np.nextafter(host.ravel()[-1], np.float32(np.inf))
         leaves[leaf] = host
-        assert weights.fingerprint(jax.tree.unflatten(tree, leaves)) != one
+        assert checksums.fingerprint(jax.tree.unflatten(tree, leaves)) != one
     swapped, tree = jax.tree.flatten(tiny_params)
     swapped[0] = np.asarray(swapped[0])[::-1].copy()
-    assert weights.fingerprint(jax.tree.unflatten(tree, swapped)) != one
+    assert checksums.fingerprint(jax.tree.unflatten(tree, swapped)) != one
 
 
 # ------------------------------------------------------------------------------ votes

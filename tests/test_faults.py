@@ -14,17 +14,22 @@ import pytest
 from safetensors import SafetensorError
 from tiny_runs import completions, finished, make_world, reproducible, train_config
 
-from iapo_jax import boundary, evaluation, interruption, locks, step, weights
-from iapo_jax.checkpoint import Checkpoints
-from iapo_jax.cli import exit_code
-from iapo_jax.config import SftConfig, load_config
+from iapo_jax.config.loading import load_config
+from iapo_jax.config.schema import SftConfig
 from iapo_jax.errors import FAILED, STOPPED, RunError, UserError
-from iapo_jax.interruption import Stopped
-from iapo_jax.locks import held
-from iapo_jax.metrics import RunWriter, read_jsonl
+from iapo_jax.evaluation import sampling as evaluation
+from iapo_jax.pretrained import weights
+from iapo_jax.runtime import interruption, locks
+from iapo_jax.runtime.cli import exit_code
+from iapo_jax.runtime.files import read_jsonl
+from iapo_jax.runtime.interruption import Stopped
+from iapo_jax.runtime.locks import held
 from iapo_jax.sft import train_sft
-from iapo_jax.sources import open_checkpoint
 from iapo_jax.train import train
+from iapo_jax.training import boundary, step
+from iapo_jax.training.checkpoint import Checkpoints
+from iapo_jax.training.run_writer import RunWriter
+from iapo_jax.training.sources import open_checkpoint
 from iapo_jax.types import Credit
 
 # The shapes are those of other tests of training, whose compiled programs serve here, too.

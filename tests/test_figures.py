@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from iapo_jax import figures
-from iapo_jax.figures import Outcomes, Terms
+from iapo_jax.evaluation import metrics as figures
+from iapo_jax.evaluation.metrics import Outcomes, Terms
 
 
 def outcomes(correct, length, votes=None, finished=None):

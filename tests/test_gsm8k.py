@@ -14,7 +14,7 @@ import transformers
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from iapo_jax import metrics
+from iapo_jax.runtime import files
 
 VOCABULARY, WIDTH, HIDDEN = 151_936, 32, 64
 
@@ -101,20 +101,20 @@ def finished_run(root, shared_data, tmp_path_factory):
 
 def test_two_steps_on_gsm8k_from_the_command_line(finished_run):
     run, output = finished_run
-    rows = metrics.read_jsonl(run / "metrics.jsonl")
+    rows = files.read_jsonl(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2]
     assert all(np.isfinite(value) for row in rows for value in row.values())
     # log 151,936 = 11.93 nats: the entropy of a uniform first answer token
     assert all(0 < row["iapo/uncertainty_start"] <= np.log(VOCABULARY) for row in rows)
     assert "<|im_end|>" in output and "<|endoftext|>" in output, "the stop set is said"
     assert "271 of 151936 ids have no token" in output
-    measured = metrics.read_jsonl(run / "selection.jsonl")
+    measured = files.read_jsonl(run / "selection.jsonl")
     assert [row["step"] for row in measured] == [0, 2] and measured[1]["chosen"]
 
 
 def test_completions_show_the_prompt_as_the_template_renders_it(finished_run):
     run, _ = finished_run
-    rows = metrics.read_jsonl(run / "completions" / "step_1.jsonl")
+    rows = files.read_jsonl(run / "completions" / "step_1.jsonl")
     assert len(rows) == 8
     prompt = rows[0]["prompt"]
     assert prompt.count("<|im_start|>user") == 2, "the worked turn, then the question"

@@ -3,7 +3,7 @@
 import numpy as np
 from test_summary import record
 
-from iapo_jax import held_out
+from iapo_jax.training import held_out
 
 
 def test_the_table_says_what_was_measured():

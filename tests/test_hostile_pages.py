@@ -21,9 +21,9 @@ from result_directories import (
 )
 from rich.console import Console
 
-from iapo_jax import terminal
-from iapo_jax.inspection import Inspection
-from iapo_jax.page import render_page
+from iapo_jax.information import terminal
+from iapo_jax.information.html import render_page
+from iapo_jax.information.inspection import Inspection
 from iapo_jax.report import command as report
 
 ATTACKS = [

@@ -15,26 +15,24 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from iapo_jax import (
-    answers,
-    chat_prompts,
-    data,
-    evaluation,
-    examine,
-    inspect,
-    metrics,
-    probes,
-    records,
-    rewards,
-    sft,
-    untrusted,
-)
-from iapo_jax.answers import AnswerChecker
-from iapo_jax.config import DataSection, PromptSection, SftConfig
-from iapo_jax.equivalence import decide
+from iapo_jax import inspect, sft
+from iapo_jax.answers import checker as answers
+from iapo_jax.answers.checker import AnswerChecker
+from iapo_jax.answers.equivalence import decide
+from iapo_jax.answers.extraction import extract_answer
+from iapo_jax.config.schema import DataSection, PromptSection, SftConfig
+from iapo_jax.data import problems as data
+from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.errors import UserError, printable
-from iapo_jax.extraction import extract_answer
-from iapo_jax.pretrained import decode, encode, load_tokenizer
+from iapo_jax.evaluation import records
+from iapo_jax.evaluation import sampling as evaluation
+from iapo_jax.information import completions as examine
+from iapo_jax.information import probes
+from iapo_jax.pretrained import control_tokens as untrusted
+from iapo_jax.pretrained.tokenization import decode, encode, load_tokenizer
+from iapo_jax.rollout import rewards
+from iapo_jax.runtime import console, files
+from iapo_jax.training import run_writer as metrics
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
@@ -382,7 +380,7 @@ def test_strange_columns_stop_nothing(tokenizer, text, tmp_path):
     rows = [{"completion": text, "answer": text, text: [text]}]
     writer.completions(1, rows)
     writer.close()
-    assert metrics.read_jsonl(tmp_path / "completions" / "step_1.jsonl") == rows
+    assert files.read_jsonl(tmp_path / "completions" / "step_1.jsonl") == rows
 
 
 # ------------------------------------------------------------------ extraction and checker
@@ -520,7 +518,7 @@ def test_a_terminal_obeys_nothing_of_a_row(capsys):
     hostile_name = "\x1b]0;owned\x07\x9b1m\r\x00\u202e\ud800"
     with pytest.raises(UserError) as caught:
         data.parse_rows([{hostile_name: "1"}], "r")
-    metrics.say(f"a note of {hostile_name}")
+    console.say(f"a note of {hostile_name}")
     for text in (str(caught.value), capsys.readouterr().out.rstrip("\n")):
         assert text.isprintable() and "\\x1b]0;owned\\x07\\x9b1m\\x0d" in text.replace(
             "\\r", "\\x0d"

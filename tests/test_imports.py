@@ -1,54 +1,35 @@
-"""Imports go one way, in reading order, and every heavy dependency has one home."""
+"""Imports go one way: between packages, and inside each; every heavy dependency has one home."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 
 import pytest
 
-MATHEMATICS = (
-    *("types", "statistics", "advantages", "shaping", "selection"),
-    *("adaptation", "losses", "options", "algorithms", "diagnostics"),
-)
-# Each module imports only from those before it.
-READING_ORDER = [
-    *("errors", "locks", "config", "checks", "plugins"),
-    *MATHEMATICS,
-    *("sharding", "processes", "interruption", "cli"),
-    *("kernels", "attention", "model", "scoring", "sampling", "information", "signals"),
-    *("extraction", "notation", "quantities", "structures", "equivalence", "answers", "rewards"),
-    *("weights", "pretrained", "untrusted", "probes"),
-    *("questions", "arithmetic", "catalogue", "cleaning", "tables", "chat_prompts", "data"),
-    *("figures", "records", "summary"),
-    *("checkpoint", "metrics"),
-    *("update", "run", "rollouts", "resampling", "skipping", "boundary"),
-    *("inspection", "examine", "evaluation", "held_out", "model_selection", "reporting"),
-    *("learner", "trainer", "step", "train", "sft"),
-    *("sources", "export", "evaluate"),
-    *("terminal", "page", "inspect"),
-    *("report.samples", "report.results", "report.series", "report.grouping", "report.entries"),
-    *("report.comparison", "report.methods_table", "report.charts", "report.panels"),
-    *("report.examples", "report.page", "report.command", "report.__main__"),
+# Each package imports only from those before it.
+ORDER = [
+    *("types", "errors", "sharding", "config", "algorithms", "model", "runtime", "answers"),
+    *("pretrained", "data", "rollout", "information", "evaluation", "training"),
+    *("train", "sft", "evaluate", "inspect", "export", "report"),
 ]
-
-PACKAGES = {"report"}
-
 HOMES = {
-    "datasets": {"tables"},
-    "flax": {"model"},
-    "grain": {"data"},
-    "huggingface_hub": {"weights", "pretrained"},
-    "math_verify": {"answers"},
+    "datasets": {"data.files"},
+    "flax": {"model.decoder"},
+    "grain": {"data.problems"},
+    "huggingface_hub": {"pretrained.weights", "pretrained.directory"},
+    "math_verify": {"answers.checker"},
     "matplotlib": {"report.charts"},
-    "omegaconf": {"config"},
-    "optax": {"update"},
-    "orbax": {"checkpoint"},
-    "rich": {"terminal"},
-    "safetensors": {"weights"},
-    "tensorboardX": {"metrics"},
-    "tqdm": {"metrics"},
-    "transformers": {"pretrained"},
+    "omegaconf": {"config.loading"},
+    "optax": {"training.optimizer"},
+    "orbax": {"training.checkpoint"},
+    "rich": {"information.terminal"},
+    "safetensors": {"pretrained.weights"},
+    "tensorboardX": {"training.run_writer"},
+    "tqdm": {"runtime.console"},
+    "transformers": {"pretrained.tokenization"},
 }
+PURE = {"algorithms": {"types"}, "model": {"types", "sharding"}}
 
 
 def imported(path):
@@ -65,59 +46,56 @@ def imported(path):
 
 @pytest.fixture(scope="module")
 def modules(root):
-    """Module name (of a package, as report.page) -> what it imports; all but __init__."""
+    """Module name (as data.files) -> what it imports; all but __init__."""
     folder = root / "iapo_jax"
-    named = {
-        ".".join(path.relative_to(folder).with_suffix("").parts): path
+    return {
+        ".".join(path.relative_to(folder).with_suffix("").parts): imported(path)
         for path in sorted(folder.rglob("*.py"))
         if path.stem != "__init__"
     }
-    return {name: imported(path) for name, path in named.items()}
 
 
 def own(names):
-    """The modules of this library among imported names."""
-    parts = [name.split(".")[1:] for name in names if name.startswith("iapo_jax.")]
-    whole = {".".join(part[: 1 + (part[0] in PACKAGES)]) for part in parts}
-    return whole - PACKAGES
+    """The modules and packages of this library among imported names."""
+    return {name.removeprefix("iapo_jax.") for name in names if name.startswith("iapo_jax.")}
 
 
-def test_every_module_has_its_place(modules):
-    assert sorted(modules) == sorted(READING_ORDER)
+def room(name):
+    return name.partition(".")[0]
 
 
-@pytest.mark.parametrize("name", READING_ORDER)
-def test_imports_go_one_way(modules, name):
-    before = READING_ORDER[: READING_ORDER.index(name)]
-    assert own(modules[name]) <= set(before), f"{name} imports from below"
+def test_every_module_has_its_room(modules):
+    assert {room(name) for name in modules} == set(ORDER)
 
 
-def test_nothing_imports_the_package_itself(modules):
-    # `import iapo_jax` inside would be a cycle through __init__.
+def test_packages_import_one_way(modules):
     for name, names in modules.items():
-        bare = {n for n in names if n == "iapo_jax"} and not own(names)
-        assert not bare, name
+        above = {room(n) for n in own(names)} - {room(name)}
+        assert above & set(ORDER) <= set(ORDER[: ORDER.index(room(name))]), name
+
+
+def test_no_module_imports_itself_by_a_detour(modules):
+    graph = {name: own(names) & set(modules) - {name} for name, names in modules.items()}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("package", PURE)
+def test_the_mathematics_sees_no_files_and_no_config(modules, package):
+    for name, names in modules.items():
+        if room(name) == package:
+            assert {room(n) for n in own(names)} <= PURE[package] | {package}, name
+
+
+def test_the_answers_see_no_jax(modules):
+    for name, names in modules.items():
+        if room(name) == "answers":
+            assert "jax" not in {room(n) for n in names}, name
 
 
 @pytest.mark.parametrize("dependency", HOMES)
 def test_one_home(modules, dependency):
-    found = {
-        name for name, names in modules.items() if dependency in {n.split(".")[0] for n in names}
-    }
+    found = {name for name, names in modules.items() if dependency in {room(n) for n in names}}
     assert found == HOMES[dependency]
-
-
-@pytest.mark.parametrize("name", MATHEMATICS)
-def test_the_mathematics_sees_no_model(modules, name):
-    assert own(modules[name]) <= set(MATHEMATICS)
-
-
-HOST = ("extraction", "notation", "quantities", "structures", "equivalence", "answers")
-
-
-@pytest.mark.parametrize("name", [*HOST, "rewards", "plugins"])
-def test_the_host_side_sees_no_jax(modules, name):
-    assert "jax" not in {n.split(".")[0] for n in modules[name]}
 
 
 def test_importing_the_library_is_light():

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import golden_model, plain_logits
 
-from iapo_jax import attention, information, scoring
-from iapo_jax.information import (
+from iapo_jax.information import estimators as information
+from iapo_jax.information.estimators import (
     ESTIMATORS,
     Probe,
     answer_entropy,
@@ -18,10 +18,11 @@ from iapo_jax.information import (
     informativeness,
     spread,
 )
-from iapo_jax.model import DecoderConfig, init_params, make_model
-from iapo_jax.scoring import read_completions, read_prompts
+from iapo_jax.information.signals import compute_signals, make_groups
+from iapo_jax.model import attention, scoring
+from iapo_jax.model.decoder import DecoderConfig, init_params, make_model
+from iapo_jax.model.scoring import read_completions, read_prompts
 from iapo_jax.sharding import by_prompt, make_mesh, param_shardings, put
-from iapo_jax.signals import compute_signals, make_groups
 from iapo_jax.types import Answers, Cache, Cuts, Model, Prompts, Rollout
 
 P, G, L, T, K = 2, 2, 6, 9, 3

@@ -16,7 +16,11 @@ from conftest import plain_logits
 
 from iapo_jax import inspect
 from iapo_jax.errors import UserError
-from iapo_jax.examine import inspect_completions, open_model, sample_completions
+from iapo_jax.information.completions import (
+    inspect_completions,
+    open_model,
+    sample_completions,
+)
 
 POSTFIX = "</think><answer>"
 TEXT = "12+30=42. check 12+30=42. </think><answer>42</answer>"

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax import attention, kernels
-from iapo_jax.attention import Segment, attend, dense_attention, kernel_attention
+from iapo_jax.model import attention, kernels
+from iapo_jax.model.attention import Segment, attend, dense_attention, kernel_attention
 from iapo_jax.sharding import make_mesh
 
 KERNELS = {"gpu": kernels.gpu_attention, "tpu": kernels.tpu_attention}

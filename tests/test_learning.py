@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax import update
-from iapo_jax.algorithms import ALGORITHMS
-from iapo_jax.config import OptimizerSection
-from iapo_jax.learner import TrainBatch, UpdateSpec, assign_credit, train_step
-from iapo_jax.losses import LossOptions
-from iapo_jax.model import DecoderConfig, init_params, make_model
-from iapo_jax.sampling import prompt_keys, sample
+from iapo_jax.algorithms.losses import LossOptions
+from iapo_jax.algorithms.methods import ALGORITHMS
+from iapo_jax.config.schema import OptimizerSection
+from iapo_jax.information.signals import compute_signals, make_groups
+from iapo_jax.model.decoder import DecoderConfig, init_params, make_model
+from iapo_jax.model.sampling import prompt_keys, sample
 from iapo_jax.sharding import make_mesh
-from iapo_jax.signals import compute_signals, make_groups
+from iapo_jax.training import optimizer as update
+from iapo_jax.training.update import TrainBatch, UpdateSpec, assign_credit, train_step
 from iapo_jax.types import Prompts
 
 STEPS, P, G, T, V = 30, 2, 8, 32, 512

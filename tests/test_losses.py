@@ -8,11 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax import pretrained, update, weights
-from iapo_jax.learner import TrainBatch
-from iapo_jax.losses import LOSS_TYPES, LossOptions, aggregate, k3, loss_scale, policy_loss
-from iapo_jax.model import make_model
-from iapo_jax.scoring import score_completions
+from iapo_jax.algorithms.losses import (
+    LOSS_TYPES,
+    LossOptions,
+    aggregate,
+    k3,
+    loss_scale,
+    policy_loss,
+)
+from iapo_jax.model.decoder import make_model
+from iapo_jax.model.scoring import score_completions
+from iapo_jax.pretrained import architecture, weights
+from iapo_jax.runtime import files
+from iapo_jax.training import optimizer as update
+from iapo_jax.training.update import TrainBatch
 from iapo_jax.types import Credit, Prompts, valid_mask
 
 
@@ -26,7 +35,7 @@ def golden(root):
 def policy(root):
     """The model whose gradients TRL computed."""
     directory = root / "tests" / "golden" / "models" / "qwen2_tied"
-    config = pretrained.decoder_config(weights.read_json(directory / "config.json"))
+    config = architecture.decoder_config(files.read_json(directory / "config.json"))
     params = weights.load_params(directory, config)
     return SimpleNamespace(config=config, model=make_model(config), params=params)
 

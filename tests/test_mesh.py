@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax import scoring
-from iapo_jax.model import DecoderConfig, make_model, param_shapes
+from iapo_jax.model import scoring
+from iapo_jax.model.decoder import DecoderConfig, make_model, param_shapes
 from iapo_jax.sharding import by_prompt, make_mesh, param_shardings
 from iapo_jax.types import Prompts
 

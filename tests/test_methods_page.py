@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from groups import usual_group
 
-from iapo_jax.algorithms import ALGORITHMS, make_algorithm
-from iapo_jax.diagnostics import stop_margin
+from iapo_jax.algorithms.diagnostics import stop_margin
+from iapo_jax.algorithms.methods import ALGORITHMS, make_algorithm
 
 
 @pytest.fixture(scope="module")

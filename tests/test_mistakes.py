@@ -11,12 +11,14 @@ import sys
 
 import pytest
 
-from iapo_jax import evaluate, export, inspect, sources, train
-from iapo_jax.config import TrainConfig, load_config
+from iapo_jax import evaluate, export, inspect, train
+from iapo_jax.config.loading import load_config
+from iapo_jax.config.schema import TrainConfig
 from iapo_jax.errors import UserError
-from iapo_jax.records import Record, to_json
+from iapo_jax.evaluation.records import Record, to_json
 from iapo_jax.report import command as report
-from iapo_jax.trainer import make_trainer
+from iapo_jax.training import sources
+from iapo_jax.training.setup import make_trainer
 
 SUMS = [{"question": f"{n}+{n}", "answer": str(2 * n), "level": n} for n in range(1, 9)]
 

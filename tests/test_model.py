@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import GOLDEN, golden_model, plain_logits
 
-from iapo_jax.model import Llama3Rope, make_model, rope_frequencies
-from iapo_jax.pretrained import decoder_config
+from iapo_jax.model.decoder import Llama3Rope, make_model, rope_frequencies
+from iapo_jax.pretrained.architecture import decoder_config
 from iapo_jax.types import Context
 
 NAMES = ["qwen2_tied", "qwen2_untied", "qwen3_tied", "qwen3_untied", "llama_tied", "llama_untied"]

@@ -5,10 +5,15 @@ import itertools
 import numpy as np
 import pytest
 
-from iapo_jax.config import PromptSection, SelectionSection
-from iapo_jax.data import Row, make_problems
+from iapo_jax.config.schema import PromptSection, SelectionSection
+from iapo_jax.data.problems import Row, make_problems
 from iapo_jax.errors import UserError
-from iapo_jax.model_selection import Candidate, choose, chosen_step, split_problems
+from iapo_jax.training.checkpoint_selection import (
+    Candidate,
+    choose,
+    chosen_step,
+    split_problems,
+)
 
 START = Candidate(0, 0.90, 100.0, 0.0090)
 

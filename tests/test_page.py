@@ -9,9 +9,9 @@ import pytest
 from browsers import open_browser
 from rich.console import Console
 
-from iapo_jax import terminal
-from iapo_jax.inspection import Inspection, total, visible
-from iapo_jax.page import render_page
+from iapo_jax.information import terminal
+from iapo_jax.information.html import render_page
+from iapo_jax.information.inspection import Inspection, total, visible
 
 HOSTILE = "<script>window.hacked = 1</script>"
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from iapo_jax import LossOptions, make_algorithm
-from iapo_jax.checks import check_config
-from iapo_jax.config import EvaluateConfig, TrainConfig, load_config, to_yaml
-from iapo_jax.model_selection import Candidate
+from iapo_jax.config.checks import check_config
+from iapo_jax.config.loading import load_config, to_yaml
+from iapo_jax.config.schema import EvaluateConfig, TrainConfig
+from iapo_jax.training.checkpoint_selection import Candidate
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "paper"
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from iapo_jax import plugins
 from iapo_jax.errors import UserError
+from iapo_jax.runtime import plugins
 
 
 @pytest.mark.parametrize(

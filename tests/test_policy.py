@@ -2,8 +2,8 @@
 
 import pytest
 
-from iapo_jax import rewards
-from iapo_jax.answers import AnswerChecker, extract_answer
+from iapo_jax.answers.checker import AnswerChecker, extract_answer
+from iapo_jax.rollout import rewards
 
 
 def rows(columns):

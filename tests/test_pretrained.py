@@ -13,25 +13,36 @@ import pytest
 from conftest import GOLDEN, ROOT, golden_model
 from safetensors.numpy import load_file, save_file
 
-from iapo_jax import export, pretrained, weights
-from iapo_jax.chat_prompts import render_prompt
-from iapo_jax.checkpoint import Checkpoints
-from iapo_jax.config import ModelSection, OptimizerSection, PromptSection, TrainConfig, to_yaml
+from iapo_jax import export
+from iapo_jax.config.loading import to_yaml
+from iapo_jax.config.schema import (
+    ModelSection,
+    OptimizerSection,
+    PromptSection,
+    TrainConfig,
+)
+from iapo_jax.data.prompts import render_prompt
 from iapo_jax.errors import UserError
-from iapo_jax.pretrained import (
-    allowed_ids,
-    decode_completions,
-    decoder_config,
-    encode,
-    load_tokenizer,
+from iapo_jax.pretrained import directory as pretrained
+from iapo_jax.pretrained import weights
+from iapo_jax.pretrained.architecture import decoder_config
+from iapo_jax.pretrained.directory import (
     open_pretrained,
     resolve_directory,
     save_pretrained,
-    stop_ids,
-    thinking_lengths,
 )
-from iapo_jax.update import make_optimizer, new_state
-from iapo_jax.weights import load_params, read_json
+from iapo_jax.pretrained.tokenization import (
+    allowed_ids,
+    decode_completions,
+    encode,
+    load_tokenizer,
+    stop_ids,
+    tokens_before,
+)
+from iapo_jax.pretrained.weights import load_params
+from iapo_jax.runtime.files import read_json
+from iapo_jax.training.checkpoint import Checkpoints
+from iapo_jax.training.optimizer import make_optimizer, new_state
 
 MODELS = sorted(path.name for path in (GOLDEN / "models").iterdir())
 
@@ -417,7 +428,7 @@ def test_thinking_lengths_of_an_end_of_several_tokens(qwen):
     assert len(encode(qwen, "</think>")) == 3
     rows = [np.array(encode(qwen, text), int) for text in TEXTS]
     want = [brute_force_thinking(qwen, row, "</think>") for row in rows]
-    assert thinking_lengths(qwen, rows, "</think>") == want
+    assert tokens_before(qwen, rows, "</think>") == want
     # "So it is done.</think>": So| it| is| done|.</|think|>: the token ".</" is not thinking.
     assert want[1] == 4 and want[2] == 0 and want[4] == len(rows[4]) and want[5] == 0
 
@@ -426,7 +437,7 @@ def test_thinking_lengths_of_a_single_token(small_tokenizer):
     texts = ["<think>1+1=2</think><answer>2", "<think>1+1", "</think>1</think>", ""]
     rows = [np.array(encode(small_tokenizer, text), int) for text in texts]
     assert len(encode(small_tokenizer, "</think>")) == 1
-    assert thinking_lengths(small_tokenizer, rows, "</think>") == [6, 4, 0, 0]
+    assert tokens_before(small_tokenizer, rows, "</think>") == [6, 4, 0, 0]
 
 
 # ------------------------------------------------------------------ export

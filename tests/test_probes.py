@@ -9,11 +9,17 @@ import jax
 import numpy as np
 import pytest
 
-from iapo_jax import probes
-from iapo_jax.config import InformationSection, ModelSection
+from iapo_jax.config.schema import InformationSection, ModelSection
 from iapo_jax.errors import UserError
-from iapo_jax.pretrained import encode, load_tokenizer, open_pretrained, token_text, token_texts
-from iapo_jax.probes import make_answers
+from iapo_jax.information import probes
+from iapo_jax.information.probes import make_answers
+from iapo_jax.pretrained.directory import open_pretrained
+from iapo_jax.pretrained.tokenization import (
+    encode,
+    load_tokenizer,
+    token_text,
+    token_texts,
+)
 from iapo_jax.sharding import by_prompt, make_mesh, put
 
 END = "</answer>"

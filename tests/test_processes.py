@@ -10,10 +10,11 @@ import pytest
 from pairs import HEARTBEAT, ended, start_pair
 from tiny_runs import make_world, reproducible, train_config
 
-from iapo_jax import processes
-from iapo_jax.config import MeshSection, to_yaml
+from iapo_jax.config.loading import to_yaml
+from iapo_jax.config.schema import MeshSection
 from iapo_jax.errors import FAILED, RunError, UserError
-from iapo_jax.metrics import read_jsonl
+from iapo_jax.runtime import processes
+from iapo_jax.runtime.files import read_jsonl
 from iapo_jax.train import train
 
 QUICK = (
@@ -140,7 +141,9 @@ def test_no_cluster_is_one_sentence():
 def test_the_guardian_speaks_for_those_who_cannot(root):
     said = {}
     for end in ("os.abort()", "processes._dismiss_guardian()"):
-        code = f"import os\nfrom iapo_jax import processes\nprocesses._post_guardian()\n{end}"
+        code = (
+            f"import os\nfrom iapo_jax.runtime import processes\nprocesses._post_guardian()\n{end}"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
         )

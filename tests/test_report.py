@@ -21,7 +21,7 @@ from result_directories import (
     write_run,
 )
 
-from iapo_jax.figures import Estimate
+from iapo_jax.evaluation.metrics import Estimate
 from iapo_jax.report import command as report
 from iapo_jax.report.comparison import compare
 from iapo_jax.report.entries import START

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from iapo_jax.resampling import collect_mixed, is_mixed
-from iapo_jax.rollouts import Scored
+from iapo_jax.rollout.collect import Scored
+from iapo_jax.rollout.dynamic_sampling import collect_mixed, is_mixed
 from iapo_jax.types import Prompts, Rollout
 
 P, G = 4, 3

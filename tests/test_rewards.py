@@ -6,8 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from iapo_jax import rewards
-from iapo_jax.rewards import RewardError, combine_rewards, load_reward
+from iapo_jax.answers import extraction
+from iapo_jax.rollout import rewards
+from iapo_jax.rollout.rewards import RewardError, combine_rewards, load_reward
 
 
 def test_accuracy_reward():
@@ -79,7 +80,7 @@ def test_the_format_of_hostile_texts_takes_linear_time(hostile):
 
 def test_whole_texts_gives_back_the_opening_tag():
     prompts = ["q", "q <think>", "q <think>\n", "q <think> x"]
-    assert rewards.whole_texts(prompts, ["a"] * 4) == ["a", "<think>a", "<think>a", "a"]
+    assert extraction.whole_texts(prompts, ["a"] * 4) == ["a", "<think>a", "<think>a", "a"]
 
 
 def test_load_reward_forms(tmp_path):
@@ -92,7 +93,7 @@ def test_load_reward_forms(tmp_path):
     )
     assert load_reward("accuracy") is rewards.accuracy_reward
     assert load_reward("format") is rewards.format_reward
-    assert load_reward("iapo_jax.rewards.format_reward") is rewards.format_reward
+    assert load_reward("iapo_jax.rollout.rewards.format_reward") is rewards.format_reward
     assert load_reward(f"{path}:short")(prompts=[""], completions=["abc"], answer=[""]) == [-3.0]
 
 
@@ -105,9 +106,12 @@ def test_load_reward_forms(tmp_path):
         ("{0}/mine.py:long", "{0}/mine.py was found but defines no 'long'"),
         ("{0}/mine.py:LIMIT", "is a int; expected a function"),
         ("{0}/bad.py:short", "importing {0}/bad.py raised ZeroDivisionError"),
-        ("iapo_jax.rewards.nothing", "iapo_jax.rewards was found but defines no 'nothing'"),
+        (
+            "iapo_jax.rollout.rewards.nothing",
+            "iapo_jax.rollout.rewards was found but defines no 'nothing'",
+        ),
         ("no_such_package.reward", "importing no_such_package raised ModuleNotFoundError"),
-        ("iapo_jax.rewards.REWARDS", "is a dict; expected a function"),
+        ("iapo_jax.rollout.rewards.REWARDS", "is a dict; expected a function"),
     ],
 )
 def test_load_reward_errors(tmp_path, spec, sentence):

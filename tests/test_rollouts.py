@@ -3,8 +3,9 @@
 import jax
 import numpy as np
 
-from iapo_jax.rollouts import distinct_rows, thinking_lengths
-from iapo_jax.sampling import prompt_keys
+from iapo_jax.model.sampling import prompt_keys
+from iapo_jax.pretrained.tokenization import thinking_lengths
+from iapo_jax.rollout.sampler import distinct_rows
 
 
 class OneLetterTokenizer:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import golden_model, plain_logits
 
-from iapo_jax.sampling import draw, keep_top_k, keep_top_p, prompt_keys, sample
-from iapo_jax.scoring import score_completions
+from iapo_jax.model.sampling import draw, keep_top_k, keep_top_p, prompt_keys, sample
+from iapo_jax.model.scoring import score_completions
 from iapo_jax.types import Prompts
 
 V, G, T = 97, 3, 12

@@ -9,8 +9,8 @@ import pytest
 from conftest import golden_model, plain_logits
 from jax.extend.core import jaxprs_in_params
 
-from iapo_jax import scoring
-from iapo_jax.scoring import completion_inputs, score_completions, token_scores
+from iapo_jax.model import scoring
+from iapo_jax.model.scoring import completion_inputs, score_completions, token_scores
 from iapo_jax.types import Prompts
 
 ROWS, S, D, V = (2, 3), 7, 8, 11

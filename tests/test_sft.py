@@ -11,12 +11,17 @@ import pytest
 from conftest import plain_logits
 from tiny_runs import ARCHITECTURE, arithmetic_tokenizer
 
-from iapo_jax import data, pretrained, sft, update, weights
-from iapo_jax.config import OptimizerSection, SftConfig, load_config, to_yaml
+from iapo_jax import sft
+from iapo_jax.config.loading import load_config, to_yaml
+from iapo_jax.config.schema import OptimizerSection, SftConfig
+from iapo_jax.data import problems as data
 from iapo_jax.errors import UserError
-from iapo_jax.metrics import read_jsonl
+from iapo_jax.pretrained import architecture as architecture_module
+from iapo_jax.pretrained import tokenization, weights
+from iapo_jax.runtime.files import read_jsonl
 from iapo_jax.sft import SftBatch, encode_completion, sft_step, train_sft
 from iapo_jax.sharding import fetch, make_mesh
+from iapo_jax.training import optimizer as update
 from iapo_jax.types import Prompts
 
 # Sums of two digits; every fourth row leaves early: the exit postfix is masked.
@@ -45,7 +50,7 @@ def world(tmp_path_factory, root):
 
 @pytest.fixture(scope="module")
 def tokenizer(world):
-    return pretrained.load_tokenizer(world / "tokenizer")
+    return tokenization.load_tokenizer(world / "tokenizer")
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +107,10 @@ def test_the_loss_falls(straight):
 def test_a_run_writes_its_directory(straight):
     found = {path.name for path in straight.directory.iterdir()}
     assert found == {"config.yaml", "env.json", "metrics.jsonl", "checkpoints", "hf", ".lock"}
-    config = pretrained.decoder_config(ARCHITECTURE)
+    config = architecture_module.decoder_config(ARCHITECTURE)
     loaded = fetch(weights.load_params(straight.directory / "hf", config))
     jax.tree.map(np.testing.assert_array_equal, loaded, straight.params)
-    assert pretrained.load_tokenizer(straight.directory / "hf").eos_token == "<eos>"
+    assert tokenization.load_tokenizer(straight.directory / "hf").eos_token == "<eos>"
 
 
 def test_a_resumed_run_is_the_same_bit_for_bit(straight, finish):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from conftest import golden_model, random_params
 
-from iapo_jax.information import Probe, answer_entropy, every_prefix
-from iapo_jax.scoring import read_completions, read_prompts, score_completions
-from iapo_jax.signals import compute_signals, make_groups
+from iapo_jax.information.estimators import Probe, answer_entropy, every_prefix
+from iapo_jax.information.signals import compute_signals, make_groups
+from iapo_jax.model.scoring import read_completions, read_prompts, score_completions
 from iapo_jax.types import Prompts, Rollout, Signals
 
 P, G, L, T = 4, 2, 5, 6

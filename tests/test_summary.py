@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from iapo_jax import summary
 from iapo_jax.errors import UserError
-from iapo_jax.records import Record
+from iapo_jax.evaluation import summary
+from iapo_jax.evaluation.records import Record
 
 
 def record(model="a", rows=range(40), seed=0, shift=0, member=1, members=1, **changed):

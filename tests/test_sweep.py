@@ -18,14 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax import ALGORITHMS, figures
-from iapo_jax.algorithms import make_algorithm
-from iapo_jax.checks import check_config
-from iapo_jax.config import TrainConfig, load_config
+from iapo_jax import ALGORITHMS
+from iapo_jax.algorithms.methods import make_algorithm
+from iapo_jax.config.checks import check_config
+from iapo_jax.config.loading import load_config
+from iapo_jax.config.schema import TrainConfig
 from iapo_jax.errors import UserError
-from iapo_jax.figures import Outcomes
-from iapo_jax.interruption import Stopped
-from iapo_jax.plugins import load
+from iapo_jax.evaluation import metrics as figures
+from iapo_jax.evaluation.metrics import Outcomes
+from iapo_jax.runtime.interruption import Stopped
+from iapo_jax.runtime.plugins import load
 from iapo_jax.types import Group
 
 ROOT = Path(__file__).parents[1]

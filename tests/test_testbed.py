@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import transformers
 
-from iapo_jax.model import param_shapes
-from iapo_jax.pretrained import decoder_config
+from iapo_jax.model.decoder import param_shapes
+from iapo_jax.pretrained.architecture import decoder_config
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "arithmetic"
 COMMITTED = ("chain", "easy", "hard", "growing")

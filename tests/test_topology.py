@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tiny_runs import assert_same_run, completions, finished, make_world, train_config
 
-from iapo_jax.config import SftConfig, load_config
+from iapo_jax.config.loading import load_config
+from iapo_jax.config.schema import SftConfig
 from iapo_jax.sft import train_sft
 from iapo_jax.train import train
 

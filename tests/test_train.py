@@ -20,29 +20,26 @@ from tiny_runs import (
     train_config,
 )
 
-from iapo_jax import (
-    attention,
-    export,
-    pretrained,
-    records,
-    reporting,
-    rollouts,
-    run,
-    sharding,
-    weights,
-)
+from iapo_jax import export, sharding
 from iapo_jax import train as train_module
-from iapo_jax.advantages import grpo
-from iapo_jax.algorithms import ALGORITHMS, Algorithm
-from iapo_jax.config import MeshSection, TrainConfig, load_config, to_yaml
+from iapo_jax.algorithms.advantages import grpo
+from iapo_jax.algorithms.losses import LossOptions
+from iapo_jax.algorithms.methods import ALGORITHMS, Algorithm
+from iapo_jax.config.loading import load_config, to_yaml
+from iapo_jax.config.schema import MeshSection, TrainConfig
 from iapo_jax.errors import UserError
-from iapo_jax.losses import LossOptions
-from iapo_jax.metrics import read_jsonl, say_memory, use_compilation_cache
-from iapo_jax.reporting import headline
+from iapo_jax.evaluation import records
+from iapo_jax.model import attention
+from iapo_jax.pretrained import architecture, loaded, tokenization, weights
+from iapo_jax.rollout import collect as rollouts
+from iapo_jax.runtime.console import say_memory, use_compilation_cache
+from iapo_jax.runtime.files import read_jsonl
 from iapo_jax.sharding import fetch
-from iapo_jax.sources import open_checkpoint
 from iapo_jax.train import train
-from iapo_jax.trainer import make_trainer
+from iapo_jax.training import step_metrics as reporting
+from iapo_jax.training.setup import make_trainer
+from iapo_jax.training.sources import open_checkpoint
+from iapo_jax.training.step_metrics import headline
 from iapo_jax.types import Credit
 
 
@@ -134,7 +131,7 @@ def test_the_ratio_is_one_on_the_first_update(straight):
 
 
 def test_the_final_model_is_the_last_state(straight):
-    config = pretrained.decoder_config(ARCHITECTURE)
+    config = architecture.decoder_config(ARCHITECTURE)
     loaded = weights.load_params(straight.directory / "hf", config)
     jax.tree.map(np.testing.assert_array_equal, fetch(loaded), straight.params)
 
@@ -178,7 +175,7 @@ def test_the_checkpoint_of_the_selection_split_is_exported(selected):
     assert [row["step"] for row in rows if row["chosen"]] == [best]
     kept = sorted(int(p.name) for p in (selected.directory / "checkpoints").iterdir())
     assert kept == sorted({best, 4})
-    config = pretrained.decoder_config(ARCHITECTURE)
+    config = architecture.decoder_config(ARCHITECTURE)
     exported = fetch(weights.load_params(selected.directory / "hf", config))
     jax.tree.map(np.testing.assert_array_equal, exported, selected.params)
     of_best = open_checkpoint(selected.directory, str(best), mesh=MeshSection(1, 1, 1))
@@ -346,7 +343,7 @@ def test_an_advantage_of_your_own(finish, world):
         return Credit(jnp.zeros_like(group.log_prob), group.mask.astype(jnp.float32))
 
     run = finish("eval.dataset=''", "max_steps=2", "algorithm.beta=0", advantage=nothing)
-    config = pretrained.decoder_config(ARCHITECTURE)
+    config = architecture.decoder_config(ARCHITECTURE)
     start = fetch(weights.load_params(world / "model", config))
     jax.tree.map(np.testing.assert_array_equal, run.params, start)
     assert all(row["loss"] == row["grad_norm"] == 0 for row in run.rows)
@@ -459,7 +456,7 @@ def test_a_price_that_adapts_is_resumed_and_exported(finish, tmp_path):
     assert list(map(reproducible, again.rows)) == list(map(reproducible, run.rows))
     jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
     assert export.main([str(run.directory), "--out", str(tmp_path / "hf")]) == 0
-    config = pretrained.decoder_config(ARCHITECTURE)
+    config = architecture.decoder_config(ARCHITECTURE)
     exported = fetch(weights.load_params(tmp_path / "hf", config))
     jax.tree.map(np.testing.assert_array_equal, exported, run.params)
     # Another adaptation does not go on with this one's state, nor does none at all.
@@ -725,7 +722,7 @@ def test_what_does_not_fit_is_said_after_the_rest(capsys):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """The devices here, as if they were the chips of a topology that is described."""
-    monkeypatch.setattr(run, "described_devices", lambda _: jax.devices())
+    monkeypatch.setattr(loaded, "described_devices", lambda _: jax.devices())
     for module in (sharding, reporting, attention):
         monkeypatch.setattr(module, "is_described", lambda mesh: True)
 
@@ -756,10 +753,10 @@ def test_a_topology_that_nobody_knows_is_one_sentence(configure, tmp_path, capsy
 def test_export_opens_a_checkpoint(straight, tmp_path, capsys):
     assert export.main([str(straight.directory), "--out", str(tmp_path / "last")]) == 0
     assert capsys.readouterr().out.strip().endswith(str(tmp_path / "last"))
-    config = pretrained.decoder_config(ARCHITECTURE)
+    config = architecture.decoder_config(ARCHITECTURE)
     last = fetch(weights.load_params(tmp_path / "last", config))
     jax.tree.map(np.testing.assert_array_equal, last, straight.params)
-    pretrained.load_tokenizer(tmp_path / "last")
+    tokenization.load_tokenizer(tmp_path / "last")
     options = ["--step", "2", "--out", str(tmp_path / "half"), "--dtype", "bfloat16"]
     assert export.main([str(straight.directory), *options]) == 0
     half = fetch(weights.load_params(tmp_path / "half", config))

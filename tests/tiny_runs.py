@@ -9,12 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from iapo_jax import pretrained
-from iapo_jax.config import TrainConfig, load_config
-from iapo_jax.metrics import read_jsonl
-from iapo_jax.model import init_params
+from iapo_jax.config.loading import load_config
+from iapo_jax.config.schema import TrainConfig
+from iapo_jax.model.decoder import init_params
+from iapo_jax.pretrained import architecture as architecture_module
+from iapo_jax.pretrained import directory as pretrained
+from iapo_jax.runtime.files import read_jsonl
 from iapo_jax.sharding import fetch
-from iapo_jax.update import TrainState
+from iapo_jax.training.optimizer import TrainState
 
 ARCHITECTURE = {
     "model_type": "qwen2",
@@ -56,7 +58,7 @@ def make_world(folder, root, programs, **changed):
     """
     architecture = ARCHITECTURE | changed
     (folder / "programs").symlink_to(programs)
-    params = init_params(pretrained.decoder_config(architecture), jax.random.key(0))
+    params = init_params(architecture_module.decoder_config(architecture), jax.random.key(0))
     pretrained.save_pretrained(
         fetch(params), architecture, arithmetic_tokenizer(root), folder / "model"
     )

@@ -24,9 +24,10 @@ from iapo_jax import (
     read_completions,
     read_prompts,
 )
-from iapo_jax.metrics import read_jsonl
-from iapo_jax.pretrained import decoder_config, encode, load_tokenizer
-from iapo_jax.weights import load_params, read_json
+from iapo_jax.pretrained.architecture import decoder_config
+from iapo_jax.pretrained.tokenization import encode, load_tokenizer
+from iapo_jax.pretrained.weights import load_params
+from iapo_jax.runtime.files import read_json, read_jsonl
 
 BLUE, ORANGE, GREY = "#2a6fbb", "#d9822b", "#666666"
 POSTFIX = "</think><answer>"

@@ -18,7 +18,7 @@ from testbed.pieces import EARLY_SHARE
 from tokenizer import save_tokenizer
 from tqdm import tqdm
 
-from iapo_jax.arithmetic import make_splits
+from iapo_jax.data.arithmetic import make_splits
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:

@@ -21,7 +21,7 @@ from testbed.pieces import (
     supervised_row,
 )
 
-from iapo_jax.arithmetic import Problem, draw_below, draw_problem
+from iapo_jax.data.arithmetic import Problem, draw_below, draw_problem
 
 MAX_TOKENS = 84
 """Longest reasoning, in tokens."""

@@ -25,7 +25,7 @@ from testbed.settings import SETTINGS, SMALL
 from tqdm import tqdm
 
 from iapo_jax.errors import UserError
-from iapo_jax.interruption import Stopped, listening, stop_requested
+from iapo_jax.runtime.interruption import Stopped, listening, stop_requested
 
 HERE = Path(__file__).resolve().parent
 _WAIT = 5.0  # seconds between two looks at what is done

@@ -10,9 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from iapo_jax.config import load_run_config
+from iapo_jax.config.loading import load_run_config
 from iapo_jax.errors import UserError
-from iapo_jax.model_selection import Candidate, choose, read_selection
+from iapo_jax.training.checkpoint_selection import Candidate, choose, read_selection
 
 
 def best_of(run: Path) -> tuple[Candidate, str]:

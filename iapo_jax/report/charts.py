@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from iapo_jax.figures import Estimate
+from iapo_jax.evaluation.metrics import Estimate
 from iapo_jax.report.series import Band
 
 # Light ink -> the page's variable. Told apart by the colour-blind too; dashes and markers say the
@@ -35,11 +35,23 @@ INKS = {
     "#7a6a00": "--c4",
     "#55606e": "--c5",
 }
+
+
 INK, SOFT, RULE, CARD, *_COLOURS = INKS
+
+
 _DASHES = ("solid", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
+
+
 _MARKERS = "os^DvPX*"
+
+
 _SIZE = (5.0, 3.0)  # inches of 72 points: 360 x 216
+
+
 _DOTS = 180  # of a PNG, an inch
+
+
 _STYLE = {
     "svg.fonttype": "none",
     "font.size": 11.5,

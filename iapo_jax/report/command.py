@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from iapo_jax.checks import check_writable
+from iapo_jax.config.checks import check_writable
 from iapo_jax.errors import UserError
 from iapo_jax.report.comparison import Report, compare
 from iapo_jax.report.methods_table import to_csv, to_markdown

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from iapo_jax.figures import (
+from iapo_jax.evaluation.metrics import (
     Estimate,
     Outcomes,
     Resample,
@@ -14,15 +14,21 @@ from iapo_jax.figures import (
     figure_terms,
     resample,
 )
-from iapo_jax.figures import difference as paired_difference
-from iapo_jax.figures import estimate as estimate_figure
-from iapo_jax.inspection import visible
+from iapo_jax.evaluation.metrics import (
+    difference as paired_difference,
+)
+from iapo_jax.evaluation.metrics import (
+    estimate as estimate_figure,
+)
+from iapo_jax.information.inspection import visible
 from iapo_jax.report.entries import Entry, evaluation_entries, run_entries
 from iapo_jax.report.grouping import Line, group_seeds, repeated_seeds
 from iapo_jax.report.results import Evaluation, Run
 from iapo_jax.report.samples import Samples, only_rows
 
 _PER = 100  # tokens that a ratio is told for
+
+
 _SHARED = 0.9  # of the problems of the larger of two evaluations, to be compared
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from iapo_jax.inspection import visible
+from iapo_jax.information.inspection import visible
 from iapo_jax.report.grouping import Line
 from iapo_jax.report.results import Evaluation, Run
 from iapo_jax.report.samples import Samples

@@ -4,8 +4,13 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import NamedTuple
 
-from iapo_jax.inspection import Inspection, visible
-from iapo_jax.page import render_cards, render_facts, render_legend, render_text
+from iapo_jax.information.html import (
+    render_cards,
+    render_facts,
+    render_legend,
+    render_text,
+)
+from iapo_jax.information.inspection import Inspection, visible
 from iapo_jax.report.comparison import Section
 from iapo_jax.report.grouping import Line
 from iapo_jax.report.samples import Samples

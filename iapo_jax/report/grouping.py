@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iapo_jax.inspection import visible
+from iapo_jax.information.inspection import visible
 from iapo_jax.report.results import Run
 from iapo_jax.report.series import Band, seed_band
 
 _APART = ("seed", "output_dir")  # in these alone seeds of one config differ
+
+
 _NAME = 48  # characters of a name that says what differs
 
 

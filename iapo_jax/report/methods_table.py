@@ -6,12 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from iapo_jax.figures import Estimate
+from iapo_jax.evaluation.metrics import Estimate
 from iapo_jax.report.comparison import Model, Section
 
 MINUS = "\N{MINUS SIGN}"
+
+
 _FORMS = {"accuracy": ".3f", "pass": ".3f", "majority": ".3f", "length": ".1f", "ratio": ".2f",
           "tokens": ".1f", "cut": ".1%"}  # fmt: skip
+
+
 _NAMES = {
     "accuracy": "accuracy",
     "length": "tokens",
@@ -22,7 +26,11 @@ _NAMES = {
     "cut_share": "cut at the limit",
     "accuracy_at_matched_length": "accuracy at the same length",
 }
+
+
 _MAIN = ("accuracy", "length", "ratio@1", "tokens_per_right_answer")
+
+
 _DIFFER = ("accuracy", "length", "accuracy_at_matched_length")
 
 

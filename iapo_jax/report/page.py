@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from iapo_jax.inspection import visible
-from iapo_jax.page import render_document
+from iapo_jax.information.html import render_document
+from iapo_jax.information.inspection import visible
 from iapo_jax.report import examples as texts_beside
 from iapo_jax.report.charts import Chart, swatch
 from iapo_jax.report.comparison import Model, Report, Section
@@ -35,6 +35,7 @@ _INTERVALS = (
     "Intervals are 95%, by a bootstrap over problems with all samples of a problem, and over "
     "training seeds where there are several; differences are paired by problem."
 )
+
 
 _MATCHED = "accuracy_at_matched_length"
 

@@ -30,10 +30,15 @@ LEARNING = (
     ("kl", "kl", "KL to the start model", "nats a token"),
     ("iapo/information_per_token", "information", "Information", "nats a token of thinking"),
 )
+
+
 _SFT = (("loss", "loss", "Loss of supervised fine-tuning", "nats a token"),)
+
 
 # Criterion of selection.jsonl, its name here, and the factor that goes with the name.
 _CRITERIA = {"accuracy": ("accuracy", 1), "ratio": ("accuracy per 100 tokens", 100)}
+
+
 _BANDS = 4  # models, at most, whose bands can be told apart
 
 

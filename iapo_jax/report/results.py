@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iapo_jax.config import load_run_config
+from iapo_jax.config.loading import load_run_config
 from iapo_jax.errors import UserError
 from iapo_jax.report.samples import (
     Samples,

@@ -8,11 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iapo_jax.errors import UserError
-from iapo_jax.inspection import Inspection
-from iapo_jax.records import FORMAT
+from iapo_jax.evaluation.records import FORMAT
+from iapo_jax.information.inspection import Inspection
 
 _PER_TOKEN = {"informativeness": 0, "entropy": 0, "log_prob": 0, "uncertainty": 1}  # more than T
+
+
 _TABLES = ("correct", "length", "finished", "votes")
+
+
 _TEXTS = ("prompt", "completion", "estimator", "postfix")
 
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iapo_jax.figures import Outcomes, estimate, figure_terms, resample
-from iapo_jax.inspection import Inspection
+from iapo_jax.evaluation.metrics import Outcomes, estimate, figure_terms, resample
+from iapo_jax.information.inspection import Inspection
 
 _BARS = 24  # of a histogram, at most
 

@@ -29,7 +29,9 @@ QUICK = [
 _HOOKED = """
 import sys, pathlib
 import jax
-from iapo_jax import learner, pretrained, step, train
+from iapo_jax import train
+from iapo_jax.pretrained import directory
+from iapo_jax.training import step
 told, number = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 
 def tell(module, name, mark, number):
@@ -42,7 +44,7 @@ def tell(module, name, mark, number):
     setattr(module, name, outer)
 
 tell(step, "train_step", "update", number)
-tell(pretrained, "save_weights", "export", 1)
+tell(directory, "save_weights", "export", 1)
 raise SystemExit(train.main(sys.argv[3:]))
 """
 

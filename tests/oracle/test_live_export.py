@@ -21,9 +21,11 @@ import pytest
 import torch
 import transformers
 
-from iapo_jax.model import make_model
-from iapo_jax.pretrained import decoder_config, save_pretrained
-from iapo_jax.weights import load_params, read_json
+from iapo_jax.model.decoder import make_model
+from iapo_jax.pretrained.architecture import decoder_config
+from iapo_jax.pretrained.directory import save_pretrained
+from iapo_jax.pretrained.weights import load_params
+from iapo_jax.runtime.files import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -126,7 +128,7 @@ def test_rope_fields_mean_what_transformers_reads(fields, tmp_path):
     """The rotary frequencies of one config.json, by transformers and by us."""
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    from iapo_jax.model import rope_frequencies
+    from iapo_jax.model.decoder import rope_frequencies
 
     hf = read_json(GOLDEN / "models" / "llama_tied" / "config.json")
     hf = {k: v for k, v in hf.items() if not k.startswith("rope")} | fields

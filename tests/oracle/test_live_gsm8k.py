@@ -5,7 +5,7 @@ import torch
 import transformers
 from test_gsm8k import VOCABULARY, run_two_steps, small_config, write_tokenizer
 
-from iapo_jax.metrics import read_jsonl
+from iapo_jax.runtime.files import read_jsonl
 
 
 def test_made_by_transformers_trained_here_opened_by_transformers(root, shared_data, tmp_path):

@@ -23,13 +23,15 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from iapo_jax import pretrained, weights
-from iapo_jax.config import EvaluateConfig, MeshSection
-from iapo_jax.data import pad_rows
+from iapo_jax.config.schema import EvaluateConfig, MeshSection
+from iapo_jax.data.problems import pad_rows
 from iapo_jax.evaluate import evaluate
-from iapo_jax.model import init_params, make_model
-from iapo_jax.records import read_completions
-from iapo_jax.scoring import score_completions
+from iapo_jax.evaluation.records import read_completions
+from iapo_jax.model.decoder import init_params, make_model
+from iapo_jax.model.scoring import score_completions
+from iapo_jax.pretrained import architecture, tokenization, weights
+from iapo_jax.pretrained import directory as pretrained
+from iapo_jax.runtime import files
 from iapo_jax.sharding import fetch
 from iapo_jax.types import Prompts
 
@@ -57,7 +59,7 @@ def random_model(tmp_path_factory):
         "initializer_range": 0.3,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    params = fetch(init_params(pretrained.decoder_config(hf), jax.random.key(3)))
+    params = fetch(init_params(architecture.decoder_config(hf), jax.random.key(3)))
     out = tmp_path_factory.mktemp("random") / "model"
     generation = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     pretrained.save_pretrained(params, hf, tokenizer, out, generation_config=generation)
@@ -106,7 +108,7 @@ def test_greedy_scores_are_the_same(directory, harness, tmp_path, monkeypatch):
     texts = {}
     for sample in theirs["samples"]["iapo_arithmetic"]:
         texts[sample["doc"]["question"]] = sample["resps"][0][0]
-    special_tokens = pretrained.load_tokenizer(directory).all_special_tokens
+    special_tokens = tokenization.load_tokenizer(directory).all_special_tokens
     lines = read_completions(next(tmp_path.glob("*.completions.jsonl")))
     assert len(lines) == len(texts) == COUNT
     for one in lines:
@@ -122,7 +124,7 @@ def test_greedy_scores_are_the_same(directory, harness, tmp_path, monkeypatch):
 
 def test_log_likelihoods_are_the_same(directory, harness):
     """`loglikelihood` of the harness, which its multiple-choice tasks rest on, and our scorer."""
-    opened = pretrained.load_tokenizer(directory)
+    opened = tokenization.load_tokenizer(directory)
     pairs = [
         ("<user>12+30<assistant><think>", "12+30=42. </think><answer>42</answer>"),
         ("<user>50-11+20<assistant><think>", "ok 50-11=39. </think><answer>59</answer>"),
@@ -130,10 +132,10 @@ def test_log_likelihoods_are_the_same(directory, harness):
     ]
     requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
     theirs = [value for value, _ in harness.loglikelihood(requests, disable_tqdm=True)]
-    config = pretrained.decoder_config(weights.read_json(directory / "config.json"))
+    config = architecture.decoder_config(files.read_json(directory / "config.json"))
     params = weights.load_params(directory, config)
-    prompts = [pretrained.encode(opened, prompt) for prompt, _ in pairs]
-    rows = [pretrained.encode(opened, text) for _, text in pairs]
+    prompts = [tokenization.encode(opened, prompt) for prompt, _ in pairs]
+    rows = [tokenization.encode(opened, text) for _, text in pairs]
     tokens, length = pad_rows(rows, max(map(len, rows)))
     read = Prompts(*pad_rows(prompts, max(map(len, prompts))))
     scores = score_completions(make_model(config), params, read, tokens[:, None], jnp.float32(1.0))

@@ -30,8 +30,8 @@ from iapo_jax import (
     read_completions,
     read_prompts,
 )
-from iapo_jax.pretrained import decoder_config
-from iapo_jax.weights import load_params
+from iapo_jax.pretrained.architecture import decoder_config
+from iapo_jax.pretrained.weights import load_params
 
 MODELS = Path(__file__).resolve().parent.parent / "golden" / "models"
 RNG = np.random.default_rng(0)

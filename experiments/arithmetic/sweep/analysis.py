@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iapo_jax import figures
-from iapo_jax.figures import Estimate, Outcomes, Terms, figure_terms
+from iapo_jax.evaluation import metrics as figures
+from iapo_jax.evaluation.metrics import Estimate, Outcomes, Terms, figure_terms
 from sweep import queue
 from sweep.plan import OURS, RIVALS, START, confirming_jobs, final_jobs, methods_of
 from sweep.records import Result, is_current, read_all

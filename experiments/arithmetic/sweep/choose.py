@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from iapo_jax import figures
+from iapo_jax.evaluation import metrics as figures
 from sweep.records import Result
 
 TOLERANCE = 0.02

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from iapo_jax import ALGORITHMS, Credit, advantages
-from iapo_jax.statistics import completion_keys, shuffle
+from iapo_jax import ALGORITHMS, Credit
+from iapo_jax.algorithms import advantages
+from iapo_jax.algorithms.statistics import completion_keys, shuffle
 from iapo_jax.types import Array, Group
 
 

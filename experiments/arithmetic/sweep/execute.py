@@ -6,8 +6,9 @@ import os
 import time
 from pathlib import Path
 
-from iapo_jax.config import TrainConfig, load_config, load_run_config
-from iapo_jax.metrics import read_jsonl
+from iapo_jax.config.loading import load_config, load_run_config
+from iapo_jax.config.schema import TrainConfig
+from iapo_jax.runtime.files import read_jsonl
 from iapo_jax.train import train
 from sweep.measure import measured
 from sweep.plan import START, Job, overrides, splits_of

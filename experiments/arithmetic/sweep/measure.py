@@ -12,10 +12,15 @@ from testbed.categories import READ, categorise
 from testbed.pieces import EXIT, Problem, split_tokens
 from testbed.settings import SETTINGS, problems_by_question
 
-from iapo_jax.config import EvaluateConfig, InformationSection
+from iapo_jax.config.schema import EvaluateConfig, InformationSection
 from iapo_jax.evaluate import evaluate
-from iapo_jax.figures import Outcomes
-from iapo_jax.records import Completion, Record, read_completions, read_record
+from iapo_jax.evaluation.metrics import Outcomes
+from iapo_jax.evaluation.records import (
+    Completion,
+    Record,
+    read_completions,
+    read_record,
+)
 from sweep.plan import GRID_SEED
 from sweep.problems import digest_of, file_of
 

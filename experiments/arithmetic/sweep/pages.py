@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 from iapo_jax.errors import UserError
-from iapo_jax.records import read_record
+from iapo_jax.evaluation.records import read_record
+from iapo_jax.evaluation.summary import summarise
 from iapo_jax.report.command import parse, report
-from iapo_jax.summary import summarise
 from sweep.analysis import SHIFTED, Setting
 from sweep.measure import folder_of
 from sweep.plan import START

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from iapo_jax.errors import UserError
-from iapo_jax.locks import held
+from iapo_jax.runtime.locks import held
 from sweep.choose import TOLERANCE, choose
 from sweep.plan import (
     CONFIRMED,

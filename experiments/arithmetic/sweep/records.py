@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iapo_jax.errors import UserError
-from iapo_jax.figures import Outcomes
-from iapo_jax.metrics import replace_file
+from iapo_jax.evaluation.metrics import Outcomes
+from iapo_jax.runtime.files import replace_file
 from sweep.plan import START, Job, overrides, splits_of
 from sweep.problems import digest_of
 

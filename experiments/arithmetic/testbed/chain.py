@@ -7,7 +7,7 @@ exactly: the steps, each once.
 
 import numpy as np
 
-from iapo_jax.arithmetic import draw_below
+from iapo_jax.data.arithmetic import draw_below
 from testbed.pieces import Problem, Step
 
 NUMBERS = (4, 5, 6)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iapo_jax.arithmetic import draw_below
+from iapo_jax.data.arithmetic import draw_below
 from testbed.pieces import Problem, Step
 
 

@@ -7,7 +7,7 @@ grow here. Nothing is known until nearly the last digit.
 
 import numpy as np
 
-from iapo_jax.arithmetic import draw_below
+from iapo_jax.data.arithmetic import draw_below
 from testbed.pieces import Problem, Step
 
 DIGITS = (7, 8, 9)

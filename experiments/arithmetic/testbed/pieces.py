@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iapo_jax.arithmetic import draw_below
+from iapo_jax.data.arithmetic import draw_below
 
 CATEGORIES = ("needed", "restate", "filler", "recheck", "second", "hesitate")
 FILLERS = ("ok ", "so ", "hmm ", "well ", "now ", "let me see. ")

@@ -1,0 +1,141 @@
+"""Hyper-parameters that follow the run: a small state, updated from the groups of each step.
+
+Rules stay pure functions of their hyper-parameters; an `Adaptation` says where the value of one
+of them comes from. Its state is part of the train state, so a resumed run goes on with it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from iapo_jax.types import Array, Group
+
+_PRICES = (1e-5, 10.0)  # a token
+
+
+_SEEN = 8192  # questions whose difficulty is remembered
+
+
+class Adaptation(NamedTuple):
+    """Pure functions over a state (any pytree of arrays)."""
+
+    init: Callable[[], Any]
+    update: Callable[[Any, Group], Any]  # (state, groups [P, ...] of this step) -> state
+    settings: Callable[[Any], dict[str, Array]]  # state -> keyword arguments of the pieces
+
+
+class LengthState(NamedTuple):
+    """Of `price_for_length`."""
+
+    price: Array  # float32, of a token in the rule's unit
+
+
+class AccuracyState(NamedTuple):
+    """Of `price_for_accuracy`; all float32 scalars."""
+
+    price: Array  # of a token in the rule's unit
+    accuracy: Array  # of sampled completions, smoothed
+    start: Array  # mean accuracy of the first steps
+    step: Array
+
+
+def _moved(price: Array, error: Array, rate: float) -> Array:
+    return jnp.clip(price * jnp.exp(rate * jnp.clip(error, -1.0, 1.0)), *_PRICES)
+
+
+def _check(**values: tuple[float, float]) -> None:
+    for name, (value, low) in values.items():
+        if value <= low:
+            raise ValueError(f"{name} is {value}; expected more than {low:g}")
+
+
+def price_for_length(
+    *, target_length: float, price: float = 0.002, rate: float = 0.05
+) -> Adaptation:
+    """log price += rate clip((mean length - target_length) / target_length, -1, 1), each step.
+
+    Too long: tokens become dearer. A multiplicative dual ascent on the constraint E[L] <= target;
+    `price` of a token, in the rule's unit, is the one to begin with; at most `rate` is its change
+    in a step.
+    """
+    _check(target_length=(target_length, 0), price=(price, 0), rate=(rate, 0))
+
+    def update(state: LengthState, groups: Group) -> LengthState:
+        length = groups.mask.sum(-1).astype(jnp.float32).mean()
+        error = (length - target_length) / target_length
+        return LengthState(_moved(state.price, error, rate))
+
+    init = lambda: LengthState(jnp.float32(price))  # noqa: E731
+    return Adaptation(init, update, lambda state: {"price": state.price})
+
+
+def price_for_accuracy(
+    *,
+    price: float = 0.002,
+    tolerance: float = 0.02,
+    rate: float = 0.05,
+    start_steps: int = 5,
+    smoothing: float = 0.9,
+) -> Adaptation:
+    """log price += rate clip((accuracy - start + tolerance) / tolerance, -1, 1), each step.
+
+    As dear as accuracy allows: the price rises while the sampled accuracy (smoothed over steps) is
+    at the level of the start, stays where it is `tolerance` below, and falls where it is lower.
+    The start is the mean accuracy of the first `start_steps` steps, in which the price rests.
+    """
+    _check(price=(price, 0), tolerance=(tolerance, 0), rate=(rate, 0), start_steps=(start_steps, 0))
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing is {smoothing}; expected from 0 to below 1")
+
+    def update(state: AccuracyState, groups: Group) -> AccuracyState:
+        seen = groups.correct.astype(jnp.float32).mean()
+        early = state.step < start_steps
+        start = jnp.where(early, (state.start * state.step + seen) / (state.step + 1), state.start)
+        smooth = smoothing * state.accuracy + (1 - smoothing) * seen
+        accuracy = jnp.where(early, start, smooth)
+        error = jnp.where(early, 0.0, (accuracy - start + tolerance) / tolerance)
+        return AccuracyState(_moved(state.price, error, rate), accuracy, start, state.step + 1)
+
+    init = lambda: AccuracyState(*map(jnp.float32, (price, 0, 0, 0)))  # noqa: E731
+    return Adaptation(init, update, lambda state: {"price": state.price})
+
+
+class DifficultyState(NamedTuple):
+    """A ring of the questions seen last."""
+
+    rewards: Array  # [8192] mean reward of each question
+    count: Array  # int32; questions seen so far
+
+
+def keep_for_difficulty(*, start_questions: int = 64) -> Adaptation:
+    """Quartiles of the mean rewards of all questions so far, those of this step included; [3].
+
+    For `selection.keep_best`: algorithm 2 of arXiv:2508.09726. The paper keeps a t-digest of all
+    questions; here it is the last 8,192 themselves, with exact quartiles. Before `start_questions`
+    of them every question counts as very hard, as in the paper's first steps.
+    """
+    _check(start_questions=(start_questions, -1))
+
+    def init() -> DifficultyState:
+        return DifficultyState(jnp.zeros(_SEEN), jnp.int32(0))
+
+    def update(state: DifficultyState, groups: Group) -> DifficultyState:
+        fresh = groups.reward.mean(-1)
+        place = (state.count + jnp.arange(fresh.shape[0])) % _SEEN
+        return DifficultyState(state.rewards.at[place].set(fresh), state.count + fresh.shape[0])
+
+    def settings(state: DifficultyState) -> dict[str, Array]:
+        known = jnp.where(jnp.arange(_SEEN) < state.count, state.rewards, jnp.nan)
+        quartiles = jnp.nanquantile(known, jnp.asarray([0.25, 0.5, 0.75]))
+        beyond = jnp.nanmax(known) + 1  # above every question
+        return {"quartiles": jnp.where(state.count < start_questions, beyond, quartiles)}
+
+    return Adaptation(init, update, settings)
+
+
+ADAPTATIONS: dict[str, Callable[..., Adaptation]] = {
+    "price_for_length": price_for_length,
+    "price_for_accuracy": price_for_accuracy,
+    "keep_for_difficulty": keep_for_difficulty,
+}

@@ -1,0 +1,90 @@
+"""What of a group enters statistics and loss: completions (filters) and tokens (masks).
+
+A filter is `(Group, *, hyper-parameters) -> [G] bool`, a token mask `(Group, key, *, ...) -> [G, T]
+bool`. A completion that a filter leaves out loses its mask: rules see it nowhere.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from iapo_jax.algorithms.statistics import at_least, completion_keys
+from iapo_jax.types import Array, Group
+
+METRICS = ("shortest", "efficiency")
+
+
+def select(group: Group, keep: Array) -> Group:
+    """The group without the completions that `keep` [G] leaves out."""
+    keep = keep[:, None]
+    return group._replace(mask=group.mask & keep, thinking=group.thinking & keep)
+
+
+def keep_best(
+    group: Group,
+    *,
+    keep: int = 0,
+    metric: str = "shortest",
+    quartiles: Array | None = None,
+) -> Array:
+    """The `keep` completions that are shortest, or pay most reward per token; [G] bool.
+
+    GFPO, arXiv:2508.09726: right or wrong alike. The others get advantage 0, and stay in the loss's
+    means and in the KL (its Eq. 2; TRL drops them). The paper has the population std, here it is
+    GRPO's. keep = 0 is half of the group (the paper's 8 of 16). Completions as good as the last
+    one that is kept are kept, too: no order decides. With `quartiles` [3] of the mean rewards of
+    questions so far (`adaptation.keep_for_difficulty`) an easy question keeps a quarter of the
+    group, a medium one 3/8, a hard or very hard one half (4, 6 and 8 of 16). Negative rewards per
+    token favour long completions, as in the paper.
+
+    Raises:
+      ValueError: for an unknown metric, or `keep` beyond the group.
+    """
+    size = group.reward.shape[0]
+    if metric not in METRICS:
+        raise ValueError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}")
+    least = min(size, 2)  # one alone has nobody to be compared with
+    if keep and not least <= keep <= size:
+        raise ValueError(f"keep is {keep}; expected 0, or from {least} to the {size} of a group")
+    if keep and quartiles is not None:
+        raise ValueError(f"keep is {keep}, and algorithm.adapt chooses it: expected one of them")
+    length = group.mask.sum(-1)
+    score = -1.0 * length if metric == "shortest" else group.reward / jnp.maximum(length, 1)
+    score = jnp.where(length > 0, score, -jnp.inf)  # without a token it is none
+    better = (score[None, :] > score[:, None]).sum(-1)  # completions that beat this one
+    count = jnp.asarray(keep or max(size // 2, least))
+    if quartiles is not None:
+        easier = (group.reward.mean() >= quartiles).sum()  # 0 very hard to 3 easy
+        shares = jnp.asarray([max(size * eighths // 8, least) for eighths in (4, 4, 3, 2)])
+        count = shares[easier]
+    return better < count
+
+
+def stochastic_tokens(
+    group: Group,
+    key: Array | None = None,
+    *,
+    first: int = 150,
+    until: int = 341,
+    probability: float = 0.5,
+) -> Array:
+    """The first tokens always, later ones with `probability`, those from `until` on never.
+
+    S-GRPO of arXiv:2504.20834 (Lee and Tong; another method of the same name is arXiv:2505.07686).
+    It saves memory in training; it is not made to shorten. Defaults as in IAPO's comparison. The
+    IAPO authors' code also leaves out the random part of completions of `until` tokens and more.
+    `until=0` has no such end; with it, `probability=1` is GRPO.
+
+    Raises:
+      ValueError: for a probability outside [0, 1], or a negative number of tokens.
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"probability is {probability}; expected from 0 to 1")
+    at_least("first", first, 0)
+    at_least("until", until, 0)
+    size = group.mask.shape[-1]
+    place = jnp.arange(size)
+    keys = completion_keys(key, group)
+    drawn = jax.vmap(lambda key: jax.random.uniform(key, (size,)))(keys) < probability
+    if until:
+        drawn = drawn & (place < until)
+    return group.mask & (drawn | (place < first))

@@ -1,0 +1,279 @@
+"""Named methods: a credit rule and what stands around it, each a pure piece of its own.
+
+    reward -> shape -> keep (filter) -> advantage (the rule) -> token_mask -> loss
+
+A method of your own is a function `(Group, key, *, options) -> Credit` in place of `advantage`, or
+an `Algorithm` of your own pieces.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from iapo_jax.algorithms import advantages, filters, reward_shaping
+from iapo_jax.algorithms.adaptation import ADAPTATIONS, Adaptation
+from iapo_jax.algorithms.losses import LOSS_TYPES, LossOptions
+from iapo_jax.algorithms.options import (
+    bind,
+    check_complete,
+    check_options,
+    known_to,
+    made_once,
+    nearest,
+    parameters_of,
+)
+from iapo_jax.types import Array, Credit, Group
+
+
+class Algorithm(NamedTuple):
+    """What makes a method; all pure values. Only `advantage` and `loss` are needed."""
+
+    advantage: Callable[..., Credit]  # (Group of one prompt, key) -> Credit
+    loss: LossOptions
+    shape: Callable[..., Array] | None = None  # Group -> reward [G]
+    keep: Callable[..., Array] | None = None  # Group -> [G] bool; the others get no advantage
+    token_mask: Callable[..., Array] | None = None  # (Group, key) -> [G, T] bool
+    adapt: Adaptation | None = None  # hyper-parameters of the pieces that follow the run
+    needs_information: bool = False  # whether `Group.uncertainty` must be computed
+    estimator: str = "answer_entropy"  # by which, unless the config names one
+    after_thinking: bool = False  # and whether behind the end of thinking, too
+    dynamic_sampling: bool = False  # whether groups all right or all wrong are replaced
+    source: str = ""
+
+    def credit(self, group: Group, key: Array | None = None, **settings: Array) -> Credit:
+        """The whole method for one group: the signature of a rule.
+
+        `settings` are those of `adapt`; each piece takes the ones that it knows by name.
+        """
+        call = lambda piece, *given: piece(*given, **known_to(piece, settings))  # noqa: E731
+        if self.shape is not None:
+            group = group._replace(reward=call(self.shape, group))
+        chosen = group
+        if self.keep is not None:
+            chosen = filters.select(group, call(self.keep, group))
+        credit = call(self.advantage, chosen, key)
+        if not isinstance(credit, Credit):
+            return credit  # of a user's rule; the trainer says what was expected
+        credit = _inside(credit, chosen.mask)
+        if self.keep is not None:  # as zeros they stay in the loss's means and in the KL
+            left_out = group.mask & ~chosen.mask
+            credit = credit._replace(weight=jnp.where(left_out, 1.0, credit.weight))
+        if self.token_mask is not None:
+            mask = call(self.token_mask, group, key)
+            credit = credit._replace(weight=credit.weight * mask)
+        return credit
+
+    def pieces(self) -> dict[str, Callable]:
+        """The pieces that are there, by field."""
+        named = {name: getattr(self, name) for name in ("shape", "keep", "advantage", "token_mask")}
+        return {name: piece for name, piece in named.items() if piece is not None}
+
+
+def _inside(credit: Credit, mask: Array) -> Credit:
+    """The credit without what a rule may have given to padding."""
+    hide = lambda x: jnp.where(mask, x, jnp.zeros_like(x)) if x.shape == mask.shape else x  # noqa: E731
+    return jax.tree.map(hide, credit)
+
+
+# The paper's loss: token mean, clip-higher, KL 0.001.
+_IAPO_LOSS = LossOptions("bnpo", 0.2, 0.28, 0.001)
+
+
+_GRPO_LOSS = LossOptions("grpo", 0.2, 0.2, 0.04)
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    # z(r) + information + exploration, z-scored over the completion.
+    "iapo": Algorithm(
+        advantages.iapo, _IAPO_LOSS, needs_information=True, source="arXiv:2602.19049"
+    ),
+    # The same as the authors' code computes it, mistakes included; probes the whole completion.
+    "iapo_reference": Algorithm(
+        advantages.iapo_reference,
+        _IAPO_LOSS,
+        needs_information=True,
+        after_thinking=True,
+        source="github.com/YinhanHe123/IAPO, g2rpo_trainer.py",
+    ),
+    # Ablation: no information, exploration alone.
+    "iapo_ni": Algorithm(
+        partial(advantages.iapo, alpha=0.0, information="answer"),
+        _IAPO_LOSS,
+        source="arXiv:2602.19049, ablation NI",
+    ),
+    # Ablation: the fall of next-token entropy in place of information.
+    "iapo_ne": Algorithm(
+        partial(advantages.iapo, information="next_token"),
+        _IAPO_LOSS,
+        source="arXiv:2602.19049, ablation NE",
+    ),
+    # Control: the information of a completion, at random places of it.
+    "iapo_shuffled": Algorithm(
+        partial(advantages.iapo, information="shuffled"),
+        _IAPO_LOSS,
+        needs_information=True,
+        source="ours: a control",
+    ),
+    # Control: noise of the information's mean and variance.
+    "iapo_random": Algorithm(
+        partial(advantages.iapo, information="random"),
+        _IAPO_LOSS,
+        needs_information=True,
+        source="ours: a control",
+    ),
+    # Information as a return, with a price for each token; `algorithm.adapt` lets it follow.
+    "iapo_priced": Algorithm(
+        advantages.iapo_priced,
+        _IAPO_LOSS,
+        needs_information=True,
+        estimator="answer_log_prob",
+        source="ours",
+    ),
+    # z(r); mean over tokens, then completions; KL 0.04.
+    "grpo": Algorithm(advantages.grpo, _GRPO_LOSS, source="arXiv:2402.03300"),
+    # r - mean; sum over tokens by a constant; no KL.
+    "dr_grpo": Algorithm(
+        partial(advantages.grpo, scale_rewards="none"),
+        LossOptions("dr_grpo", 0.2, 0.2, 0.0),
+        source="arXiv:2503.20783",
+    ),
+    # Leave-one-out; a completion is one action, so tokens are summed (the constant only scales).
+    # The paper puts the KL into the reward; here it is in the loss, with TRL's weight.
+    "rloo": Algorithm(
+        advantages.rloo, LossOptions("dr_grpo", 0.2, 0.2, 0.05), source="arXiv:2402.14740"
+    ),
+    # z(r), soft overlong penalty, dynamic sampling, clip-higher, token mean, no KL.
+    "dapo": Algorithm(
+        advantages.grpo,
+        LossOptions("dapo", 0.2, 0.28, 0.0),
+        shape=reward_shaping.overlong,
+        dynamic_sampling=True,
+        source="arXiv:2503.14476",
+    ),
+    # z(r) over the shortest (or most efficient) part of the group; token mean, KL 0.001.
+    "gfpo": Algorithm(
+        advantages.grpo,
+        LossOptions("dapo", 0.2, 0.2, 0.001),
+        keep=filters.keep_best,
+        source="arXiv:2508.09726",
+    ),
+    # z over tokens of r +- entropy shares; DAPO's clip and token mean.
+    "gtpo": Algorithm(
+        advantages.gtpo, LossOptions("dapo", 0.2, 0.28, 0.0), source="arXiv:2508.04349"
+    ),
+    # GRPO on a random part of the tokens.
+    "s_grpo": Algorithm(
+        advantages.grpo,
+        _GRPO_LOSS,
+        token_mask=filters.stochastic_tokens,
+        source="arXiv:2504.20834",
+    ),
+    # RLOO on a reward that falls with relative length; never divided by the std (their warning).
+    "length_penalty": Algorithm(
+        advantages.rloo,
+        LossOptions("dr_grpo", 0.2, 0.2, 0.001),
+        shape=reward_shaping.length_penalty,
+        source="arXiv:2502.04463",
+    ),
+    # z(r) where a right answer must come within the cap; DAPO's loss.
+    "length_cap": Algorithm(
+        advantages.grpo,
+        LossOptions("dapo", 0.2, 0.28, 0.0),
+        shape=reward_shaping.length_cap,
+        source="arXiv:2504.01296, arXiv:2510.15110",
+    ),
+    # z(r) where a right answer is paid for what is left of its budget; GRPO's loss.
+    "l1_max": Algorithm(
+        advantages.grpo, _GRPO_LOSS, shape=reward_shaping.l1_max, source="arXiv:2503.04697"
+    ),
+}
+
+
+OWN = Algorithm(advantages.grpo, _IAPO_LOSS, needs_information=True, source="your own")
+# ^ around a user's rule: IAPO's loss, so that a comparison with `iapo` compares the rules
+
+
+def make_algorithm(
+    method: str | Callable[..., Credit] | Algorithm,
+    options: dict[str, Any] | None = None,
+    *,
+    adapt: str | None = None,
+    max_length: int | None = None,
+    dynamic_sampling: bool | None = None,
+    **loss: Any,
+) -> Algorithm:
+    """A method with its `options` bound to the pieces that know them.
+
+    Args:
+      method: a name of ALGORITHMS, a rule of your own, or an Algorithm.
+      adapt: a name of ADAPTATIONS, whose options are among `options`.
+      max_length: tokens that sampling allows, for the pieces that ask for it.
+      dynamic_sampling, loss: fields (not None) that are replaced.
+
+    Raises:
+      ValueError: one sentence that names the field and, for a misspelt name, the nearest.
+    """
+    algorithm, name = _find(method)
+    options = dict(options or {})
+    pieces: dict[str, Callable] = algorithm.pieces()
+    makers = {"adapt": _adaptation_maker(adapt)} if adapt is not None else {}
+    check_options(name, options, {**pieces, **makers})
+    if max_length is not None:
+        options |= {"max_length": max_length}
+    bound = {field: bind(piece, options) for field, piece in pieces.items()}
+    for field, piece in bound.items():
+        check_complete(name, pieces[field], options, needs_length=max_length is None)
+        algorithm = algorithm._replace(**{field: piece})
+    if adapt is not None:
+        check_complete(f"algorithm.adapt={adapt}", makers["adapt"], options)
+        try:
+            made = made_once(makers["adapt"], **known_to(makers["adapt"], options))
+        except ValueError as error:
+            raise ValueError(f"algorithm.options: {error}") from None
+        _check_fit(name, adapt, made, pieces)
+        algorithm = algorithm._replace(adapt=made)
+    if dynamic_sampling is not None:
+        algorithm = algorithm._replace(dynamic_sampling=dynamic_sampling)
+    if algorithm.adapt is not None and algorithm.dynamic_sampling:
+        raise ValueError(
+            f"algorithm.adapt ({adapt or 'its own'}) follows what the policy samples, and "
+            "algorithm.dynamic_sampling keeps mixed groups only: expected one of them"
+        )
+    if not isinstance(algorithm.loss, LossOptions):
+        raise ValueError(f"{name}: loss is {algorithm.loss!r}; expected LossOptions")
+    chosen = {field: value for field, value in loss.items() if value is not None}
+    made_loss = algorithm.loss._replace(**chosen)
+    if made_loss.loss_type not in LOSS_TYPES:
+        found = made_loss.loss_type
+        raise ValueError(f"algorithm.loss_type is {found!r}; {nearest(str(found), LOSS_TYPES)}")
+    return algorithm._replace(loss=made_loss)
+
+
+def _find(method: str | Callable[..., Credit] | Algorithm) -> tuple[Algorithm, str]:
+    if isinstance(method, Algorithm):
+        return method, "the algorithm"
+    if callable(method):
+        name = getattr(method, "__name__", type(method).__name__)
+        if getattr(type(method), "__hash__", None) is None:
+            method = partial(method)  # jit wants something that it can look up
+        return OWN._replace(advantage=method), name
+    if method not in ALGORITHMS:
+        raise ValueError(f"algorithm.name is {method!r}; {nearest(method, list(ALGORITHMS))}")
+    return ALGORITHMS[method], method
+
+
+def _adaptation_maker(name: str) -> Callable[..., Adaptation]:
+    if name not in ADAPTATIONS:
+        raise ValueError(f"algorithm.adapt is {name!r}; {nearest(name, list(ADAPTATIONS))}")
+    return ADAPTATIONS[name]
+
+
+def _check_fit(name: str, adapt: str, made: Adaptation, pieces: dict[str, Callable]) -> None:
+    known = {key for piece in pieces.values() for key in parameters_of(piece)}
+    # Shapes alone: nothing may be computed before jax.distributed has begun.
+    for setting in jax.eval_shape(lambda: made.settings(made.init())):
+        if setting not in known:
+            raise ValueError(f"algorithm.adapt is {adapt!r}, but {name} has no {setting} to adapt")

@@ -1,0 +1,141 @@
+"""Masked statistics of one group that credit rules share: baselines, normalisers, draws."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from iapo_jax.types import Array, Group
+
+NORMALISERS = ("completion", "group", "norm", "none")
+
+
+REWARD_EPSILON = 1e-4  # TRL's; keeps a group of nearly equal rewards from exploding
+
+
+TOKEN_EPSILON = 1e-4  # above the noise of a probe: a known answer tells nothing, not noise
+
+
+def at_least(name: str, value: float | Array, low: float) -> None:
+    """Refuses a smaller hyper-parameter; one that follows the run is an array and passes."""
+    if isinstance(value, int | float) and value < low:
+        raise ValueError(f"{name} is {value}; expected at least {low}")
+
+
+def kept(group: Group) -> Array:
+    """Completions that take part: those with a token in the mask; [G] bool."""
+    return group.mask.any(-1)
+
+
+def group_advantage(
+    reward: Array, where: Array | None = None, *, scale_rewards: str = "group"
+) -> Array:
+    """z(r) = (r - mean) / (std + 1e-4), sample std; [G] -> [G].
+
+    `scale_rewards="none"` leaves the division out (Dr. GRPO). Rewards that are all equal give
+    exactly 0: they are compared for equality, not their rounded std with 0. Statistics are those
+    of the completions in `where` ([G] bool; all of them); the others get 0.
+    """
+    chex.assert_rank(reward, 1)
+    where = jnp.ones_like(reward, bool) if where is None else where
+    count = where.sum()
+    centred = _centred(reward, where)
+    if scale_rewards == "group":
+        std = root_mean_square(centred, jnp.maximum(count - 1, 1))
+        centred = centred / (std + REWARD_EPSILON)
+    elif scale_rewards != "none":
+        raise ValueError(f"scale_rewards is {scale_rewards!r}; expected group or none")
+    return centred
+
+
+def leave_one_out(reward: Array, where: Array | None = None) -> Array:
+    """r_i - mean of the others' r = (r_i - mean) n / (n - 1); [G] -> [G].
+
+    0 for a completion without others. arXiv:2402.14740 (RLOO). `where` as above.
+    """
+    chex.assert_rank(reward, 1)
+    where = jnp.ones_like(reward, bool) if where is None else where
+    count = where.sum()
+    return _centred(reward, where) * count / jnp.maximum(count - 1, 1)
+
+
+def _centred(reward: Array, where: Array) -> Array:
+    # Measured from the lowest: equal rewards are 0, and a large common one rounds nothing away.
+    lowest = jnp.where(where, reward, jnp.inf).min()
+    above = jnp.where(where, reward - lowest, 0.0)
+    return jnp.where(where, above - above.sum() / jnp.maximum(where.sum(), 1), 0.0)
+
+
+def magnitude(x: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """The power of two at or below the largest |x| (2^-126 if all are smaller); axes kept.
+
+    Squares of x / magnitude neither overflow nor vanish, and dividing by it rounds nothing.
+    """
+    largest = jnp.abs(jax.lax.stop_gradient(x)).max(axis, keepdims=True)
+    bits = jax.lax.bitcast_convert_type(largest, jnp.int32) & 0x7F800000  # the exponent's
+    return jax.lax.bitcast_convert_type(jnp.maximum(bits, 0x00800000), jnp.float32)
+
+
+def root_mean_square(
+    x: Array, count: Array | int, axis: int | tuple[int, ...] | None = None
+) -> Array:
+    """sqrt(sum x^2 / count) of values of any size that float32 has; axes kept."""
+    unit = magnitude(x, axis)
+    return unit * jnp.sqrt(((x / unit) ** 2).sum(axis, keepdims=True) / count)
+
+
+def normalise(x: Array, mask: Array, normaliser: str = "completion") -> Array:
+    """Values of tokens on a common scale: [G, T] -> [G, T]; 0 outside the mask.
+
+    completion: (x - mean) / (std + 1e-4) over the masked tokens of each completion, population std
+    (arXiv:2602.19049); group: the same over those of the whole group; norm: x / (|x|_2 + 1e-4) of
+    each completion, without centring; none: x. Values that do not vary give 0 where they are
+    centred.
+
+    Raises:
+      ValueError: for another normaliser.
+    """
+    if normaliser not in NORMALISERS:
+        raise ValueError(f"normaliser is {normaliser!r}; expected one of {', '.join(NORMALISERS)}")
+    x = jnp.where(mask, x, 0.0)
+    if normaliser == "none":
+        return x
+    axes = (-2, -1) if normaliser == "group" else -1
+    if normaliser == "norm":
+        return x / (root_mean_square(x, 1, axes) + TOKEN_EPSILON)
+    count = jnp.maximum(mask.sum(axes, keepdims=True), 1)
+    lowest = jnp.where(mask, x, jnp.inf).min(axes, keepdims=True)
+    highest = jnp.where(mask, x, -jnp.inf).max(axes, keepdims=True)
+    varies = mask & (highest > lowest)
+    centred = jnp.where(varies, x - x.sum(axes, keepdims=True) / count, 0.0)
+    return centred / (root_mean_square(centred, count, axes) + TOKEN_EPSILON)
+
+
+def least_squares(x: Array, y: Array, mask: Array) -> Array:
+    """The line of y on x over the masked entries, evaluated at every x; within +-1e30."""
+    count = jnp.maximum(mask.sum(), 1)
+    mean_x, mean_y = (jnp.where(mask, v, 0.0).sum() / count for v in (x, y))
+    dx, dy = (jnp.where(mask, v - m, 0.0) for v, m in ((x, mean_x), (y, mean_y)))
+    unit_x, unit_y = jnp.maximum(magnitude(dx), 1.0), jnp.maximum(magnitude(dy), 1.0)
+    dx, dy = dx / unit_x, dy / unit_y
+    slope = (dx * dy).sum() / ((dx**2).sum() + 1e-6 / unit_x**2) * (unit_y / unit_x)
+    return jnp.clip(mean_y + slope * (x - mean_x), -1e30, 1e30)
+
+
+def completion_keys(key: Array, group: Group) -> Array:
+    """A key for each completion, from `key` and its tokens; [G].
+
+    So what is drawn for a completion depends neither on its place in the group nor on padding.
+    Completions of the same tokens share their draws.
+    """
+    place = jnp.arange(1, group.mask.shape[-1] + 1, dtype=jnp.uint32)
+    scramble = place * jnp.uint32(0x9E3779B1) | jnp.uint32(1)  # odd: no token is lost mod 2^32
+    tokens = jnp.where(group.mask, group.tokens.astype(jnp.uint32) + 1, 0)
+    return jax.vmap(lambda digest: jax.random.fold_in(key, digest))((tokens * scramble).sum(-1))
+
+
+def shuffle(key: Array, x: Array, mask: Array) -> Array:
+    """The masked values of one completion [T] in a random order, at the masked places; else 0."""
+    draw = jnp.where(mask, jax.random.uniform(key, x.shape), jnp.inf)
+    places = jnp.argsort(jnp.where(mask, jnp.arange(x.shape[0]), x.shape[0]), stable=True)
+    values = jnp.where(mask, x, 0.0)[jnp.argsort(draw, stable=True)]
+    return jnp.where(mask, jnp.zeros_like(x).at[places].set(values), 0.0)

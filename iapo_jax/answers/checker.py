@@ -1,0 +1,277 @@
+r"""Whether completions are right, on the host, with a pool of children that can be killed. No JAX.
+
+`extraction` cuts the answer out, `equivalence` decides what can be told exactly, and the rest goes
+to math-verify in child processes that are killed when they hang
+(`\boxed{2^{2^{2^{2^{2^{2}}}}}}` never ends by itself). The policy is written in `rewards`.
+The home of math-verify.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Pipe
+from typing import Self
+
+from iapo_jax.answers.equivalence import KINDS, algebra, decide
+from iapo_jax.answers.extraction import extract_answer
+
+_START_SECONDS = 60.0  # a cold network disk needs many; not part of a job's time-out
+
+
+def same_answer(one: str, other: str) -> bool:
+    r"""Whether two answers surely say the same, as far as `equivalence` can tell. No child process.
+
+    1,000 and 1000.0 are the same, 0.5 and \frac{1}{2} too; x+1 and 1+x only for `answers_match`.
+    """
+    return decide(one, other) is True
+
+
+def _serve(descriptor: int, memory: int) -> None:
+    """Answer `[candidate, gold, timeout in s]` with `{"equal": bool}` or `{"error": str}`.
+
+    Runs in the child, from source text, until EOF: it must not use a name of this module.
+    """
+    import contextlib
+    import json
+    import resource
+    import signal
+    from multiprocessing.connection import Connection
+
+    connection = Connection(descriptor)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default kills, even inside C code
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    try:
+        from latex2sympy2_extended import NormalizationConfig  # comes with math-verify
+        from math_verify import LatexExtractionConfig, parse, verify
+    except Exception as error:
+        return connection.send_bytes(json.dumps({"failed": repr(error)}).encode())
+
+    # LaTeX only: the other extractors look for any number in the text, and evaluate it as Python.
+    # Units are dealt with before: as one of them, the c of 4c would be gone.
+    normal = NormalizationConfig(
+        basic_latex=True,
+        units=False,
+        malformed_operators=True,
+        nits=True,
+        boxed="all",
+        equations=False,
+    )
+    config = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=normal)]
+
+    def parsed(text):
+        return parse(
+            f"\\boxed{{{text}}}",
+            config,
+            extraction_mode="first_match",
+            parsing_timeout=None,  # math-verify's own cannot interrupt C code
+            raise_on_error=True,
+        )
+
+    with contextlib.suppress(Exception):
+        parsed("x^{2}")  # builds the parser's tables: no part of the first job's time
+    connection.send_bytes(b'{"ready": true}')
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            candidate, gold, timeout = json.loads(connection.recv_bytes())
+            signal.alarm(int(timeout) + 10)  # should the parent die during a hang
+            try:
+                equal = verify(
+                    parsed(gold),
+                    parsed(candidate),
+                    float_rounding=12,
+                    numeric_precision=30,
+                    allow_set_relation_comp=True,  # x > 2 is the interval (2, infinity)
+                    timeout_seconds=None,
+                    raise_on_error=True,
+                )
+                reply = {"equal": bool(equal)}
+            except Exception as error:
+                reply = {"error": repr(error)[:500]}
+            signal.alarm(0)
+            connection.send_bytes(json.dumps(reply).encode())
+
+
+# Read now: a file that was edited since the import would give another text later in a long run.
+_SERVE_SOURCE = inspect.getsource(_serve)
+
+
+class _Worker:
+    """One child process; `ask` from one thread at a time. RuntimeError if it does not come up.
+
+    A subprocess and not multiprocessing: `spawn` and `forkserver` import the parent's main module
+    again, which here is a trainer that imports JAX and may seize the accelerator; `fork` copies a
+    process with JAX's threads. This child imports math-verify alone: ready after 0.5 s, 60 MB.
+    Jobs travel as JSON, since nothing that a model wrote should reach pickle.
+    """
+
+    def __init__(self, memory: int):
+        self._connection, theirs = Pipe()
+        with theirs:
+            code = f"{_SERVE_SOURCE}\n_serve({theirs.fileno()}, {memory})"
+            self.process = subprocess.Popen(
+                # -P: without it a `types.py` in the current directory hides the standard one.
+                [sys.executable, "-P", "-c", code],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # signals to the whole group are for the trainer alone
+            )
+        reply = self._reply(_START_SECONDS)
+        if "ready" not in reply:
+            self.end()
+            raise RuntimeError(
+                f"The answer checker cannot start a child of {sys.executable} that imports "
+                f"math_verify, is math-verify installed there? It said {reply}."
+            )
+
+    def ask(self, job: tuple[str, str], timeout: float) -> dict:
+        """`{"equal": bool}`, `{"error": str}`; or `{"late": ...}`, `{"dead": ...}`: end it."""
+        with contextlib.suppress(OSError):  # it died while idle: the reply says so
+            self._connection.send_bytes(json.dumps([*job, timeout]).encode())
+        return self._reply(timeout)
+
+    def _reply(self, seconds: float) -> dict:
+        try:
+            if self._connection.poll(seconds):
+                return json.loads(self._connection.recv_bytes())
+            return {"late": seconds}
+        except (EOFError, OSError):
+            return {"dead": self.process.poll()}
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._connection.close()
+
+
+def _end_all(workers: list[_Worker]) -> None:
+    while workers:
+        workers.pop().end()
+
+
+class AnswerChecker:
+    """Decides equality of answers; math-verify runs in a pool of processes that can be killed.
+
+    Usable from any thread. A process starts when an answer needs one; all end with `close()`, at
+    exit, or with the object. A job that takes more than `timeout` seconds of wall time is wrong
+    and adds 1 to `timeouts`; an exception in math-verify, or a job on which two processes died,
+    is wrong and adds 1 to `errors`. `memory` is the address space of a process in bytes.
+    """
+
+    def __init__(self, workers: int | None = None, timeout: float = 5.0, memory: int = 4 * 2**30):
+        self.timeout, self.memory = timeout, memory
+        self.timeouts = self.errors = 0
+        self._lock = threading.Lock()  # of the two counts
+        self._idle: list[_Worker] = []
+        size = workers or max(1, min(8, (os.cpu_count() or 2) // 2))
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix="answer-checker")
+        weakref.finalize(self, _end_all, self._idle)  # also runs at exit
+
+    def check(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        timeout: float | None = None,
+        kinds: Sequence[str | None] | None = None,
+    ) -> list[bool]:
+        """Whether each (candidate, gold) is equal, in order; equal pairs are asked once.
+
+        RuntimeError if a process cannot be started, or after `close()` if one is needed.
+        """
+        kinds = [kind if kind in KINDS else None for kind in kinds or [None] * len(pairs)]
+        cases = [(*pair, kind) for pair, kind in zip(pairs, kinds, strict=True)]
+        verdicts = {case: decide(*case) for case in dict.fromkeys(cases)}
+        jobs = {case: algebra(*case[:2]) for case, verdict in verdicts.items() if verdict is None}
+        if jobs:
+            seconds = self.timeout if timeout is None else timeout
+            distinct = list(dict.fromkeys(jobs.values()))
+            answers = self._threads.map(lambda job: self._ask(job, seconds), distinct)
+            known = dict(zip(distinct, answers, strict=True))
+            verdicts.update({case: known[job] for case, job in jobs.items()})
+        return [verdicts[case] for case in cases]
+
+    def _ask(self, job: tuple[str, str], timeout: float) -> bool:
+        try:
+            worker = self._idle.pop()
+        except IndexError:
+            worker = _Worker(self.memory)
+        reply = worker.ask(job, timeout)
+        if "dead" in reply:  # perhaps not by its own fault
+            worker.end()
+            worker = _Worker(self.memory)
+            reply = worker.ask(job, timeout)
+        if "late" in reply or "dead" in reply:
+            worker.end()
+        else:
+            self._idle.append(worker)
+        with self._lock:
+            self.timeouts += "late" in reply
+            self.errors += "dead" in reply or "error" in reply
+        return reply.get("equal", False)
+
+    def close(self) -> None:
+        """Wait for the answers under way, then end the processes."""
+        self._threads.shutdown(cancel_futures=True)
+        _end_all(self._idle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+
+_default: AnswerChecker | None = None
+
+
+_default_lock = threading.Lock()
+
+
+def _default_checker() -> AnswerChecker:
+    global _default
+    with _default_lock:
+        if _default is None:
+            _default = AnswerChecker()
+        return _default
+
+
+def checker_counts() -> dict[str, int]:
+    """`timeouts` and `errors` of the default checker since the start of the process, in jobs."""
+    return {name: getattr(_default, name, 0) for name in ("timeouts", "errors")}
+
+
+def answers_match(candidate: str, gold: str, timeout: float = 5.0, kind: str | None = None) -> bool:
+    """Whether two answers are equal by the policy of `rewards`; algebra takes at most `timeout` s.
+
+    An empty candidate, or one over `extraction.MAX_ANSWER_CHARS` that is not the same string, is
+    wrong. `kind` is "integer", "latex" or "choice"; None or "" is told from the gold answer.
+    """
+    return _default_checker().check([(candidate, gold)], timeout=timeout, kinds=[kind])[0]
+
+
+def is_correct(completion: str, answer: str, kind: str | None = None) -> bool:
+    """Whether the answer that is cut out of the completion equals the gold answer."""
+    return are_correct([completion], [answer], [kind])[0]
+
+
+def are_correct(
+    completions: Sequence[str],
+    answers: Sequence[str],
+    kinds: Sequence[str | None] | None = None,
+) -> list[bool]:
+    """`is_correct` of a batch, in parallel. ValueError if the lengths differ."""
+    pairs = [
+        (extract_answer(completion) or "", str(answer))
+        for completion, answer in zip(completions, answers, strict=True)
+    ]
+    return _default_checker().check(pairs, kinds=kinds)

@@ -1,0 +1,13 @@
+"""What a user may write in a config file, how it is read, and what is checked."""
+
+from iapo_jax.config.loading import load_config, load_run_config, to_yaml
+from iapo_jax.config.schema import EvaluateConfig, SftConfig, TrainConfig
+
+__all__ = [
+    "EvaluateConfig",
+    "SftConfig",
+    "TrainConfig",
+    "load_config",
+    "load_run_config",
+    "to_yaml",
+]

@@ -1,0 +1,247 @@
+"""Defaults, a YAML file and `key=value` overrides as one config. The home of omegaconf."""
+
+import dataclasses
+import difflib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+from omegaconf import OmegaConf
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
+
+from iapo_jax.config.schema import SftConfig, TrainConfig
+from iapo_jax.errors import UserError
+
+Config = TypeVar("Config")
+
+
+_STRUCTURED = ("'", '"', "[", "{")  # an override that begins so is YAML
+
+
+_LARGEST_FILE = 1_000_000  # bytes; a longer one is no config
+
+
+_INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # `\${` is a text
+
+
+_WORDS = {str: "a text", int: "a whole number", float: "a number"}
+
+
+def load_config(schema: type[Config], path: str | None, overrides: Sequence[str] = ()) -> Config:
+    """Defaults, then the YAML file, then `section.key=value` overrides.
+
+    Overrides that name another algorithm.name than the file drop the file's algorithm.options.
+
+    Raises:
+      UserError: naming the file, the field, what was found and what is expected.
+    """
+    base = OmegaConf.structured(schema)
+    for node in (base, *(base[k] for k in base if OmegaConf.is_config(base[k]))):
+        OmegaConf.set_readonly(node, False)
+    layers = []
+    if path is not None:
+        layers.append((path, _read_yaml(path)))
+    for text in overrides:
+        layers.append((f"{text!r} on the command line", _read_override(text)))
+    named = [name for _, layer in layers[1:] if (name := _method_of(layer)) is not None]
+    for number, (source, layer) in enumerate(layers):
+        try:
+            _check_names(schema, layer, source)
+            base = OmegaConf.unsafe_merge(base, layer)  # which copies neither
+            if number == 0 and path is not None and named and named[-1] != _method_of(base):
+                base.algorithm.options = {}  # the file's are of another method
+        except OmegaConfBaseException as error:
+            raise UserError(f"{source}: {_first_line(error)}") from None
+        except TypeError as error:  # omegaconf's own, for a path through what is no mapping
+            raise UserError(f"{source}: {_first_line(error)}") from None
+    try:
+        config = OmegaConf.to_object(base)
+    except OmegaConfBaseException as error:
+        raise UserError(_first_line(error)) from None
+    _check_entries(config)
+    return config
+
+
+def load_run_config(path: Path) -> TrainConfig | SftConfig:
+    """The config.yaml of a run directory, whichever command wrote it.
+
+    Raises:
+      UserError: as `load_config`; also for `${...}`: a run writes its values down, and one from
+        elsewhere must not read this machine's environment.
+    """
+    layer = _read_yaml(str(path))
+    for name, value in walk(OmegaConf.to_container(layer, resolve=False)):
+        if isinstance(value, str) and _INTERPOLATION.search(value):
+            raise UserError(
+                f"{path}: {name} is {value!r:.80}; expected a value, as a run writes it, and no ${{"
+            )
+    return load_config(TrainConfig if "sampling" in layer else SftConfig, str(path))
+
+
+def walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything that is in nested mappings and lists."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from walk(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from walk(inner, f"{name}[{number}]")
+    else:
+        yield name, value
+
+
+def _check_entries(section: Any, prefix: str = "") -> None:
+    """Entries of lists have their type; omegaconf lets a list pass in the place of a text."""
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            _check_entries(value, f"{prefix}{field.name}.")
+        elif get_origin(field.type) is list:
+            (kind,) = get_args(field.type)
+            for entry in value:
+                if not isinstance(entry, kind):
+                    raise UserError(
+                        f"{prefix}{field.name} has the entry {entry!r:.80}; expected {_WORDS[kind]}"
+                    )
+
+
+def _first_line(error: Exception) -> str:
+    message = str(error).splitlines()[0]
+    if isinstance(error, InterpolationResolutionError | GrammarParseError):
+        message += " (a literal ${ is written \\${)"
+    return f"field {error.full_key}: {message}" if getattr(error, "full_key", None) else message
+
+
+def _read_override(text: str) -> Any:
+    """`key=value` as a layer.
+
+    A value is YAML where it is quoted, a list, a mapping, a number, true, false or null. Any other
+    is the text as it stands: `#` and `:` are nothing special in it.
+    """
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UserError(f"{text!r} on the command line: expected key=value, as max_steps=10")
+    found: Any = value
+    try:
+        layer = OmegaConf.from_dotlist([f"value={value}"])
+        found = OmegaConf.to_container(layer, resolve=False)["value"]
+    except Exception as error:  # yaml's and omegaconf's own errors share no base class
+        if value.startswith(_STRUCTURED):
+            reason = " ".join(str(error).split())
+            raise UserError(f"{text!r} on the command line: not readable: {reason}") from None
+    plain = not isinstance(found, bool | int | float | None) or re.search(r"(^|\s)#", value)
+    if not value or (plain and not value.startswith(_STRUCTURED)):
+        found = value
+    layer = OmegaConf.create({})
+    try:
+        OmegaConf.update(layer, key, found)
+    except Exception as error:  # a key such as `a..b`, or a broken ${...}
+        raise UserError(f"{text!r} on the command line: {_first_line(error)}") from None
+    return layer
+
+
+def _method_of(layer: Any) -> Any:
+    return OmegaConf.select(layer, "algorithm.name") if OmegaConf.is_dict(layer) else None
+
+
+def _read_yaml(path: str) -> Any:
+    try:
+        layer = OmegaConf.load(io.StringIO(_read_text(path)))
+    except UserError:
+        raise
+    except Exception as error:  # yaml's and omegaconf's own errors share no base class
+        reason = " ".join(str(error).split()).replace('in "<file>", ', "in ")
+        raise UserError(f"{path}: not readable as YAML: {reason}") from None
+    if not OmegaConf.is_dict(layer):
+        raise UserError(f"{path}: expected a mapping of fields, found a list")
+    if not layer:
+        raise UserError(f"{path} is empty: expected a mapping of fields, such as max_steps: 10")
+    return layer
+
+
+def _read_text(path: str) -> str:
+    place = Path(path)
+    if not place.exists():
+        raise UserError(f"config file {path!r} does not exist (looked in {Path.cwd()})")
+    if place.is_dir():
+        raise UserError(f"config file {path!r} is a directory; expected a YAML file")
+    try:
+        with place.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise UserError(
+                f"config file {path!r} has more than {_LARGEST_FILE:,} bytes; expected a file of "
+                "fields"
+            )
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"config file {path!r} cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not readable as YAML: not UTF-8: {error}") from None
+
+
+def _check_names(
+    schema: type, layer: Any, source: str, prefix: str = "", root: type | None = None
+) -> None:
+    """A misspelt field is an error that names the nearest one."""
+    fields = {f.name: f for f in dataclasses.fields(schema)}
+    for key in layer:
+        if key not in fields:
+            hint = _nearest(str(key), fields, prefix, root or schema)
+            raise UserError(f"{source}: unknown field {prefix}{key}; {hint}")
+        if OmegaConf.is_missing(layer, key):
+            raise UserError(f"{source}: {prefix}{key} is ???; expected a value")
+        inner = fields[key].default_factory
+        if inner is dataclasses.MISSING:
+            continue
+        value = layer[key]
+        if dataclasses.is_dataclass(inner):
+            if not OmegaConf.is_dict(value):
+                raise UserError(f"{source}: {prefix}{key} is a section of fields, found {value!r}")
+            _check_names(inner, value, source, f"{prefix}{key}.", root or schema)
+        elif isinstance(inner(), list) and not OmegaConf.is_list(value):
+            raise UserError(f"{source}: {prefix}{key} is a list, such as [a, b]; found {value!r}")
+        elif isinstance(inner(), dict) and not OmegaConf.is_dict(value):
+            raise UserError(f"{source}: {prefix}{key} is a mapping, as {{a: 1}}; found {value!r}")
+
+
+def _nearest(key: str, fields: dict[str, Any], prefix: str, root: type) -> str:
+    """The field that was meant: of this section, else one of that name in another section."""
+    plain = key.lower().replace("-", "_")
+    near = difflib.get_close_matches(plain, fields, n=1)
+    own = [f"{prefix}{name}" for name in near]
+    known = [name for name, _ in walk(_defaults(root)) if name.rpartition(".")[2] == plain]
+    found = own if plain in fields else known or own
+    return f"did you mean {found[0]}?" if found else f"known: {', '.join(fields)}"
+
+
+def _defaults(schema: type) -> dict[str, Any]:
+    """Every field by section; what is no section is None."""
+    return {
+        field.name: _defaults(field.default_factory)
+        if dataclasses.is_dataclass(field.default_factory)
+        else None
+        for field in dataclasses.fields(schema)
+    }
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved config as YAML; loads back to an equal config."""
+    return OmegaConf.to_yaml(OmegaConf.create(_escape(dataclasses.asdict(config))))
+
+
+def _escape(value: Any) -> Any:
+    """Values are resolved already: a `${` in a text is meant as it stands."""
+    if isinstance(value, dict):
+        return {key: _escape(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_escape(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", value)

@@ -1,0 +1,1 @@
+"""Data sets: rows, cleaning, prompts, problems and the order of batches."""

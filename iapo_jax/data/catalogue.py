@@ -1,0 +1,308 @@
+r"""The data sets that have a short name, and how a command line names a data set.
+
+| name | hub | splits | answers | what is done to it |
+|---|---|---|---|---|
+| gsm8k | openai/gsm8k, main | train, test | integer | gold after `####`, no commas |
+| math-500 | HuggingFaceH4/MATH-500 | test | latex | nothing |
+| dapo-math-17k | BytedTsinghua-SIA/DAPO-Math-17k | train | integer | see below |
+| aime-2024 | HuggingFaceH4/aime_2024 | test | integer | 073 is 73 |
+| aime-2025 | math-ai/aime25 | test | integer | `336^\circ` is 336 |
+| amc-2023 | math-ai/amc23 | test | integer | 27.0 is 27 |
+| commonsense-qa | tau/commonsense_qa | train, validation | choice | choices under the question |
+| arithmetic | (generated) | train, select, test | integer | nothing |
+
+The DAPO set repeats its problems (the hub's edition a hundred times), wraps them in instructions,
+and has damaged texts: instructions are taken off, damage is repaired where that is certain
+(`questions.repair`), a question is kept once, and a question with two golds is left out. `:first N`
+and `:last M` count what remains.
+"""
+
+import difflib
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from iapo_jax.config.schema import PromptSection
+from iapo_jax.data import arithmetic
+from iapo_jax.errors import UserError
+
+
+class DataSet(NamedTuple):
+    """A recipe: where the rows of a named data set are and how one is read."""
+
+    hub: str  # name on the hub; empty = generated
+    splits: dict[str, str]  # our name of a split -> the hub's
+    default: str  # the split where none is named
+    kind: str  # of the answers: integer, latex or choice
+    prompt: PromptSection  # the set's own
+    read: Callable[[dict], tuple[str, str]]  # row -> question, gold; raises ValueError
+    subset: str | None = None  # on the hub
+    repeats: bool = False  # questions occur more than once, and some are damaged
+    refused: dict[str, str] = {}  # split -> why there is nothing to score
+
+
+# ----------------------------------------------------------------------- reading a row
+
+
+def _column(row: dict, *names: str) -> str:
+    for name in names:
+        value = row
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if value not in (None, "", []):
+            return value if isinstance(value, list) else str(value)
+    raise ValueError(f"expected `{'` or `'.join(names)}`, found {', '.join(row) or 'nothing'}")
+
+
+def _read_gsm8k(row: dict) -> tuple[str, str]:
+    worked = _column(row, "answer")
+    return _column(row, "question"), worked.rpartition("####")[2].strip()
+
+
+def _read_problem(row: dict) -> tuple[str, str]:
+    question = _column(row, "problem", "question", "Problem")
+    return question, _column(row, "answer", "expected_answer", "Answer").strip()
+
+
+_DAPO_BEFORE = re.compile(
+    r"\s*Solve the following math problem step by step\. The last line of your response should be "
+    r"of the form Answer: .{0,40}? where \$Answer is the answer to the problem\.\s*"
+)
+
+
+_DAPO_AFTER = re.compile(r'\s*Remember to put your answer on its own line after "Answer:"\.?\s*\Z')
+
+
+def _read_dapo(row: dict) -> tuple[str, str]:
+    prompt = _column(row, "prompt")
+    if isinstance(prompt, list):
+        contents = [m.get("content") for m in prompt if isinstance(m, dict)]
+        if len(contents) != 1 or not isinstance(contents[0], str):
+            raise ValueError(f"expected one chat message in `prompt`, found {prompt!r:.60}")
+        prompt = contents[0]
+    start = _DAPO_BEFORE.match(prompt)
+    question = _DAPO_AFTER.sub("", prompt[start.end() if start else 0 :]).strip()
+    return question, _column(row, "reward_model.ground_truth", "solution", "answer").strip()
+
+
+def _read_choices(row: dict) -> tuple[str, str]:
+    """The hub's columns, or the nested objects of the original JSONL."""
+    nested = row.get("question")
+    stem = _column(row, "question.stem") if isinstance(nested, dict) else _column(row, "question")
+    choices = nested.get("choices") if isinstance(nested, dict) else row.get("choices")
+    if isinstance(choices, dict):
+        pairs = list(zip(choices.get("label", ()), choices.get("text", ()), strict=False))
+    else:
+        pairs = [(choice.get("label"), choice.get("text")) for choice in choices or ()]
+    gold = _column(row, "answerKey").strip().upper()
+    if gold not in [label for label, _ in pairs]:
+        raise ValueError(f"`answerKey` is {gold!r}; expected the label of one of {pairs!r:.80}")
+    return "\n".join([stem.strip(), *(f"{label}. {text}" for label, text in pairs)]), gold
+
+
+# -------------------------------------------------------------------------- the sets
+
+_INTEGER = PromptSection(
+    system="r1", instruction="Reason step by step. The answer must be a single integer, in digits."
+)
+
+
+_LATEX = PromptSection(
+    system="r1",
+    instruction="Reason step by step. The answer must be in LaTeX, in its simplest exact form.",
+)
+
+
+_CHOICE = PromptSection(
+    system="r1",
+    instruction="\nReason step by step. The answer must be the letter of the best choice alone.",
+)
+
+
+DATA_SETS = {
+    "gsm8k": DataSet(
+        hub="openai/gsm8k",
+        subset="main",
+        splits={"train": "train", "test": "test"},
+        default="test",
+        kind="integer",
+        prompt=_INTEGER,
+        read=_read_gsm8k,
+    ),
+    "math-500": DataSet(
+        hub="HuggingFaceH4/MATH-500",
+        splits={"test": "test"},
+        default="test",
+        kind="latex",
+        prompt=_LATEX,
+        read=_read_problem,
+    ),
+    "dapo-math-17k": DataSet(
+        hub="BytedTsinghua-SIA/DAPO-Math-17k",
+        splits={"train": "train"},
+        default="train",
+        kind="integer",
+        prompt=_INTEGER,
+        read=_read_dapo,
+        repeats=True,
+    ),
+    "aime-2024": DataSet(
+        hub="HuggingFaceH4/aime_2024",
+        splits={"test": "train"},  # the hub calls it so; it is a test
+        default="test",
+        kind="integer",
+        prompt=_INTEGER,
+        read=_read_problem,
+    ),
+    "aime-2025": DataSet(
+        hub="math-ai/aime25",
+        splits={"test": "test"},
+        default="test",
+        kind="integer",
+        prompt=_INTEGER,
+        read=_read_problem,
+    ),
+    "amc-2023": DataSet(
+        hub="math-ai/amc23",
+        splits={"test": "test"},
+        default="test",
+        kind="integer",
+        prompt=_INTEGER,
+        read=_read_problem,
+    ),
+    "commonsense-qa": DataSet(
+        hub="tau/commonsense_qa",
+        splits={"train": "train", "validation": "validation"},
+        default="validation",
+        kind="choice",
+        prompt=_CHOICE,
+        read=_read_choices,
+        refused={"test": "was published without answers"},
+    ),
+    "arithmetic": DataSet(
+        hub="",
+        splits={name: name for name in arithmetic.SPLITS},
+        default="test",
+        kind="integer",
+        prompt=PromptSection(system="", instruction=""),
+        read=_read_problem,
+    ),
+}
+
+
+def check_split(name: str, split: str, field: str) -> None:
+    """Whether a named set has this split.
+
+    Raises:
+      UserError: listing the splits.
+    """
+    one = DATA_SETS[name]
+    if split not in one.splits:
+        why = f"; its split {split} {one.refused[split]}" if split in one.refused else ""
+        raise UserError(
+            f"{field}: {name} has no split {split!r}; expected {' or '.join(one.splits)}{why}"
+        )
+
+
+def read_integer(text: str) -> str | None:
+    r"""An integer gold in its plain form: `1,234`, `336^\circ`, `27.0`, `073`, `$5$`; else None."""
+    plain = re.sub(r"\^?\{?\\circ\}?|[$\s]|\\[,!;]|°", "", text)
+    match = re.fullmatch(r"([+-]?)(\d+|\d{1,3}(?:,\d{3})+)(?:\.0+)?", plain)
+    if not match:
+        return None
+    return str(int(match[1] + match[2].replace(",", "")))
+
+
+# --------------------------------------------------------------------------- a spec
+
+
+class DataSpec(NamedTuple):
+    """What `NAME[=PATH][:SPLIT][:first N][:last M]` says."""
+
+    text: str  # as written
+    name: str  # in DATA_SETS; empty = a file, a directory or a hub name without recipe
+    source: str  # file, directory or hub name; empty = the recipe's own
+    split: str | None  # None = none was named
+    first: int  # 0 = all
+    last: int = 0  # of those; 0 = all
+
+
+_FORMS = (
+    "NAME, NAME=PATH, a file or a hub name, then optionally :SPLIT, :first N and :last M (of those)"
+)
+
+
+def parse_spec(text: str, field: str = "--dataset") -> DataSpec:
+    """`NAME[:SPLIT][:first N][:last M]`, `NAME=PATH...`, `FILE...` or `HUB/NAME...`.
+
+    A short name goes before a file of that name: such a file is `./NAME`. A text that is an
+    existing path is that path, whatever is in it.
+
+    Raises:
+      UserError: naming the field, what was found and the nearest short name.
+    """
+    text = text.strip()
+    head, first, last = text, 0, 0
+    if not _exists(text):
+        head, last = _split_count(text, "last", field)
+        head, first = _split_count(head, "first", field)
+    head, split = _split_split(head, field)
+    match = re.fullmatch(r"([\w.-]+)=(.*)", head)
+    if match and not _exists(head):
+        name, source = match[1], match[2]
+        if name not in DATA_SETS:
+            raise UserError(f"{field}: {text!r} names no data set before `=`{_near(name)}")
+        if not source:
+            raise UserError(f"{field}: {text!r} has no path after `=`; expected {name}=PATH")
+    elif head in DATA_SETS:
+        name, source = head, ""
+    else:
+        name, source = "", head
+        if not head:
+            raise UserError(f"{field} is {text!r}; expected {_FORMS}")
+        bare = "/" not in head and not Path(head).suffix and not _exists(head)
+        if bare and _nearest(head):
+            raise UserError(f"{field}: {text!r} is no data set, file or directory{_near(head)}")
+    if name and split is not None:
+        check_split(name, split, field)
+    return DataSpec(text, name, source, split, first, last)
+
+
+def _exists(text: str) -> bool:
+    try:
+        return bool(text) and Path(text).expanduser().exists()
+    except OSError:  # too long for a file name
+        return False
+
+
+def _nearest(name: str) -> str | None:
+    begun = [known for known in DATA_SETS if len(name) > 2 and known.startswith(name.lower())]
+    return next(iter(begun or difflib.get_close_matches(name.lower(), DATA_SETS, n=1)), None)
+
+
+def _near(name: str) -> str:
+    near = _nearest(name)
+    return f"; did you mean {near}?" if near else f"; known: {', '.join(DATA_SETS)}"
+
+
+def _split_count(text: str, word: str, field: str) -> tuple[str, int]:
+    match = re.fullmatch(rf"(.*):\s*{word}\b(.*)", text)
+    if not match:
+        return text, 0
+    count = match[2].strip()
+    if not re.fullmatch(r"[1-9]\d*", count):
+        raise UserError(
+            f"{field}: {text!r} ends in {f'{word} {count}'.strip()!r}; expected `:{word} N` with a "
+            "whole number above 0"
+        )
+    return match[1], int(count)
+
+
+def _split_split(head: str, field: str) -> tuple[str, str | None]:
+    before, colon, split = head.rpartition(":")
+    if not colon or _exists(head) or "/" in split:
+        return head, None
+    if not re.fullmatch(r"[\w.-]+", split):
+        raise UserError(f"{field}: {split!r} in {head!r} is no split; expected {_FORMS}")
+    return before, split

@@ -1,0 +1,144 @@
+"""The prompt of a question: system text, worked turn and instruction through the chat template.
+
+A question is untrusted: what it spells is never a control token (`untrusted`).
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from typing import Any
+
+from iapo_jax.config.schema import PromptSection
+from iapo_jax.data.questions import question_text
+from iapo_jax.errors import UserError
+from iapo_jax.pretrained.control_tokens import Prompt, encode_hidden, hide, show
+
+R1_SYSTEM = (
+    "You are a careful assistant. The user asks a question and you solve it. Reason first, then "
+    "answer: put the reasoning between <think> and </think> tags and the final answer between "
+    "<answer> and </answer> tags, like this: <think>\nyour reasoning\n</think>\n"
+    "<answer>your answer</answer>"
+)
+
+
+ROLES = ("system", "developer", "user", "assistant", "tool")  # who speaks in a row's messages
+
+
+_DEEPEST = 20  # levels of lists and objects in a message, such as its tool calls
+
+
+def read_question(row: dict, where: str) -> str | list[dict]:
+    """The `prompt`, or else the `question`, of a row: a text or chat messages.
+
+    Raises:
+      UserError: naming the row.
+    """
+    question = row.get("question") if row.get("prompt") is None else row["prompt"]
+    if question is None:
+        raise UserError(f"{where}: expected `prompt` or `question`, found {', '.join(row)}")
+    if not isinstance(question, str | list) or not question:
+        raise UserError(f"{where}: the question is empty or no text: {question!r:.60}")
+    for message in question if isinstance(question, list) else []:
+        texts = [message.get(k) for k in ("role", "content")] if isinstance(message, dict) else []
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise UserError(
+                f"{where}: a prompt that is a list holds chat messages, each with the texts `role` "
+                f"and `content`; found {message!r:.60}"
+            )
+        if message["role"] not in ROLES:
+            raise UserError(
+                f"{where}: a message has the role {message['role']!r:.60}; expected "
+                f"{', '.join(ROLES[:-1])} or {ROLES[-1]}"
+            )
+    if not question_text(question).strip():
+        raise UserError(f"{where}: the question is empty: {question!r:.60}")
+    return _map_texts(question, lambda text: check_unicode(text, f"{where}: the question"), where)
+
+
+def check_unicode(text: str, what: str) -> str:
+    """The text.
+
+    Raises:
+      UserError: if it holds half of a surrogate pair, which no file of UTF-8 could.
+    """
+    if re.search("[\ud800-\udfff]", text):
+        raise UserError(f"{what} is no UTF-8 text: {text!r:.60}")
+    return text
+
+
+def _map_texts(value: Any, change: Callable[[str], str], where: str, depth: int = 0) -> Any:
+    """A question with each text in it changed, those of further fields of its messages too."""
+    if depth > _DEEPEST:
+        raise UserError(
+            f"{where}: a message has more than {_DEEPEST} levels of lists and objects; expected a "
+            "flat one"
+        )
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        inner = lambda part: _map_texts(part, change, where, depth + 1)  # noqa: E731
+        return {inner(name): inner(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_map_texts(part, change, where, depth + 1) for part in value]
+    return value
+
+
+def render_prompt(tokenizer: Any, question: str | list[dict], section: PromptSection) -> str:
+    """The prompt's text: system, worked turn, question, through the tokenizer's chat template."""
+    return show(_render(tokenizer, question, section, "the question"))
+
+
+def encode_prompt(
+    tokenizer: Any,
+    question: str | list[dict],
+    section: PromptSection,
+    where: str = "the question",
+) -> Prompt:
+    """The prompt's text and ids, in which control tokens are those of template and section alone.
+
+    Raises:
+      UserError: beginning with `where`, if the question cannot be written in this way.
+    """
+    text = _render(tokenizer, question, section, where)
+    check_unicode(text, where)
+    return encode_hidden(tokenizer, text, where)
+
+
+def _render(tokenizer: Any, question: str | list[dict], section: PromptSection, where: str) -> str:
+    """The prompt's text, with the question's control tokens hidden."""
+    question = _map_texts(question, lambda text: hide(tokenizer, text), where)
+    messages = []
+    if section.system:
+        system = R1_SYSTEM if section.system == "r1" else section.system
+        messages.append({"role": "system", "content": system})
+    if section.example_question:
+        messages.append({"role": "user", "content": _ask(section.example_question, section)})
+        messages.append({"role": "assistant", "content": section.example_answer})
+    if isinstance(question, str):
+        messages.append({"role": "user", "content": _ask(question, section)})
+    else:
+        messages += question
+    if not getattr(tokenizer, "chat_template", None):
+        return "\n\n".join(message["content"] for message in messages) + "\n\n"
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template refuses by raising, such as for a system turn
+        reason = show(str(error) or type(error).__name__).strip().splitlines()[0]
+        roles = ", ".join(show(message["role"]) for message in messages)
+        raise UserError(
+            f"the tokenizer's chat template refuses the turns {roles}: {reason}"
+        ) from error
+
+
+def _ask(question: str, section: PromptSection) -> str:
+    """An instruction that starts with white space brings its own distance."""
+    if not section.instruction:
+        return question
+    return f"{question}{'' if section.instruction[0].isspace() else ' '}{section.instruction}"
+
+
+def resolve_prompt(section: PromptSection, own: PromptSection) -> PromptSection:
+    """The user's prompt, with the data set's own text for each field that is unset (None)."""
+    names = [field.name for field in dataclasses.fields(PromptSection)]
+    unset = {name: getattr(own, name) for name in names if getattr(section, name) is None}
+    return dataclasses.replace(section, **unset)

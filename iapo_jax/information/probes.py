@@ -1,0 +1,321 @@
+"""What the answer probe asks of a rollout: texts of the config and of completions, as ids.
+
+The postfix and the boundary tokens are made once in a run, the answers anew for every rollout.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from iapo_jax.answers.checker import extract_answer, same_answer
+from iapo_jax.config.schema import InformationSection
+from iapo_jax.errors import UserError
+from iapo_jax.information.estimators import ESTIMATORS, Probe, choose_cuts
+from iapo_jax.pretrained import control_tokens, tokenization
+from iapo_jax.pretrained.directory import Pretrained
+from iapo_jax.sharding import by_prompt, put, replicated
+from iapo_jax.types import Answers, Array, Cuts
+
+_CHARS_PER_TOKEN = 128  # an answer is cut to its first tokens: no need to encode a megabyte of it
+
+
+REFERENCES = ("gold", "own")
+
+
+def encode_postfix(tokenizer: Any, text: str, field: str = "information.postfix") -> list[int]:
+    """The exit postfix as ids.
+
+    Raises:
+      UserError: if it is empty, or not a text of this tokenizer's tokens.
+    """
+    if not text:
+        raise UserError(f"{field} is empty: expected the text that opens the answer")
+    ids = tokenization.encode(tokenizer, text)
+    written = tokenization.decode(tokenizer, ids)
+    if written != text:
+        raise UserError(
+            f"{field} is {text!r}, which this tokenizer writes as {written!r}: "
+            "expected a text of its own tokens"
+        )
+    return ids
+
+
+def boundary_tokens(
+    tokenizer: Any, size: int, texts: Sequence[str], field: str = "information.boundaries"
+) -> np.ndarray:
+    """[V] bool: tokens whose text holds one of `texts`, such as "." or a new line.
+
+    Raises:
+      UserError: for a text that no single token holds.
+    """
+    written = tokenization.token_texts(tokenizer, size)
+    found = np.zeros(size, bool)
+    for text in texts:
+        hits = [text in token for token in written]
+        if not any(hits):
+            raise UserError(f"{field} has {text!r}, which no token of this tokenizer holds")
+        found |= hits
+    return found
+
+
+def encode_answer(tokenizer: Any, text: str, end: str, width: int) -> list[int]:
+    """An answer and what closes it, as its first `width` ids; [] if the answer itself has none.
+
+    The closing text is part of the event: without it 1 would be a beginning of 12.
+
+    Raises:
+      UserError: if it spells a control token that this vocabulary cannot write as text.
+    """
+    text = text.strip()
+    start = text[: width * _CHARS_PER_TOKEN]
+    if not control_tokens.encode_text(tokenizer, start):
+        return []
+    after = end if start == text else ""
+    return control_tokens.encode_text(tokenizer, start, after=after)[:width]
+
+
+def _encode_own(tokenizer: Any, text: str | None, end: str, width: int) -> list[int]:
+    """`encode_answer` of what a model wrote, where what cannot be written as text is no answer."""
+    try:
+        return encode_answer(tokenizer, text or "", end, width)
+    except UserError:
+        return []
+
+
+def check_answers(tokenizer: Any, golds: Sequence[str], end: str) -> None:
+    """Whether there is something to teacher-force.
+
+    Raises:
+      UserError: naming an answer that is empty, has no tokens or only those that steer a model.
+    """
+    for text in set(golds):
+        if not encode_answer(tokenizer, text, end, 1):
+            raise UserError(f"the answer {text!r} has no tokens: there is nothing to teacher-force")
+
+
+def tokenised_apart(tokenizer: Any, postfix: str, golds: Sequence[str], width: int) -> list[str]:
+    """Answers that running text would tokenise otherwise than behind the ids of the postfix.
+
+    Such as -5 where `>-` is one token: what is teacher-forced is then not what the model writes
+    most, at every prefix alike.
+    """
+    start = tokenization.encode(tokenizer, postfix)
+    alone = lambda text: control_tokens.encode_text(tokenizer, text.strip())  # noqa: E731
+    joined = lambda text: control_tokens.encode_text(tokenizer, text.strip(), before=postfix)  # noqa: E731
+    short = [text for text in dict.fromkeys(golds) if len(text) <= width * _CHARS_PER_TOKEN]
+    return [text for text in short if joined(text) != start + alone(text)]
+
+
+def count_longer(tokenizer: Any, golds: Sequence[str], end: str, width: int) -> int:
+    """Answers of more than `width` tokens with their end: `encode_answer` cuts them."""
+    return sum(len(encode_answer(tokenizer, text, end, width + 1)) > width for text in golds)
+
+
+def make_answers(
+    tokenizer: Any,
+    *,
+    estimator: str,
+    reference: str = "gold",
+    golds: Sequence[str | None],
+    completions: Sequence[Sequence[str]],
+    answer_end: str,
+    width: int,
+) -> Answers | None:
+    """What the estimator teacher-forces: int32 arrays, or None for `answer_entropy`.
+
+    Args:
+      reference: for `answer_log_prob`: `gold`, or each completion's `own`.
+      golds: of P prompts; None where there is none.
+      completions: texts of G completions for each of them.
+      width: A; longer answers are told by their first A tokens.
+
+    Returns:
+      `answer_log_prob`: one answer [P, 1 or G, 1, A]. `answer_set_entropy`: the gold answer and
+      the distinct ones of the group, [P, 1, G + 1, A], the rest empty. A completion without an
+      answer adds none.
+    """
+    if estimator == "answer_entropy":
+        return None
+    encode = lambda text: _encode_own(tokenizer, text, answer_end, width)  # noqa: E731
+    if estimator == "answer_set_entropy":
+        rows = zip(golds, completions, strict=True)
+        return _stack([[_candidates(encode, *row)] for row in rows], width)
+    if reference == "gold":
+        return _stack([[[(encode(gold), 0)]] for gold in golds], width)
+    own = [[[(encode(extract_answer(text)), 0)] for text in group] for group in completions]
+    return _stack(own, width)
+
+
+def _candidates(encode, gold: str | None, completions: Sequence[str]) -> list[tuple]:
+    """(ids, meaning) of the distinct answers, the gold one first; then in the order of their texts.
+
+    Padded with empty ones to one more than there are completions.
+    """
+    texts = {extract_answer(text) for text in completions}
+    texts = ([gold] if gold else []) + sorted(text for text in texts if text and text != gold)
+    seen, found, meanings = set(), [], []
+    for text in texts:
+        ids = encode(text)
+        if not ids or tuple(ids) in seen:
+            continue
+        seen.add(tuple(ids))
+        equal = [meaning for other, meaning in meanings if same_answer(text, other)]
+        meanings.append((text, equal[0] if equal else len(meanings)))
+        found.append((ids, meanings[-1][1]))
+    return found + [([], 0)] * (len(completions) + 1 - len(found))
+
+
+def _stack(rows: list[list[list[tuple]]], width: int) -> Answers:
+    """(ids, meaning) at [P][G or 1][Y] as arrays."""
+    shape = len(rows), len(rows[0]), len(rows[0][0])
+    tokens = np.zeros((*shape, width), np.int32)
+    length, meaning = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    for index in np.ndindex(shape):
+        ids, meaning[index] = rows[index[0]][index[1]][index[2]]
+        length[index] = len(ids)
+        tokens[index][: len(ids)] = ids
+    return Answers(tokens, length, meaning)
+
+
+class Asker(NamedTuple):
+    """What stays fixed of the probes of a run; arrays lie on the mesh."""
+
+    section: InformationSection
+    tokenizer: Any
+    mesh: Mesh
+    postfix: Array  # [K] int32
+    boundary: Array | None  # [V] bool; None where probes are not bound to tokens
+    width: int  # A
+    longer: int = 0  # known answers of more than A tokens, told by their first A
+    apart: Sequence[str] = ()  # known answers of `tokenised_apart`
+
+
+def make_asker(
+    section: InformationSection, opened: Pretrained, mesh: Mesh, golds: Sequence[str]
+) -> Asker:
+    """Postfix and boundary tokens, checked and tokenised once; the known answers checked.
+
+    Raises:
+      UserError: for a field that is wrong, or a text that this tokenizer cannot write.
+    """
+    check_section(section)
+    everywhere, tokenizer = replicated(mesh), opened.tokenizer
+    postfix = np.asarray(encode_postfix(tokenizer, section.postfix), np.int32)
+    boundary, width, longer, apart = None, 1, 0, []
+    if section.boundaries:
+        tokens = boundary_tokens(tokenizer, opened.config.vocab_size, section.boundaries)
+        boundary = put(tokens, everywhere)
+    if section.estimator != "answer_entropy":
+        width = section.max_answer_length
+        check_answers(tokenizer, golds, section.answer_end)
+        longer = count_longer(tokenizer, golds, section.answer_end, width)
+        apart = tokenised_apart(tokenizer, section.postfix, golds, width)
+    where = put(postfix, everywhere)
+    return Asker(section, tokenizer, mesh, where, boundary, width, longer, apart)
+
+
+def describe(asker: Asker) -> str:
+    """What is asked, and where, in one line."""
+    section = asker.section
+    what = section.estimator
+    if what == "answer_log_prob":
+        what += f" of the {section.reference} answer"
+    where = "after every token" if section.stride == 1 else f"every {section.stride} tokens"
+    if section.boundaries:
+        where = f"after tokens with one of {section.boundaries}"
+    told = [f"{what} {where}", f"behind {section.postfix!r} ({asker.postfix.shape[0]} tokens)"]
+    if section.estimator != "answer_entropy":
+        told.append(f"answers of up to {asker.width} tokens, {section.answer_end!r} included")
+    if asker.longer:
+        told.append(
+            f"{asker.longer} known answer(s) have more, and are told by their first "
+            "(information.max_answer_length)"
+        )
+    if asker.apart:
+        told.append(
+            f"{len(asker.apart)} known answer(s), such as {asker.apart[0]!r}, are tokenised "
+            "otherwise in running text, whose tokens join the postfix with them"
+        )
+    return "; ".join(told)
+
+
+def settle(section: InformationSection, own: str = "answer_entropy") -> InformationSection:
+    """The section with the estimator that `auto` stands for: an algorithm's `own`."""
+    auto = section.estimator == "auto"
+    return dataclasses.replace(section, estimator=own) if auto else section
+
+
+def check_section(section: InformationSection) -> None:
+    """What can be said of the section without a tokenizer, whether or not a rule asks for it.
+
+    Raises:
+      UserError: naming the field, what was found and what is expected.
+    """
+    if section.estimator not in ("auto", *ESTIMATORS):
+        raise UserError(f"information.estimator is {section.estimator!r}; {_expected(ESTIMATORS)}")
+    if section.reference not in REFERENCES:
+        raise UserError(f"information.reference is {section.reference!r}; {_expected(REFERENCES)}")
+    for name in ("boundaries", "end_of_thinking"):
+        if "" in getattr(section, name):
+            raise UserError(f"information.{name} has '', an empty text; expected texts of tokens")
+    if section.boundaries and section.stride > 1:
+        raise UserError(
+            f"information.stride is {section.stride}, and information.boundaries "
+            f"{section.boundaries}: expected one of them, the other left at its default"
+        )
+
+
+def _expected(names: Sequence[str]) -> str:
+    return f"expected one of {', '.join(names)}"
+
+
+def ask(
+    asker: Asker,
+    tokens: Array,
+    thinking_length: Array,
+    golds: Sequence[str],
+    completions: Sequence[Sequence[str]],
+) -> Probe:
+    """The probe of completions [P, G, T] within their thinking [P, G], both on the mesh.
+
+    Args:
+      golds, completions: as for `make_answers`.
+    """
+    section = asker.section
+    cuts = _cuts(tokens, thinking_length, asker.boundary, stride=section.stride)
+    answers = make_answers(
+        asker.tokenizer,
+        estimator=section.estimator,
+        reference=section.reference,
+        golds=golds,
+        completions=completions,
+        answer_end=section.answer_end,
+        width=asker.width,
+    )
+    return Probe(asker.postfix, cuts, answers and put(answers, by_prompt(asker.mesh)))
+
+
+@partial(jax.jit, static_argnames="stride")
+def _cuts(tokens: Array, thinking_length: Array, boundary: Array | None, *, stride: int) -> Cuts:
+    after = None if boundary is None else boundary[tokens]
+    return choose_cuts(thinking_length, tokens.shape[-1], stride=stride, boundary=after)
+
+
+def abstract_probe(asker: Asker, shape: tuple[int, int, int]) -> Probe:
+    """The shapes of `ask` for completions of shape (P, G, T), without any values."""
+    prompts, size, length = shape
+    split = by_prompt(asker.mesh)
+    ids = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32, sharding=split)  # noqa: E731
+    cuts = Cuts(ids(prompts, size, length + 1), ids(prompts, size))
+    section, answers = asker.section, None
+    if section.estimator != "answer_entropy":
+        shared = section.estimator == "answer_set_entropy" or section.reference == "gold"
+        count = size + 1 if section.estimator == "answer_set_entropy" else 1
+        rows = (prompts, 1 if shared else size, count)
+        answers = Answers(ids(*rows, asker.width), ids(*rows), ids(*rows))
+    return Probe(asker.postfix, cuts, answers)

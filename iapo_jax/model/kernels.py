@@ -1,0 +1,294 @@
+"""Attention of one segment as kernels of the backends. The home of Pallas.
+
+Both compute what `attention.blockwise_attention` computes, from a cut for every query:
+
+    out_i = sum_{j < visible_i} softmax(q_i k_j / sqrt(d)) v_j,    lse_i its log-sum-exp.
+
+Queries and their heads are rows of one matrix; key tiles behind the largest cut of a query tile
+are neither loaded nor multiplied. JAX's own splash attention for TPU fixes its mask when it is
+traced, or takes a whole [heads, Q, S] one; here cuts are data: a chunk of probes starts at a loop's
+index, and boundary probes stand anywhere.
+
+The one for GPU was seen right on an H200, the one for TPU compiled for v4 to v6e alone; neither is
+tuned. `works` tries a kernel on the device that is there, and whoever chooses (`attention._choose`)
+goes back to XLA's loops where it fails or is wrong.
+"""
+
+import functools
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from iapo_jax.types import Array
+
+_EMPTY = -1e30  # as in attention: the score of a key that may not be read
+
+
+_GPU_ROWS, _GPU_KEYS = 64, 64  # of one tile
+
+
+_TPU_ROWS, _TPU_KEYS = 256, 256
+
+
+_TOLERANCES = {jnp.float32: 1e-4, jnp.bfloat16: 3e-2}  # the second rounds weights to 8 bits
+
+
+def gpu_attention(
+    q: Array, k: Array, v: Array, visible: Array, *, interpret: bool = False
+) -> tuple[Array, Array]:
+    """q [B,Q,M,R,d], k and v [B,S,M,d], visible [B,Q] -> (out [B,Q,M,R,d], lse [B,Q,M,R]) float32.
+
+    One program for each tile of queries and key head; through Triton, which JAX 0.12 still has
+    but is about to drop: `works` is False then.
+    """
+    from jax.experimental.pallas import triton as plgpu
+
+    width = max(16, pl.next_power_of_2(q.shape[-1]))
+    rows, keys, values, cuts, last = _folded(q, k, v, visible, _GPU_ROWS, _GPU_KEYS, width)
+    batch, heads, size, _ = rows.shape
+    grid = (size // _GPU_ROWS, batch, heads)
+    tile = pl.BlockSpec((None, None, _GPU_ROWS, width), lambda i, b, m: (b, m, i, 0))
+    whole = pl.BlockSpec((None, None, keys.shape[2], width), lambda i, b, m: (b, m, 0, 0))
+    line = pl.BlockSpec((None, None, _GPU_ROWS), lambda i, b, m: (b, m, i))
+    out, lse = pl.pallas_call(
+        functools.partial(_gpu_kernel, scale=q.shape[-1] ** -0.5),
+        grid=grid,
+        in_specs=[
+            tile,
+            whole,
+            whole,
+            pl.BlockSpec((None, _GPU_ROWS), lambda i, b, m: (b, i)),
+            pl.BlockSpec((None, None), lambda i, b, m: (b, i)),
+        ],
+        out_specs=[tile, line],
+        out_shape=[
+            jax.ShapeDtypeStruct(rows.shape, jnp.float32),
+            jax.ShapeDtypeStruct(rows.shape[:-1], jnp.float32),
+        ],
+        compiler_params=plgpu.CompilerParams(num_warps=4 if width <= 64 else 8, num_stages=2),
+        interpret=interpret,
+        name="cut_attention",
+    )(rows, keys, values, cuts, last)
+    return _unfolded(out, q), _unfolded(lse[..., None], q)[..., 0]
+
+
+def _gpu_kernel(q_ref, k_ref, v_ref, cut_ref, last_ref, out_ref, lse_ref, *, scale):
+    query, cut = q_ref[...], cut_ref[...]
+
+    def key_tile(index, carry):
+        out, top, total = carry
+        span = pl.dslice(index * _GPU_KEYS, _GPU_KEYS)
+        scores = _dot(query, k_ref[span, :], (1, 1)) * scale
+        column = index * _GPU_KEYS + jnp.arange(_GPU_KEYS)
+        scores = jnp.where(column[None, :] < cut[:, None], scores, _EMPTY)
+        new_top = jnp.maximum(top, scores.max(1))
+        shrink = jnp.exp(top - new_top)
+        weights = jnp.exp(scores - new_top[:, None])
+        mixed = _dot(weights.astype(v_ref.dtype), v_ref[span, :], (1, 0))
+        return out * shrink[:, None] + mixed, new_top, total * shrink + weights.sum(1)
+
+    zeros = jnp.zeros(query.shape[:1], jnp.float32)
+    start = (jnp.zeros(query.shape, jnp.float32), zeros + _EMPTY, zeros)
+    out, top, total = jax.lax.fori_loop(0, last_ref[...], key_tile, start)
+    total = jnp.maximum(total, 1e-30)
+    out_ref[...] = out / total[:, None]
+    lse_ref[...] = top + jnp.log(total)
+
+
+def tpu_attention(
+    q: Array, k: Array, v: Array, visible: Array, *, interpret: bool = False
+) -> tuple[Array, Array]:
+    """q [B,Q,M,R,d], k and v [B,S,M,d], visible [B,Q] -> (out [B,Q,M,R,d], lse [B,Q,M,R]) float32.
+
+    Scores stand as [keys, queries], so that a cut is one lane; key tiles are the innermost axis of
+    the grid, and one that is not read is not fetched.
+    """
+    width = -(-q.shape[-1] // 64) * 64
+    rows, keys, values, cuts, last = _folded(q, k, v, visible, _TPU_ROWS, _TPU_KEYS, width)
+    batch, heads, size, _ = rows.shape
+    grid = (batch, heads, size // _TPU_ROWS, keys.shape[2] // _TPU_KEYS)
+
+    def read(b, i, j, last):  # a tile that is not read is the last one again: no copy
+        return jnp.minimum(j, jnp.maximum(last[b, i] - 1, 0))
+
+    spec = pltpu.PrefetchScalarGridSpec(
+        num_scalar_prefetch=1,
+        grid=grid,
+        in_specs=[
+            pl.BlockSpec((None, None, _TPU_ROWS, width), lambda b, m, i, j, last: (b, m, i, 0)),
+            pl.BlockSpec(
+                (None, None, _TPU_KEYS, width),
+                lambda b, m, i, j, last: (b, m, read(b, i, j, last), 0),
+            ),
+            pl.BlockSpec(
+                (None, None, width, _TPU_KEYS),
+                lambda b, m, i, j, last: (b, m, 0, read(b, i, j, last)),
+            ),
+            pl.BlockSpec((None, 1, _TPU_ROWS), lambda b, m, i, j, last: (b, 0, i)),
+        ],
+        out_specs=[
+            pl.BlockSpec((None, None, width, _TPU_ROWS), lambda b, m, i, j, last: (b, m, 0, i)),
+            pl.BlockSpec((None, None, 1, _TPU_ROWS), lambda b, m, i, j, last: (b, m, 0, i)),
+        ],
+        scratch_shapes=[
+            pltpu.VMEM((width, _TPU_ROWS), jnp.float32),
+            pltpu.VMEM((1, _TPU_ROWS), jnp.float32),
+            pltpu.VMEM((1, _TPU_ROWS), jnp.float32),
+        ],
+    )
+    out, lse = pl.pallas_call(
+        functools.partial(_tpu_kernel, scale=q.shape[-1] ** -0.5),
+        grid_spec=spec,
+        out_shape=[
+            jax.ShapeDtypeStruct((batch, heads, width, size), jnp.float32),
+            jax.ShapeDtypeStruct((batch, heads, 1, size), jnp.float32),
+        ],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
+        ),
+        interpret=interpret,
+        name="cut_attention",
+    )(last, rows, keys, values.swapaxes(2, 3), cuts[:, None])
+    return _unfolded(out.swapaxes(2, 3), q), _unfolded(lse.swapaxes(2, 3), q)[..., 0]
+
+
+def _tpu_kernel(
+    last_ref, q_ref, k_ref, v_ref, cut_ref, out_ref, lse_ref, acc, top, total, *, scale
+):
+    batch, tile, index = pl.program_id(0), pl.program_id(2), pl.program_id(3)
+
+    @pl.when(index == 0)
+    def _():
+        acc[...] = jnp.zeros(acc.shape, jnp.float32)
+        top[...] = jnp.full(top.shape, _EMPTY, jnp.float32)
+        total[...] = jnp.zeros(total.shape, jnp.float32)
+
+    @pl.when(index < last_ref[batch, tile])
+    def _():
+        scores = _dot(k_ref[...], q_ref[...], (1, 1)) * scale  # [keys, queries]
+        key = index * _TPU_KEYS + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
+        scores = jnp.where(key < cut_ref[...], scores, _EMPTY)
+        new_top = jnp.maximum(top[...], scores.max(0, keepdims=True))
+        shrink = jnp.exp(top[...] - new_top)
+        weights = jnp.exp(scores - new_top)
+        acc[...] = acc[...] * shrink + _dot(v_ref[...], weights.astype(v_ref.dtype), (1, 0))
+        total[...] = total[...] * shrink + weights.sum(0, keepdims=True)
+        top[...] = new_top
+
+    @pl.when(index == pl.num_programs(3) - 1)
+    def _():
+        safe = jnp.maximum(total[...], 1e-30)
+        out_ref[...] = acc[...] / safe
+        lse_ref[...] = top[...] + jnp.log(safe)
+
+
+def _dot(left: Array, right: Array, contract: tuple[int, int]) -> Array:
+    """A float32 product; of float32 matrices in full precision, of bfloat16 ones as they are."""
+    exact = left.dtype == jnp.float32
+    return jax.lax.dot_general(
+        left,
+        right,
+        (((contract[0],), (contract[1],)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST if exact else jax.lax.Precision.DEFAULT,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _folded(q: Array, k: Array, v: Array, visible: Array, rows: int, keys: int, width: int):
+    """Rows [B,M,N,w], keys and values [B,M,S,w], cuts [B,N], and key tiles read [B, N / rows].
+
+    N = Q R; all padded to whole tiles of `rows` and `keys`, and to `width`.
+    """
+    batch, size, heads, rest, narrow = q.shape
+    q = q.swapaxes(1, 2).reshape(batch, heads, size * rest, narrow)
+    cuts = jnp.repeat(visible.astype(jnp.int32), rest, axis=1)
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, -q.shape[2] % rows), (0, width - narrow)))
+    cuts = jnp.pad(cuts, ((0, 0), (0, -cuts.shape[1] % rows)))
+    pad = ((0, 0), (0, 0), (0, -k.shape[1] % keys), (0, width - narrow))
+    k, v = (jnp.pad(x.swapaxes(1, 2), pad) for x in (k, v))
+    last = (cuts.reshape(batch, -1, rows).max(-1) + keys - 1) // keys
+    return q, k, v, cuts, last
+
+
+def _unfolded(x: Array, like: Array) -> Array:
+    """[B,M,N,w] -> [B,Q,M,R,w or d], for queries of the shape of `like` [B,Q,M,R,d]."""
+    batch, size, heads, rest, width = like.shape
+    x = x[:, :, : size * rest, :width]
+    return x.reshape(batch, heads, size, rest, x.shape[-1]).swapaxes(1, 2)
+
+
+@functools.cache
+def works(platform: str, width: int, described: jax.Device | None = None) -> bool:
+    """Whether this platform's kernel compiles and is right for heads of `width` on the device here.
+
+    Tried once in a process for each width, in float32 and bfloat16; warns in one sentence where it
+    fails. False where the platform is not JAX's backend. Of a `described` device, which is not
+    here, whether it compiles.
+    """
+    kernel = {"gpu": gpu_attention, "tpu": tpu_attention}.get(platform)
+    if kernel is None or (described is None and jax.default_backend() != platform):
+        return False
+    trial = largest_error if described is None else functools.partial(_compiled, described)
+    try:
+        # Whoever asks is being traced. A thread of its own has no trace in it;
+        # `ensure_compile_time_eval` is none either, but there Pallas cannot trace its kernels.
+        with ThreadPoolExecutor(1) as alone:
+            trials = [alone.submit(trial, kernel, width, dtype) for dtype in _TOLERANCES]
+            errors = [trial.result() for trial in trials]
+    except Exception as error:  # whatever a compiler may raise
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        warnings.warn(
+            f"attention goes back to XLA: its kernel fails on {platform} for heads of {width}: "
+            f"{reason}",
+            stacklevel=2,
+        )
+        return False
+    right = all(e <= most for e, most in zip(errors, _TOLERANCES.values(), strict=True))
+    if not right:
+        warnings.warn(
+            f"attention goes back to XLA: its kernel is off by {errors} on {platform} for heads of "
+            f"{width}",
+            stacklevel=2,
+        )
+    return right
+
+
+def _trial_shapes(width: int) -> tuple[tuple[int, ...], ...]:
+    return (1, 70, 2, 3, width), (1, 150, 2, width), (1, 150, 2, width)
+
+
+def _compiled(device: jax.Device, kernel, width: int, dtype) -> float:
+    """No error, if the small case compiles for the device."""
+    place = jax.sharding.SingleDeviceSharding(device)
+    shaped = functools.partial(jax.ShapeDtypeStruct, sharding=place)
+    given = [shaped(shape, dtype) for shape in _trial_shapes(width)]
+    jax.jit(kernel).lower(*given, shaped((1, 70), jnp.int32)).compile()
+    return 0.0
+
+
+def largest_error(kernel, width: int, dtype) -> float:
+    """The largest difference from one softmax, of a small case with cuts of all kinds, also none.
+
+    Infinite where a figure is not finite, or a query without keys would count in a join.
+    """
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (
+        jax.random.normal(key, shape, dtype)
+        for key, shape in zip(keys, _trial_shapes(width), strict=True)
+    )
+    visible = (jnp.arange(70) * 37 % 151)[None]  # the first reads nothing
+    out, lse = jax.jit(kernel)(q, k, v, visible)
+    wide = [x.astype(jnp.float32) for x in (q, k, v)]
+    scores = jnp.einsum("bqmrd,bsmd->bqmrs", wide[0], wide[1], precision="highest") * width**-0.5
+    readable = jnp.arange(150) < visible[..., None]
+    scores = jnp.where(readable[:, :, None, None], scores, _EMPTY)
+    want = jnp.einsum("bqmrs,bsmd->bqmrd", jax.nn.softmax(scores), wide[2], precision="highest")
+    seen = visible[..., None, None] > 0
+    off = jnp.where(seen[..., None], jnp.abs(out - want), 0.0).max()
+    lse_off = jnp.where(seen, jnp.abs(lse - jax.nn.logsumexp(scores, axis=-1)), 0.0).max()
+    sound = jnp.isfinite(out).all() & jnp.isfinite(lse).all() & (seen | (lse < _EMPTY / 10)).all()
+    return float(jnp.where(sound, jnp.maximum(off, lse_off), jnp.inf))

@@ -1,0 +1,1 @@
+"""Sampling on the devices, rewards on the host."""

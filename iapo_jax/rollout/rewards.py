@@ -1,0 +1,444 @@
+r"""Reward functions on the host, in TRL's form, and the policy by which an answer is right. No JAX.
+
+`fn(prompts=[...], completions=[...], answer=[...], **columns) -> list[float | None]`, one entry for
+each completion; prompts and completions are plain strings. A run calls each function once before
+it begins, on a few rows (`try_rewards`).
+
+# What the answer of a completion is
+
+Thinking is cut away first: all up to the last `</think>`. Then the last complete `<answer>` span
+counts, in it the last box or phrase if it has one; without a span the last `\boxed{}` or `\fbox{}`;
+without a box the last mark in words. Never a number that merely stands in the text. Later marks of
+a sort replace earlier ones. `⏎` is a new line, `none` no answer, which is wrong.
+
+| completion | answer | rule |
+|---|---|---|
+| `<think>3*4 = 12</think><answer>12.5</answer>` | `12.5` | the span, all of it |
+| `<answer>7</answer> no, <answer>8</answer>` | `8` | the last span |
+| `<answer>7</answer> and <answer>8` | `7` | that is complete |
+| `the answer is 4. </think><answer>9</answer> \boxed{5}` | `9` | a span wins over all else |
+| `<answer>it is \boxed{7}</answer>` | `7` | a box in the span |
+| `<answer>The answer is 7.</answer>` | `7` | a phrase in the span |
+| `<think>a <answer>7</answer>` | `7` | a span ends thinking that was not closed |
+| `<think><answer>7</answer></think> so 7` | `none` | a span in closed thinking is a thought |
+| `<think>\boxed{1}</think> so \boxed{2}.` | `2` | the box after thinking |
+| `<think>\boxed{1} and then` | `none` | nothing else in thinking that never closed |
+| `\boxed{1}</think> so 2.` | `none` | the prompt had opened the thinking |
+| `\boxed{1}, \boxed{2}` | `2` | several boxes: the last, not both |
+| `\boxed{\frac{1}{2}} and \boxed{3` | `\frac{1}{2}` | braces must balance |
+| `\boxed{5}, as asked in \boxed{}` | `5` | an empty box is no box |
+| `so \fbox{3}, or \boxed 4` | `4` | \fbox, and TeX's box without braces |
+| `the answer is 12, \boxed{13}` | `13` | a box wins over words |
+| `3 + 4 = 7⏎#### 7` | `7` | GSM8K's line |
+| `#### Step 1⏎The answer is 7.` | `7` | which is no heading of Markdown |
+| `3 + 4 = 7⏎A: 7` | `7` | GSM8K's older last line |
+| `<answer>A: 7</answer>` | `A: 7` | but in a span it may be a choice |
+| `# Answer⏎⏎7` | `7` | PRM800K's heading |
+| `**Final Answer**⏎7` | `7` | the same in bold |
+| `Final Answer: The final answer is $7$. I hope it is correct.` | `$7$` | Minerva's sentence |
+| `The answer is 12.` | `12` | up to the end of the sentence |
+| `the answer is 12.5 dollars` | `12.5 dollars` | whose full stop has space after it |
+| `The answer is 3. Wait, the answer is 4.` | `4` | the last phrase |
+| `**Answer:** (B) because it rains` | `(B)` | reasons are left out |
+| `所以答案是 7。` | `7` | the phrase in Chinese |
+| `The answer is:⏎$$12$$` | `12` | a display below |
+| `Final Answer: The largest $n$ is 34.` | `34` | what the sentence says |
+| `The answer is 12 or 13.` | `12 or 13` | a hedge stays one |
+| `so it must be 12` | `none` | no mark, no answer |
+| `<think>3*4 = 12</think>` | `none` | thoughts only |
+
+# When two answers are the same
+
+By value, exactly. Spelling (spaces, `$`, `\left`, `\dfrac`, `\text`, Unicode signs) never counts. A
+column `kind` says what the gold answer is: `integer`, `latex` or `choice`; without one of these a
+gold answer that is one letter A to E is a choice. Expressions, equations and inequalities are
+compared by math-verify, in a process with a time-out: too late is wrong.
+
+| answer | gold | kind | verdict | rule |
+|---|---|---|---|---|
+| `12.0` | `12` | | right | numbers are values |
+| `12.0000001` | `12` | | wrong | and exact |
+| `.5` | `\frac12` | | right | decimals and fractions too |
+| `2/4` | `1/2` | | right | reduced or not |
+| `0.333333` | `1/3` | | wrong | a rounded decimal is another number |
+| `0.3333333333333333` | `1/3` | | right | unless to 12 places or more, as machines print |
+| `0.\overline{3}` | `1/3` | | right | a repeating one is not |
+| `3.14159` | `\pi` | | wrong | nor is a decimal an irrational |
+| `1 1/2` | `\frac{3}{2}` | | right | mixed numbers |
+| `1.2 \times 10^5` | `120000` | | right | powers of ten |
+| `3 million` | `3,000,000` | | right | and their names |
+| `−12` | `-12` | | right | Unicode signs; digits are ASCII |
+| `１２` | `12` | | wrong | full-width digits are none |
+| `1,234` | `1234` | | right | thousands in groups of three |
+| `1{,}234` | `1234` | | right | with TeX's marks |
+| `1\,234` | `1234` | | right | or spaces |
+| `12,34` | `1234` | | wrong | other groups are a list |
+| `1, 234` | `1234` | | wrong | and so is a comma with a space |
+| `12\%` | `12` | | right | the percent sign may be left out |
+| `0.12` | `12\%` | | right | or carried out |
+| `0.12` | `12` | | wrong | not guessed |
+| `$12` | `12 dollars` | | right | currency |
+| `12\text{ cm}` | `12` | | right | a unit may be left out on either side |
+| `12` | `12\text{ cm}^2` | | right | also of the gold answer |
+| `12 \text{ inches}` | `12 in` | | right | or spelled otherwise |
+| `12 m` | `12 cm` | | wrong | two units of measure must agree |
+| `90` | `90^\circ` | | right | degrees |
+| `12x` | `12` | | wrong | a variable is no unit |
+| `12 or 13` | `12` | | wrong | a hedge is two answers |
+| `12 or 13` | `13, 12` | | right | where two are asked, it is a list |
+| `13 = 12` | `12` | | wrong | and so are two numbers made equal |
+| `3, 1` | `1, 3` | | right | bare lists are not ordered |
+| `\{3, 1\}` | `1,3` | | right | nor are sets |
+| `(3, 1)` | `(1, 3)` | | wrong | what stands in parentheses is |
+| `1, 3` | `(1, 3)` | | right | parentheses may be left out |
+| `\pm 2` | `2, -2` | | right | both signs |
+| `[0, 1)` | `[0, 1]` | | wrong | ends of intervals must agree |
+| `(3,4) \cup (1,2)` | `(1,2) \cup (3,4)` | | right | unions are not ordered |
+| `x \in [0, 1]` | `[0,1]` | | right | the name may be left out |
+| `x = 5` | `5` | | right | of a number |
+| `2x + 3` | `y = 3 + 2x` | | right | or a function |
+| `x = 5` | `y = 5` | | wrong | two names must agree |
+| `2x + y = 0` | `0` | | wrong | an equation is no number |
+| `\begin{bmatrix} 1 \\ 2 \end{bmatrix}` | `\begin{pmatrix}1\\2\end{pmatrix}` | | right | matrices |
+| `4210_{7}` | `4210_7` | | right | bases |
+| `4210` | `4210_7` | | right | may be left out |
+| `4210_8` | `4210_7` | | wrong | must agree |
+| `10:30` | `10:30 \text{ a.m.}` | | right | times of day |
+| `6:4` | `3:2` | | right | ratios |
+| `evelyn` | `\text{Evelyn}` | | right | words: case and spaces do not count |
+| `seat` | `\text{east}` | | wrong | their letters are no product |
+| `No` | `yes` | | wrong | yes and no, true and false |
+| `\varnothing` | `\emptyset` | | right | the empty set |
+| `+\infty` | `∞` | | right | infinity |
+| `1 + x` | `x + 1` | | right | algebra |
+| `\sqrt{12}` | `2\sqrt{3}` | | right | roots |
+| `2^{10}` | `1024` | integer | right | a value, however it is written |
+| `twelve` | `12` | integer | wrong | with digits |
+| `(b) rain` | `B` | | right | a choice by its letter and what it says |
+| `\textbf{(B)}` | `B` | | right | in bold |
+| `B` | `(B) rain` | choice | right | also where the gold answer says it |
+| `Option B.` | `B` | choice | right | named as one |
+| `h` | `H` | choice | right | any letter by kind |
+| `A or B` | `B` | | wrong | a hedge |
+| `A=B` | `B` | | wrong | no choice |
+| `rain` | `B` | choice | wrong | the letter is asked |
+| `B` | `b` | latex | wrong | quantities keep their case |
+| `I don't know but 12` | `12` | | wrong | nothing is picked out of a sentence |
+| `2^{2^{2^{2^{2^{2}}}}}` | `16` | | wrong | what has no end is ended |
+| `\boxed{}` | `0` | | wrong | nothing is not right |
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from iapo_jax.answers.checker import are_correct
+from iapo_jax.answers.extraction import whole_texts
+from iapo_jax.data.problems import Problems
+from iapo_jax.errors import UserError
+from iapo_jax.runtime import plugins
+
+POLICY = 1  # counts up whenever a verdict of the tables above changes
+
+
+class RewardError(UserError):
+    """A reward function cannot be found, or returned what cannot be used as a reward."""
+
+
+def accuracy_reward(
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    answer: Sequence[str],
+    kind: Sequence[str | None] | None = None,
+    **columns,
+) -> list[float]:
+    """+1 for a right answer, -1 for a wrong or missing one (arXiv:2602.19049); `are_correct`.
+
+    After a prompt that ends in `<think>`, a box in thinking that was never closed is no answer.
+    """
+    right = are_correct(whole_texts(prompts, completions), answer, kind)
+    return [1.0 if one else -1.0 for one in right]
+
+
+def format_reward(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float]:
+    """+0.5 for `<think>...</think>`, white space, `<answer>...</answer>`, else -0.5.
+
+    White space may follow, nothing else; each of the four tags stands exactly once. A prompt that
+    ends in `<think>` has opened the thinking, and the completion must not open it again. New lines
+    are fine inside: the regex of the authors' code (arXiv:2602.19049) lacks DOTALL, so that each
+    multi-line chain of thought costs 0.5 there, a pressure to one-line answers.
+    """
+    return [0.5 if _well_formed(text) else -0.5 for text in whole_texts(prompts, completions)]
+
+
+def _well_formed(text: str) -> bool:
+    # Counting, not a regex: two lazy groups backtrack quadratically over repeated tags.
+    tags = ("<think>", "</think>", "<answer>", "</answer>")
+    rest = text.partition("</think>")[2].strip()
+    return (
+        all(text.count(tag) == 1 for tag in tags)
+        and text.startswith("<think>")
+        and rest.startswith("<answer>")
+        and rest.endswith("</answer>")
+    )
+
+
+REWARDS: dict[str, Callable] = {"accuracy": accuracy_reward, "format": format_reward}
+
+
+def load_reward(spec: str) -> Callable:
+    """Find a reward function: `accuracy`, `format`, `path/to/file.py:name`, `package.module.name`.
+
+    It is called as in TRL: `fn(prompts=, completions=, answer=, **columns) -> list[float | None]`,
+    one entry per completion; once more at the start of a run (`try_rewards`).
+    RewardError if the file, the module or the name is missing, or if
+    what it names is not callable.
+    """
+    if spec in REWARDS:
+        return REWARDS[spec]
+    if not plugins.names_a_place(spec):
+        raise RewardError(
+            f"Reward {spec!r} is none of {', '.join(REWARDS)}; expected one of these, "
+            "'path/to/file.py:name' or 'package.module.name'."
+        )
+    function = plugins.load(spec, f"Reward {spec!r}", RewardError)
+    if not callable(function):
+        raise RewardError(
+            f"Reward {spec!r} is a {type(function).__name__}; expected a function "
+            "fn(prompts, completions, answer, **columns) -> list of floats."
+        )
+    return function
+
+
+def combine_rewards(
+    functions: Sequence[tuple[str, Callable]],
+    weights: Sequence[float],
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    answer: Sequence[str],
+    **columns,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Weighted sum of reward functions: total_i = sum_f w_f r_fi.
+
+    Returns the total and each function's own unweighted rewards by name, all [N] float32. None
+    ("does not apply to this row") counts as 0, as in TRL. RewardError, naming the function, the
+    row and what came back, if a function raises, returns another number of entries than N, or
+    returns something that is not a finite number.
+    """
+    names = [name for name, _ in functions]
+    weights = [float(weight) for weight in weights]
+    if (
+        len(set(names)) != len(weights)
+        or len(names) != len(weights)
+        or not all(map(math.isfinite, weights))
+    ):
+        raise RewardError(
+            f"Expected distinct names and one finite weight for each: got {names} and {weights}."
+        )
+    given = {"prompts": prompts, "completions": completions, "answer": answer, **columns}
+    rewards = {}
+    for name, function in functions:
+        try:
+            values = function(**given)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit, asyncio's CancelledError, ...
+            raise RewardError(_raised(name, function, error, given)) from error
+        rewards[name] = _as_rewards(name, values, completions)
+    total = np.zeros(len(completions), np.float32)
+    for name, weight in zip(names, weights, strict=True):
+        total += np.float32(weight) * rewards[name]
+    return total, rewards
+
+
+def _raised(name: str, function: Callable, error: BaseException, given: dict) -> str:
+    if isinstance(error, TypeError):
+        try:
+            inspect.signature(function).bind(**given)
+        except ValueError:  # it tells no signature
+            pass
+        except TypeError as mismatch:
+            return (
+                f"Reward {name!r} cannot be called with {', '.join(given)}: {mismatch}; expected "
+                "fn(prompts, completions, answer, **columns)."
+            )
+    file = plugins.file_of(function)
+    place = plugins.place_of(error, file) if file else ""
+    rows = f"rows 0 to {len(given['completions']) - 1}"
+    return f"Reward {name!r} raised {plugins.one_line(error)} for {rows}{place}."
+
+
+def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
+    rows = len(completions)
+    if inspect.iscoroutine(values):
+        values.close()  # or Python says that nobody awaited it
+    listed = hasattr(values, "__len__") and not isinstance(
+        values, str | bytes | dict | set | frozenset
+    )
+    found = f"{len(values)} entries" if listed else f"a {type(values).__name__}"
+    if not listed or len(values) != rows:
+        raise RewardError(
+            f"Reward {name!r} returned {plugins.one_line(values)}, {found}; "
+            f"expected a list of {rows} numbers, one for each completion."
+        )
+    rewards = np.zeros(rows, np.float32)
+    for row, value in enumerate(values):
+        number = _finite(value)
+        if number is None:
+            raise RewardError(
+                f"Reward {name!r} returned {plugins.one_line(value)} for row {row}, the "
+                f"completion {plugins.one_line(completions[row], 60)}; expected a finite number, "
+                "or None for 0."
+            )
+        rewards[row] = number
+    return rewards
+
+
+def _finite(value) -> float | None:
+    """The value as a number that float32 can hold (None is 0); None if it is no such number."""
+    if value is None:
+        return 0.0
+    try:
+        number = math.nan if isinstance(value, str | bytes) or np.ndim(value) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if abs(number) <= float(np.finfo(np.float32).max) else None
+
+
+def try_rewards(
+    functions: Sequence[tuple[str, Callable]],
+    weights: Sequence[float],
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    answer: Sequence[str],
+    *,
+    patience: float = 30.0,
+    **columns,
+) -> None:
+    """Calls every function once, as `combine_rewards` does, before a run spends any time.
+
+    After `patience` seconds in one function it is said on stderr which one is slow: some hang, and
+    some ask a slow judge.
+
+    Raises:
+      RewardError: as `combine_rewards`; if no function pays for any of the completions.
+    """
+    paid: list[bool] = []
+
+    def watched(name: str, function: Callable) -> Callable:
+        def call(**given):
+            told = f"reward {name!r} has been at {len(completions)} completions for {patience:g} s"
+            timer = threading.Timer(patience, print, [told], {"file": sys.stderr, "flush": True})
+            timer.daemon = True
+            timer.start()
+            try:
+                values = function(**given)
+            finally:
+                timer.cancel()
+            if hasattr(values, "__len__"):
+                paid.extend(value is not None for value in values)
+            return values
+
+        call.__wrapped__ = function  # whose signature and file a mistake is told by
+        return call
+
+    watching = [(name, watched(name, function)) for name, function in functions]
+    combine_rewards(watching, weights, prompts, completions, answer, **columns)
+    if not any(paid):
+        names = ", ".join(name for name, _ in functions)
+        raise RewardError(
+            f"Reward {names} returned None for each of {len(completions)} completions; expected a "
+            "number for some."
+        )
+
+
+_TRIED = 1024  # completions of a prompt, at most, before a run
+
+
+class RewardFunctions(NamedTuple):
+    """Loaded reward functions by name, and their weights."""
+
+    functions: list[tuple[str, Callable]]
+    weights: list[float]
+
+
+def load_rewards(section: Any, own: Sequence[Callable] | None = None) -> RewardFunctions:
+    """The functions of `config.RewardSection`, or one's `own`, with its weights."""
+    if own is None:
+        for spec in section.functions:
+            if not isinstance(spec, str):
+                raise UserError(f"reward.functions has the entry {spec!r}; expected a name")
+        loaded = [load_reward(spec) for spec in section.functions]
+        names = [spec.rpartition(":")[2] for spec in section.functions]
+    else:
+        loaded = list(own)
+        names = [getattr(function, "__name__", type(function).__name__) for function in loaded]
+    if not loaded:
+        raise UserError("reward.functions is empty: expected at least one, as [accuracy]")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"reward.functions has two functions {twice[0]!r}; expected distinct names")
+    weights = section.weights or [1.0] * len(loaded)
+    if len(weights) != len(loaded):
+        raise UserError(
+            f"reward.weights has {len(weights)} entries, reward.functions {len(loaded)}"
+        )
+    if not np.isfinite(weights).all():
+        raise UserError(f"reward.weights is {weights}; expected finite numbers")
+    return RewardFunctions(list(zip(names, loaded, strict=True)), weights)
+
+
+def try_on_problems(
+    paid: RewardFunctions, problems: Problems, num_generations: int, told: str
+) -> None:
+    """Calls the reward functions once, before weights are loaded, on G completions of each of two
+    problems: the gold answer, well-formed, and an empty text by turns.
+
+    Args:
+      told: the data set, for the sentence.
+
+    Raises:
+      RewardError: naming the function, the rows, and what came back or was raised, and where.
+    """
+    indices = range(min(2, len(problems.tokens)))
+    rows = np.repeat(indices, min(num_generations, _TRIED))
+    good = "<think>\nIt is {0}.\n</think>\n<answer>{0}</answer>"
+    prompts = [problems.texts[i] for i in rows]
+    texts = [
+        good.replace("{0}", problems.answers[i]) if n % 2 == 0 else "" for n, i in enumerate(rows)
+    ]
+    texts = [
+        text.removeprefix("<think>") if prompt.rstrip().endswith("<think>") else text
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+    try:
+        try_rewards(
+            paid.functions,
+            paid.weights,
+            prompts,
+            texts,
+            [problems.answers[i] for i in rows],
+            **_columns(problems, rows),
+        )
+    except RewardError as error:
+        numbers = " and ".join(str(problems.rows[i] + 1) for i in indices)
+        raise RewardError(
+            f"{str(error).rstrip('.')} (tried before the run, on the problems {numbers} of {told})."
+        ) from error
+
+
+def _columns(problems: Problems, rows: np.ndarray) -> dict[str, list]:
+    names = sorted({name for i in rows for name in problems.columns[i]})
+    reserved = ("prompts", "completions", "answer", "functions", "weights")
+    return {
+        name: [problems.columns[i].get(name) for i in rows]
+        for name in names
+        if name not in reserved
+    }

@@ -1,0 +1,151 @@
+"""Messages, progress bars, compilations, the environment. The home of tqdm."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import tqdm
+
+from iapo_jax.errors import UserError, printable
+from iapo_jax.runtime.files import replace_file
+
+_PACKAGES = ("iapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers",
+             "datasets", "numpy")  # fmt: skip
+
+
+_COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+_compiles = 0
+
+
+def _count_compiles(event: str, duration: float, **_: Any) -> None:
+    global _compiles
+    _compiles += event == _COMPILE_EVENT
+
+
+jax.monitoring.register_event_duration_secs_listener(_count_compiles)
+
+
+def compiles() -> int:
+    """Programs that this process has compiled (or taken from the persistent cache) so far."""
+    return _compiles
+
+
+def use_compilation_cache(directory: str) -> None:
+    """Keeps compiled programs in a private directory, so that the next run starts faster."""
+    if not directory:
+        return
+    path = Path(directory).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home to expand ~ to
+        if is_writer():
+            print(f"log.compilation_cache: going on without one: {error}", file=sys.stderr)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def is_writer() -> bool:
+    """Whether this process writes files: the first one does."""
+    return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+    """Prints, once for all processes; where nobody reads any more (`| head`), the work goes on.
+
+    Texts of data rows may be among it: control characters are spelled out.
+    """
+    if not is_writer():
+        return
+    try:
+        print(printable(text), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and the commit of the working directory."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "devices": [str(device) for device in jax.devices()],
+        "processes": jax.process_count(),
+        "commit": git.stdout.strip() or None,
+        "directory": os.getcwd(),  # relative paths of the config begin there
+    }
+
+
+def write_environment(output_dir: Path) -> None:
+    """env.json: what `environment` says."""
+    text = json.dumps(environment(), indent=2) + "\n"
+    replace_file(output_dir / "env.json", text)
+
+
+def progress_bar(
+    first: int, last: int, *, unit: str = "step", shown: bool, leave: bool = True
+) -> tqdm.tqdm:
+    """A bar over the steps (or other units) first .. last; in a file, a line every half minute.
+
+    Args:
+      leave: keep it on the screen when it is done.
+    """
+    return tqdm.tqdm(
+        total=last,
+        initial=first,
+        leave=leave,
+        disable=not (shown and is_writer()),
+        dynamic_ncols=True,
+        unit=unit,
+        smoothing=0.1,
+        mininterval=0.1 if sys.stderr.isatty() else 30.0,
+    )
+
+
+def say_memory(programs: dict[str, Any]) -> None:
+    """Compiles lowered programs and tells, of each as it is done, its memory on a device.
+
+    Raises:
+      UserError: after the last, if a compiler found one of them too large for its device.
+    """
+    say(f"{'program':<10} {'arguments':>12} {'temporary':>12} {'output':>12}   MiB a device")
+    large = []
+    for name, lowered in programs.items():
+        try:
+            memory = lowered.compile().memory_analysis()
+        except jax.errors.JaxRuntimeError as error:
+            if not str(error).startswith("RESOURCE_EXHAUSTED"):
+                raise
+            large.append(name)
+            reason = str(error).partition(": ")[2].strip().partition("\n")[0]
+            say(f"{name:<10} does not fit: {reason:.200}")
+            continue
+        sizes = (
+            memory.argument_size_in_bytes,
+            memory.temp_size_in_bytes,
+            memory.output_size_in_bytes,
+        )
+        say(f"{name:<10} " + " ".join(f"{size / 2**20:>12.1f}" for size in sizes))
+    if large:
+        raise UserError(
+            f"the memory of a device is too small for {' and '.join(large)}; expected a mesh of "
+            "more devices, smaller micro-batches, or model.remat=true"
+        )

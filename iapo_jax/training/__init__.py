@@ -1,0 +1,1 @@
+"""One training step and what is around it: set-up, update, checkpoints, run directory."""

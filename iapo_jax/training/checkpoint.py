@@ -1,0 +1,334 @@
+"""Checkpoints of a `TrainState` in `OUTPUT_DIR/checkpoints`; the home of orbax.
+
+A checkpoint is there once it is whole: orbax renames its directory when all is written, and only
+then are older ones deleted. With it goes a digest of each array, bit by bit, which is compared
+after reading: damage is found whichever file or disk it comes from, on any mesh.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+
+from iapo_jax.errors import RunError, UserError
+from iapo_jax.model.checksums import digests
+from iapo_jax.runtime.processes import any_process, connection_lost
+
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file, and says twice
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint is not what was saved: files are missing, cut off or changed."""
+
+
+class _Named:
+    """Preserves the checkpoints of steps that are told when they are asked for."""
+
+    def __init__(self, steps: Callable[[], Collection[int]]):
+        self._steps = steps
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """orbax's `PreservationPolicy`."""
+        return [one.step in self._steps() for one in checkpoints]
+
+
+class Checkpoints:
+    """Saves asynchronously, keeps the newest, restores into the shardings of the current mesh.
+
+    The directory is made by the first `save`.
+
+    Args:
+      keep: so many newest checkpoints; 0 = all.
+      writes: this process holds the directory. Otherwise a run may be writing here: nothing is
+        deleted, not even what is half written.
+    """
+
+    def __init__(self, output_dir: Path, keep: int = 0, *, writes: bool = False):
+        self.directory, self.keep = (output_dir / "checkpoints").absolute(), keep
+        self.writes = writes
+        self._preserved: Collection[int] = ()
+        self._writing: int | None = None  # the step that is not known to be committed
+
+    @cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        newest = policies.LatestN(self.keep or None)
+        kept = policies.AnyPreservationPolicy([newest, _Named(lambda: self._preserved)])
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=kept,
+            create=self.writes,
+            read_only=not self.writes,
+        )
+        if self.writes:
+            self._sweep("*")  # after a run that was killed while it wrote
+        return ocp.CheckpointManager(
+            self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
+
+    def steps(self) -> list[int]:
+        """Steps with a committed checkpoint, oldest first."""
+        return sorted(self._manager.all_steps()) if self.directory.is_dir() else []
+
+    def compile(self, state: Any) -> None:
+        """Compiles what `save` computes of such a state, before the first step."""
+        _describe(_tree(state))
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        preserved: Collection[int] = (),
+        notes: dict[str, Any] | None = None,
+    ) -> None:
+        """Begins to write `state`; it is committed by the next `save` or `close`.
+
+        Args:
+          preserved: steps that stay beside the newest.
+          notes: what JSON can hold, for `notes`.
+
+        Raises:
+          RunError: if this one, or the one before, cannot be written; earlier ones are whole.
+        """
+        self._preserved = tuple(preserved)
+        tree = _tree(state)
+        with self._told():
+            self._manager.wait_until_finished()
+            if step in self._manager.all_steps():
+                return
+            self._writing = step
+            about = {"digests": _describe(tree), "notes": notes or {}}
+            about["seal"] = _seal(about)
+            args = ocp.args.StandardSave(tree)
+            if not self._manager.save(step, args=args, custom_metadata=about):
+                raise RuntimeError(f"there are later checkpoints (steps {self.steps()})")
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong in writing becomes one sentence; what was half written goes."""
+        try:
+            yield
+        except Exception as error:  # orbax passes on those of tensorstore, asyncio and the system
+            step, self._writing = self._writing, None
+            self._sweep(str(step))
+            vars(self).pop("_manager", None)  # it would raise the same again when it is closed
+            if connection_lost(error):
+                raise
+            whole = [int(p.name) for p in self.directory.glob("*") if p.name.isdecimal()]
+            raise RunError(
+                f"checkpoint {self.directory / str(step)} could not be written: "
+                f"{_reason(error)}; the earlier ones (steps {sorted(whole)}) are whole"
+            ) from error
+
+    def _sweep(self, step: str) -> None:
+        """Deletes what is half written."""
+        if jax.process_index() == 0:
+            for leftover in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """What was given to `save` beside the state."""
+        return self._look(step)[0]["notes"]
+
+    def _look(self, step: int) -> tuple[dict[str, Any], Any]:
+        """What is noted with a checkpoint, and the tree of what orbax knows of its arrays."""
+        if not (self.directory / str(step) / "_CHECKPOINT_METADATA").is_file():
+            raise ValueError("it has no _CHECKPOINT_METADATA")
+        found = self._manager.metadata(step)
+        about = json.loads(json.dumps(found.custom_metadata or {}))
+        if "digests" not in about:
+            raise ValueError("the digests of its arrays are missing")
+        if about.get("seal") != _seal(about):
+            raise ValueError("what is noted with it is not what was saved")
+        return about, found.item_metadata.tree
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state of a step, on the shardings of `like` (arrays, or shapes with shardings).
+
+        Raises:
+          UserError: if the checkpoint does not fit the configured model and optimizer.
+          DamagedCheckpoint: naming the first thing that is not what was saved.
+        """
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
+        with self._read(step):
+            noted, arrays = self._look(step)
+            about, saved = noted["digests"], _shapes(arrays)
+            if {name: list(shape) for name, shape in saved.items()} != {
+                name: shape for name, (shape, _) in about.items()
+            }:
+                raise ValueError("its arrays are not those that were saved")
+        wanted = _shapes(target)
+        for name in sorted(saved | wanted):
+            if saved.get(name) != wanted.get(name):
+                field = "algorithm.adapt's " if name.startswith("memory") else ""
+                raise UserError(
+                    f"checkpoint {self.directory / str(step)} does not fit this config: {field}"
+                    f"{name} is {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} "
+                    "here"
+                )
+        with self._read(step):
+            found = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        with self._read(step):
+            for name, described in _describe(found).items():
+                if described != about[name]:
+                    raise ValueError(f"{name} is not what was saved (another digest)")
+        return type(like)(**found)
+
+    @contextlib.contextmanager
+    def _read(self, step: int) -> Iterator[None]:
+        reason = None
+        try:
+            yield
+        except Exception as error:  # damage can raise anything
+            if connection_lost(error):
+                raise
+            reason = _reason(error)
+        if any_process(reason is not None):
+            raise DamagedCheckpoint(
+                f"checkpoint {self.directory / str(step)} is damaged: "
+                f"{reason or 'another process cannot read it'}"
+            )
+
+    def restore_whole(
+        self, steps: Sequence[int], like: Callable[[int], Any]
+    ) -> tuple[int, Any, list[DamagedCheckpoint]]:
+        """The first of `steps` that is whole, its state, and what is wrong with those before it.
+
+        Args:
+          like: step -> what `restore` takes.
+
+        Raises:
+          UserError: if none is whole, or if it does not fit (as `restore`).
+        """
+        damaged: list[DamagedCheckpoint] = []
+        for step in steps:
+            try:
+                return step, self.restore(step, like(step)), damaged
+            except DamagedCheckpoint as error:
+                damaged.append(error)
+        if len(damaged) == 1:
+            raise damaged[0]
+        told = "; ".join(map(str, damaged))
+        raise UserError(f"{self.directory} holds no whole checkpoint: {told}")
+
+    def set_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint to `OUTPUT_DIR/damaged`, since its step is written again."""
+        place = self.directory.parent / "damaged"
+        target = place / str(step)
+        number = 1
+        while target.exists():
+            number += 1
+            target = place / f"{step}_{number}"
+        if jax.process_index() == 0:
+            place.mkdir(exist_ok=True)
+            os.replace(self.directory / str(step), target)
+        any_process(False)  # waits until it is gone
+        self._manager.reload()
+        return target
+
+    def saved_memory(self, step: int, place: Any) -> Any:
+        """Shapes of a state's `memory` as they were saved, to restore it without its meaning.
+
+        Raises:
+          DamagedCheckpoint: if the checkpoint cannot tell.
+        """
+        with self._read(step):
+            saved = self._manager.item_metadata(step).tree.get("memory") or ()
+            shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
+            found = jax.tree.map(shape, saved)
+        return found
+
+    def forget_after(self, step: int) -> None:
+        """Deletes later checkpoints: a run that goes back writes these steps again."""
+        for later in self.steps():
+            if later > step:
+                self._manager.delete(later)
+
+    def wait(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+          RunError: if it cannot be written.
+        """
+        with self._told():
+            self._manager.wait_until_finished()
+            self._writing = None
+
+    def close(self) -> None:
+        """Waits until everything is on disk.
+
+        Raises:
+          RunError: if it cannot be written.
+        """
+        if "_manager" in vars(self):
+            self.wait()
+            self._manager.close()
+
+
+def _tree(state: Any) -> dict[str, Any]:
+    """The fields of a state that hold something: checkpoints need not know of the others."""
+    return {name: value for name, value in state._asdict().items() if jax.tree.leaves(value)}
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    name = partial(jax.tree_util.keystr, simple=True, separator=".")
+    return {name(path): tuple(leaf.shape) for path, leaf in leaves}
+
+
+def _seal(about: dict[str, Any]) -> str:
+    """A digest of what is noted beside the arrays."""
+    told = {name: value for name, value in about.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _describe(tree: dict[str, Any]) -> dict[str, list]:
+    """[shape, digest] of each array, by its name."""
+    shapes, numbers = _shapes(tree), digests(tree).values()
+    return {
+        name: [list(shape), number]
+        for (name, shape), number in zip(shapes.items(), numbers, strict=True)
+    }
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error; of one that wraps another, that other's."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{lines[0]:.300}"
+
+
+def step_to_resume(checkpoints: Checkpoints, resume: str, *, option: str = "resume") -> int | None:
+    """The step that `option` asks for: auto, never, or a number. None: start from the beginning.
+
+    Only `resume` may be never: what is asked of an export is a checkpoint.
+
+    Raises:
+      UserError: if the checkpoint is not there, or is there and must not be.
+    """
+    steps = checkpoints.steps()
+    if resume == "auto":
+        return steps[-1] if steps else None
+    if resume == "never" and option == "resume":
+        if steps:
+            raise UserError(
+                f"resume is never, but {checkpoints.directory} holds checkpoints (steps {steps}): "
+                "choose another output_dir, or remove it"
+            )
+        return None
+    if not resume.isdecimal() or int(resume) not in steps:
+        words = "auto, never or" if option == "resume" else "auto or"
+        raise UserError(
+            f"{option} is {resume!r}; expected {words} one of the steps {steps} that "
+            f"{checkpoints.directory} holds"
+        )
+    return int(resume)

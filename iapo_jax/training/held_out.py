@@ -1,0 +1,133 @@
+"""The evaluation set of a training run: sampled before the first step and after the last.
+
+Nothing depends on it; which checkpoint is kept is decided on another set (`model_selection`).
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from iapo_jax.config.schema import TrainConfig
+from iapo_jax.data import problems as data
+from iapo_jax.data import prompts
+from iapo_jax.data.questions import check_overlap
+from iapo_jax.evaluation import metrics
+from iapo_jax.evaluation.metrics import figure_terms
+from iapo_jax.evaluation.records import Record
+from iapo_jax.evaluation.sampling import Protocol, describe, evaluate_to, make_task
+from iapo_jax.evaluation.summary import summarise
+from iapo_jax.pretrained.loaded import Run
+from iapo_jax.runtime.files import replace_file
+from iapo_jax.types import Params
+
+
+class HeldOut:
+    """The evaluation set of `config.EvalSection`, sampled before and after a run.
+
+    Args:
+      training: the questions of all training rows, those of the selection split among them.
+
+    Raises:
+      UserError: if it cannot be read, or shares a question with the training data.
+    """
+
+    def __init__(self, config: TrainConfig, run: Run, training: Sequence[Any]):
+        self.config, self.run, self.task = config, run, None
+        self.notes: list[str] = []  # what was done to its rows
+        section = config.eval
+        if not section.dataset:
+            return
+        self.loaded = data.load_section(section, "eval.dataset")
+        problems = data.make_problems(
+            self.loaded.rows,
+            run.pretrained.tokenizer,
+            prompts.resolve_prompt(config.prompt, self.loaded.prompt),
+            config.data.max_prompt_length,
+            loaded=self.loaded,
+        )
+        limit = config.data.max_prompt_length
+        long = data.told_left_out(problems, self.loaded, limit, strict=section.strict)
+        self.notes = [*self.loaded.notes, *long]
+        check_overlap(
+            training,
+            [row.question for row in self.loaded.rows],
+            repr(config.data.dataset),
+            f"eval.dataset {section.dataset!r}",
+        )
+        protocol = Protocol(
+            seed=config.seed,
+            num_samples=section.num_samples,
+            max_completion_length=config.sampling.max_completion_length,
+            temperature=section.temperature,
+            top_p=section.top_p,
+            top_k=section.top_k,
+            end_of_thinking=config.information.end_of_thinking,
+            prompts_per_batch=section.prompts_per_batch,
+            gather_weights=section.gather_weights,
+            inspected=section.inspect,
+        )
+        self.task = make_task(run, problems, protocol, field="eval")
+
+    def before(self, params: Params) -> Record | None:
+        """The start model's record; what was sampled of it before is not sampled again."""
+        return self._record(params, "before", None)
+
+    def after(self, params: Params, step: int) -> Record | None:
+        """The record of the checkpoint that was chosen."""
+        return self._record(params, "after", step)
+
+    def _record(self, params: Params, name: str, step: int | None) -> Record | None:
+        if self.task is None:
+            return None
+        record = describe(
+            self.task,
+            params,
+            model=name,
+            dataset=self.config.eval.dataset,
+            dataset_name=self.loaded.name,
+            source=self.config.model.path if step is None else str(self.run.output_dir),
+            step=step,
+        )
+        return evaluate_to(
+            self.run.output_dir / "eval",
+            name,
+            self.task,
+            params,
+            record,
+            information=self.config.information,
+            replace=True,
+            shown=self.config.log.progress,
+        )
+
+    def compare(self, before: Record, after: Record) -> str:
+        """Writes eval/summary.json and returns the table."""
+        told = summarise([before, after])
+        path = self.run.output_dir / "eval" / "summary.json"
+        replace_file(path, json.dumps(told, indent=2) + "\n")
+        return before_and_after(before, after)
+
+
+def before_and_after(before: Record, after: Record) -> str:
+    """The table of a run as text, with the paired difference."""
+    parts = [figure_terms(one.outcomes()) for one in (before, after)]
+    drawn = metrics.resample(len(before.rows))
+    labels = {
+        "accuracy": ("accuracy", "{:.3f}", 1),
+        "length": ("mean length (tokens)", "{:.1f}", 1),
+        "ratio@1": ("accuracy per 100 tokens", "{:.2f}", 100),
+    }
+    lines = [f"{'':<24} {'before':<24} {'after':<24} {'difference':<24}"]
+    for name, (label, form, factor) in labels.items():
+        columns = [metrics.estimate([part[name]], drawn) for part in parts]
+        columns.append(metrics.difference([parts[1][name]], drawn, [parts[0][name]], drawn))
+        cells = []
+        for index, column in enumerate(columns):
+            one = form.replace(":", ":+") if index == 2 else form
+            value, low, high = (one.format(factor * x) for x in column)
+            cells.append(f"{f'{value} [{low}, {high}]':<24}")
+        lines.append(f"{label:<24} {' '.join(cells)}")
+    cut = [f"{100 * part['cut_share'].numerator.mean():.1f}%" for part in parts]
+    lines.append(f"{'cut at the limit':<24} {cut[0]:<24} {cut[1]:<24}")
+    count, samples = len(before.rows), before.settings["num_samples"]
+    lines.append(f"{count} held-out problems, {samples} sample(s) each; [95% intervals]")
+    return "\n".join(line.rstrip() for line in lines)

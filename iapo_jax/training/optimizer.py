@@ -1,0 +1,166 @@
+"""One optimizer update of a sharded state, from a loss that adds up over micro-batches.
+
+Shared by reinforcement learning and supervised fine-tuning; the home of optax.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from iapo_jax.config.schema import OptimizerSection
+from iapo_jax.errors import UserError
+from iapo_jax.sharding import micro_batches, param_shardings, replicated
+from iapo_jax.types import Array, Mean, Params
+
+
+class TrainState(NamedTuple):
+    """All that training changes; every random draw comes from (seed, step)."""
+
+    step: Array  # int32; optimizer updates done
+    params: Params
+    opt_state: Any
+    memory: Any = ()  # of `adaptation`: what hyper-parameters that follow the run remember
+
+
+def make_schedule(section: OptimizerSection, updates: int) -> optax.Schedule:
+    """Learning rate by update: a linear rise, then the decay of `lr_scheduler_type`."""
+    rest = max(updates - section.warmup_steps, 1)
+    peak = section.learning_rate
+    decays = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+    }
+    if section.lr_scheduler_type not in decays:
+        raise UserError(
+            f"optimizer.lr_scheduler_type is {section.lr_scheduler_type!r}; "
+            f"expected one of {', '.join(decays)}"
+        )
+    decay = decays[section.lr_scheduler_type]()
+    if not section.warmup_steps:
+        return decay
+    rise = optax.linear_schedule(0.0, peak, section.warmup_steps)
+    return optax.join_schedules([rise, decay], [section.warmup_steps])
+
+
+@lru_cache(maxsize=32)
+def make_optimizer(section: OptimizerSection, updates: int) -> optax.GradientTransformation:
+    """AdamW, clipped by the global norm; norms and biases are not decayed.
+
+    The same arguments give the same object, so that a second run finds its compiled programs.
+    """
+    adamw = optax.adamw(
+        make_schedule(section, updates),
+        b1=section.adam_beta1,
+        b2=section.adam_beta2,
+        eps=section.adam_epsilon,
+        weight_decay=section.weight_decay,
+        mask=_matrices,
+    )
+    if not section.max_grad_norm:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(section.max_grad_norm), adamw)
+
+
+def _matrices(params: Params) -> Any:
+    names = ("kernel", "embedding", "head")
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in names, params)
+
+
+def state_shardings(
+    mesh: Mesh, optimizer: optax.GradientTransformation, params: Any, memory: Any = ()
+) -> TrainState:
+    """Where a state lies: moments beside their parameters, counters and memory everywhere."""
+    places = param_shardings(mesh, params)
+    opt_places = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, place: place,
+        jax.eval_shape(optimizer.init, params),
+        places,
+        transform_non_params=lambda _: replicated(mesh),
+    )
+    memory_places = jax.tree.map(lambda _: replicated(mesh), memory)
+    return TrainState(replicated(mesh), places, opt_places, memory_places)
+
+
+def new_state(
+    optimizer: optax.GradientTransformation, params: Params, memory: Any = ()
+) -> TrainState:
+    """A state at step 0, with a copy of `params`, so that the state can be donated."""
+    copy = partial(jax.tree.map, jnp.copy)
+    return TrainState(jnp.int32(0), copy(params), optimizer.init(params), copy(memory))
+
+
+def abstract_state(
+    mesh: Mesh, optimizer: optax.GradientTransformation, params: Params, memory: Any = ()
+) -> TrainState:
+    """Shapes and shardings of `init_state`, from shapes of parameters; nothing is computed."""
+    shapes = jax.eval_shape(partial(new_state, optimizer), params, memory)
+    places = state_shardings(mesh, optimizer, params, memory)
+    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+    return jax.tree.map(place, shapes, places)
+
+
+def init_state(
+    mesh: Mesh, optimizer: optax.GradientTransformation, params: Params, memory: Any = ()
+) -> TrainState:
+    """`new_state`, placed on the mesh."""
+    places = state_shardings(mesh, optimizer, params, memory)
+    return jax.jit(partial(new_state, optimizer), out_shardings=places)(params, memory)
+
+
+def accumulate_gradients(
+    loss: Callable[[Params, Any], tuple[Array, dict[str, Mean]]],
+    params: Params,
+    batch: Any,
+    count: int,
+) -> tuple[Params, Array, dict[str, Mean]]:
+    """Gradient, loss and metrics summed over `count` micro-batches of `batch`.
+
+    `loss(params, micro_batch)` is that micro-batch's share of the whole loss: its denominators are
+    those of the whole batch, so the sum does not depend on `count`.
+    """
+    pull = jax.value_and_grad(loss, has_aux=True)
+    if count == 1:
+        (value, metrics), gradient = pull(params, batch)
+        return gradient, value, metrics
+
+    def add(total, part):
+        (value, metrics), gradient = pull(params, part)
+        return jax.tree.map(jnp.add, total, (gradient, value, metrics)), None
+
+    parts = micro_batches(batch, count)
+    (value, metrics), gradient = jax.eval_shape(pull, params, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (gradient, value, metrics))
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def apply_gradient(
+    mesh: Mesh,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    gradient: Params,
+    loss: Array,
+) -> tuple[TrainState, dict[str, Array]]:
+    """The next state, on the shardings of `init_state`; metrics loss, grad_norm and skipped.
+
+    The norm is that before clipping. Where it, the loss or the norm of the new parameters is not
+    finite, the update is skipped: the state stays as it was, the moments and the counters of the
+    optimizer too.
+    """
+    norm = optax.tree.norm(gradient)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    size = optax.tree.norm(params)
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss) & jnp.isfinite(size)
+    new = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+    new = jax.tree.map(lambda x, old: jnp.where(finite, x, old), new, state)
+    # Left to itself XLA moves some leaves, and the programs of a step are compiled once more.
+    places = state_shardings(mesh, optimizer, params, state.memory)
+    told = {"loss": loss, "grad_norm": norm, "skipped": 1.0 - finite}
+    return jax.lax.with_sharding_constraint(new, places), told

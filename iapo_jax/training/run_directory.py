@@ -1,0 +1,177 @@
+"""What every run begins and ends with: devices, model, run directory, final export."""
+
+import contextlib
+import dataclasses
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from iapo_jax.config.checks import check_writable
+from iapo_jax.config.loading import load_run_config, to_yaml
+from iapo_jax.config.schema import SftConfig, TrainConfig
+from iapo_jax.errors import UserError
+from iapo_jax.pretrained import directory as pretrained
+from iapo_jax.pretrained.loaded import Run
+from iapo_jax.runtime.console import is_writer, say, write_environment
+from iapo_jax.runtime.files import replace_file, writing
+from iapo_jax.runtime.interruption import listening
+from iapo_jax.runtime.locks import held
+from iapo_jax.runtime.processes import on_first
+from iapo_jax.sharding import fetch
+from iapo_jax.training.checkpoint import Checkpoints, step_to_resume
+from iapo_jax.training.optimizer import TrainState
+from iapo_jax.types import Params
+
+
+@contextlib.contextmanager
+def run_directory(run: Run, config: Any) -> Iterator[Checkpoints]:
+    """Makes the run directory, holds it for this run alone, and opens its checkpoints.
+
+    SIGTERM and SIGINT are heard by `interruption` meanwhile.
+
+    Raises:
+      UserError: if nothing can be written there, another run holds it, or `config.resume` asks for
+        what it lacks; before weights are loaded.
+      RunError: if it cannot be written any more.
+    """
+    checkpoints = Checkpoints(run.output_dir, config.log.save_total_limit, writes=True)
+    with contextlib.ExitStack() as stack:
+        check_writable(checkpoints.directory, "the directory of checkpoints")
+        _step_to_resume(Checkpoints(run.output_dir), config)  # before anything is made
+        on_first(lambda: _make_directory(run, stack), ())
+        stack.enter_context(listening())
+        stack.callback(checkpoints.close)
+        with writing(run.output_dir):
+            yield checkpoints
+
+
+def _make_directory(run: Run, stack: contextlib.ExitStack) -> tuple:
+    try:
+        run.output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run.output_dir):
+            pass
+        lock = run.output_dir / ".lock"
+        if not stack.enter_context(held(lock, instead="another output_dir", sign=True)):
+            say("note: the disk of output_dir has no locks: a second run here would not be noticed")
+    except OSError as error:
+        raise UserError(f"output_dir {str(run.output_dir)!r} cannot be written: {error}") from None
+    return ()
+
+
+def _step_to_resume(checkpoints: Checkpoints, config: Any) -> int | None:
+    step = step_to_resume(checkpoints, config.resume)
+    if step is not None and step > config.max_steps:
+        raise UserError(
+            f"max_steps is {config.max_steps}, but the checkpoint to resume from is of step {step} "
+            f"({checkpoints.directory}): expected at least {step}, or another output_dir"
+        )
+    return step
+
+
+def resume_state(
+    checkpoints: Checkpoints, config: Any, like: TrainState
+) -> tuple[TrainState | None, int, dict[str, Any]]:
+    """The state to go on from, its step, and what was noted with it; (None, 0, {}) at the start.
+
+    With resume=auto a damaged checkpoint is moved aside, and the newest whole one is taken.
+
+    Args:
+      like: shapes with shardings.
+
+    Raises:
+      UserError: if what is there is damaged, or does not fit; if a checkpoint would not fit on the
+        disk.
+    """
+    step = _step_to_resume(checkpoints, config)
+    on_first(lambda: _check_space(checkpoints, config, like), ())
+    if step is None:
+        return None, 0, {}
+    on_first(lambda: _compare_configs(checkpoints.directory.parent / "config.yaml", config), ())
+    asked = checkpoints.steps()[::-1] if config.resume == "auto" else [step]
+    found, state, damaged = checkpoints.restore_whole(asked, lambda _: like)
+    for error, bad in zip(damaged, asked, strict=False):
+        say(f"note: {error}; moved to {checkpoints.set_aside(bad)}")
+    say(f"resuming from step {found} of {checkpoints.directory}")
+    checkpoints.forget_after(found)
+    return state, found, checkpoints.notes(found)
+
+
+def _compare_configs(path: Path, config: Any) -> tuple:
+    """Says in what the config differs from the one by which the run was begun.
+
+    Raises:
+      UserError: if that was another command.
+    """
+    if not path.is_file():
+        return ()
+    before = load_run_config(path)
+    if type(before) is not type(config):
+        kinds = {TrainConfig: "iapo_jax.train", SftConfig: "iapo_jax.sft"}
+        raise UserError(
+            f"output_dir {config.output_dir!r} holds a run of {kinds[type(before)]}; expected one "
+            f"of {kinds[type(config)]}, or another output_dir"
+        )
+    there, here = (_flat(dataclasses.asdict(one)) for one in (before, config))
+    free = ("mesh.", "log.", "resume", "max_steps", "max_sampled_tokens", "output_dir")
+    names = sorted(
+        n for n in there | here if there.get(n) != here.get(n) and not n.startswith(free)
+    )
+    if names:
+        say(f"note: the run was begun with another {', '.join(names)}")
+    return ()
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return flat
+
+
+def _check_space(checkpoints: Checkpoints, config: Any, like: TrainState) -> tuple:
+    """Whether the disk holds one more checkpoint, and a word where it will not hold all."""
+    one = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
+    usage = shutil.disk_usage(checkpoints.directory.parent)
+    gib = lambda size: f"{size / 2**30:.3g} GiB"  # noqa: E731
+    if usage.total and usage.free < one:
+        raise UserError(
+            f"output_dir {config.output_dir!r} is on a disk with {gib(usage.free)} free, but one "
+            f"checkpoint takes {gib(one)}"
+        )
+    missing = max(config.log.save_total_limit + 1 - len(checkpoints.steps()), 1)
+    if usage.total and usage.free < missing * one:
+        say(
+            f"note: output_dir has {gib(usage.free)} free; the checkpoints that are kept "
+            f"(log.save_total_limit) and a new one may take {gib(missing * one)} more"
+        )
+    return ()
+
+
+def prepare_directory(run: Run, config: Any) -> None:
+    """config.yaml and env.json of the run directory."""
+    if not is_writer():
+        return
+    replace_file(run.output_dir / "config.yaml", to_yaml(config))
+    write_environment(run.output_dir)
+
+
+def export_final(run: Run, params: Params) -> Path:
+    """Writes `OUTPUT_DIR/hf`, which transformers opens as it is."""
+    directory = run.output_dir / "hf"
+    host = fetch(params)
+    if is_writer():
+        with writing(directory):
+            pretrained.save_pretrained(
+                host,
+                run.pretrained.hf_config,
+                run.pretrained.tokenizer,
+                directory,
+                generation_config=run.pretrained.generation_config,
+            )
+    return directory

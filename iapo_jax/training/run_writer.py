@@ -1,0 +1,95 @@
+"""What a run writes down: metrics.jsonl, TensorBoard, completions, environment, a progress bar."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from iapo_jax.errors import UserError
+from iapo_jax.runtime.console import is_writer
+from iapo_jax.runtime.files import _write_lines, read_jsonl, replace_file
+
+
+class RunWriter:
+    """The files of a run directory. Rows after `resume_step` are dropped when a run goes on.
+
+    Of several processes only the first one writes.
+    """
+
+    def __init__(self, output_dir: Path, *, tensorboard: bool, resume_step: int = 0):
+        self.directory, self.rows = output_dir, 0
+        self._file = self._board = None
+        if not is_writer():
+            return
+        output_dir.mkdir(parents=True, exist_ok=True)
+        path = output_dir / "metrics.jsonl"
+        kept = [row for row in read_jsonl(path) if _step(row, path) <= resume_step]
+        _write_lines(path, kept)
+        self.rows = len(kept)
+        for folder in ("completions", "skipped"):
+            for written in (output_dir / folder).glob("step_*"):
+                number = written.name.removeprefix("step_").partition(".")[0]
+                if number.isdecimal() and int(number) > resume_step:
+                    written.unlink()  # of steps that are done again
+        self._file = path.open("a", encoding="utf-8")
+        if tensorboard:
+            self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=resume_step + 1)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """One row of metrics.jsonl, and the same to TensorBoard."""
+        if self._file is None:
+            return
+        told = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no NaN
+        self._file.write(json.dumps({"step": step, **told}) + "\n")
+        self._file.flush()
+        self.rows += 1
+        for name, value in told.items():
+            if self._board is not None and value is not None:
+                self._board.add_scalar(name, value, step)
+
+    def completions(self, step: int, rows: Iterable[dict]) -> None:
+        """completions/step_N.jsonl, one object a completion."""
+        if self._file is None:
+            return
+        path = self.directory / "completions" / f"step_{step}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        _write_lines(path, rows)
+
+    def skipped(
+        self, step: int, why: dict[str, Any], arrays: dict[str, np.ndarray], rows: Iterable[dict]
+    ) -> None:
+        """skipped/step_N: .json says what was not finite, .npz and .jsonl hold the batch."""
+        if self._file is None:
+            return
+        path = self.directory / "skipped" / f"step_{step}"
+        path.parent.mkdir(exist_ok=True)
+        replace_file(path.with_suffix(".json"), json.dumps({"step": step, **why}, indent=2) + "\n")
+        _write_lines(path.with_suffix(".jsonl"), rows)
+        partial = path.with_name(path.name + ".partial.npz")
+        np.savez_compressed(partial, **arrays)
+        os.replace(partial, path.with_suffix(".npz"))
+
+    def sync(self) -> None:
+        """Returns when all rows are on the disk: a checkpoint must not be newer than they are."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Ends both files; what cannot be written was told of where it was to be."""
+        for file in (self._file, self._board):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+
+
+def _step(row: dict, path: Path) -> int:
+    if not isinstance(row.get("step"), int):
+        raise UserError(f"{path}: a row has no whole number as its step: {row!r:.60}")
+    return row["step"]

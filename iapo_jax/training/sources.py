@@ -1,0 +1,188 @@
+"""Where parameters come from: a model directory, a hub name, a training run's checkpoint."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from iapo_jax.config.loading import load_run_config
+from iapo_jax.config.schema import (
+    LogSection,
+    MeshSection,
+    ModelSection,
+    SftConfig,
+    TrainConfig,
+)
+from iapo_jax.data import problems, prompts
+from iapo_jax.errors import UserError
+from iapo_jax.pretrained import directory, loaded, weights
+from iapo_jax.pretrained.directory import Pretrained
+from iapo_jax.pretrained.loaded import Run
+from iapo_jax.runtime.console import say
+from iapo_jax.runtime.files import read_json
+from iapo_jax.sharding import replicated
+from iapo_jax.training import optimizer as update
+from iapo_jax.training.checkpoint import Checkpoints, step_to_resume
+from iapo_jax.training.checkpoint_selection import chosen_step
+from iapo_jax.types import Params
+
+
+class Source(NamedTuple):
+    """Parameters on a mesh, and what is known of where they came from."""
+
+    run: Run
+    params: Params
+    step: int | None = None  # of a run's checkpoint
+
+
+def run_config(run_dir: Path) -> TrainConfig | SftConfig:
+    """The config of a run directory.
+
+    Raises:
+      UserError: if it is none.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run_dir} is no run directory: it has no config.yaml")
+    return load_run_config(path)
+
+
+def run_directory(text: str) -> tuple[Path, str] | None:
+    """(run directory, step) of `RUN_DIR` or `RUN_DIR/checkpoints/N`; None for anything else."""
+    path = Path(text).expanduser()
+    if (path / "config.json").is_file():  # a model directory, wherever it lies
+        return None
+    if path.parent.name == "checkpoints" and path.name.isdecimal():
+        return path.parent.parent, path.name
+    if (path / "config.yaml").is_file():
+        return path, "auto"
+    return None
+
+
+def training_run(text: str) -> Path | None:
+    """The run directory that a source was made in, as far as its place tells."""
+    found = run_directory(text)
+    parent = Path(text).expanduser().absolute().parent
+    if found is None and (parent / "config.yaml").is_file():  # RUN_DIR/hf
+        return parent
+    return None if found is None else found[0]
+
+
+def training_questions(run_dir: Path) -> list[Any]:
+    """The questions of a run's training rows, read as the run read them, where it was started.
+
+    Raises:
+      UserError: if they cannot be read any more.
+    """
+    config, environment = run_config(run_dir), run_dir / "env.json"
+    began = read_json(environment).get("directory") if environment.is_file() else None
+    place = began if isinstance(began, str) and Path(began).is_dir() else "."
+    with contextlib.chdir(place):
+        if isinstance(config, TrainConfig):
+            return [row.question for row in problems.load_training(config).rows]
+        rows = problems.load_rows(config.data)
+        return [prompts.read_question(row, f"row {n}") for n, row in enumerate(rows, 1)]
+
+
+def _model_section(
+    run_dir: Path, config: TrainConfig | SftConfig, model: ModelSection | None
+) -> ModelSection:
+    """Where a run's config and tokenizer are: where it began, or in what it exported."""
+    section = config.model
+    if model is not None:
+        section = dataclasses.replace(section, dtype=model.dtype, attention=model.attention)
+    exported = run_dir / "hf"
+    if not Path(section.path).is_dir() and (exported / "config.json").is_file():
+        section = dataclasses.replace(section, path=str(exported), config=None, tokenizer=None)
+    return section
+
+
+def look(text: str, model: ModelSection) -> Pretrained:
+    """What `open_source` would open, without its weights.
+
+    Raises:
+      UserError: as `open_source`, as far as it can be told so.
+    """
+    place = run_directory(text)
+    if place is not None and (place[0] / "checkpoints").is_dir():
+        run_dir, step = place
+        config = run_config(run_dir)
+        checkpoints = Checkpoints(run_dir)
+        if step_to_resume(checkpoints, step, option="the step of --model") is None:
+            raise UserError(f"{checkpoints.directory} holds no checkpoint")
+        checkpoints.close()
+        return directory.open_pretrained(_model_section(run_dir, config, model))
+    path = text if place is None else str(place[0] / "hf")
+    opened = directory.open_pretrained(dataclasses.replace(model, path=path, config=None))
+    weights.check_tensors(opened.directory, opened.config)
+    return opened
+
+
+def open_checkpoint(
+    run_dir: Path,
+    step: str = "auto",
+    *,
+    model: ModelSection | None = None,
+    mesh: MeshSection,
+    option: str = "--step",
+) -> Source:
+    """The parameters of a run's checkpoint.
+
+    Args:
+      step: a number; or auto for the one that the run chose, and the newest where it chose none.
+      model: dtype and attention, if they are to be others than the run's.
+
+    Raises:
+      UserError: if `run_dir` is no run directory, or has no such checkpoint.
+    """
+    config = run_config(run_dir)
+    section = _model_section(run_dir, config, model)
+    opened = loaded.open_run(dataclasses.replace(config, mesh=mesh, model=section))
+    checkpoints = Checkpoints(run_dir)
+    chosen = chosen_step(run_dir) if step == "auto" else None
+    wanted = str(chosen) if chosen in checkpoints.steps() else step
+    if chosen is not None and wanted == step:
+        say(f"note: step {chosen}, which the run chose, is gone from {checkpoints.directory}")
+    number = step_to_resume(checkpoints, wanted, option=option)
+    if number is None:
+        raise UserError(f"{checkpoints.directory} holds no checkpoint")
+    steps = [number]
+    if step == "auto":
+        steps += [other for other in checkpoints.steps()[::-1] if other != number]
+    optimizer = update.make_optimizer(config.optimizer, 1)
+    shapes, everywhere = loaded.abstract_params(opened), replicated(opened.mesh)
+
+    def like(step: int) -> update.TrainState:
+        memory = checkpoints.saved_memory(step, everywhere)
+        return update.abstract_state(opened.mesh, optimizer, shapes, memory)
+
+    number, state, damaged = checkpoints.restore_whole(steps, like)
+    for error in damaged:
+        say(f"note: {error}; going on with step {number}")
+    checkpoints.close()
+    return Source(opened, state.params, number)
+
+
+def open_source(
+    text: str, model: ModelSection, mesh: MeshSection, compilation_cache: str = ""
+) -> Source:
+    """What a command line names: a model directory, a run directory, RUN/checkpoints/N, a hub name.
+
+    A run without checkpoints is taken by its exported model.
+
+    Raises:
+      UserError: if it is none of them.
+    """
+    place = run_directory(text)
+    if place is not None and (place[0] / "checkpoints").is_dir():
+        return open_checkpoint(*place, model=model, mesh=mesh, option="the step of --model")
+    if place is not None:
+        text = str(place[0] / "hf")
+    opened = loaded.open_run(
+        TrainConfig(
+            model=dataclasses.replace(model, path=text, config=None),
+            mesh=mesh,
+            log=LogSection(compilation_cache=compilation_cache),
+        )
+    )
+    return Source(opened, loaded.initial_params(opened, 0))
