@@ -39,19 +39,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from iapo_jax import (
-    Cuts,
     DecoderConfig,
     Model,
     Probe,
+    ProbePositions,
     Prompts,
     Rollout,
     answer_entropy,
     compute_signals,
     every_prefix,
+    forward_completions,
     init_params,
     make_model,
-    read_completions,
-    read_prompts,
+    prefill,
     score_completions,
     token_scores,
 )
@@ -72,7 +72,7 @@ class Programs(NamedTuple):
 
     whole: object  # the pass that makes the cache, and the probes
     read: object  # that pass alone, (params, prompts, tokens) -> states, contexts
-    probes: object  # the probes alone, (params, prompts, contexts, postfix, cuts)
+    probes: object  # the probes alone, (params, prompts, contexts, postfix, positions)
     score: object  # the pass and the head: log-probability and entropy
 
 
@@ -82,18 +82,18 @@ def programs(model: Model) -> Programs:
 
     @jax.jit
     def read(params, prompts, tokens):
-        context = read_prompts(model, params, prompts)
-        hidden, cache = read_completions(model, params, prompts, tokens, context)
+        context = prefill(model, params, prompts)
+        hidden, cache = forward_completions(model, params, prompts, tokens, context)
         return hidden, (context, cache)
 
     @jax.jit
     def whole(params, prompts, tokens, postfix):
         _, contexts = read(params, prompts, tokens)
-        return answer_entropy(model, params, prompts, contexts, postfix, all_cuts(tokens))
+        return answer_entropy(model, params, prompts, contexts, postfix, all_positions(tokens))
 
     @jax.jit
-    def probes(params, prompts, contexts, postfix, cuts):
-        return answer_entropy(model, params, prompts, contexts, postfix, cuts)
+    def probes(params, prompts, contexts, postfix, positions):
+        return answer_entropy(model, params, prompts, contexts, postfix, positions)
 
     @jax.jit
     def score(params, prompts, tokens, postfix):
@@ -104,7 +104,7 @@ def programs(model: Model) -> Programs:
     return Programs(whole, read, probes, score)
 
 
-def all_cuts(tokens) -> Cuts:
+def all_positions(tokens) -> ProbePositions:
     """Every prefix of completions [P, G, T] without padding."""
     size = tokens.shape[-1]
     return every_prefix(jnp.full(tokens.shape[:2], size), size)
@@ -216,7 +216,7 @@ def compare_at(length: int, repeats: int, group: bool, model: Model, params, the
     prompts = Prompts(jnp.asarray(asked, jnp.int32), jnp.full(len(asked), prompt, jnp.int32))
     tokens = jnp.asarray(ids[:, prompt:].reshape(len(asked), -1, length), jnp.int32)
     exit = rng.integers(0, theirs.config.vocab_size, K)
-    postfix, cuts = jnp.asarray(exit, jnp.int32), all_cuts(tokens)
+    postfix, positions = jnp.asarray(exit, jnp.int32), all_positions(tokens)
     text, exit = torch.from_numpy(ids), torch.from_numpy(exit)
     arguments = (params, prompts, tokens, postfix)
     _, contexts = ours.read(params, prompts, tokens)
@@ -232,7 +232,7 @@ def compare_at(length: int, repeats: int, group: bool, model: Model, params, the
 
     runs = {
         "ours": lambda: ours.whole(*arguments),
-        "probes": lambda: ours.probes(params, prompts, contexts, postfix, cuts),
+        "probes": lambda: ours.probes(params, prompts, contexts, postfix, positions),
         "published": lambda: published(False),
         "tuned": lambda: published(True),
         "floor": lambda: [jax.block_until_ready(ours.score(*arguments)) for _ in range(K)],
@@ -277,7 +277,7 @@ def abstract_inputs(length: int, generations: int = 8, prompt: int = 256):
     rollout = Rollout(
         Prompts(ids(1, prompt), ids(1)), ids(*rows, length), ids(*rows), floats, flags
     )
-    return rollout, Probe(ids(K), Cuts(ids(*rows, length + 1), ids(*rows)))
+    return rollout, Probe(ids(K), ProbePositions(ids(*rows, length + 1), ids(*rows)))
 
 
 def memory(config: DecoderConfig, length: int) -> None:

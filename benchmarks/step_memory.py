@@ -2,7 +2,7 @@
 
     python benchmarks/step_memory.py [--layers 2] [--devices 8] [--length 2048] [--unplaced]
 
-Shapes of Qwen2.5-1.5B in bfloat16, rematerialised layers, one prompt of 512 tokens with 8
+Shapes of Qwen2.5-1.5B in bfloat16, rematerialized layers, one prompt of 512 tokens with 8
 completions on each device. Nothing is computed. The CPU backend computes bfloat16 in float32: the
 figures are upper bounds for an accelerator; what they show is that nothing is gathered. With
 `--unplaced` the model says nothing of where activations lie, and XLA decides.

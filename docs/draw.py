@@ -29,12 +29,12 @@ from iapo_jax.training.step import collect_groups, observe
 ROOT = Path(__file__).resolve().parents[1]
 # Weights at which the eye sees something; the rest is as by default.
 OPTIONS = {
-    "iapo": {"alpha": 0.3, "beta": 0.1},
-    "iapo_reference": {"alpha": 2.0, "beta": 1.0},
-    "iapo_ni": {"beta": 0.1},
-    "iapo_ne": {"alpha": 0.3, "beta": 0.1},
-    "iapo_shuffled": {"alpha": 0.3, "beta": 0.1},
-    "iapo_random": {"alpha": 0.3, "beta": 0.1},
+    "iapo": {"information_weight": 0.3, "exploration_weight": 0.1},
+    "iapo_reference": {"information_weight": 2.0, "exploration_weight": 1.0},
+    "iapo_ni": {"exploration_weight": 0.1},
+    "iapo_ne": {"information_weight": 0.3, "exploration_weight": 0.1},
+    "iapo_shuffled": {"information_weight": 0.3, "exploration_weight": 0.1},
+    "iapo_random": {"information_weight": 0.3, "exploration_weight": 0.1},
     "s_grpo": {"first": 10, "until": 50},
     "length_cap": {"cap": 62},
     "l1_max": {"target_length": 60, "slope": 0.02},

@@ -141,19 +141,19 @@ def exact_push(algorithm, chain: Chain) -> float:
 
 
 # Method, options, and whether one completion is all that the rule looks at here.
-INFORMATION_ALONE = {"alpha": 1.0, "beta": 0.0}
+INFORMATION_ALONE = {"information_weight": 1.0, "exploration_weight": 0.0}
 CASES = [
     ("iapo", INFORMATION_ALONE, True),
-    ("iapo", INFORMATION_ALONE | {"normaliser": "group"}, False),
-    ("iapo", INFORMATION_ALONE | {"normaliser": "norm"}, True),
-    ("iapo", INFORMATION_ALONE | {"normaliser": "none"}, True),
+    ("iapo", INFORMATION_ALONE | {"normalizer": "group"}, False),
+    ("iapo", INFORMATION_ALONE | {"normalizer": "norm"}, True),
+    ("iapo", INFORMATION_ALONE | {"normalizer": "none"}, True),
     ("iapo_shuffled", INFORMATION_ALONE, False),
     ("iapo_random", INFORMATION_ALONE, False),
     ("iapo_reference", INFORMATION_ALONE, True),
-    ("iapo_ni", {"beta": 1.0}, True),
-    ("iapo_ne", {"alpha": 1.0, "beta": 0.0}, True),
-    ("iapo_priced", {"alpha": 1.0, "price": 0.002}, False),
-    ("iapo_priced", {"alpha": 1.0, "price": 0.1}, False),
+    ("iapo_ni", {"exploration_weight": 1.0}, True),
+    ("iapo_ne", {"information_weight": 1.0, "exploration_weight": 0.0}, True),
+    ("iapo_priced", {"information_weight": 1.0, "price": 0.002}, False),
+    ("iapo_priced", {"information_weight": 1.0, "price": 0.1}, False),
     ("grpo", {}, True),
     ("dr_grpo", {}, True),
     ("rloo", {}, True),

@@ -40,7 +40,7 @@ from iapo_jax.algorithms.statistics import (
     completion_keys,
     group_advantage,
     leave_one_out,
-    normalise,
+    normalize,
 )
 from iapo_jax.evaluation.metrics import majority_at_k, pass_at_k
 from iapo_jax.information.estimators import (
@@ -51,10 +51,10 @@ from iapo_jax.information.estimators import (
     answer_log_probs,
     answer_set_entropy,
     answer_uncertainty,
-    choose_cuts,
+    choose_positions,
     every_prefix,
     informativeness,
-    spread,
+    interpolate,
 )
 from iapo_jax.information.signals import compute_signals, make_groups
 from iapo_jax.model.attention import (
@@ -67,8 +67,8 @@ from iapo_jax.model.decoder import DecoderConfig, Llama3Rope, init_params, make_
 from iapo_jax.model.sampling import prompt_keys, sample
 from iapo_jax.model.scoring import (
     TokenScores,
-    read_completions,
-    read_prompts,
+    forward_completions,
+    prefill,
     score_completions,
     token_scores,
 )
@@ -78,10 +78,10 @@ from iapo_jax.types import (
     Cache,
     Context,
     Credit,
-    Cuts,
     Group,
     Mean,
     Model,
+    ProbePositions,
     Prompts,
     Rollout,
     Signals,
@@ -98,7 +98,7 @@ __all__ = [
     "Cache",
     "Context",
     "Credit",
-    "Cuts",
+    "ProbePositions",
     "DecoderConfig",
     "ESTIMATORS",
     "Group",
@@ -121,7 +121,7 @@ __all__ = [
     "attend",
     "blockwise_attention",
     "by_prompt",
-    "choose_cuts",
+    "choose_positions",
     "clipped_surrogate",
     "completion_keys",
     "compute_signals",
@@ -148,7 +148,7 @@ __all__ = [
     "make_groups",
     "make_mesh",
     "make_model",
-    "normalise",
+    "normalize",
     "overlong",
     "param_shardings",
     "pass_at_k",
@@ -156,14 +156,14 @@ __all__ = [
     "price_for_accuracy",
     "price_for_length",
     "prompt_keys",
-    "read_completions",
-    "read_prompts",
+    "forward_completions",
+    "prefill",
     "replicated",
     "rloo",
     "sample",
     "score_completions",
     "select",
-    "spread",
+    "interpolate",
     "stochastic_tokens",
     "token_scores",
 ]

@@ -22,7 +22,7 @@ from iapo_jax.data import problems as data
 from iapo_jax.data import prompts
 from iapo_jax.data.catalogue import parse_spec
 from iapo_jax.data.problems import LoadedSet, Problems
-from iapo_jax.data.questions import check_overlap, normalise
+from iapo_jax.data.questions import check_overlap, normalize
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation.records import Record, check_same, read_record
 from iapo_jax.evaluation.sampling import (
@@ -32,7 +32,7 @@ from iapo_jax.evaluation.sampling import (
     evaluate_to,
     make_task,
 )
-from iapo_jax.evaluation.summary import summarise, table
+from iapo_jax.evaluation.summary import summarize, table
 from iapo_jax.information import probes
 from iapo_jax.pretrained.loaded import open_mesh
 from iapo_jax.runtime import cli
@@ -192,7 +192,7 @@ def load_sets(config: EvaluateConfig) -> dict[str, LoadedSet]:
 def _say_oddities(name: str, loaded: LoadedSet, *, named: bool) -> None:
     """What makes a figure of this set mean less than it seems."""
     count = len(loaded.rows)
-    again = count - len({normalise(row.question) for row in loaded.rows})
+    again = count - len({normalize(row.question) for row in loaded.rows})
     empty = sum(not row.answer.strip() for row in loaded.rows)
     if again and named:  # of others `load_set` tells the rows
         say(f"note: {name}: {again} of {count} questions are there before; each counts as another")
@@ -387,7 +387,7 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict:
             del source  # before the next one needs the memory
     if not is_writer():
         return {}
-    told = {"command": command, **summarise(records, config.k, config.budgets)}
+    told = {"command": command, **summarize(records, config.k, config.budgets)}
     path, text = Path(config.output_dir) / "summary.json", table(told)
     try:
         replace_file(path, json.dumps(told, indent=2, ensure_ascii=False) + "\n")

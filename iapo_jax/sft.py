@@ -1,7 +1,7 @@
 """Supervised fine-tuning: `python -m iapo_jax.sft --config FILE [key=value ...]`.
 
 Rows have `prompt` or `question`, and `completion`: a text, or a list of [text, weight] pieces, of
-which each is tokenised by itself and its tokens enter the loss with that weight.
+which each is tokenized by itself and its tokens enter the loss with that weight.
 
     loss = - sum_t w_t log p(o_t | q, o_<t) / sum_t w_t
 """

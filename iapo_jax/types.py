@@ -3,7 +3,7 @@
 Shapes
     P prompts in a step          G completions of one prompt
     L prompt tokens              T completion tokens
-    K tokens of the exit postfix A tokens of an answer    C probed prefixes (cuts)
+    K tokens of the exit postfix A tokens of an answer    C probed positions
     V vocabulary                 D model width            N layers
     H query heads                M key/value heads        d head width
 
@@ -48,10 +48,10 @@ class Signals(NamedTuple):
     uncertainty: Array  # [P, G, T+1] nats, u_t about the answer after t tokens; 0 if not asked for
 
 
-class Cuts(NamedTuple):
+class ProbePositions(NamedTuple):
     """After how many tokens of each completion the model is made to answer."""
 
-    position: Array  # [P, G, C] int32, ascending; tokens read. From `count` on the last, repeated
+    index: Array  # [P, G, C] int32, ascending; tokens read. From `count` on the last, repeated
     count: Array  # [P, G] int32, at least 1
 
 
@@ -122,7 +122,7 @@ class Context(NamedTuple):
 
     The cache's leading axes are the first axes of `lead`; the remaining ones share it. A new token
     reads the first `visible` of them. `visible` is aligned with the axes of the new tokens from
-    the left, and broadcasts over the ones it lacks: [P] for prompts, [1, 1, C] for C cuts.
+    the left, and broadcasts over the ones it lacks: [P] for prompts, [1, 1, C] for C positions.
     """
 
     cache: Cache
@@ -133,8 +133,8 @@ class Model(NamedTuple):
     """A language model as pure functions; the maths never sees more of it than this."""
 
     forward: Callable[..., tuple[Array, Cache]]
-    # forward(params, tokens [*lead, S], positions [*lead, S], contexts, read_from=0) ->
-    # (hidden [*lead, S - read_from, D], states of the tokens from there on, and the cache of all).
+    # forward(params, tokens [*lead, S], positions [*lead, S], contexts, outputs_from=0) ->
+    # (hidden [*lead, S - outputs_from, D] of the tokens from there on, and the cache of all).
     # New tokens also read themselves, causally.
     logit_weight: Callable[[Params], Array]  # params -> [V, D] float32; logits = hidden @ W^T
     unroll: Callable[[Params], Params]  # the same parameters, laid out for one-token steps

@@ -83,10 +83,12 @@ def test_old_questions_are_forgotten():
 
 def test_the_setting_reaches_the_rule():
     group = usual_group()
-    options = {"target_length": 5.0, "price": 0.3, "alpha": 0.4}
+    options = {"target_length": 5.0, "price": 0.3, "information_weight": 0.4}
     algorithm = make_algorithm("iapo_priced", options, adapt="price_for_length")
     got = algorithm.credit(group, None, price=jnp.float32(0.1)).advantage
-    np.testing.assert_allclose(got, iapo_priced(group, alpha=0.4, price=0.1).advantage, atol=1e-6)
+    np.testing.assert_allclose(
+        got, iapo_priced(group, information_weight=0.4, price=0.1).advantage, atol=1e-6
+    )
     assert algorithm.adapt.settings(algorithm.adapt.init())["price"] == jnp.float32(0.3)
 
 

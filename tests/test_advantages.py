@@ -11,10 +11,10 @@ from groups import DEGENERATE, T, plain_group, usual_group
 
 from iapo_jax.algorithms.advantages import grpo, iapo, iapo_priced, iapo_reference
 from iapo_jax.algorithms.statistics import (
-    NORMALISERS,
+    NORMALIZERS,
     completion_keys,
     group_advantage,
-    normalise,
+    normalize,
 )
 from iapo_jax.types import Group, valid_mask
 
@@ -52,7 +52,15 @@ def scaled(rows, how):
     return rows
 
 
-def numpy_iapo(group, alpha, beta, *, how="completion", entropy=False, only_correct=False):
+def numpy_iapo(
+    group,
+    information_weight,
+    exploration_weight,
+    *,
+    how="completion",
+    entropy=False,
+    only_correct=False,
+):
     """method.md, token by token: A_t = z(r) + alpha z(s_t) + beta z(c_t)."""
     advantage = np.zeros(group.mask.shape)
     z = z_of_rewards(group.reward)
@@ -68,11 +76,15 @@ def numpy_iapo(group, alpha, beta, *, how="completion", entropy=False, only_corr
     s, c = scaled(s, how), scaled(c, how)
     for g, row in enumerate(c):
         for t, explored in enumerate(row):
-            advantage[g, t] = z[g] + alpha * (s[g][t] if s[g] else 0.0) + beta * explored
+            advantage[g, t] = (
+                z[g]
+                + information_weight * (s[g][t] if s[g] else 0.0)
+                + exploration_weight * explored
+            )
     return advantage
 
 
-def numpy_reference(group, alpha, beta):
+def numpy_reference(group, information_weight, exploration_weight):
     """method.md, "What the authors' code really does", one token at a time over the padded width.
 
     H[i] is the answer's entropy before token i; what lies outside counts as 0.
@@ -95,11 +107,13 @@ def numpy_reference(group, alpha, beta):
         reward = float(group.reward[g])
         sign = (reward > 0) - (reward < 0)
         for t in range(int(group.mask[g].sum())):
-            advantage[g, t] = z[g] + alpha * terms[0][t] - beta * sign * terms[1][t]
+            advantage[g, t] = (
+                z[g] + information_weight * terms[0][t] - exploration_weight * sign * terms[1][t]
+            )
     return advantage
 
 
-def numpy_priced(group, alpha, price, only_correct, normaliser="rms", unit="nats"):
+def numpy_priced(group, information_weight, price, only_correct, normalizer="rms", unit="nats"):
     """R_t = sum_{k >= t} (s_k - price), less its line on u_{t-1}, by its rms; u as it is in nats,
     else 1 - exp(-u), or its share of the mean u_0."""
     present = [row for row, mask in zip(group.uncertainty, group.mask, strict=True) if mask.any()]
@@ -124,9 +138,9 @@ def numpy_priced(group, alpha, price, only_correct, normaliser="rms", unit="nats
     x, y = (np.array([s[i] for s in states if s[4]]) for i in (2, 3))
     slope, level = np.polyfit(x, y, 1)
     surprise = [s[3] - (slope * s[2] + level) for s in states]
-    rms = math.sqrt(sum(v * v for v in surprise) / len(surprise)) if normaliser == "rms" else 1
+    rms = math.sqrt(sum(v * v for v in surprise) / len(surprise)) if normalizer == "rms" else 1
     for (g, t, *_), value in zip(states, surprise, strict=True):
-        advantage[g, t] += alpha * value / rms
+        advantage[g, t] += information_weight * value / rms
     return advantage
 
 
@@ -135,8 +149,8 @@ def numpy_priced(group, alpha, price, only_correct, normaliser="rms", unit="nats
 
 def test_group_advantage_is_trls(usual):
     np.testing.assert_allclose(group_advantage(usual.reward), z_of_rewards(usual.reward), rtol=1e-5)
-    centred = group_advantage(usual.reward, scale_rewards="none")
-    np.testing.assert_allclose(centred, usual.reward - usual.reward.mean(), atol=1e-7)
+    centered = group_advantage(usual.reward, scale_rewards="none")
+    np.testing.assert_allclose(centered, usual.reward - usual.reward.mean(), atol=1e-7)
     with pytest.raises(ValueError, match="scale_rewards is 'batch'; expected group or none"):
         group_advantage(usual.reward, scale_rewards="batch")
 
@@ -163,44 +177,51 @@ def test_noise_is_not_information():
     rng = np.random.default_rng(0)
     mask = jnp.ones((2, 200), bool)
     x = jnp.asarray(3e-6 * rng.standard_normal((2, 200)), jnp.float32)
-    assert np.abs(normalise(x, mask)).max() < 0.2
-    assert (normalise(jnp.full((2, 1000), 3.3), jnp.ones((2, 1000), bool)) == 0).all()
+    assert np.abs(normalize(x, mask)).max() < 0.2
+    assert (normalize(jnp.full((2, 1000), 3.3), jnp.ones((2, 1000), bool)) == 0).all()
 
 
-def test_normalise():
+def test_normalize():
     # mean 2, population std sqrt(2/3); the last row does not vary and is left at 0
     x = jnp.array([[1.0, 2.0, 3.0, 99.0], [5.0, 5.0, 5.0, 99.0]])
     mask = valid_mask(jnp.array([3, 3]), 4)
     z = 1 / (math.sqrt(2 / 3) + 1e-4)
     expected = [[-z, 0.0, z, 0.0], [0.0, 0.0, 0.0, 0.0]]
-    np.testing.assert_allclose(normalise(x, mask), expected, atol=1e-5)
+    np.testing.assert_allclose(normalize(x, mask), expected, atol=1e-5)
     # over the group: 1, 2, 3, 5, 5, 5 have mean 3.5 and variance (6.25+2.25+.25+3*2.25)/6 = 15.5/6
     std = math.sqrt(15.5 / 6) + 1e-4
     expected = np.array([[-2.5, -1.5, -0.5, 0.0], [1.5, 1.5, 1.5, 0.0]]) / std
-    np.testing.assert_allclose(normalise(x, mask, "group"), expected, atol=1e-5)
+    np.testing.assert_allclose(normalize(x, mask, "group"), expected, atol=1e-5)
     norms = np.array([[math.sqrt(14)], [math.sqrt(75)]]) + 1e-4
     expected = np.array([[1, 2, 3, 0], [5, 5, 5, 0]]) / norms
-    np.testing.assert_allclose(normalise(x, mask, "norm"), expected, atol=1e-5)
-    np.testing.assert_array_equal(normalise(x, mask, "none"), np.where(mask, x, 0.0))
-    with pytest.raises(ValueError, match="normaliser is 'z'; expected one of completion, group"):
-        normalise(x, mask, "z")
+    np.testing.assert_allclose(normalize(x, mask, "norm"), expected, atol=1e-5)
+    np.testing.assert_array_equal(normalize(x, mask, "none"), np.where(mask, x, 0.0))
+    with pytest.raises(ValueError, match="normalizer is 'z'; expected one of completion, group"):
+        normalize(x, mask, "z")
 
 
 # -------------------------------------------------------------------------------- iapo
 
 
-@pytest.mark.parametrize("alpha, beta", [(1.0, 0.0), (0.0, 1.0), (0.3, 0.7)])
-def test_iapo_is_the_papers_formula(usual, alpha, beta):
-    credit = iapo(usual, alpha=alpha, beta=beta)
-    np.testing.assert_allclose(credit.advantage, numpy_iapo(usual, alpha, beta), atol=2e-4)
+@pytest.mark.parametrize(
+    "information_weight, exploration_weight", [(1.0, 0.0), (0.0, 1.0), (0.3, 0.7)]
+)
+def test_iapo_is_the_papers_formula(usual, information_weight, exploration_weight):
+    credit = iapo(
+        usual, information_weight=information_weight, exploration_weight=exploration_weight
+    )
+    np.testing.assert_allclose(
+        credit.advantage, numpy_iapo(usual, information_weight, exploration_weight), atol=2e-4
+    )
 
 
-@pytest.mark.parametrize("how", NORMALISERS)
+@pytest.mark.parametrize("how", NORMALIZERS)
 @pytest.mark.parametrize("exploration", ["probability", "entropy"])
 @pytest.mark.parametrize("only_correct", [False, True])
 def test_iapos_options(usual, how, exploration, only_correct):
     got = iapo(
-        usual, alpha=0.4, beta=0.6, normaliser=how, exploration=exploration,
+        usual, information_weight=0.4, exploration_weight=0.6, normalizer=how,
+        exploration=exploration,
         only_correct=only_correct,
     )  # fmt: skip
     entropy = exploration == "entropy"
@@ -210,7 +231,7 @@ def test_iapos_options(usual, how, exploration, only_correct):
     np.testing.assert_allclose(got.bonus, expected - z, atol=2e-4)
 
 
-@pytest.mark.parametrize("option", ["exploration", "normaliser", "information"])
+@pytest.mark.parametrize("option", ["exploration", "normalizer", "information"])
 def test_an_unknown_option_of_iapo_is_named(usual, option):
     with pytest.raises(ValueError, match=f"{option} is 'none such'; expected one of"):
         iapo(usual, **{option: "none such"})
@@ -234,37 +255,41 @@ def test_iapo_by_hand():
     z = 1 / (math.sqrt(2) + 1e-4)
     s, c = 0.5 * 0.5 / (0.5 + 1e-4), 0.25 * 0.25 / (0.25 + 1e-4)
     expected = [[z + s + c, z - s - c], [-z + s - c, -z - s + c]]
-    np.testing.assert_allclose(iapo(group, alpha=0.5, beta=0.25).advantage, expected, atol=1e-5)
+    np.testing.assert_allclose(
+        iapo(group, information_weight=0.5, exploration_weight=0.25).advantage, expected, atol=1e-5
+    )
 
 
 def test_iapo_without_its_terms_is_grpo(usual):
-    np.testing.assert_array_equal(iapo(usual, alpha=0.0, beta=0.0).advantage, grpo(usual).advantage)
+    np.testing.assert_array_equal(
+        iapo(usual, information_weight=0.0, exploration_weight=0.0).advantage, grpo(usual).advantage
+    )
 
 
 # --------------------------------------------------------------------------- iapo_priced
 
 
 @pytest.mark.parametrize(
-    "normaliser, unit",
+    "normalizer, unit",
     [("rms", "nats"), ("none", "nats"), ("rms", "probability"), ("none", "share")],
 )
 @pytest.mark.parametrize("only_correct", [True, False])
 @pytest.mark.parametrize("price", [0.0, 0.02, 0.5])
-def test_iapo_priced_is_the_written_rule(usual, price, only_correct, normaliser, unit):
-    options = dict(price=price, only_correct=only_correct, normaliser=normaliser, unit=unit)
-    credit = iapo_priced(usual, alpha=0.4, **options)
+def test_iapo_priced_is_the_written_rule(usual, price, only_correct, normalizer, unit):
+    options = dict(price=price, only_correct=only_correct, normalizer=normalizer, unit=unit)
+    credit = iapo_priced(usual, information_weight=0.4, **options)
     expected = numpy_priced(usual, 0.4, **options)
     np.testing.assert_allclose(credit.advantage, expected, atol=1e-4)
 
 
 def test_a_share_is_of_what_was_not_known_at_the_start(usual):
     """Twice the nats of everything change nothing, until the start is as good as known."""
-    rule = functools.partial(iapo_priced, alpha=0.4, price=0.1, unit="share")
+    rule = functools.partial(iapo_priced, information_weight=0.4, price=0.1, unit="share")
     twice = usual._replace(uncertainty=2 * usual.uncertainty)
     np.testing.assert_allclose(rule(twice).advantage, rule(usual).advantage, atol=1e-5)
     start = float(usual.uncertainty[:, 0].mean())
     small = usual._replace(uncertainty=usual.uncertainty * (0.05 / start))
-    in_nats = iapo_priced(small, alpha=0.4, price=0.1 * 0.1, unit="nats")
+    in_nats = iapo_priced(small, information_weight=0.4, price=0.1 * 0.1, unit="nats")
     np.testing.assert_allclose(rule(small).advantage, in_nats.advantage, atol=1e-4)
 
 
@@ -289,7 +314,7 @@ def test_iapo_priced_by_hand():
     z = 1 / (math.sqrt(2) + 1e-4)
     end = 0.3 * math.sqrt(3)
     for only_correct, other in ((True, 0.0), (False, end)):
-        options = dict(alpha=0.3, price=0.1, unit="nats", only_correct=only_correct)
+        options = dict(information_weight=0.3, price=0.1, unit="nats", only_correct=only_correct)
         got = iapo_priced(group, **options).advantage
         expected = [[z, z, z + end], [-z, -z, -z + other]]
         np.testing.assert_allclose(got, expected, atol=1e-4)
@@ -313,20 +338,22 @@ def test_a_redundant_token_costs_its_price():
         informativeness=jnp.asarray(np.where(thinking, u[:, :-1] - u[:, 1:], 0.0)),
         thinking=jnp.asarray(thinking),
     )
-    advantage = np.asarray(iapo_priced(group, alpha=0.3, price=0.1).advantage)
+    advantage = np.asarray(iapo_priced(group, information_weight=0.3, price=0.1).advantage)
     assert advantage[0, 1] > advantage[1, 1:4].max()  # stopping at once beats going on
     assert advantage[0, 0] > advantage[1, 0]
     assert (np.diff(advantage[1, 1:5]) > 0).all()  # the later, the less is left to pay
 
 
 def test_iapo_priced_without_alpha_is_grpo(usual):
-    np.testing.assert_array_equal(iapo_priced(usual, alpha=0.0).advantage, grpo(usual).advantage)
+    np.testing.assert_array_equal(
+        iapo_priced(usual, information_weight=0.0).advantage, grpo(usual).advantage
+    )
 
 
 def test_a_completion_that_never_stops_gets_no_end_token():
     group = usual_group(3, **DEGENERATE["no stop token"], correct=[True] * 4)
     np.testing.assert_allclose(
-        iapo_priced(group, alpha=0.4, price=0.1).advantage,
+        iapo_priced(group, information_weight=0.4, price=0.1).advantage,
         numpy_priced(group, 0.4, 0.1, False, unit="share"),
         atol=1e-4,
     )
@@ -338,17 +365,31 @@ def test_a_completion_that_never_stops_gets_no_end_token():
 def test_next_token_entropy_in_place_of_information():
     # H = 2, 1, 4, 1 before tokens 1 to 4; three think. s = 2 - 1, 1 - 4, 4 - 1, and 0 elsewhere.
     group = plain_group(np.zeros((1, 5)), thinking=[3], entropy=[[2.0, 1.0, 4.0, 1.0]])
-    got = iapo(group, alpha=1.0, beta=0.0, information="next_token", normaliser="none").advantage
+    got = iapo(
+        group,
+        information_weight=1.0,
+        exploration_weight=0.0,
+        information="next_token",
+        normalizer="none",
+    ).advantage
     np.testing.assert_allclose(got, [[1.0, -3.0, 3.0, 0.0]], atol=1e-6)
     # Cut off while thinking: nothing is known behind the last token.
     group = group._replace(thinking=jnp.ones((1, 4), bool))
-    got = iapo(group, alpha=1.0, beta=0.0, information="next_token", normaliser="none").advantage
+    got = iapo(
+        group,
+        information_weight=1.0,
+        exploration_weight=0.0,
+        information="next_token",
+        normalizer="none",
+    ).advantage
     np.testing.assert_allclose(got, [[1.0, -3.0, 3.0, 0.0]], atol=1e-6)
 
 
 @functools.partial(jax.jit, static_argnames="information")
 def _bonus(group, key, information):
-    options = dict(alpha=1.0, beta=0.0, normaliser="none", information=information)
+    options = dict(
+        information_weight=1.0, exploration_weight=0.0, normalizer="none", information=information
+    )
     return iapo(group, key, **options).bonus
 
 
@@ -388,11 +429,15 @@ def test_draws_belong_to_a_completions_tokens(usual):
 
 
 @pytest.mark.parametrize("case", ["usual", "all right", "no stop token", "huge rewards"])
-@pytest.mark.parametrize("alpha, beta", [(1.0, 0.0), (0.0, 1.0), (0.3, 0.7)])
-def test_the_reference_is_the_authors_code(case, alpha, beta):
+@pytest.mark.parametrize(
+    "information_weight, exploration_weight", [(1.0, 0.0), (0.0, 1.0), (0.3, 0.7)]
+)
+def test_the_reference_is_the_authors_code(case, information_weight, exploration_weight):
     group = usual_group(1, **DEGENERATE[case])
-    expected = numpy_reference(group, alpha, beta)
-    got = iapo_reference(group, alpha=alpha, beta=beta).advantage
+    expected = numpy_reference(group, information_weight, exploration_weight)
+    got = iapo_reference(
+        group, information_weight=information_weight, exploration_weight=exploration_weight
+    ).advantage
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
 
 
@@ -404,7 +449,7 @@ def test_the_references_surprise_by_hand():
     group = plain_group([[3.0, 2.0, 2.0, 1.0, 1.0]], thinking=[4])
     x = np.array([-0.5, 0.5, 1.0, 1.5]) - 0.625 / math.sqrt(140 / 64 / 3)
     expected = x / np.sqrt((x**2).sum())
-    got = iapo_reference(group, alpha=1.0, beta=0.0).advantage
+    got = iapo_reference(group, information_weight=1.0, exploration_weight=0.0).advantage
     np.testing.assert_allclose(got[0], expected, atol=1e-5)
 
 
@@ -412,5 +457,8 @@ def test_padding_changes_the_reference_as_it_does_theirs(usual):
     # The width enters its mean and its norm; a rule of ours would not see it (test_contract).
     pad = lambda x: jnp.pad(x, ((0, 0), (0, 5)))  # noqa: E731
     wide = Group(*map(pad, usual[:2]), *usual[2:4], *map(pad, usual[4:]))
-    one, other = (iapo_reference(g, alpha=1.0, beta=0.0).advantage for g in (usual, wide))
+    one, other = (
+        iapo_reference(g, information_weight=1.0, exploration_weight=0.0).advantage
+        for g in (usual, wide)
+    )
     assert np.abs(other[:, :T] - one).max() > 0.01

@@ -14,7 +14,7 @@ from iapo_jax.algorithms import filters as selection
 from iapo_jax.algorithms import reward_shaping as shaping
 from iapo_jax.algorithms.losses import LossOptions
 from iapo_jax.algorithms.methods import ALGORITHMS, Algorithm, make_algorithm
-from iapo_jax.algorithms.options import bind
+from iapo_jax.algorithms.options import bind_options
 from iapo_jax.types import Credit
 
 
@@ -31,7 +31,9 @@ def mine(group, key, *, strength: float = 0.5, cut: int):
 
 
 def test_options_are_bound_and_losses_replaced(usual):
-    bound = make_algorithm("iapo", {"alpha": 0.0, "beta": 0}, beta=0.5, loss_type="dapo")
+    bound = make_algorithm(
+        "iapo", {"information_weight": 0.0, "exploration_weight": 0}, beta=0.5, loss_type="dapo"
+    )
     expected = advantages.grpo(usual)
     np.testing.assert_array_equal(bound.advantage(usual, None).advantage, expected.advantage)
     assert bound.loss == ALGORITHMS["iapo"].loss._replace(beta=0.5, loss_type="dapo")
@@ -67,7 +69,9 @@ def test_the_order_of_the_pieces(usual):
     def token_mask(group, key):
         return jnp.arange(group.mask.shape[1]) < 3
 
-    method = Algorithm(rule, LossOptions(), shape=shape, keep=keep, token_mask=token_mask)
+    method = Algorithm(
+        rule, LossOptions(), reward_shaping=shape, filter=keep, token_mask=token_mask
+    )
     credit = method.credit(usual, jax.random.key(0))
     assert [name for name, _ in seen] == ["shape", "keep", "rule"]
     np.testing.assert_array_equal(seen[1][1], 2 * usual.reward)
@@ -85,7 +89,9 @@ def test_a_rule_of_your_own(usual):
 
 
 def test_an_algorithm_of_your_own(usual):
-    own = Algorithm(advantages.rloo, LossOptions("dapo"), keep=partial(selection.keep_best, keep=2))
+    own = Algorithm(
+        advantages.rloo, LossOptions("dapo"), filter=partial(selection.keep_best, keep=2)
+    )
     made = make_algorithm(own, {"metric": "efficiency"}, epsilon_high=0.3)
     assert made.loss == LossOptions("dapo", 0.2, 0.3, 0.0)
     kept = selection.keep_best(usual, keep=2, metric="efficiency")
@@ -112,20 +118,44 @@ def test_what_cannot_be_hashed_may_still_be_a_rule(usual):
 
 
 @pytest.mark.parametrize(
+    "name, old, new",
+    [
+        *[(name, "alpha", "information_weight") for name in ALGORITHMS if name.startswith("iapo")],
+        *[("iapo" + end, "beta", "exploration_weight") for end in ("", "_ni", "_ne", "_shuffled")],
+        ("iapo_random", "beta", "exploration_weight"),
+        ("iapo_reference", "beta", "exploration_weight"),
+        ("gtpo", "alpha", "entropy_weight"),
+        *[(name, "normaliser", "normalizer") for name in ("iapo", "iapo_priced", "gtpo")],
+        *[(name, "worth", "correct_bonus") for name in ("length_penalty", "length_cap", "l1_max")],
+    ],
+)
+def test_an_earlier_name_of_an_option_is_answered_by_the_new_one(name, old, new):
+    expected = f"^algorithm.options.{old} is unknown; its name is now {new}$"
+    with pytest.raises(ValueError, match=expected):
+        make_algorithm(name, {old: 0.5})
+
+
+@pytest.mark.parametrize(
     "build, sentence",
     [
         (partial(make_algorithm, "gropo"), "algorithm.name is 'gropo'; did you mean grpo?"),
         (partial(make_algorithm, "iapo", {"alpa": 1.0}), "options.alpa is unknown; did you mean"),
         (partial(make_algorithm, "rloo", {"x": 1.0}), "options.x is unknown; rloo has none"),
-        (partial(make_algorithm, "iapo", {"alpha": "1"}), "alpha is '1'; expected float"),
-        (partial(make_algorithm, "iapo", {"alpha": True}), "alpha is True; expected float"),
+        (
+            partial(make_algorithm, "iapo", {"information_weight": "1"}),
+            "information_weight is '1'; expected float",
+        ),
+        (
+            partial(make_algorithm, "iapo", {"information_weight": True}),
+            "information_weight is True; expected float",
+        ),
         (partial(make_algorithm, "iapo_priced", {"only_correct": 1}), "is 1; expected bool"),
         (partial(make_algorithm, "gfpo", {"keep": 2.5}), "keep is 2.5; expected int, such as 0"),
         (partial(make_algorithm, "gfpo", {"quartiles": 1}), "options.quartiles is unknown"),
         (partial(make_algorithm, "dapo", {"max_length": 9}), "options.max_length is unknown"),
         (
-            partial(make_algorithm, "iapo_ni", {"alpha": 1.0}),
-            "algorithm.options.alpha is fixed at 0.0: it makes iapo_ni",
+            partial(make_algorithm, "iapo_ni", {"information_weight": 1.0}),
+            "algorithm.options.information_weight is fixed at 0.0: it makes iapo_ni",
         ),
         (
             partial(make_algorithm, "length_cap"),
@@ -164,8 +194,13 @@ def test_equal_options_bind_to_one_object():
     def rule(group, key, *, make: float = 1.0, options: float = 2.0):
         return make, options
 
-    one, other = (bind(rule, {"make": 3.0, "options": 4.0}) for _ in range(2))
+    one, other = (bind_options(rule, {"make": 3.0, "options": 4.0}) for _ in range(2))
     assert one is other and one(None, None) == (3.0, 4.0)
-    assert bind(rule, {"make": 3, "options": 4.0}) is not one  # another type, another program
-    assert bind(rule, {"make": [3.0]})(None, None) == ([3.0], 2.0)  # what has no hash is bound, too
-    assert bind(rule, {}) is rule
+    assert (
+        bind_options(rule, {"make": 3, "options": 4.0}) is not one
+    )  # another type, another program
+    assert bind_options(rule, {"make": [3.0]})(None, None) == (
+        [3.0],
+        2.0,
+    )  # what has no hash is bound, too
+    assert bind_options(rule, {}) is rule

@@ -133,7 +133,7 @@ def test_length_penalty_by_hand():
     group = lengths(2, 4, 6, 9, reward=[1.0, 1.0, 1.0, 0.0], correct=[True, True, True, False])
     root = math.sqrt(1.5)
     factors = [1 - 0.4 * sigmoid(-root), 1 - 0.4 * 0.5, 1 - 0.4 * sigmoid(root), 0.0]
-    got = length_penalty(group, penalty=0.4, worth=1.0)
+    got = length_penalty(group, penalty=0.4, correct_bonus=1.0)
     np.testing.assert_allclose(got, factors, atol=1e-6)  # the paper's reward, for 0 and 1
     # For +1 and -1 it is 2 x the paper's - 1.
     group = group._replace(reward=jnp.array([1.0, 1.0, 1.0, -1.0]))
@@ -141,7 +141,9 @@ def test_length_penalty_by_hand():
         length_penalty(group, penalty=0.4), 2 * np.array(factors) - 1, atol=1e-6
     )
     alone = lengths(5, 3, reward=[1.0, 0.0], correct=[True, False])  # z = 0
-    np.testing.assert_allclose(length_penalty(alone, penalty=0.4, worth=1.0), [0.8, 0.0], atol=1e-6)
+    np.testing.assert_allclose(
+        length_penalty(alone, penalty=0.4, correct_bonus=1.0), [0.8, 0.0], atol=1e-6
+    )
 
 
 def test_length_cap_by_hand():
@@ -152,7 +154,7 @@ def test_length_cap_by_hand():
 def test_l1_max_by_hand():
     # 0.1 a token about a budget of 5: L = 3 -> 0.7, 5 -> 0.5, 9 -> 0.1, 12 -> clipped to 0.
     group = lengths(3, 5, 9, 12, 4, reward=[1, 1, 1, 1, 0], correct=[True] * 4 + [False])
-    got = l1_max(group, target_length=5, slope=0.1, worth=1.0)
+    got = l1_max(group, target_length=5, slope=0.1, correct_bonus=1.0)
     np.testing.assert_allclose(got, [0.7, 0.5, 0.1, 0.0, 0.0], atol=1e-6)
 
 
@@ -212,7 +214,10 @@ def test_stochastic_tokens():
             lambda g: keep_best(g, keep=2, quartiles=jnp.zeros(3)),
             "keep is 2, and algorithm.adapt chooses it",
         ),
-        (lambda g: length_cap(g, cap=8, worth=-1.0), "worth is -1.0; expected at least 0"),
+        (
+            lambda g: length_cap(g, cap=8, correct_bonus=-1.0),
+            "correct_bonus is -1.0; expected at least 0",
+        ),
         (lambda g: iapo_priced(g, price=-1.0), "price is -1.0; expected at least 0"),
         (lambda g: stochastic_tokens(g, probability=2.0), "probability is 2.0; expected from 0"),
         (lambda g: stochastic_tokens(g, first=-1), "first is -1; expected at least 0"),
@@ -223,7 +228,7 @@ def test_stochastic_tokens():
             lambda g: overlong(g, max_length=9, overlong_cache=-1),
             "overlong_cache is -1; expected",
         ),
-        (lambda g: gtpo(g, normaliser="z"), "normaliser is 'z'; expected one of completions"),
+        (lambda g: gtpo(g, normalizer="z"), "normalizer is 'z'; expected one of completions"),
     ],
 )
 def test_what_makes_no_sense_is_named(call, sentence):
@@ -235,7 +240,7 @@ def test_what_makes_no_sense_is_named(call, sentence):
 # ------------------------------------------------------------------------------- entropy
 
 
-def numpy_gtpo(group, alpha, normaliser):
+def numpy_gtpo(group, entropy_weight, normalizer):
     """Eq. 3 and 5 of arXiv:2508.04349, token by token."""
     rows, length = len(group.reward), np.asarray(group.mask.sum(-1))
     right, entropy = np.asarray(group.correct), np.asarray(group.entropy, np.float64)
@@ -246,16 +251,18 @@ def numpy_gtpo(group, alpha, normaliser):
             alive = [k for k in range(rows) if right[k] == right[g] and length[k] > t]
             of = (lambda h: h) if right[g] else (lambda h: 1 / (h + 1e-8))
             share = len(alive) * of(entropy[g, t]) / sum(of(entropy[k, t]) for k in alive)
-            row.append(float(group.reward[g]) + (alpha if right[g] else -alpha) * share)
+            row.append(
+                float(group.reward[g]) + (entropy_weight if right[g] else -entropy_weight) * share
+            )
         shaped.append(row)
     advantage = np.zeros(group.mask.shape)
     sides = [[g for g in range(rows) if right[g] == side] for side in (True, False)]
-    for members in sides if normaliser == "sides" else [range(rows)]:
+    for members in sides if normalizer == "sides" else [range(rows)]:
         flat = [v for g in members for v in shaped[g]]
         if not flat:
             continue
         mean, std = np.mean(flat), np.std(flat)
-        if normaliser == "completions":
+        if normalizer == "completions":
             mean = np.mean([np.mean(shaped[g]) for g in members])
             spread = sum(np.mean([(v - mean) ** 2 for v in shaped[g]]) for g in members)
             std = math.sqrt(spread / max(rows - 1, 1))
@@ -264,12 +271,12 @@ def numpy_gtpo(group, alpha, normaliser):
     return advantage
 
 
-@pytest.mark.parametrize("normaliser", ["completions", "tokens", "sides"])
+@pytest.mark.parametrize("normalizer", ["completions", "tokens", "sides"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_gtpo_is_the_papers_reward(normaliser, seed):
+def test_gtpo_is_the_papers_reward(normalizer, seed):
     group = usual_group(seed)
-    got = gtpo(group, alpha=0.3, normaliser=normaliser).advantage
-    np.testing.assert_allclose(got, numpy_gtpo(group, 0.3, normaliser), rtol=1e-4, atol=1e-4)
+    got = gtpo(group, entropy_weight=0.3, normalizer=normalizer).advantage
+    np.testing.assert_allclose(got, numpy_gtpo(group, 0.3, normalizer), rtol=1e-4, atol=1e-4)
 
 
 def test_gtpos_shares_by_hand():
@@ -283,13 +290,13 @@ def test_gtpos_shares_by_hand():
     )  # fmt: skip
     shaped = np.array([1 + 0.2 / 3, 1 + 0.1, 1 + 0.4 / 3, -1 - 0.2 / 3, -1 - 0.4 / 3])
     z = (shaped - shaped.mean()) / (shaped.std() + 1e-4)
-    got = np.asarray(gtpo(group, alpha=0.1, normaliser="tokens").advantage)[mask]
+    got = np.asarray(gtpo(group, entropy_weight=0.1, normalizer="tokens").advantage)[mask]
     np.testing.assert_allclose(got, z, atol=1e-4)
 
 
 def test_a_side_by_itself_does_not_prefer_right_answers():
     # Why "sides" is not the default: each side has mean 0.
-    credit = gtpo(usual_group(), normaliser="sides")
+    credit = gtpo(usual_group(), normalizer="sides")
     right = np.asarray(usual_group().correct)
     assert abs(np.asarray(credit.advantage)[right].sum()) < 1e-2
     assert abs(np.asarray(credit.advantage)[~right].sum()) < 1e-2

@@ -160,7 +160,7 @@ def test_published_editions(shared_data, spec, count, kind, split):
     assert found.name == spec.partition("=")[0]
     assert {row.columns["kind"] for row in found.rows} == {kind}
     assert all(isinstance(row.question, str) and row.question for row in found.rows)
-    assert len({questions.normalise(row.question) for row in found.rows}) == count
+    assert len({questions.normalize(row.question) for row in found.rows}) == count
     if kind == "integer":
         assert all(str(int(row.answer)) == row.answer for row in found.rows)
 
@@ -186,7 +186,7 @@ def test_two_sources_of_a_contest_agree(shared_data, name, one, other):
     """Different orders, 073 and 336^\\circ: the same thirty integers, question for question."""
     sets = [load(f"{name}={shared_data}/aime/{file}.jsonl") for file in (one, other)]
     golds = [
-        {questions.normalise(row.question): row.answer for row in found.rows} for found in sets
+        {questions.normalize(row.question): row.answer for row in found.rows} for found in sets
     ]
     shared = golds[0].keys() & golds[1].keys()
     assert len(shared) >= 10
@@ -213,7 +213,7 @@ def test_dapo_as_published(dapo, shared_data):
     path = str(shared_data / "dapo" / "dapo_math_17k.parquet")
     raw = [row["prompt"][0]["content"] for row in datasets.Dataset.from_parquet(path)]
     assert len(raw) == 17_917
-    keys = [questions.normalise(row.question) for row in dapo.rows]
+    keys = [questions.normalize(row.question) for row in dapo.rows]
     assert len(keys) == len(set(keys)) == 16_455 < len(set(raw))
     assert not any(set("\f\v\b\a\x14\x88") & set(row.question) for row in dapo.rows)
     # The count of the data's README: 480 of the first 7,000, one of them before a whole \frac.
@@ -544,7 +544,7 @@ def test_each_kind_is_asked_for_in_its_form():
     ],
 )
 def test_the_same_question(group):
-    assert len({questions.normalise(text) for text in group}) == 1
+    assert len({questions.normalize(text) for text in group}) == 1
 
 
 @pytest.mark.parametrize(
@@ -561,7 +561,7 @@ def test_the_same_question(group):
 )
 def test_other_questions(group):
     for one, other in itertools.combinations(group, 2):
-        assert questions.normalise(one) != questions.normalise(other), (one, other)
+        assert questions.normalize(one) != questions.normalize(other), (one, other)
 
 
 LONG = "How many positive perfect squares less than 2023 are divisible by 5?"

@@ -232,11 +232,11 @@ def test_the_same_numbers_are_the_same_drawing():
     assert one == other
 
 
-def test_looks_differ_by_more_than_their_colour():
+def test_looks_differ_by_more_than_their_color():
     looks = [look(index) for index in range(-1, 23)]
-    assert len({(one.marker, one.face != one.colour, one.dashes) for one in looks[:17]}) == 17
+    assert len({(one.marker, one.face != one.color, one.dashes) for one in looks[:17]}) == 17
     assert len(set(looks)) == 24
-    assert {one.colour for one in looks} <= set(INKS)
+    assert {one.color for one in looks} <= set(INKS)
 
 
 def luminance(ink):

@@ -82,14 +82,14 @@ def test_values_keep_their_types(write):
     path = write(
         'information:\n  postfix: "</think>\\n<answer>"\n'
         "reward:\n  functions: [accuracy, mine.py:pay]\n  weights: [1, 0.5]\n"
-        "algorithm:\n  options:\n    alpha: 1e-4\n    only_correct: false\n  beta: 0\n"
+        "algorithm:\n  options:\n    information_weight: 1e-4\n    only_correct: false\n  beta: 0\n"
         "model:\n  revision: null\n"
     )
     config = load_config(TrainConfig, path)
     assert config.information.postfix == "</think>\n<answer>"
     assert config.reward.functions == ["accuracy", "mine.py:pay"]
     assert config.reward.weights == [1.0, 0.5]
-    assert config.algorithm.options == {"alpha": 1e-4, "only_correct": False}
+    assert config.algorithm.options == {"information_weight": 1e-4, "only_correct": False}
     assert config.algorithm.beta == 0.0 and config.algorithm.epsilon is None
 
 
@@ -223,10 +223,13 @@ def test_an_override_is_the_text_as_it_stands(write, text, found):
 
 
 def test_an_override_may_be_a_list_a_mapping_or_refer_to_a_field():
-    overrides = ["reward.functions=[accuracy, a.py:b]", "algorithm.options={alpha: 1e-3}"]
+    overrides = [
+        "reward.functions=[accuracy, a.py:b]",
+        "algorithm.options={information_weight: 1e-3}",
+    ]
     config = load_config(TrainConfig, None, [*overrides, "seed=7", "max_steps=${seed}"])
     assert config.reward.functions == ["accuracy", "a.py:b"]
-    assert config.algorithm.options == {"alpha": 1e-3}
+    assert config.algorithm.options == {"information_weight": 1e-3}
     assert config.max_steps == 7
 
 
@@ -335,7 +338,10 @@ def test_every_range_is_that_of_a_field():
         ("algorithm.beta=-0.1", "algorithm.beta is -0.1; expected at least 0"),
         ("algorithm.epsilon=-0.1", "algorithm.epsilon is -0.1"),
         ("algorithm.epsilon_high=-0.1", "algorithm.epsilon_high is -0.1"),
-        ("algorithm.options={alpha: .nan}", "algorithm.options.alpha is nan; expected a finite"),
+        (
+            "algorithm.options={information_weight: .nan}",
+            "algorithm.options.information_weight is nan; expected a finite",
+        ),
         ("output_dir=", "output_dir is ''; expected a directory"),
     ],
 )
@@ -368,10 +374,13 @@ def test_output_dir_must_be_writable(tmp_path, monkeypatch):
 
 def test_another_method_does_not_get_the_files_options(tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text("algorithm: {name: iapo, options: {alpha: 0.5}}")
+    path.write_text("algorithm: {name: iapo, options: {information_weight: 0.5}}")
     options = lambda *overrides: load_config(TrainConfig, str(path), overrides).algorithm.options  # noqa: E731
-    assert options() == options("algorithm.name=iapo") == {"alpha": 0.5}
-    assert options("algorithm.options.beta=0.1") == {"alpha": 0.5, "beta": 0.1}
+    assert options() == options("algorithm.name=iapo") == {"information_weight": 0.5}
+    assert options("algorithm.options.exploration_weight=0.1") == {
+        "information_weight": 0.5,
+        "exploration_weight": 0.1,
+    }
     assert options("algorithm.name=gfpo") == {}
     # in whichever order they stand
     assert options("algorithm.name=gfpo", "algorithm.options={keep: 2}") == {"keep": 2}
@@ -457,7 +466,7 @@ def test_a_byte_order_mark_and_the_environment_are_fine(write, monkeypatch):
         ("optimizer.warmup-steps=1", "optimizer.warmup_steps?"),
         ("SEED=1", "seed?"),
         ("Temperature=1", "sampling.temperature?"),
-        ("algorithm.otpions.alpha=1", "algorithm.options?"),
+        ("algorithm.otpions.information_weight=1", "algorithm.options?"),
     ],
 )
 def test_the_nearest_field_of_any_section(override, near):

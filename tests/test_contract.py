@@ -143,14 +143,14 @@ def test_only_its_own_group_fields_matter(name, usual):
 
 
 ZERO = {
-    "iapo": {"alpha": 0.0, "beta": 0.0},
-    "iapo_reference": {"alpha": 0.0, "beta": 0.0},
-    "iapo_ni": {"beta": 0.0},
-    "iapo_ne": {"alpha": 0.0, "beta": 0.0},
-    "iapo_shuffled": {"alpha": 0.0, "beta": 0.0},
-    "iapo_random": {"alpha": 0.0, "beta": 0.0},
-    "iapo_priced": {"alpha": 0.0},
-    "gtpo": {"alpha": 0.0},
+    "iapo": {"information_weight": 0.0, "exploration_weight": 0.0},
+    "iapo_reference": {"information_weight": 0.0, "exploration_weight": 0.0},
+    "iapo_ni": {"exploration_weight": 0.0},
+    "iapo_ne": {"information_weight": 0.0, "exploration_weight": 0.0},
+    "iapo_shuffled": {"information_weight": 0.0, "exploration_weight": 0.0},
+    "iapo_random": {"information_weight": 0.0, "exploration_weight": 0.0},
+    "iapo_priced": {"information_weight": 0.0},
+    "gtpo": {"entropy_weight": 0.0},
     "gfpo": {"keep": 4},
     "s_grpo": {"first": 0, "until": 0, "probability": 1.0},
 }
@@ -183,7 +183,7 @@ def test_methods_that_give_tokens_their_own_credit_are_all_held_to_that(usual):
 
 def test_the_shuffled_control_has_the_same_marginal_distribution(usual):
     # z-scored over the completion, as `iapo` has it: the same values, at other places.
-    options = {"alpha": 1.0, "beta": 0.0}
+    options = {"information_weight": 1.0, "exploration_weight": 0.0}
     plain = make_algorithm("iapo", options).credit(usual)
     control = make_algorithm("iapo_shuffled", options).credit(usual, jax.random.key(1))
     moved = False

@@ -25,11 +25,19 @@ from iapo_jax.types import Group
 
 N, G, T, WIDE = 8, 6, 12, 17
 VARIANTS = {  # beside every method as it is
-    "iapo, group": ("iapo", {"normaliser": "group"}, None),
-    "iapo, norm": ("iapo", {"normaliser": "norm", "exploration": "entropy"}, None),
-    "iapo, none": ("iapo", {"normaliser": "none", "alpha": 0.5, "beta": 0.5}, None),
+    "iapo, group": ("iapo", {"normalizer": "group"}, None),
+    "iapo, norm": ("iapo", {"normalizer": "norm", "exploration": "entropy"}, None),
+    "iapo, none": (
+        "iapo",
+        {"normalizer": "none", "information_weight": 0.5, "exploration_weight": 0.5},
+        None,
+    ),
     "iapo, right only": ("iapo", {"only_correct": True, "scale_rewards": "none"}, None),
-    "iapo_reference, large": ("iapo_reference", {"alpha": 1.0, "beta": 1.0}, None),
+    "iapo_reference, large": (
+        "iapo_reference",
+        {"information_weight": 1.0, "exploration_weight": 1.0},
+        None,
+    ),
     "iapo_priced, right only": ("iapo_priced", {"only_correct": True, "price": 0.5}, None),
     "iapo_priced, nats": ("iapo_priced", {"unit": "nats", "price": 0.05}, None),
     "iapo_priced, length": ("iapo_priced", {"target_length": 4}, "price_for_length"),
@@ -38,8 +46,8 @@ VARIANTS = {  # beside every method as it is
     "gfpo, two": ("gfpo", {"keep": 2}, None),
     "gfpo, efficiency": ("gfpo", {"metric": "efficiency"}, None),
     "gfpo, difficulty": ("gfpo", {"start_questions": 0}, "keep_for_difficulty"),
-    "gtpo, tokens": ("gtpo", {"normaliser": "tokens"}, None),
-    "gtpo, sides": ("gtpo", {"normaliser": "sides"}, None),
+    "gtpo, tokens": ("gtpo", {"normalizer": "tokens"}, None),
+    "gtpo, sides": ("gtpo", {"normalizer": "sides"}, None),
     "s_grpo, nothing": ("s_grpo", {"first": 0, "probability": 0.0}, None),
     "length_penalty, high": ("length_penalty", {"penalty": 0.9}, None),
 }

@@ -61,7 +61,7 @@ def loops(group, credit, threshold):
 @pytest.mark.parametrize("threshold", [0.1, 1.5])
 def test_figures_are_those_of_a_loop(case, threshold):
     group = usual_group(4, **DEGENERATE[case])
-    credit = iapo_priced(group, alpha=0.5, price=0.3, only_correct=False)
+    credit = iapo_priced(group, information_weight=0.5, price=0.3, only_correct=False)
     got = diagnostics.credit_metrics(group, credit, threshold=threshold, asked=True)
     for name, expected in loops(group, credit, threshold).items():
         value = float(Mean(*map(jnp.sum, got[name])).value())
@@ -83,9 +83,9 @@ def test_redundant_tokens_by_hand():
 def test_the_theorems_quantity_cannot_see_a_bonus_that_is_z_scored_over_the_completion():
     # Its sum over a completion is 0, whatever the information is.
     group = usual_group(correct=[True] * 4, reward=[1.0] * 4)
-    credit = iapo(group, alpha=1.0, beta=0.0)
+    credit = iapo(group, information_weight=1.0, exploration_weight=0.0)
     assert abs(float(diagnostics.length_covariance(group, credit).value())) < 1e-4
-    raw = iapo(group, alpha=1.0, beta=0.0, normaliser="none")
+    raw = iapo(group, information_weight=1.0, exploration_weight=0.0, normalizer="none")
     assert abs(float(diagnostics.length_covariance(group, raw).value())) > 0.1
 
 
@@ -95,9 +95,13 @@ def test_a_price_shows_in_the_margin_of_stopping():
     u[:, 0] = 2.0
     mask = np.arange(6) < np.array([[2], [5]])
     group = plain_group(u, thinking=[1, 4], mask=mask)
-    stop, rivals = diagnostics.stop_margin(group, iapo_priced(group, alpha=0.3, price=0.1))
+    stop, rivals = diagnostics.stop_margin(
+        group, iapo_priced(group, information_weight=0.3, price=0.1)
+    )
     assert float(stop.value()) > float(rivals.value())  # it pays to stop
-    stop, rivals = diagnostics.stop_margin(group, iapo(group, alpha=1.0, beta=0.0))
+    stop, rivals = diagnostics.stop_margin(
+        group, iapo(group, information_weight=1.0, exploration_weight=0.0)
+    )
     # z over the completion: one informative token of n = 2 or 5 gives the others -1/sqrt(n - 1),
     # milder where the completion is longer: stops get (-1 - 1/2)/2, the redundant tokens -1/2.
     np.testing.assert_allclose(float(stop.value()), -0.75, atol=1e-4)
@@ -106,7 +110,9 @@ def test_a_price_shows_in_the_margin_of_stopping():
 
 def test_the_share_of_a_small_bonus_is_not_small_where_there_is_nothing_else():
     group = usual_group(correct=[True] * 4, reward=[1.0] * 4)  # z(r) = 0
-    share = diagnostics.bonus_share(group, iapo(group, alpha=1e-6, beta=0.0))
+    share = diagnostics.bonus_share(
+        group, iapo(group, information_weight=1e-6, exploration_weight=0.0)
+    )
     assert float(share.value()) == pytest.approx(1.0)
 
 
@@ -116,14 +122,14 @@ def test_completions_that_are_left_out_do_not_count():
     smaller = jax.tree.map(lambda x: x[kept], group)
     for figure in (diagnostics.length_covariance, diagnostics.bonus_share):
         one, other = (
-            float(figure(g, iapo(g, alpha=1.0, normaliser="none")).value())
+            float(figure(g, iapo(g, information_weight=1.0, normalizer="none")).value())
             for g in (select(group, kept), smaller)
         )
         assert one == pytest.approx(other, rel=1e-4)
     # The trainer has the whole group: completions without weight do not count either.
-    part = iapo(select(group, kept), alpha=1.0, normaliser="none")
+    part = iapo(select(group, kept), information_weight=1.0, normalizer="none")
     whole = diagnostics.credit_metrics(group, part, threshold=0.1, asked=True)
-    alone = iapo(smaller, alpha=1.0, normaliser="none")
+    alone = iapo(smaller, information_weight=1.0, normalizer="none")
     expected = diagnostics.credit_metrics(smaller, alone, threshold=0.1, asked=True)
     for name in ("credit/length_bonus_covariance", "credit/stop_bonus", "credit/rival_bonus"):
         assert float(whole[name].value()) == pytest.approx(float(expected[name].value()), rel=1e-4)

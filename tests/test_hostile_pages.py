@@ -122,12 +122,12 @@ def write_all(root, text, name):
     write_lines(bare / "completions" / "step_1.jsonl", rows)
     choice = {"criterion": "ratio", "low": 1.0, "high": 9.0, "name": text}
     write_lines(runs[0] / "selection.jsonl", [choice | {"step": 2, "ratio": 2.0, "chosen": text}])
-    labelled = [member(f"{text}{n}", **fields) for n in (1, 2)]
+    labeled = [member(f"{text}{n}", **fields) for n in (1, 2)]
     lines = [
-        completion(labelled[0], row, completion=text, extracted=text, length=text)
+        completion(labeled[0], row, completion=text, extracted=text, length=text)
         for row in range(4)
     ]
-    for one in labelled:
+    for one in labeled:
         one["model"], label = f"m{len(one['model'])}", one["model"]
         write_evaluation(root / f"{name}e", [one], completions=lines)
         path = next((root / f"{name}e").glob(f"{one['model']}.*.json"))
@@ -177,7 +177,7 @@ def test_the_inspection_page_escapes_every_text():
 
 
 def test_a_terminal_obeys_nothing_of_a_completion():
-    """With colours on: the only escapes are the colours', and markup is text."""
+    """With colors on: the only escapes are the colors', and markup is text."""
     out = io.StringIO()
     console = Console(file=out, width=4000, force_terminal=True, color_system="truecolor")
     terminal.show(inspections(HOSTILE), console)

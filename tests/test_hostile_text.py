@@ -289,7 +289,7 @@ def test_an_answer_is_teacher_forced_as_text(tokenizer, arithmetic):
         width=20,
     )
     assert not set(control.values()) & set(np.ravel(made.tokens).tolist())
-    assert probes.tokenised_apart(tokenizer, "<think>", ["1", "</think>"], 9) == []
+    assert probes.tokenized_apart(tokenizer, "<think>", ["1", "</think>"], 9) == []
     probes.check_answers(tokenizer, ["<think>"], "</think>")
     with pytest.raises(UserError, match="the text '5<think>' holds '<think>'"):
         probes.check_answers(arithmetic, ["5<think>"], "</answer>")

@@ -13,17 +13,17 @@ from iapo_jax.information.estimators import (
     ESTIMATORS,
     Probe,
     answer_entropy,
-    choose_cuts,
+    choose_positions,
     every_prefix,
     informativeness,
-    spread,
+    interpolate,
 )
 from iapo_jax.information.signals import compute_signals, make_groups
 from iapo_jax.model import attention, scoring
 from iapo_jax.model.decoder import DecoderConfig, init_params, make_model
-from iapo_jax.model.scoring import read_completions, read_prompts
+from iapo_jax.model.scoring import forward_completions, prefill
 from iapo_jax.sharding import by_prompt, make_mesh, param_shardings, put
-from iapo_jax.types import Answers, Cache, Cuts, Model, Prompts, Rollout
+from iapo_jax.types import Answers, Cache, Model, ProbePositions, Prompts, Rollout
 
 P, G, L, T, K = 2, 2, 6, 9, 3
 PROMPT_LENGTH = np.array([6, 3], np.int32)
@@ -32,7 +32,7 @@ RNG = np.random.default_rng(0)
 PROMPTS = RNG.integers(2, 90, (P, L)).astype(np.int32)
 COMPLETIONS = RNG.integers(2, 90, (P, G, T)).astype(np.int32)
 POSTFIX = RNG.integers(2, 90, K).astype(np.int32)
-REAL = np.arange(T + 1) <= LENGTH[..., None]  # cuts that read no padding
+REAL = np.arange(T + 1) <= LENGTH[..., None]  # positions that read no padding
 
 
 def probe(model, params, prompts, length, completions, postfix, limit=2**14):
@@ -47,11 +47,11 @@ def _jitted(limit):
     def run(model, params, prompts, completions, postfix):
         before, information._PROBE_TOKENS = information._PROBE_TOKENS, limit
         try:
-            prompt = read_prompts(model, params, prompts)
-            _, cache = read_completions(model, params, prompts, completions, prompt)
+            prompt = prefill(model, params, prompts)
+            _, cache = forward_completions(model, params, prompts, completions, prompt)
             size = completions.shape[-1]
-            cuts = every_prefix(jnp.full(completions.shape[:2], size), size)
-            return answer_entropy(model, params, prompts, (prompt, cache), postfix, cuts)
+            positions = every_prefix(jnp.full(completions.shape[:2], size), size)
+            return answer_entropy(model, params, prompts, (prompt, cache), postfix, positions)
         finally:
             information._PROBE_TOKENS = before
 
@@ -104,12 +104,12 @@ def test_a_postfix_of_one_token(qwen2):
     np.testing.assert_allclose(found, brute_force(golden, short, postfix), atol=1e-4)
 
 
-@pytest.mark.parametrize("cuts_at_once", [1, 4])
-def test_the_chunk_size_changes_nothing(qwen2, cuts_at_once):
-    """10 cuts one by one, and in chunks of 4, which do not divide them."""
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_the_chunk_size_changes_nothing(qwen2, at_once):
+    """10 positions one by one, and in chunks of 4, which do not divide them."""
     golden, want = qwen2
     args = golden.model, golden.params, PROMPTS, PROMPT_LENGTH, COMPLETIONS, POSTFIX
-    found = probe(*args, limit=cuts_at_once * P * G * K)
+    found = probe(*args, limit=at_once * P * G * K)
     np.testing.assert_allclose(found, want, atol=1e-5)
 
 
@@ -123,7 +123,7 @@ def test_padding_changes_nothing(qwen2):
     assert (found[~REAL] != want[~REAL]).any()  # the padding was other
 
 
-def test_neighbours_and_the_future_change_nothing(qwen2):
+def test_neighbors_and_the_future_change_nothing(qwen2):
     """u_t of one completion, when all others and its own tokens after t are replaced."""
     golden, want = qwen2
     t = 4
@@ -144,9 +144,9 @@ def markov_model(states):
     `params` is the transition matrix. The cache is empty of meaning, but has its axes.
     """
 
-    def forward(params, tokens, positions, contexts, read_from=0):
+    def forward(params, tokens, positions, contexts, outputs_from=0):
         keys = jnp.zeros((1, *tokens.shape, 1, 1))  # [N, *lead, S, M, d]
-        return jax.nn.one_hot(tokens[..., read_from:], states), Cache(keys, keys)
+        return jax.nn.one_hot(tokens[..., outputs_from:], states), Cache(keys, keys)
 
     return Model(forward, lambda params: jnp.log(params).T, lambda params: params)
 
@@ -165,9 +165,9 @@ def counting_model(size):
     """Knows how many tokens stand before the answer: after position i the answer is uniform over
     i + 1 tokens. Its entropy is log(i + 1), which gives u_t = log(prompt + t + K) exactly."""
 
-    def forward(params, tokens, positions, contexts, read_from=0):
+    def forward(params, tokens, positions, contexts, outputs_from=0):
         keys = jnp.zeros((1, *tokens.shape, 1, 1))
-        return jax.nn.one_hot(positions[..., read_from:], size), Cache(keys, keys)
+        return jax.nn.one_hot(positions[..., outputs_from:], size), Cache(keys, keys)
 
     table = np.where(np.tri(size, dtype=bool), 0.0, -1e9).astype(np.float32)  # [position, token]
     return Model(forward, lambda params: jnp.asarray(table).T, lambda params: params)
@@ -191,13 +191,14 @@ ANSWERS = Answers(
 
 
 @functools.partial(jax.jit, static_argnames=("estimator", "model"))
-def ask(estimator, model, params, prompts, completions, postfix, answers, cuts=None):
+def ask(estimator, model, params, prompts, completions, postfix, answers, positions=None):
     """An estimator with its contexts; one program for all contents of the same shapes."""
-    prompt = read_prompts(model, params, prompts)
-    _, cache = read_completions(model, params, prompts, completions, prompt)
+    prompt = prefill(model, params, prompts)
+    _, cache = forward_completions(model, params, prompts, completions, prompt)
     size = completions.shape[-1]
-    cuts = every_prefix(jnp.full(completions.shape[:2], size), size) if cuts is None else cuts
-    asked = (postfix, cuts) if answers is None else (postfix, cuts, answers)
+    if positions is None:
+        positions = every_prefix(jnp.full(completions.shape[:2], size), size)
+    asked = (postfix, positions) if answers is None else (postfix, positions, answers)
     return getattr(information, estimator)(model, params, prompts, (prompt, cache), *asked)
 
 
@@ -231,7 +232,7 @@ def brute_log_probs(golden, answers=ANSWERS):
 
 
 def brute_set_entropy(log_p, meaning, length):
-    """Renormalised over the answers that are there, summed over those that mean the same."""
+    """Renormalized over the answers that are there, summed over those that mean the same."""
     weight = np.where(length[:, :, None] > 0, np.exp(log_p), 0.0)
     q = weight / weight.sum(-1, keepdims=True)
     summed = np.stack([(q * (meaning[:, :, None] == m)).sum(-1) for m in range(q.shape[-1])], -1)
@@ -255,14 +256,14 @@ def test_whole_answers_are_full_forwards(name):
 
 def test_room_for_long_answers_costs_nothing_while_they_are_short(qwen2):
     """A = 20: the forward behind the postfix is as wide as the longest answer of its place needs,
-    in one program for all; long answers are computed a few cuts at a time."""
+    in one program for all; long answers are computed a few positions at a time."""
     golden, _ = qwen2
     widths = []
 
-    def forward(params, tokens, positions, contexts, read_from=0):
+    def forward(params, tokens, positions, contexts, outputs_from=0):
         if len(contexts) == 3:  # prompt, completion, postfix: an answer
             jax.debug.callback(lambda: widths.append(tokens.shape[-1] + 1))
-        return golden.model.forward(params, tokens, positions, contexts, read_from=read_from)
+        return golden.model.forward(params, tokens, positions, contexts, outputs_from=outputs_from)
 
     watched = golden._replace(model=golden.model._replace(forward=forward))
     wide = RNG.integers(2, 90, (P, 1, Y, 20)).astype(np.int32)
@@ -280,16 +281,16 @@ def test_room_for_long_answers_costs_nothing_while_they_are_short(qwen2):
 
 
 def test_no_cut_of_a_long_answer_is_computed_twice(qwen2, monkeypatch):
-    """Chunks of 2 cuts whose answers of 20 tokens would fill 3 pieces: 2 pieces of one cut each."""
+    """Chunks of 2 positions whose answers of 20 tokens fill 3 pieces: 2 pieces of one position."""
     golden, _ = qwen2
     at_once = 7
     monkeypatch.setattr(information, "_PROBE_TOKENS", 2 * P * G * at_once)
-    cuts = []
+    sizes = []
 
-    def forward(params, tokens, positions, contexts, read_from=0):
+    def forward(params, tokens, positions, contexts, outputs_from=0):
         if len(contexts) == 3:
-            jax.debug.callback(lambda: cuts.append(tokens.shape[2]))
-        return golden.model.forward(params, tokens, positions, contexts, read_from=read_from)
+            jax.debug.callback(lambda: sizes.append(tokens.shape[2]))
+        return golden.model.forward(params, tokens, positions, contexts, outputs_from=outputs_from)
 
     watched = golden._replace(model=golden.model._replace(forward=forward))
     answers = Answers(
@@ -300,7 +301,7 @@ def test_no_cut_of_a_long_answer_is_computed_twice(qwen2, monkeypatch):
     found = ask_golden("answer_log_probs", watched, answers)
     jax.effects_barrier()
     ask.clear_cache()
-    assert cuts == [1] * (T + 1)
+    assert sizes == [1] * (T + 1)
     np.testing.assert_allclose(found, brute_log_probs(golden, answers), atol=1e-4)
 
 
@@ -342,7 +343,7 @@ def test_a_set_without_answers_is_no_uncertainty(qwen2):
 
 
 def test_contents_share_one_program(qwen2):
-    """Other lengths of answers, other numbers of them, other cuts: nothing is compiled anew."""
+    """Other lengths of answers, other numbers and positions: nothing is compiled anew."""
     golden, _ = qwen2
     ask_golden("answer_set_entropy", golden)
     before = ask._cache_size()
@@ -352,7 +353,7 @@ def test_contents_share_one_program(qwen2):
 
 
 @pytest.mark.parametrize("estimator", ["answer_log_probs", "answer_set_entropy"])
-def test_padding_neighbours_and_order_change_nothing(qwen2, estimator):
+def test_padding_neighbors_and_order_change_nothing(qwen2, estimator):
     golden, _ = qwen2
     want = ask_golden(estimator, golden)
     prompts = np.where(np.arange(L) < PROMPT_LENGTH[:, None], PROMPTS, 95)
@@ -419,9 +420,9 @@ def halving_model(size, start):
     `start` is the position of the first completion token; u_t = log(size) - t log 2.
     """
 
-    def forward(params, tokens, positions, contexts, read_from=0):
+    def forward(params, tokens, positions, contexts, outputs_from=0):
         keys = jnp.zeros((1, *tokens.shape, 1, 1))
-        read = positions[..., read_from:] - start - K + 1
+        read = positions[..., outputs_from:] - start - K + 1
         return jax.nn.one_hot(read, 16), Cache(keys, keys)
 
     open_ones = np.maximum(size // 2 ** np.arange(16), 1)
@@ -450,30 +451,32 @@ def test_each_halving_token_tells_log_2():
 # ------------------------------------------------------------------ where
 
 
-def test_cuts_by_hand():
+def test_positions_by_hand():
     length = jnp.asarray([[5, 0, 6]])
     for stride, want in [
         (1, [[0, 1, 2, 3, 4, 5, 5], [0] * 7, [0, 1, 2, 3, 4, 5, 6]]),
         (2, [[0, 2, 4, 5, 5, 5, 5], [0] * 7, [0, 2, 4, 6, 6, 6, 6]]),
         (9, [[0, 5, 5, 5, 5, 5, 5], [0] * 7, [0, 6, 6, 6, 6, 6, 6]]),
     ]:
-        cuts = choose_cuts(length, 6, stride=stride)
-        np.testing.assert_array_equal(cuts.position[0], want)
-        np.testing.assert_array_equal(cuts.count[0], [len(set(row)) for row in want])
+        positions = choose_positions(length, 6, stride=stride)
+        np.testing.assert_array_equal(positions.index[0], want)
+        np.testing.assert_array_equal(positions.count[0], [len(set(row)) for row in want])
     boundary = jnp.zeros((1, 3, 6), bool).at[0, 0, 2].set(True).at[0, :, 5].set(True)
-    cuts = choose_cuts(length, 6, boundary=boundary)  # the sixth token of the first is padding
-    np.testing.assert_array_equal(cuts.position[0, :, :4], [[0, 3, 5, 5], [0] * 4, [0, 6, 6, 6]])
-    np.testing.assert_array_equal(cuts.count[0], [3, 1, 2])
+    positions = choose_positions(
+        length, 6, boundary=boundary
+    )  # the sixth token of the first is padding
+    np.testing.assert_array_equal(positions.index[0, :, :4], [[0, 3, 5, 5], [0] * 4, [0, 6, 6, 6]])
+    np.testing.assert_array_equal(positions.count[0], [3, 1, 2])
 
 
 @pytest.mark.parametrize("stride", [2, 4])
 def test_sparse_probes_are_some_of_the_dense_ones(qwen2, stride):
     golden, dense = qwen2
-    cuts = choose_cuts(jnp.asarray(LENGTH), T, stride=stride)
-    found = ask_golden("answer_entropy", golden, None, cuts=cuts)
+    positions = choose_positions(jnp.asarray(LENGTH), T, stride=stride)
+    found = ask_golden("answer_entropy", golden, None, positions=positions)
     for p, g in np.ndindex(P, G):
-        count = int(cuts.count[p, g])
-        at = np.asarray(cuts.position[p, g, :count])
+        count = int(positions.count[p, g])
+        at = np.asarray(positions.index[p, g, :count])
         np.testing.assert_allclose(found[p, g, :count], dense[p, g, at], atol=1e-5)
         assert (found[p, g, count:] == found[p, g, count - 1]).all()
 
@@ -483,17 +486,17 @@ def test_chunks_behind_the_last_cut_are_not_computed(qwen2, monkeypatch):
     golden, _ = qwen2
     calls = []
 
-    def forward(params, tokens, positions, contexts, read_from=0):
+    def forward(params, tokens, positions, contexts, outputs_from=0):
         if tokens.shape[-1] == K:  # a probe
             jax.debug.callback(lambda: calls.append(1))
-        return golden.model.forward(params, tokens, positions, contexts, read_from=read_from)
+        return golden.model.forward(params, tokens, positions, contexts, outputs_from=outputs_from)
 
-    monkeypatch.setattr(information, "_PROBE_TOKENS", 2 * P * G * K)  # 2 cuts a chunk
+    monkeypatch.setattr(information, "_PROBE_TOKENS", 2 * P * G * K)  # 2 positions a chunk
     model = golden.model._replace(forward=forward)
     for longest, chunks in [(3, 2), (4, 3), (9, 5)]:
         calls.clear()
-        cuts = choose_cuts(jnp.minimum(jnp.full((P, G), T), longest), T)
-        arguments = Prompts(PROMPTS, PROMPT_LENGTH), COMPLETIONS, POSTFIX, None, cuts
+        positions = choose_positions(jnp.minimum(jnp.full((P, G), T), longest), T)
+        arguments = Prompts(PROMPTS, PROMPT_LENGTH), COMPLETIONS, POSTFIX, None, positions
         jax.block_until_ready(ask("answer_entropy", model, golden.params, *arguments))
         jax.effects_barrier()
         assert len(calls) == chunks
@@ -501,21 +504,21 @@ def test_chunks_behind_the_last_cut_are_not_computed(qwen2, monkeypatch):
 
 
 def test_spread_keeps_the_sum_of_every_segment():
-    """A property: random uncertainties, cuts and ends; between cuts all tokens carry alike."""
+    """A property: random uncertainties, positions and ends; between two all tokens carry alike."""
     rng = np.random.default_rng(3)
     size, rows = 23, 40
     length = rng.integers(0, size + 1, (1, rows))
     boundary = rng.random((1, rows, size)) < 0.3
     for options in ({"stride": 1}, {"stride": 5}, {"boundary": jnp.asarray(boundary)}):
-        cuts = choose_cuts(jnp.asarray(length), size, **options)
-        at_cuts = jnp.asarray(rng.normal(size=(1, rows, size + 1)), jnp.float32)
-        u = np.asarray(spread(at_cuts, cuts, size))
+        positions = choose_positions(jnp.asarray(length), size, **options)
+        at_positions = jnp.asarray(rng.normal(size=(1, rows, size + 1)), jnp.float32)
+        u = np.asarray(interpolate(at_positions, positions, size))
         thinking = np.arange(size) < length[..., None]
         s = np.asarray(informativeness(jnp.asarray(u), jnp.asarray(thinking)))
         assert not s[~thinking].any()
         for row in range(rows):
-            position = np.asarray(cuts.position[0, row, : cuts.count[0, row]])
-            value = np.asarray(at_cuts[0, row, : cuts.count[0, row]])
+            position = np.asarray(positions.index[0, row, : positions.count[0, row]])
+            value = np.asarray(at_positions[0, row, : positions.count[0, row]])
             np.testing.assert_array_equal(u[0, row, position], value)  # to the bit
             assert (u[0, row, length[0, row] :] == value[-1]).all()
             np.testing.assert_allclose(s[0, row].sum(), value[0] - value[-1], atol=1e-5)
@@ -555,7 +558,7 @@ def test_the_probes_add_one_chunk_to_the_scoring_pass():
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     for size in (512, 1024):
-        probe = Probe(ids(6), Cuts(ids(1, rows, size + 1), ids(1, rows)))
+        probe = Probe(ids(6), ProbePositions(ids(1, rows, size + 1), ids(1, rows)))
         added = temporary(size, probe) - temporary(size, None)
         cache = rows * (size + 1) * SMALL.num_layers * 2 * SMALL.num_kv_heads * SMALL.head_dim * 4
         assert cache < added < 2 * cache
@@ -568,9 +571,9 @@ def test_states_that_are_not_read_are_not_computed():
     tokens = jnp.zeros((2, size), jnp.int32)
     positions = jnp.broadcast_to(jnp.arange(size), tokens.shape)
 
-    def flops(read_from):
+    def flops(outputs_from):
         unrolled = golden.model.unroll(golden.params)
-        run = functools.partial(golden.model.forward, read_from=read_from)
+        run = functools.partial(golden.model.forward, outputs_from=outputs_from)
         cost = jax.jit(run).lower(unrolled, tokens, positions, ()).compile().cost_analysis()
         return cost["flops"]
 
@@ -585,7 +588,7 @@ def test_reading_from_a_token_on_gives_the_same_states(name):
     positions = jnp.broadcast_to(jnp.arange(T), tokens.shape)
     for params in (golden.params, golden.model.unroll(golden.params)):
         whole, cache = golden.model.forward(params, tokens, positions, ())
-        part, same = golden.model.forward(params, tokens, positions, (), read_from=6)
+        part, same = golden.model.forward(params, tokens, positions, (), outputs_from=6)
         np.testing.assert_allclose(part, whole[:, 6:], atol=1e-5)
         jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), same, cache)
 
@@ -620,7 +623,7 @@ def bayesian_model():
     seen too early shows. All that is known is a sum: every u_t has a closed form.
     """
 
-    def forward(params, tokens, positions, contexts, read_from=0):
+    def forward(params, tokens, positions, contexts, outputs_from=0):
         own = params[tokens]  # [*lead, S, V]
         total = jnp.cumsum(own, axis=-2)
         for cache, visible in contexts:
@@ -632,7 +635,7 @@ def bayesian_model():
             mask = jnp.broadcast_to(mask, (*tokens.shape, past.shape[-2])).astype(jnp.float32)
             total += mask @ past
         keys = own[None, ..., None, :]  # [N, *lead, S, M, d]
-        return total[..., read_from:, :], Cache(keys, keys)
+        return total[..., outputs_from:, :], Cache(keys, keys)
 
     return Model(forward, lambda params: jnp.eye(params.shape[0]), lambda params: params)
 
@@ -740,11 +743,11 @@ ONE = np.float32(1.0)
 
 
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
-def test_signals_hold_the_estimator_at_its_cuts_and_straight_between(estimator):
-    """Cuts at every fourth token of a thinking of mixed length; numpy interpolates what Bayes
+def test_signals_hold_the_estimator_at_its_positions_and_straight_between(estimator):
+    """Probed at every fourth token of a thinking of mixed length; numpy interpolates what Bayes
     says there. In one batch and in two micro-batches, with a set for each prompt."""
     thinking = np.array([[9, 3], [0, 6]], np.int32)
-    cuts = jax.tree.map(np.asarray, choose_cuts(jnp.asarray(thinking), T, stride=4))
+    positions = jax.tree.map(np.asarray, choose_positions(jnp.asarray(thinking), T, stride=4))
     answers = None if estimator == "answer_entropy" else SPOKEN
     want = np.zeros((P, G, T + 1))
     dense = wanted_of(estimator, SPOKEN)
@@ -752,7 +755,7 @@ def test_signals_hold_the_estimator_at_its_cuts_and_straight_between(estimator):
         at = [*range(0, thinking[p, g], 4), thinking[p, g]]
         want[p, g] = np.interp(np.arange(T + 1), at, dense[p, g, at])
     for micro in (1, 2):
-        asked = Probe(POSTFIX, cuts, answers)
+        asked = Probe(POSTFIX, positions, answers)
         options = dict(micro=micro, estimator=estimator)
         found = compute_signals(bayes, TABLE, None, rollout_of(), asked, ONE, **options)
         np.testing.assert_allclose(found.uncertainty, want, atol=1e-4)
@@ -764,7 +767,7 @@ def test_signals_hold_the_estimator_at_its_cuts_and_straight_between(estimator):
         inside = np.arange(T) < np.minimum(thinking, LENGTH)[..., None]
         s = np.asarray(group.informativeness)
         np.testing.assert_array_equal(s[~inside], 0.0)
-        whole = thinking <= LENGTH  # the others stop between two cuts
+        whole = thinking <= LENGTH  # the others stop between two positions
         np.testing.assert_allclose(s.sum(-1)[whole], (first - last)[whole], atol=1e-4)
 
 
@@ -772,9 +775,9 @@ def test_signals_hold_the_estimator_at_its_cuts_and_straight_between(estimator):
 def test_nothing_thought_and_nothing_answered_is_never_nan(estimator):
     """Empty completions, no thinking, no answer at all: finite, and tokens carry exactly 0."""
     length, thinking = np.array([[0, 9], [1, 0]]), np.zeros((P, G), np.int32)
-    cuts = jax.tree.map(np.asarray, choose_cuts(jnp.asarray(thinking), T))
+    positions = jax.tree.map(np.asarray, choose_positions(jnp.asarray(thinking), T))
     none = ANSWERS._replace(length=np.zeros_like(ANSWERS.length))
-    asked = Probe(POSTFIX, cuts, None if estimator == "answer_entropy" else none)
+    asked = Probe(POSTFIX, positions, None if estimator == "answer_entropy" else none)
     rollout = rollout_of(length)
     found = compute_signals(bayes, TABLE, None, rollout, asked, ONE, estimator=estimator)
     group = make_groups(rollout, found, *np.zeros((2, P, G)), thinking)
@@ -789,27 +792,27 @@ def test_nothing_thought_and_nothing_answered_is_never_nan(estimator):
 
 def test_prefixes_of_no_tokens_at_all():
     """T = 0: one cut, one value, no token to carry anything."""
-    cuts = choose_cuts(jnp.zeros((1, 2), jnp.int32), 0)
-    assert cuts.position.tolist() == [[[0], [0]]] and cuts.count.tolist() == [[1, 1]]
-    u = spread(jnp.asarray([[[1.5], [0.0]]]), cuts, 0)
+    positions = choose_positions(jnp.zeros((1, 2), jnp.int32), 0)
+    assert positions.index.tolist() == [[[0], [0]]] and positions.count.tolist() == [[1, 1]]
+    u = interpolate(jnp.asarray([[[1.5], [0.0]]]), positions, 0)
     assert u.tolist() == [[[1.5], [0.0]]]
     assert informativeness(u, jnp.zeros((1, 2, 0), bool)).shape == (1, 2, 0)
 
 
 def test_the_sum_over_the_thinking_of_any_rollout_is_first_minus_last():
-    """The property, over 300 rollouts: any u, length, thinking and choice of cuts. Exact to the
+    """The property, over 300 rollouts: any u, length, thinking and positions. Exact to the
     bit where every prefix is probed; every segment keeps its sum, and shares it equally."""
     rng = np.random.default_rng(5)
     size, rows = 17, 100
-    both = jax.jit(spread, static_argnums=2)
+    both = jax.jit(interpolate, static_argnums=2)
     for stride, chance in [(1, None), (3, None), (40, None), (1, 0.0), (1, 0.25), (1, 1.0)]:
         thinking = rng.integers(0, size + 1, (1, rows))
         thinking[0, :2] = 0, size
         boundary = None if chance is None else jnp.asarray(rng.random((1, rows, size)) < chance)
-        cuts = choose_cuts(jnp.asarray(thinking), size, stride=stride, boundary=boundary)
+        positions = choose_positions(jnp.asarray(thinking), size, stride=stride, boundary=boundary)
         scale = 10.0 ** rng.integers(-3, 4, (1, rows, 1))
         dense = np.float32(scale * rng.normal(size=(1, rows, size + 1)))
-        u = np.asarray(both(jnp.take_along_axis(dense, cuts.position, -1), cuts, size))
+        u = np.asarray(both(jnp.take_along_axis(dense, positions.index, -1), positions, size))
         inside = np.arange(size) < thinking[..., None]
         s = np.asarray(informativeness(jnp.asarray(u), jnp.asarray(inside)))
         last = np.take_along_axis(dense, thinking[..., None], -1)
@@ -826,8 +829,8 @@ def test_the_sum_over_the_thinking_of_any_rollout_is_first_minus_last():
             at = [t for t in range(n + 1) if t in (0, n) or (t % stride == 0 and chance is None)]
             if boundary is not None:
                 at = [t for t in range(n + 1) if t in (0, n) or boundary[0, row, t - 1]]
-            np.testing.assert_array_equal(cuts.position[0, row, : len(at)], at)
-            assert cuts.count[0, row] == len(at)
+            np.testing.assert_array_equal(positions.index[0, row, : len(at)], at)
+            assert positions.count[0, row] == len(at)
             np.testing.assert_array_equal(u[0, row, at], dense[0, row, at])
             if every:
                 np.testing.assert_array_equal(s[0, row, :n], -np.diff(dense[0, row, : n + 1]))
@@ -839,11 +842,11 @@ def test_the_sum_over_the_thinking_of_any_rollout_is_first_minus_last():
 
 
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
-@pytest.mark.parametrize("cuts, rows", [(1, 1), (4, 3)])
-def test_chunks_of_cuts_and_of_logits_change_nothing(monkeypatch, estimator, cuts, rows):
-    """So many cuts at once, and so many of their logits: none divides the 10 cuts."""
-    per_cut = P * G * (K if estimator == "answer_entropy" else max(K, A - 1))
-    monkeypatch.setattr(information, "_PROBE_TOKENS", cuts * per_cut)
+@pytest.mark.parametrize("at_once, rows", [(1, 1), (4, 3)])
+def test_chunks_of_positions_and_of_logits_change_nothing(monkeypatch, estimator, at_once, rows):
+    """So many positions at once, and so many of their logits: none divides the 10."""
+    per_position = P * G * (K if estimator == "answer_entropy" else max(K, A - 1))
+    monkeypatch.setattr(information, "_PROBE_TOKENS", at_once * per_position)
     monkeypatch.setattr(scoring, "_LOGITS", rows * P * G * 90)
     ask.clear_cache()
     found = ask_bayesian(estimator)
@@ -885,7 +888,7 @@ def test_other_candidates_do_not_change_an_answer():
 
 
 def test_a_mesh_of_eight_changes_no_signal():
-    """Four prompts over data, fsdp and tensor; own sets, strided cuts, chunks of both kinds."""
+    """Four prompts over data, fsdp and tensor; own sets, strides, chunks of both kinds."""
     golden = golden_model("qwen3_untied")
     rng = np.random.default_rng(0)
     length = np.array([[9, 4], [1, 7], [0, 9], [6, 2]], np.int32)
@@ -897,16 +900,22 @@ def test_a_mesh_of_eight_changes_no_signal():
         np.array([[[3, 3, 4]], [[2, 3, 0]], [[1, 1, 1]], [[0, 0, 0]]], np.int32),
         np.array([[[0, 1, 0]], [[0, 1, 0]], [[0, 1, 2]], [[0, 0, 0]]], np.int32),
     )
-    cuts = jax.tree.map(np.asarray, choose_cuts(jnp.asarray(length), T, stride=2))
+    positions = jax.tree.map(np.asarray, choose_positions(jnp.asarray(length), T, stride=2))
     options = dict(estimator="answer_set_entropy")
-    parts = rollout, cuts, answers
+    parts = rollout, positions, answers
     one = compute_signals(
-        golden.model, golden.params, None, rollout, Probe(POSTFIX, cuts, answers), ONE, **options
+        golden.model,
+        golden.params,
+        None,
+        rollout,
+        Probe(POSTFIX, positions, answers),
+        ONE,
+        **options,
     )
     mesh = make_mesh(2, 2, 2)
     params = jax.device_put(golden.params, param_shardings(mesh, golden.params))
-    rollout, cuts, answers = put(parts, by_prompt(mesh))
-    probe = Probe(POSTFIX, cuts, answers)
+    rollout, positions, answers = put(parts, by_prompt(mesh))
+    probe = Probe(POSTFIX, positions, answers)
     model = make_model(golden.config, mesh)
     found = compute_signals(model, params, None, rollout, probe, ONE, **options)
     assert np.ptp(one.uncertainty) > 0.1
@@ -914,13 +923,15 @@ def test_a_mesh_of_eight_changes_no_signal():
 
 
 def test_no_content_of_a_rollout_compiles_anew():
-    """Answers, candidate sets, cuts and lengths of any content: one program for each estimator."""
+    """Answers, candidate sets, positions and lengths of any content: one program each."""
     for estimator in ("answer_log_prob", "answer_set_entropy"):
         before = None
         for stride, length in [(1, [[3, 1, 4], [2, 4, 0]]), (4, [[0, 0, 0], [1, 0, 0]])]:
             answers = ANSWERS._replace(length=np.int32(length)[:, None])
-            cuts = jax.tree.map(np.asarray, choose_cuts(jnp.asarray(LENGTH), T, stride=stride))
-            probe = Probe(POSTFIX, cuts, answers)
+            positions = jax.tree.map(
+                np.asarray, choose_positions(jnp.asarray(LENGTH), T, stride=stride)
+            )
+            probe = Probe(POSTFIX, positions, answers)
             rollout = rollout_of(LENGTH // stride)
             options = dict(estimator=estimator)
             compute_signals(bayes, TABLE, None, rollout, probe, ONE, **options)
@@ -931,28 +942,28 @@ def test_no_content_of_a_rollout_compiles_anew():
 # ------------------------------------------------------------------ what is not computed
 
 
-def test_keys_beyond_a_chunk_of_cuts_are_not_multiplied(qwen2, monkeypatch):
-    """Tiles of 4 keys; the cache holds NaN from the 5th input on. A chunk of cuts that read up to
-    4 inputs never meets one; the others do."""
+def test_keys_beyond_a_chunk_of_positions_are_not_multiplied(qwen2, monkeypatch):
+    """Tiles of 4 keys; the cache holds NaN from the 5th input on. A chunk of positions that reads
+    up to 4 inputs never meets one; the others do."""
     golden, want = qwen2
     prompts = Prompts(jnp.asarray(PROMPTS), jnp.asarray(PROMPT_LENGTH))
 
     @jax.jit
     def read(params):
-        prompt = read_prompts(golden.model, params, prompts)
+        prompt = prefill(golden.model, params, prompts)
         inputs = params, prompts, jnp.asarray(COMPLETIONS), prompt
-        return prompt, read_completions(golden.model, *inputs)[1]
+        return prompt, forward_completions(golden.model, *inputs)[1]
 
     prompt, cache = read(golden.params)
     cache = jax.tree.map(lambda x: x.at[:, :, :, 4:].set(jnp.nan), cache)
     monkeypatch.setattr(attention, "_DENSE_SCORES", 0)
     monkeypatch.setattr(attention, "_KEYS", 4)
     monkeypatch.setattr(attention, "_QUERIES", 8)
-    monkeypatch.setattr(information, "_PROBE_TOKENS", 4 * P * G * K)  # 4 cuts a chunk
-    cuts = choose_cuts(jnp.full((P, G), T), T)
+    monkeypatch.setattr(information, "_PROBE_TOKENS", 4 * P * G * K)  # 4 positions a chunk
+    positions = choose_positions(jnp.full((P, G), T), T)
     contexts = jax.tree.map(jnp.asarray, (prompt, cache))
     run = jax.jit(functools.partial(answer_entropy, golden.model))
-    found = np.asarray(run(golden.params, prompts, contexts, POSTFIX, cuts))
+    found = np.asarray(run(golden.params, prompts, contexts, POSTFIX, positions))
     np.testing.assert_allclose(found[..., :4], want[..., :4], atol=1e-4)
     assert np.isnan(found[..., 4:]).all()
 
@@ -979,22 +990,22 @@ def test_the_head_runs_only_where_it_is_read(qwen2, monkeypatch):
     golden, _ = qwen2
     seen = []
 
-    def forward(params, tokens, *args, read_from=0):
-        seen.append((tokens.shape[2:], read_from))
-        return golden.model.forward(params, tokens, *args, read_from=read_from)
+    def forward(params, tokens, *args, outputs_from=0):
+        seen.append((tokens.shape[2:], outputs_from))
+        return golden.model.forward(params, tokens, *args, outputs_from=outputs_from)
 
     model = golden.model._replace(forward=forward)
     vocabulary = golden.config.vocab_size
-    monkeypatch.setattr(information, "_PROBE_TOKENS", 2 * P * G * K)  # 2 cuts a chunk
+    monkeypatch.setattr(information, "_PROBE_TOKENS", 2 * P * G * K)  # 2 positions a chunk
 
     def rows(estimator, *answers):
         def run(params):
             prompts = Prompts(jnp.asarray(PROMPTS), jnp.asarray(PROMPT_LENGTH))
-            prompt = read_prompts(model, params, prompts)
+            prompt = prefill(model, params, prompts)
             inputs = params, prompts, jnp.asarray(COMPLETIONS), prompt
-            _, cache = read_completions(model, *inputs)
-            cuts = every_prefix(jnp.asarray(LENGTH), T)
-            asked = params, prompts, (prompt, cache), jnp.asarray(POSTFIX), cuts, *answers
+            _, cache = forward_completions(model, *inputs)
+            positions = every_prefix(jnp.asarray(LENGTH), T)
+            asked = params, prompts, (prompt, cache), jnp.asarray(POSTFIX), positions, *answers
             return getattr(information, estimator)(model, *asked)
 
         return widest(jax.make_jaxpr(run)(golden.params).jaxpr, vocabulary)
@@ -1011,16 +1022,16 @@ def test_no_key_is_copied_for_an_answer():
     size, width, model = 512, 8, make_model(SMALL)
     params = jax.eval_shape(lambda: init_params(SMALL, jax.random.key(0)))
     ids = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
-    prompts, cuts = Prompts(ids(1, 16), ids(1)), Cuts(ids(1, 2, size + 1), ids(1, 2))
+    prompts, positions = Prompts(ids(1, 16), ids(1)), ProbePositions(ids(1, 2, size + 1), ids(1, 2))
     answers = Answers(ids(1, 1, 9, width), ids(1, 1, 9), ids(1, 1, 9))
 
     def read(params, prompts, tokens):
-        prompt = read_prompts(model, params, prompts)
-        return prompt, read_completions(model, params, prompts, tokens, prompt)[1]
+        prompt = prefill(model, params, prompts)
+        return prompt, forward_completions(model, params, prompts, tokens, prompt)[1]
 
     contexts = jax.eval_shape(read, params, prompts, ids(1, 2, size))
     run = jax.jit(functools.partial(information.answer_set_entropy, model))
-    compiled = run.lower(params, prompts, contexts, ids(6), cuts, answers).compile()
+    compiled = run.lower(params, prompts, contexts, ids(6), positions, answers).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
     chunk = min(size, information._PROBE_TOKENS // (2 * (width - 1)))
     copies = chunk * 2 * size * SMALL.num_layers * 2 * 2 * 16 * 4  # rows, keys, layers

@@ -17,7 +17,7 @@ COLLECTIVE = re.compile(r"= (.*?) (?:all-reduce|all-gather|reduce-scatter|all-to
 
 
 def collectives_in_loops(compiled):
-    """Shapes that are exchanged in the bodies of loops of the optimised program."""
+    """Shapes that are exchanged in the bodies of loops of the optimized program."""
     text = compiled.as_text()
     bodies, found, inside = set(re.findall(r"body=%([\w.-]+)", text)), [], False
     for line in text.splitlines():

@@ -54,8 +54,8 @@ def test_the_table_says_what_a_method_is_made_of(page):
         name = name.strip("`")
         algorithm = ALGORITHMS[name]
         made = lambda piece: getattr(piece, "__name__", "")  # noqa: E731
-        assert shape.strip("`") == made(algorithm.shape)
-        expected = "dynamic sampling" if algorithm.dynamic_sampling else made(algorithm.keep)
+        assert shape.strip("`") == made(algorithm.reward_shaping)
+        expected = "dynamic sampling" if algorithm.dynamic_sampling else made(algorithm.filter)
         assert keep.strip("`") == expected
         assert token_mask.strip("`") == made(algorithm.token_mask)
         asks = "all" if algorithm.after_thinking else "thinking"
@@ -67,7 +67,11 @@ def test_the_table_says_what_a_method_is_made_of(page):
         kind, clip, kl = loss.split(", ")
         assert kind == losses.get(algorithm.loss.loss_type, "sum / constant")
         low, _, high = clip.partition(" / ")
-        found = (algorithm.loss.epsilon, algorithm.loss.epsilon_high, algorithm.loss.beta)
+        found = (
+            algorithm.loss.epsilon,
+            algorithm.loss.epsilon_high,
+            algorithm.loss.beta,
+        )
         assert (float(low), float(high or low), float(kl)) == found
 
 
@@ -103,7 +107,7 @@ def test_the_published_rule_pushes_away_from_stopping_as_argued(stopping):
         others = -mean / (mean * np.sqrt((length - n) / n) + 1e-4)
         stops = 1 - p if checks < stopping.MOST else 0.0
         expected += chance * others * (stops - p * checks)
-    algorithm = make_algorithm("iapo", {"alpha": 1.0, "beta": 0.0})
+    algorithm = make_algorithm("iapo", {"information_weight": 1.0, "exploration_weight": 0.0})
     np.testing.assert_allclose(stopping.exact_push(algorithm, chain), expected, rtol=1e-4)
     assert expected < -0.1
     drawn = stopping.push(algorithm, chain, groups=2000)
@@ -116,7 +120,7 @@ def test_the_published_rule_pushes_away_from_stopping_as_argued(stopping):
 
 
 def test_the_price_pushes_towards_stopping(stopping):
-    algorithm = make_algorithm("iapo_priced", {"alpha": 1.0})
+    algorithm = make_algorithm("iapo_priced", {"information_weight": 1.0})
     drawn = stopping.push(algorithm, stopping.Chain(), groups=200)
     assert drawn.push > 10 * drawn.error
 
@@ -142,7 +146,7 @@ def test_the_pages_table_is_what_is_computed(page, stopping):
             else:
                 drawn = stopping.push(algorithm, chain, groups=400, seed=7)
                 assert abs(value - drawn.push) < 4 * (error + drawn.error) + 1e-3, row
-        if not alone or "normaliser" in options or name == "iapo_reference":
+        if not alone or "normalizer" in options or name == "iapo_reference":
             drawn = stopping.push(algorithm, chain, groups=400, seed=8)
             assert drawn.covariance == pytest.approx(float(row[4]), rel=0.25, abs=0.05), row
 

@@ -208,7 +208,7 @@ def test_unrolled_layers_change_nothing():
     assert_same_tree([hidden, jnp.stack(keys), jnp.stack(values)], want, rtol=1e-6)
 
 
-def test_rematerialised_layers_change_nothing():
+def test_rematerialized_layers_change_nothing():
     golden, tokens = golden_model("qwen3_untied"), random_tree().rows()
     remat = make_model(dataclasses.replace(golden.config, remat=True))
     rng = np.random.default_rng(3)

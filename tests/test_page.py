@@ -89,7 +89,7 @@ def grounds(page):
 
 
 def test_rounding_is_not_shown_as_information():
-    """u of 1e-7 nats, as one answer alone leaves it: no colour, and a flat curve."""
+    """u of 1e-7 nats, as one answer alone leaves it: no color, and a flat curve."""
     u = [1e-7 * (t % 2) for t in range(4)]
     noise = example(3, 3, uncertainty=u, informativeness=[-1e-7, 1e-7, -1e-7])
     page = render_page([noise])
@@ -97,7 +97,7 @@ def test_rounding_is_not_shown_as_information():
     assert "0 to 0.10 nats" in shown([noise])
 
 
-def test_the_colour_is_the_root_of_the_share():
+def test_the_color_is_the_root_of_the_share():
     one = example(3, 3, uncertainty=[2.0, 1.0, 0.75, 0.75], informativeness=[1.0, 0.25, 0.0])
     full, quarter, none = grounds(render_page([one]))
     assert abs(quarter - full / 2) < 1e-3 and none == 0.0
@@ -162,24 +162,24 @@ def shown(inspections, **options):
     return out.getvalue()
 
 
-def test_the_terminal_shows_figures_without_colours():
+def test_the_terminal_shows_figures_without_colors():
     text = shown([example(), hostile(), EMPTY])
-    assert "\x1b" not in text  # no colours, and no escape of the completion's
+    assert "\x1b" not in text  # no colors, and no escape of the completion's
     assert "thinking told +2.200" in text and "completion 3 of 3" in text
     row = next(line for line in text.splitlines() if "'w19 '" in line)
     assert re.split(r"\s+", row.strip("│ ")) == ["20", "'w19", "'", "+2.200", "2.300", "0.100"]
     assert "[bold]" in text  # text, not markup
 
 
-def test_the_terminal_colours_what_told(monkeypatch):
+def test_the_terminal_colors_what_told(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     text = shown([example()], force_terminal=True, color_system="truecolor")
     assert re.search(r"\x1b\[[0-9;]*48;2;22;104;184m" + "w19", text)
     assert "\x1b[31m" not in shown([hostile()], force_terminal=True, color_system="truecolor")
 
 
-def test_the_terminal_tells_doubt_without_colours_too():
-    """With 16 colours the pale ones are alike: what unsettled is underlined."""
+def test_the_terminal_tells_doubt_without_colors_too():
+    """With 16 colors the pale ones are alike: what unsettled is underlined."""
     text = shown([example()], force_terminal=True, color_system="standard")
     assert re.search(r"\x1b\[(4;[0-9;]*)m" + "w9 ", text)
     assert not re.search(r"\x1b\[(4;[0-9;]*)m" + "w19 ", text)
@@ -351,7 +351,7 @@ def test_the_browsers_own_shortcuts_stay(page):
 
 
 def test_what_has_no_text_has_a_name(page):
-    """For screen readers: blanks, the ramp of colours, the box that scrolls."""
+    """For screen readers: blanks, the ramp of colors, the box that scrolls."""
     driver = page(example(3, 3, tokens=["a", "   ", "b"]))
     name = "return document.querySelector(arguments[0]).getAttribute('aria-label')"
     assert driver.execute_script(name, "[data-i='1']") == "3 blanks"

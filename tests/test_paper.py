@@ -75,7 +75,10 @@ def test_each_has_the_papers_numbers_and_two_meshes_of_eight(paper, path):
     own = {k: getattr(section, k) for k in ("loss_type", "epsilon", "epsilon_high", "beta")}
     made = make_algorithm(section.name, section.options, **own)
     assert made.loss == LossOptions("bnpo", 0.2, 0.28, 0.001)
-    assert made.estimator == "answer_entropy" and section.options == {"alpha": 0.01, "beta": 0.01}
+    assert made.estimator == "answer_entropy" and section.options == {
+        "information_weight": 0.01,
+        "exploration_weight": 0.01,
+    }
     data = path.stem.split("_")[1]
     rows, epochs = {"gsm8k": (7473, 2), "math500": (400, 152), "dapo": (5600, 2)}[data]
     steps = epochs * (rows - config.selection.problems) // config.batch.prompts_per_step

@@ -269,7 +269,7 @@ def test_other_formats_are_refused_by_name(copy, other):
         (dict(hidden_act="gelu"), r"hidden_act 'gelu'; expected silu"),
         (dict(use_sliding_window=True), r"sliding-window"),
         (dict(layer_types=["full_attention", "sliding_attention"]), r"sliding-window"),
-        (dict(quantization_config={"bits": 4}), r"quantised"),
+        (dict(quantization_config={"bits": 4}), r"quantized"),
         (dict(rope_scaling={"type": "linear", "factor": 2.0}), r"rope scaling 'linear'"),
         (dict(rope_parameters={"rope_type": "yarn", "factor": 4.0}), r"rope scaling 'yarn'"),
         (dict(rope_parameters={"rope_type": "llama3", "factor": 8.0}), r"lacks low_freq_factor"),

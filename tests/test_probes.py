@@ -128,7 +128,7 @@ def test_wrong_answers_longer_than_every_gold_one_are_whole(opened):
     assert texts(opened, made.answers) == wanted
 
 
-def test_the_postfix_is_tokenised_as_it_is_written(opened, qwen):
+def test_the_postfix_is_tokenized_as_it_is_written(opened, qwen):
     written = "</think>\n<answer>"
     ids = probes.encode_postfix(qwen, written)
     assert qwen.decode(ids) == written and len(ids) > 2
@@ -326,7 +326,7 @@ def test_a_long_answer_is_told_by_its_first_tokens(qwen, text):
 def test_answers_that_text_would_join_to_the_postfix_are_said(qwen):
     """`>-` is one token of Qwen's: -5 behind `<answer>` begins with another token than in text."""
     golds = ["5", "-5", "12", "-5", r"\frac{1}{2}"]
-    apart = probes.tokenised_apart(qwen, "</think>\n<answer>", golds, 32)
+    apart = probes.tokenized_apart(qwen, "</think>\n<answer>", golds, 32)
     joined = [qwen.encode("<answer>" + gold) for gold in golds]
     alone = [qwen.encode("<answer>") + qwen.encode(gold) for gold in golds]
     want = [g for g, a, b in zip(golds, joined, alone, strict=True) if a != b]
@@ -353,7 +353,7 @@ def test_the_postfix_in_qwens_own_tokens(qwen):
 
 
 def test_probes_stand_after_tokens_that_hold_a_text(opened):
-    """Through `ask`: cuts behind ". " within the thinking, and at its end; none behind padding."""
+    """Through `ask`: behind ". " within the thinking, and at its end; none behind padding."""
     section = InformationSection(postfix="</think><answer>", boundaries=["."])
     mesh = make_mesh(1, 1, 1)
     asker = probes.make_asker(section, opened, mesh, ["49"])
@@ -367,8 +367,12 @@ def test_probes_stand_after_tokens_that_hold_a_text(opened):
     split = by_prompt(mesh)
     probe = probes.ask(asker, put(tokens, split), put(length, split), ["49"], [[text] * 3])
     want = [[0, *stops, thinking], [0, stops[0], stops[0] + 1], [0]]
-    for row, count, cuts in zip(probe.cuts.position[0], probe.cuts.count[0], want, strict=True):
-        assert row[: int(count)].tolist() == cuts and set(row[int(count) :].tolist()) <= {cuts[-1]}
+    for row, count, index in zip(
+        probe.positions.index[0], probe.positions.count[0], want, strict=True
+    ):
+        assert row[: int(count)].tolist() == index and set(row[int(count) :].tolist()) <= {
+            index[-1]
+        }
 
 
 def test_a_dry_run_knows_the_places(opened):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import golden_model, plain_logits
 
-from iapo_jax.model.sampling import draw, keep_top_k, keep_top_p, prompt_keys, sample
+from iapo_jax.model.sampling import keep_top_k, keep_top_p, prompt_keys, sample, sample_token
 from iapo_jax.model.scoring import score_completions
 from iapo_jax.types import Prompts
 
@@ -142,7 +142,7 @@ def test_ids_without_a_token_are_never_drawn():
         assert (made.tokens < 80).all()
 
 
-def test_a_completion_does_not_depend_on_its_neighbours(drawn):
+def test_a_completion_does_not_depend_on_its_neighbors(drawn):
     """Order of prompts, batch size and number of completions: same key, same tokens."""
     take = lambda rows, g: jax.tree.map(lambda x: x[rows, :g], drawn._replace(prompts=()))  # noqa: E731
     warm = partial(rollout, temperature=1.7)
@@ -190,12 +190,12 @@ def test_frequencies_are_the_softmax(top_k, top_p):
     probability = np.array([0.05, 0.3, 0.1, 0.25, 0.2, 0.1])
     allowed = np.array([1, 1, 1, 1, 1, 0], bool)
     kept = {(0, 1.0): [0, 1, 2, 3, 4], (3, 1.0): [1, 3, 4], (0, 0.75): [1, 3, 4]}[top_k, top_p]
-    # Allowed ids renormalised: 0.056, 0.333, 0.111, 0.278, 0.222; the first three of the sorted
+    # Allowed ids renormalized: 0.056, 0.333, 0.111, 0.278, 0.222; the first three of the sorted
     # ones reach 0.833, the first two only 0.611.
     number = 20_000
     keys = jax.random.split(jax.random.key(0), number)
     logits = jnp.broadcast_to(jnp.float32(np.log(probability) + 3), (number, 6))
-    token, log_prob = draw(keys, logits, jnp.asarray(allowed), top_k=top_k, top_p=top_p)
+    token, log_prob = sample_token(keys, logits, jnp.asarray(allowed), top_k=top_k, top_p=top_p)
     np.testing.assert_allclose(log_prob, np.log(probability)[token], atol=1e-5)
     counts = np.bincount(token, minlength=6)
     assert set(np.flatnonzero(counts)) == set(kept)

@@ -8,7 +8,7 @@ from conftest import golden_model, random_params
 
 from iapo_jax.information.estimators import Probe, answer_entropy, every_prefix
 from iapo_jax.information.signals import compute_signals, make_groups
-from iapo_jax.model.scoring import read_completions, read_prompts, score_completions
+from iapo_jax.model.scoring import forward_completions, prefill, score_completions
 from iapo_jax.types import Prompts, Rollout, Signals
 
 P, G, L, T = 4, 2, 5, 6
@@ -41,8 +41,8 @@ def whole():
 
 
 def assert_same(got, want):
-    cuts = np.arange(T + 1) <= LENGTH[..., None]
-    got, want = (s._replace(uncertainty=s.uncertainty * cuts) for s in (got, want))
+    positions = np.arange(T + 1) <= LENGTH[..., None]
+    got, want = (s._replace(uncertainty=s.uncertainty * positions) for s in (got, want))
     for name, a, b in zip(Signals._fields, got, want, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)
 
@@ -51,14 +51,14 @@ def test_signals_are_their_parts(whole):
     @jax.jit
     def parts():
         prompts, tokens = ROLLOUT.prompts, jnp.asarray(ROLLOUT.tokens)
-        prompt = read_prompts(MODEL, PARAMS, prompts)
-        _, cache = read_completions(MODEL, PARAMS, prompts, tokens, prompt)
+        prompt = prefill(MODEL, PARAMS, prompts)
+        _, cache = forward_completions(MODEL, PARAMS, prompts, tokens, prompt)
         policy, reference = (
             score_completions(MODEL, params, prompts, tokens, TEMPERATURE)
             for params in (PARAMS, REF)
         )
-        cuts = every_prefix(jnp.full((P, G), T), T)
-        u = answer_entropy(MODEL, PARAMS, prompts, (prompt, cache), POSTFIX, cuts)
+        positions = every_prefix(jnp.full((P, G), T), T)
+        u = answer_entropy(MODEL, PARAMS, prompts, (prompt, cache), POSTFIX, positions)
         return Signals(policy.log_prob, reference.log_prob, policy.entropy, u)
 
     want = parts()

@@ -45,7 +45,7 @@ def find(rows, name, **where):
 
 def test_figures_and_differences_are_named_by_pair():
     a, b, c = record("a"), record("b", shift=10), record("c", seed=2)
-    told = summary.summarise([a, b, c], (1, 4), (30,))
+    told = summary.summarize([a, b, c], (1, 4), (30,))
     assert told["k"] == [1, 4]
     values = {m: find(told["figures"], "length", model=m)["value"] for m in "abc"}
     assert values["a"] == pytest.approx(np.mean(a.length))
@@ -60,7 +60,7 @@ def test_figures_and_differences_are_named_by_pair():
 
 def test_seeds_of_one_label_are_one_model():
     seeds = [record("a", seed=s, member=s + 1, members=3) for s in range(3)]
-    told = summary.summarise([*seeds, record("b", seed=9)])
+    told = summary.summarize([*seeds, record("b", seed=9)])
     found = find(told["figures"], "accuracy", model="a")
     assert found["value"] == pytest.approx(np.mean([one.correct for one in seeds]))
     assert told["datasets"][0]["members"] == {"a": 3, "b": 1}
@@ -70,7 +70,7 @@ def test_seeds_of_one_label_are_one_model():
 def test_only_problems_that_all_models_have_are_compared():
     some = record("a", rows=range(0, 30))
     other = record("b", rows=range(10, 40), seed=1)
-    told = summary.summarise([some, other])
+    told = summary.summarize([some, other])
     assert told["datasets"][0]["problems"] == 20
     found = find(told["figures"], "accuracy", model="a")["value"]
     assert found == pytest.approx(np.mean(some.correct[10:]))
@@ -78,27 +78,27 @@ def test_only_problems_that_all_models_have_are_compared():
 
 def test_other_problems_are_refused():
     with pytest.raises(UserError, match="no problem in common"):
-        summary.summarise([record("a"), record("b", rows=range(100, 140))])
+        summary.summarize([record("a"), record("b", rows=range(100, 140))])
     with pytest.raises(UserError, match="row 1: the gold answer is 'x' for b"):
-        summary.summarise([record("a"), record("b", answers=["x"] * 40)])
+        summary.summarize([record("a"), record("b", answers=["x"] * 40)])
 
 
 def test_two_data_sets_are_never_averaged():
-    told = summary.summarise([record("a"), record("a", dataset="other:test", seed=1)])
+    told = summary.summarize([record("a"), record("a", dataset="other:test", seed=1)])
     assert len([r for r in told["figures"] if r["name"] == "accuracy"]) == 2
     assert summary.table(told).count("problems, 4 sample(s) each") == 2
 
 
 def test_what_has_no_value_is_null_and_a_dash():
     never = record("a", correct=np.zeros((40, 4), bool).tolist(), votes=np.ones((40, 4)).tolist())
-    told = summary.summarise([never])
+    told = summary.summarize([never])
     assert find(told["figures"], "tokens_per_right_answer")["value"] is None
     (line,) = (x for x in summary.table(told).splitlines() if "tokens per right" in x)
     assert line.split()[-1] == "-"
 
 
 def test_the_table_shows_every_model_also_many():
-    told = summary.summarise([record(f"model_{i}", seed=i) for i in range(9)])
+    told = summary.summarize([record(f"model_{i}", seed=i) for i in range(9)])
     text = summary.table(told)
     assert all(f"model_{i}" in text for i in range(9))
     assert max(map(len, text.splitlines())) <= 140

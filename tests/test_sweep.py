@@ -503,7 +503,7 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     assert sweep["tables"].grid_csv([begun]).count("\n") == 1 + 4 * 10
     some = {**settings[0].grids, "iapo_shuffled": settings[0].grids["iapo_shuffled"][2:3]}
     table = sweep["tables"].weights_table(begun._replace(grids=some), "iapo", "iapo_shuffled")
-    assert len(table.splitlines()) == 3 and "alpha: 0.1," in table
+    assert len(table.splitlines()) == 3 and "information_weight: 0.1," in table
     text = sweep["findings"].render(settings)
     shown = "`iapo` against `iapo_shuffled`", "`iapo_priced` against `iapo_priced_zero`"
     for name in ("### hard", "### shifted", *shown, "start model"):
@@ -769,7 +769,7 @@ def test_the_shuffled_control_tells_as_much_elsewhere(sweep):
         thinking=mask & (np.arange(8) < 7),
     )
     group = jax.tree.map(jnp.asarray, group)
-    options = dict(alpha=3.0, price=0.01, unit="nats")
+    options = dict(information_weight=3.0, price=0.01, unit="nats")
     plain = ALGORITHMS["iapo_priced"].advantage(group, **options).advantage
     draws = [rule.advantage(group, jax.random.key(n), **options).advantage for n in range(30)]
     assert np.std([np.asarray(one) for one in draws], 0)[:, :7].min() > 0.1

@@ -1,4 +1,4 @@
-"""The experiment's settings: what is generated is true, labelled, disjoint, and read back."""
+"""The experiment's settings: what is generated is true, labeled, disjoint, and read back."""
 
 import functools
 import importlib
@@ -114,9 +114,9 @@ def test_categories_are_read_back_from_the_text(bed, drawn, name):
     for problem, pieces in drawn[name]:
         labels = [piece.category for piece in pieces for _ in split(piece.text)]
         tokens = split(bed["pieces"].join(pieces))
-        assert bed["categories"].categorise(problem, tokens) == labels
+        assert bed["categories"].categorize(problem, tokens) == labels
         cut = int(rng.integers(0, len(tokens) + 1))
-        read = bed["categories"].categorise(problem, tokens[:cut])
+        read = bed["categories"].categorize(problem, tokens[:cut])
         assert len(read) == cut
         ended = max((i + 1 for i, t in enumerate(tokens[:cut]) if t.startswith(".")), default=0)
         assert read[:ended] == labels[:ended]
@@ -124,7 +124,7 @@ def test_categories_are_read_back_from_the_text(bed, drawn, name):
 
 def test_what_no_piece_is_counts_as_wrong(bed):
     problem = bed["nested"].draw_problem(np.random.default_rng(0), bed["nested"].EASY)
-    read = lambda text: bed["categories"].categorise(problem, bed["pieces"].split_tokens(text))  # noqa: E731
+    read = lambda text: bed["categories"].categorize(problem, bed["pieces"].split_tokens(text))  # noqa: E731
     first = problem.steps[0].text
     assert set(read("1+1=7. ")) == {"wrong"} and set(read("= = 4")) == {"wrong"}
     assert read(f"{first}. {first}. ") == ["needed"] * (len(first) + 1) + ["second"] * (
@@ -136,7 +136,7 @@ def test_what_no_piece_is_counts_as_wrong(bed):
 def test_a_step_that_was_left_out_makes_no_other_redundant(bed):
     problem = bed["nested"].draw_problem(np.random.default_rng(0), bed["nested"].EASY)
     split = bed["pieces"].split_tokens
-    read = lambda text: bed["categories"].categorise(problem, split(text))  # noqa: E731
+    read = lambda text: bed["categories"].categorize(problem, split(text))  # noqa: E731
     first, *others = problem.steps
     assert others
     assert set(read("".join(f"{step.text}. " for step in others))) == {"needed"}
@@ -152,7 +152,7 @@ def test_a_step_that_was_left_out_makes_no_other_redundant(bed):
 def test_what_is_not_of_this_problem_is_wrong(bed, text):
     problem = bed["nested"].draw_problem(np.random.default_rng(0), bed["nested"].EASY)
     tokens = bed["pieces"].split_tokens(f"{text}. ")
-    assert set(bed["categories"].categorise(problem, tokens)) == {"wrong"}
+    assert set(bed["categories"].categorize(problem, tokens)) == {"wrong"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -174,12 +174,12 @@ def test_no_question_is_in_two_splits_or_in_the_supervised_rows(bed, problems_of
     first = [set(problems_of(name, split)) for split in sizes if split not in last]
     questions = set().union(*first)
     rows = list(module.supervised_rows(setting, 300, questions))
-    practised = {row["question"] for row in rows}
-    assert len(rows) == 300 and not questions & practised
-    found = first + [set(module.problems_of(setting, s, practised=practised)) for s in last]
+    practiced = {row["question"] for row in rows}
+    assert len(rows) == 300 and not questions & practiced
+    found = first + [set(module.problems_of(setting, s, practiced=practiced)) for s in last]
     questions = set().union(*found)
     assert len(questions) == sum(map(len, found)) == sum(sizes.values())
-    assert len(sizes) == {"hard": 6, "growing": 4}.get(name, 3) and not questions & practised
+    assert len(sizes) == {"hard": 6, "growing": 4}.get(name, 3) and not questions & practiced
     whole = [row for row in rows if row["completion"][-1][0].startswith("<")]
     cut = [row for row in rows if [bed["pieces"].EXIT, 0] in row["completion"]]
     assert 0.2 < len(cut) / 300 < 0.36 and len(whole) == 300 - len(cut)

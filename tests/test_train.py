@@ -359,7 +359,7 @@ def shorter(group, key, *, strength: float = 1.0):
     base = -strength * group.mask.sum(-1)
     return Credit(base[:, None] * group.mask, group.mask.astype(jnp.float32))
 
-whole = Algorithm(rloo, LossOptions("dapo"), keep=keep_best)
+whole = Algorithm(rloo, LossOptions("dapo"), filter=keep_best)
 """
 
 
@@ -525,7 +525,7 @@ def test_rewards_of_your_own(finish):
         ("algorithm.name=iappo", "algorithm.name is 'iappo'; did you mean iapo?"),
         (
             "algorithm.options={alhpa: 1.0}",
-            "algorithm.options.alhpa is unknown; did you mean alpha",
+            "algorithm.options.information_wieght is unknown; did you mean information_weight",
         ),
         (
             "algorithm.name=length_cap",
@@ -594,7 +594,7 @@ def test_options_of_a_rule_of_your_own(configure, tmp_path):
         config = configure(tmp_path / "run", *options)
         return make_trainer(config, advantage=mine).algorithm.advantage
 
-    # alpha and beta are of the rule that it replaces
+    # information_weight and exploration_weight are of the rule that it replaces
     made = make("algorithm.options.strength=2", "algorithm.options.cap=3")
     assert made.keywords == {"strength": 2, "cap": 3}
     with pytest.raises(UserError, match="options.strenght is unknown; did you mean strength"):

@@ -95,7 +95,10 @@ def train_config(world, root, output_dir, *overrides):
         "log.tensorboard=false",
     ]
     if not any(text.startswith("algorithm.name=") for text in overrides):
-        base += ["algorithm.name=iapo", "algorithm.options={alpha: 0.5, beta: 0.5}"]
+        base += [
+            "algorithm.name=iapo",
+            "algorithm.options={information_weight: 0.5, exploration_weight: 0.5}",
+        ]
     return load_config(TrainConfig, None, [*base, *overrides])
 
 

@@ -20,9 +20,9 @@ from iapo_jax import (
     Prompts,
     answer_entropy,
     every_prefix,
+    forward_completions,
     make_model,
-    read_completions,
-    read_prompts,
+    prefill,
 )
 from iapo_jax.pretrained.architecture import decoder_config
 from iapo_jax.pretrained.tokenization import encode, load_tokenizer
@@ -39,15 +39,15 @@ def curves(axes: plt.Axes, runs: list[Path]) -> None:
     tables = [read_jsonl(run / "metrics.jsonl") for run in runs]
     steps = [row["step"] for row in tables[0]]
     right = axes.twinx()
-    for place, name, colour, label in (
+    for place, name, color, label in (
         (axes, "completions/mean_length", BLUE, "tokens"),
         (right, "accuracy", ORANGE, "accuracy"),
     ):
         values = np.asarray([[row[name] for row in table] for table in tables])
-        place.plot(steps, values.T, color=colour, alpha=0.25, linewidth=0.8)
-        place.plot(steps, values.mean(0), color=colour, linewidth=2)
-        place.set_ylabel(label, color=colour)
-        place.tick_params(axis="y", colors=colour)
+        place.plot(steps, values.T, color=color, alpha=0.25, linewidth=0.8)
+        place.plot(steps, values.mean(0), color=color, linewidth=2)
+        place.set_ylabel(label, color=color)
+        place.tick_params(axis="y", colors=color)
     axes.set_ylim(0)
     right.set_ylim(0, 1.02)
     axes.set_xlabel("step")
@@ -66,24 +66,24 @@ def informativeness(model_dir: Path, question: str, reasoning: str) -> tuple[lis
         np.asarray([encode(tokenizer, prompt)]), np.asarray([len(encode(tokenizer, prompt))])
     )
     prompts = jax.tree.map(jax.numpy.asarray, prompts)
-    context = read_prompts(model, params, prompts)
+    context = prefill(model, params, prompts)
     tokens = jax.numpy.asarray(ids)[None, None]
-    _, cache = read_completions(model, params, prompts, tokens, context)
+    _, cache = forward_completions(model, params, prompts, tokens, context)
     postfix = jax.numpy.asarray(encode(tokenizer, POSTFIX))
-    cuts = every_prefix(jax.numpy.full((1, 1), len(ids)), len(ids))
-    u = answer_entropy(model, params, prompts, (context, cache), postfix, cuts)[0, 0]
+    positions = every_prefix(jax.numpy.full((1, 1), len(ids)), len(ids))
+    u = answer_entropy(model, params, prompts, (context, cache), postfix, positions)[0, 0]
     return [tokenizer.decode([i]) for i in ids], np.asarray(u[:-1] - u[1:])
 
 
 def token_view(axes: plt.Axes, tokens: list[str], values: np.ndarray, title: str) -> None:
-    """Text in a fixed-width face, each token's ground coloured by its information."""
+    """Text in a fixed-width face, each token's ground colored by its information."""
     scale = np.abs(values).max()
     column, line = 0, 0
     for token, value in zip(tokens, values, strict=True):
         if column + len(token) > WRAP:
             column, line = 0, line + 1
-        colour = plt.get_cmap("RdBu")(0.5 + 0.45 * value / scale)
-        axes.add_patch(Rectangle((column, -line - 0.75), len(token), 0.95, color=colour))
+        color = plt.get_cmap("RdBu")(0.5 + 0.45 * value / scale)
+        axes.add_patch(Rectangle((column, -line - 0.75), len(token), 0.95, color=color))
         axes.text(column, -line - 0.55, token, family="monospace", fontsize=8.4)
         column += len(token)
     axes.set_xlim(0, WRAP)

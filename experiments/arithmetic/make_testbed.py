@@ -54,9 +54,9 @@ def write_splits(setting: Setting, directory: Path, supervised: Path, name: str)
         part.rename(supervised)
     if last:
         with supervised.open() as file:
-            practised = {json.loads(line)["question"] for line in file}
+            practiced = {json.loads(line)["question"] for line in file}
         for split in last:
-            problems = problems_of(setting, split, practised=practised)
+            problems = problems_of(setting, split, practiced=practiced)
             _write_problems(problems, directory / f"{split}.jsonl")
 
 

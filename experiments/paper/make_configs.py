@@ -147,8 +147,8 @@ sampling:
 algorithm:
   name: iapo
   options:
-    alpha: 0.01            # the paper searches alpha and beta in 1e-6, 1e-4, 1e-2, 1: README.md
-    beta: 0.01
+    information_weight: 0.01  # the paper searches alpha and beta in 1e-6, 1e-4, 1e-2, 1: README.md
+    exploration_weight: 0.01
 information:
   postfix: "</think>\\n<answer>"
 optimizer:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from iapo_jax.algorithms.filters import select
-from iapo_jax.algorithms.statistics import kept
+from iapo_jax.algorithms.statistics import is_kept
 from iapo_jax.types import Array, Credit, Group, Mean
 
 THRESHOLD = 0.1  # nats; below it the answer counts as known
@@ -16,18 +16,18 @@ THRESHOLD = 0.1  # nats; below it the answer counts as known
 def length_covariance(group: Group, credit: Credit) -> Mean:
     """Cov(L, sum_t bonus_t) over the completions of a group, sample covariance, in tokens.
 
-    The quantity of Theorem 4.1 of arXiv:2602.19049: where it is negative the bonus favours short
+    The quantity of Theorem 4.1 of arXiv:2602.19049: where it is negative the bonus favors short
     completions, where it is positive, long ones. Exactly 0 for a bonus that is z-scored over each
     completion: its sum is 0. `stop_margin` sees what this cannot.
     """
-    there = kept(group)
+    there = is_kept(group)
     count = there.sum()
     total = jnp.where(group.mask, credit.bonus, 0.0).sum(-1)
     length = group.mask.sum(-1).astype(jnp.float32)
-    centred = lambda x: jnp.where(  # noqa: E731
+    centered = lambda x: jnp.where(  # noqa: E731
         there, x - jnp.where(there, x, 0.0).sum() / jnp.maximum(count, 1), 0.0
     )
-    covariance = (centred(length) * centred(total)).sum() / jnp.maximum(count - 1, 1)
+    covariance = (centered(length) * centered(total)).sum() / jnp.maximum(count - 1, 1)
     return Mean(jnp.where(count > 1, covariance, 0.0), (count > 1).astype(jnp.float32))
 
 
@@ -72,7 +72,7 @@ def redundant_tokens(group: Group, *, threshold: float = THRESHOLD) -> Mean:
     above = reached & (u >= threshold)
     later = jnp.cumsum(above[:, ::-1], axis=-1)[:, ::-1] > 0  # at t: some u_k, k >= t, is above
     redundant = thinking & ~later[:, :-1]
-    return Mean(redundant.sum().astype(jnp.float32), kept(group).sum().astype(jnp.float32))
+    return Mean(redundant.sum().astype(jnp.float32), is_kept(group).sum().astype(jnp.float32))
 
 
 def token_information(group: Group) -> Mean:

@@ -7,7 +7,7 @@ bool`. A completion that a filter leaves out loses its mask: rules see it nowher
 import jax
 import jax.numpy as jnp
 
-from iapo_jax.algorithms.statistics import at_least, completion_keys
+from iapo_jax.algorithms.statistics import check_at_least, completion_keys
 from iapo_jax.types import Array, Group
 
 METRICS = ("shortest", "efficiency")
@@ -34,7 +34,7 @@ def keep_best(
     one that is kept are kept, too: no order decides. With `quartiles` [3] of the mean rewards of
     questions so far (`adaptation.keep_for_difficulty`) an easy question keeps a quarter of the
     group, a medium one 3/8, a hard or very hard one half (4, 6 and 8 of 16). Negative rewards per
-    token favour long completions, as in the paper.
+    token favor long completions, as in the paper.
 
     Raises:
       ValueError: for an unknown metric, or `keep` beyond the group.
@@ -79,8 +79,8 @@ def stochastic_tokens(
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"probability is {probability}; expected from 0 to 1")
-    at_least("first", first, 0)
-    at_least("until", until, 0)
+    check_at_least("first", first, 0)
+    check_at_least("until", until, 0)
     size = group.mask.shape[-1]
     place = jnp.arange(size)
     keys = completion_keys(key, group)

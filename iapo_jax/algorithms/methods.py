@@ -1,6 +1,6 @@
 """Named methods: a credit rule and what stands around it, each a pure piece of its own.
 
-    reward -> shape -> keep (filter) -> advantage (the rule) -> token_mask -> loss
+    reward -> reward_shaping -> filter -> advantage (the rule) -> token_mask -> loss
 
 A method of your own is a function `(Group, key, *, options) -> Credit` in place of `advantage`, or
 an `Algorithm` of your own pieces.
@@ -17,11 +17,11 @@ from iapo_jax.algorithms import advantages, filters, reward_shaping
 from iapo_jax.algorithms.adaptation import ADAPTATIONS, Adaptation
 from iapo_jax.algorithms.losses import LOSS_TYPES, LossOptions
 from iapo_jax.algorithms.options import (
-    bind,
+    accepted_by,
+    bind_options,
+    cached,
     check_complete,
     check_options,
-    known_to,
-    made_once,
     nearest,
     parameters_of,
 )
@@ -33,8 +33,8 @@ class Algorithm(NamedTuple):
 
     advantage: Callable[..., Credit]  # (Group of one prompt, key) -> Credit
     loss: LossOptions
-    shape: Callable[..., Array] | None = None  # Group -> reward [G]
-    keep: Callable[..., Array] | None = None  # Group -> [G] bool; the others get no advantage
+    reward_shaping: Callable[..., Array] | None = None  # Group -> reward [G]
+    filter: Callable[..., Array] | None = None  # Group -> [G] bool; the others get no advantage
     token_mask: Callable[..., Array] | None = None  # (Group, key) -> [G, T] bool
     adapt: Adaptation | None = None  # hyper-parameters of the pieces that follow the run
     needs_information: bool = False  # whether `Group.uncertainty` must be computed
@@ -48,17 +48,17 @@ class Algorithm(NamedTuple):
 
         `settings` are those of `adapt`; each piece takes the ones that it knows by name.
         """
-        call = lambda piece, *given: piece(*given, **known_to(piece, settings))  # noqa: E731
-        if self.shape is not None:
-            group = group._replace(reward=call(self.shape, group))
+        call = lambda piece, *given: piece(*given, **accepted_by(piece, settings))  # noqa: E731
+        if self.reward_shaping is not None:
+            group = group._replace(reward=call(self.reward_shaping, group))
         chosen = group
-        if self.keep is not None:
-            chosen = filters.select(group, call(self.keep, group))
+        if self.filter is not None:
+            chosen = filters.select(group, call(self.filter, group))
         credit = call(self.advantage, chosen, key)
         if not isinstance(credit, Credit):
             return credit  # of a user's rule; the trainer says what was expected
         credit = _inside(credit, chosen.mask)
-        if self.keep is not None:  # as zeros they stay in the loss's means and in the KL
+        if self.filter is not None:  # as zeros they stay in the loss's means and in the KL
             left_out = group.mask & ~chosen.mask
             credit = credit._replace(weight=jnp.where(left_out, 1.0, credit.weight))
         if self.token_mask is not None:
@@ -68,7 +68,10 @@ class Algorithm(NamedTuple):
 
     def pieces(self) -> dict[str, Callable]:
         """The pieces that are there, by field."""
-        named = {name: getattr(self, name) for name in ("shape", "keep", "advantage", "token_mask")}
+        named = {
+            name: getattr(self, name)
+            for name in ("reward_shaping", "filter", "advantage", "token_mask")
+        }
         return {name: piece for name, piece in named.items() if piece is not None}
 
 
@@ -100,7 +103,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     # Ablation: no information, exploration alone.
     "iapo_ni": Algorithm(
-        partial(advantages.iapo, alpha=0.0, information="answer"),
+        partial(advantages.iapo, information_weight=0.0, information="answer"),
         _IAPO_LOSS,
         source="arXiv:2602.19049, ablation NI",
     ),
@@ -149,7 +152,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "dapo": Algorithm(
         advantages.grpo,
         LossOptions("dapo", 0.2, 0.28, 0.0),
-        shape=reward_shaping.overlong,
+        reward_shaping=reward_shaping.overlong,
         dynamic_sampling=True,
         source="arXiv:2503.14476",
     ),
@@ -157,7 +160,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "gfpo": Algorithm(
         advantages.grpo,
         LossOptions("dapo", 0.2, 0.2, 0.001),
-        keep=filters.keep_best,
+        filter=filters.keep_best,
         source="arXiv:2508.09726",
     ),
     # z over tokens of r +- entropy shares; DAPO's clip and token mean.
@@ -175,19 +178,19 @@ ALGORITHMS: dict[str, Algorithm] = {
     "length_penalty": Algorithm(
         advantages.rloo,
         LossOptions("dr_grpo", 0.2, 0.2, 0.001),
-        shape=reward_shaping.length_penalty,
+        reward_shaping=reward_shaping.length_penalty,
         source="arXiv:2502.04463",
     ),
     # z(r) where a right answer must come within the cap; DAPO's loss.
     "length_cap": Algorithm(
         advantages.grpo,
         LossOptions("dapo", 0.2, 0.28, 0.0),
-        shape=reward_shaping.length_cap,
+        reward_shaping=reward_shaping.length_cap,
         source="arXiv:2504.01296, arXiv:2510.15110",
     ),
     # z(r) where a right answer is paid for what is left of its budget; GRPO's loss.
     "l1_max": Algorithm(
-        advantages.grpo, _GRPO_LOSS, shape=reward_shaping.l1_max, source="arXiv:2503.04697"
+        advantages.grpo, _GRPO_LOSS, reward_shaping=reward_shaping.l1_max, source="arXiv:2503.04697"
     ),
 }
 
@@ -223,14 +226,14 @@ def make_algorithm(
     check_options(name, options, {**pieces, **makers})
     if max_length is not None:
         options |= {"max_length": max_length}
-    bound = {field: bind(piece, options) for field, piece in pieces.items()}
+    bound = {field: bind_options(piece, options) for field, piece in pieces.items()}
     for field, piece in bound.items():
         check_complete(name, pieces[field], options, needs_length=max_length is None)
         algorithm = algorithm._replace(**{field: piece})
     if adapt is not None:
         check_complete(f"algorithm.adapt={adapt}", makers["adapt"], options)
         try:
-            made = made_once(makers["adapt"], **known_to(makers["adapt"], options))
+            made = cached(makers["adapt"], **accepted_by(makers["adapt"], options))
         except ValueError as error:
             raise ValueError(f"algorithm.options: {error}") from None
         _check_fit(name, adapt, made, pieces)

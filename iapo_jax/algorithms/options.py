@@ -12,6 +12,14 @@ from typing import Any, get_args
 
 from iapo_jax.types import Array
 
+RENAMED = {
+    "alpha": ("information_weight", "entropy_weight"),
+    "beta": ("exploration_weight",),
+    "normaliser": ("normalizer",),
+    "worth": ("correct_bonus",),
+}
+"""Earlier names of options, and the names that replace them."""
+
 
 def parameters_of(piece: Callable) -> dict[str, inspect.Parameter]:
     """Hyper-parameters by name, those that a partial has bound included."""
@@ -27,18 +35,18 @@ def parameters_of(piece: Callable) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if is_option(p)}
 
 
-def known_to(piece: Callable, values: dict[str, Any]) -> dict[str, Any]:
+def accepted_by(piece: Callable, values: dict[str, Any]) -> dict[str, Any]:
     """Those of the values that the piece takes by name."""
     return {name: values[name] for name in parameters_of(piece) if name in values}
 
 
-def bind(piece: Callable, options: dict[str, Any]) -> Callable:
+def bind_options(piece: Callable, options: dict[str, Any]) -> Callable:
     """The piece with its own options bound; itself where there are none."""
-    known = known_to(piece, options)
-    return made_once(partial, piece, **known) if known else piece
+    known = accepted_by(piece, options)
+    return cached(partial, piece, **known) if known else piece
 
 
-def made_once(make: Callable[..., Any], /, *given: Any, **options: Any) -> Any:
+def cached(make: Callable[..., Any], /, *given: Any, **options: Any) -> Any:
     """`make(*given, **options)`; the same object for equal ones, by which jit knows it again."""
     key = tuple((name, type(value), value) for name, value in sorted(options.items()))
     try:
@@ -76,6 +84,9 @@ def check_options(name: str, options: dict[str, Any], pieces: dict[str, Callable
             )
         if key not in known:
             expected = nearest(key, list(known)) if known else f"{name} has none"
+            for renamed in RENAMED.get(key, ()):
+                if renamed in known or renamed in fixed:
+                    expected = f"its name is now {renamed}"
             raise ValueError(f"algorithm.options.{key} is unknown; {expected}")
         default = known[key].default
         bare = default is inspect.Parameter.empty or default is None

@@ -1,4 +1,4 @@
-"""Masked statistics of one group that credit rules share: baselines, normalisers, draws."""
+"""Masked statistics of one group that credit rules share: baselines, normalizers, draws."""
 
 import chex
 import jax
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from iapo_jax.types import Array, Group
 
-NORMALISERS = ("completion", "group", "norm", "none")
+NORMALIZERS = ("completion", "group", "norm", "none")
 
 
 REWARD_EPSILON = 1e-4  # TRL's; keeps a group of nearly equal rewards from exploding
@@ -15,13 +15,13 @@ REWARD_EPSILON = 1e-4  # TRL's; keeps a group of nearly equal rewards from explo
 TOKEN_EPSILON = 1e-4  # above the noise of a probe: a known answer tells nothing, not noise
 
 
-def at_least(name: str, value: float | Array, low: float) -> None:
+def check_at_least(name: str, value: float | Array, low: float) -> None:
     """Refuses a smaller hyper-parameter; one that follows the run is an array and passes."""
     if isinstance(value, int | float) and value < low:
         raise ValueError(f"{name} is {value}; expected at least {low}")
 
 
-def kept(group: Group) -> Array:
+def is_kept(group: Group) -> Array:
     """Completions that take part: those with a token in the mask; [G] bool."""
     return group.mask.any(-1)
 
@@ -38,13 +38,13 @@ def group_advantage(
     chex.assert_rank(reward, 1)
     where = jnp.ones_like(reward, bool) if where is None else where
     count = where.sum()
-    centred = _centred(reward, where)
+    centered = _centered(reward, where)
     if scale_rewards == "group":
-        std = root_mean_square(centred, jnp.maximum(count - 1, 1))
-        centred = centred / (std + REWARD_EPSILON)
+        std = root_mean_square(centered, jnp.maximum(count - 1, 1))
+        centered = centered / (std + REWARD_EPSILON)
     elif scale_rewards != "none":
         raise ValueError(f"scale_rewards is {scale_rewards!r}; expected group or none")
-    return centred
+    return centered
 
 
 def leave_one_out(reward: Array, where: Array | None = None) -> Array:
@@ -55,10 +55,10 @@ def leave_one_out(reward: Array, where: Array | None = None) -> Array:
     chex.assert_rank(reward, 1)
     where = jnp.ones_like(reward, bool) if where is None else where
     count = where.sum()
-    return _centred(reward, where) * count / jnp.maximum(count - 1, 1)
+    return _centered(reward, where) * count / jnp.maximum(count - 1, 1)
 
 
-def _centred(reward: Array, where: Array) -> Array:
+def _centered(reward: Array, where: Array) -> Array:
     # Measured from the lowest: equal rewards are 0, and a large common one rounds nothing away.
     lowest = jnp.where(where, reward, jnp.inf).min()
     above = jnp.where(where, reward - lowest, 0.0)
@@ -83,31 +83,31 @@ def root_mean_square(
     return unit * jnp.sqrt(((x / unit) ** 2).sum(axis, keepdims=True) / count)
 
 
-def normalise(x: Array, mask: Array, normaliser: str = "completion") -> Array:
+def normalize(x: Array, mask: Array, normalizer: str = "completion") -> Array:
     """Values of tokens on a common scale: [G, T] -> [G, T]; 0 outside the mask.
 
     completion: (x - mean) / (std + 1e-4) over the masked tokens of each completion, population std
     (arXiv:2602.19049); group: the same over those of the whole group; norm: x / (|x|_2 + 1e-4) of
     each completion, without centring; none: x. Values that do not vary give 0 where they are
-    centred.
+    centered.
 
     Raises:
-      ValueError: for another normaliser.
+      ValueError: for another normalizer.
     """
-    if normaliser not in NORMALISERS:
-        raise ValueError(f"normaliser is {normaliser!r}; expected one of {', '.join(NORMALISERS)}")
+    if normalizer not in NORMALIZERS:
+        raise ValueError(f"normalizer is {normalizer!r}; expected one of {', '.join(NORMALIZERS)}")
     x = jnp.where(mask, x, 0.0)
-    if normaliser == "none":
+    if normalizer == "none":
         return x
-    axes = (-2, -1) if normaliser == "group" else -1
-    if normaliser == "norm":
+    axes = (-2, -1) if normalizer == "group" else -1
+    if normalizer == "norm":
         return x / (root_mean_square(x, 1, axes) + TOKEN_EPSILON)
     count = jnp.maximum(mask.sum(axes, keepdims=True), 1)
     lowest = jnp.where(mask, x, jnp.inf).min(axes, keepdims=True)
     highest = jnp.where(mask, x, -jnp.inf).max(axes, keepdims=True)
     varies = mask & (highest > lowest)
-    centred = jnp.where(varies, x - x.sum(axes, keepdims=True) / count, 0.0)
-    return centred / (root_mean_square(centred, count, axes) + TOKEN_EPSILON)
+    centered = jnp.where(varies, x - x.sum(axes, keepdims=True) / count, 0.0)
+    return centered / (root_mean_square(centered, count, axes) + TOKEN_EPSILON)
 
 
 def least_squares(x: Array, y: Array, mask: Array) -> Array:

@@ -301,7 +301,7 @@ class SftBatchSection:
 class SftConfig:
     """`python -m iapo_jax.sft`: supervised fine-tuning on prompts and completions."""
 
-    seed: int = option(0, "decides data order and the initialisation of a new model")
+    seed: int = option(0, "decides data order and the initialization of a new model")
     output_dir: str = option("runs/sft", "everything of this run goes here")
     max_steps: int = option(1000, "optimizer updates")
     save_steps: int = option(0, "a checkpoint every so many steps, and at the end; 0 = end only")

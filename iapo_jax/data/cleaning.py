@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from iapo_jax.answers.checker import answers_match
 from iapo_jax.data.catalogue import DataSet, read_integer
-from iapo_jax.data.questions import normalise, question_text, repair
+from iapo_jax.data.questions import normalize, question_text, repair
 from iapo_jax.errors import UserError
 
 _READ_COLUMNS = {"prompt", "question", "answer", "problem", "expected_answer", "answerKey"}
@@ -87,7 +87,7 @@ def _clean_repeating(raw: list[_Raw], one: DataSet) -> tuple[list[Problem], list
         repaired += count * (text != question)
         if answer != gold:
             rewritten.append((gold, answer))
-        key = normalise(text)
+        key = normalize(text)
         problems.setdefault(key, (text.strip(), answer, columns, number))
         golds.setdefault(key, set()).add(answer)
         times[key] += count
@@ -157,7 +157,7 @@ def check_repeats(
     again: list[tuple[int, int]] = []
     against: list[tuple[int, int]] = []
     for number, row in enumerate(rows, start=1):
-        earlier = first.setdefault(normalise(row[0]), number)
+        earlier = first.setdefault(normalize(row[0]), number)
         if earlier == number:
             continue
         if _same_gold(rows[earlier - 1], row):

@@ -71,7 +71,7 @@ def _same_command(match: re.Match) -> str:
     return " " if name in _NO_COMMANDS else "\\" + _SAME_COMMANDS.get(name, name)
 
 
-def normalise(question: Question) -> str:
+def normalize(question: Question) -> str:
     """The normal form of a question, for comparison only."""
     text = question_text(question).translate(_CHARACTERS)
     text = unicodedata.normalize("NFKC", text).casefold()
@@ -163,8 +163,8 @@ def overlap(training: Sequence[Question], evaluation: Sequence[Question]) -> lis
     Seen is also a question of some length that a training question begins with before its next
     sentence: "... Find the value of m + n." is added to problems to make their answers integers.
     """
-    ordered = sorted({normalise(question) for question in training})
-    return [i for i, question in enumerate(evaluation) if _seen(normalise(question), ordered)]
+    ordered = sorted({normalize(question) for question in training})
+    return [i for i, question in enumerate(evaluation) if _seen(normalize(question), ordered)]
 
 
 def _seen(form: str, ordered: list[str]) -> bool:
@@ -176,13 +176,13 @@ def _seen(form: str, ordered: list[str]) -> bool:
 
 def seen_in(evaluation: Sequence[Question], training: Sequence[Question]) -> list[int]:
     """The indices of the training questions for which `overlap` finds one of the evaluation."""
-    forms = {normalise(question) for question in evaluation}
+    forms = {normalize(question) for question in evaluation}
 
     def seen(form: str) -> bool:
         ends = (i for i in range(_LONG, len(form)) if form[i] in _MARKS)
         return form in forms or any(form[:i] in forms for i in ends)
 
-    return [i for i, question in enumerate(training) if seen(normalise(question))]
+    return [i for i, question in enumerate(training) if seen(normalize(question))]
 
 
 def check_overlap(
@@ -217,7 +217,7 @@ def hold_out(count: int, questions: Sequence[Question], seed: int) -> tuple[np.n
       UserError: if no question would be left for training.
     """
     keys = [
-        hashlib.sha256(f"{seed}\n{normalise(question)}".encode()).digest() for question in questions
+        hashlib.sha256(f"{seed}\n{normalize(question)}".encode()).digest() for question in questions
     ]
     ordered = sorted(set(keys))
     if not 0 <= count < len(ordered):

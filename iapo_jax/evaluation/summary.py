@@ -61,7 +61,7 @@ def _only(record: Record, rows: set[int]) -> Record:
     return record._replace(**{name: [getattr(record, name)[i] for i in kept] for name in names})
 
 
-def summarise(
+def summarize(
     records: Sequence[Record], ks: Sequence[int] = (1,), budgets: Sequence[int] = ()
 ) -> dict[str, Any]:
     """Every figure of every label on each data set, and of each pair their differences.

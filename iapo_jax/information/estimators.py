@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from iapo_jax.model.scoring import next_token_scores, token_scores
-from iapo_jax.types import Answers, Array, Cache, Context, Cuts, Model, Params, Prompts
+from iapo_jax.types import Answers, Array, Cache, Context, Model, Params, ProbePositions, Prompts
 
 _PROBE_TOKENS = 2**13  # tokens behind the cuts computed at once on each device
 
@@ -35,7 +35,7 @@ class Probe(NamedTuple):
     """What is asked, and where."""
 
     postfix: Array  # [K] int32, K >= 1: the early exit
-    cuts: Cuts
+    positions: ProbePositions
     answers: Answers | None = None  # for the estimators that look at whole answers
 
 
@@ -56,18 +56,18 @@ def answer_entropy(
     prompts: Prompts,
     contexts: tuple[Context, Cache],
     postfix: Array,
-    cuts: Cuts,
+    positions: ProbePositions,
 ) -> Array:
     """u_t = H(first answer token | q, o_<=t, postfix), full vocabulary, temperature 1.
 
     Args:
-      contexts: the prompts as `scoring.read_prompts` gives them, and the cache of the completions'
-        T+1 inputs (`scoring.read_completions`).
+      contexts: the prompts as `scoring.prefill` gives them, and the cache of the completions'
+        T+1 inputs (`scoring.forward_completions`).
       postfix: [K] int32, K >= 1.
-      cuts: `every_prefix` or `choose_cuts`.
+      positions: `every_prefix` or `choose_positions`.
 
     Returns:
-      [P, G, C] float32 nats, a column for each of the cuts.
+      [P, G, C] float32 nats, a column for each of the positions.
     """
 
     def entropy(exit: Exit) -> Array:
@@ -75,7 +75,7 @@ def answer_entropy(
         weight = model.logit_weight(params)
         return next_token_scores(exit.state, weight, nothing, devices=model.devices).entropy
 
-    return _at_cuts(model, params, prompts, contexts, postfix, cuts, entropy, width=0)
+    return _at_positions(model, params, prompts, contexts, postfix, positions, entropy, width=0)
 
 
 def answer_log_probs(
@@ -84,7 +84,7 @@ def answer_log_probs(
     prompts: Prompts,
     contexts: tuple[Context, Cache],
     postfix: Array,
-    cuts: Cuts,
+    positions: ProbePositions,
     answers: Answers,
 ) -> Array:
     """log p(y | q, o_<=t, postfix) of whole answers: the sum over their tokens, temperature 1.
@@ -137,8 +137,8 @@ def answer_log_probs(
             total = jax.lax.fori_loop(0, most, add, total)
         return jnp.where(length[:, :, None] > 0, total, _ABSENT)
 
-    return _at_cuts(
-        model, params, prompts, contexts, postfix, cuts, log_probs, width=at_once, answers=size
+    return _at_positions(
+        model, params, prompts, contexts, postfix, positions, log_probs, width=at_once, answers=size
     )
 
 
@@ -148,7 +148,7 @@ def answer_log_prob(
     prompts: Prompts,
     contexts: tuple[Context, Cache],
     postfix: Array,
-    cuts: Cuts,
+    positions: ProbePositions,
     answers: Answers,
 ) -> Array:
     """u_t = -log p(y* | q, o_<=t, postfix), y* the first of `answers`: pointwise information.
@@ -157,7 +157,7 @@ def answer_log_prob(
     completion without a reference answer: its tokens carry nothing.
     """
     first = Answers(*(leaf[:, :, :1] for leaf in answers))
-    log_p = answer_log_probs(model, params, prompts, contexts, postfix, cuts, first)[..., 0]
+    log_p = answer_log_probs(model, params, prompts, contexts, postfix, positions, first)[..., 0]
     return jnp.where(first.length > 0, -log_p, 0.0)
 
 
@@ -167,7 +167,7 @@ def answer_set_entropy(
     prompts: Prompts,
     contexts: tuple[Context, Cache],
     postfix: Array,
-    cuts: Cuts,
+    positions: ProbePositions,
     answers: Answers,
 ) -> Array:
     """u_t = -sum_m q_t(m) log q_t(m),  q_t(m) = sum_{y means m} p_t(y) / sum_y p_t(y).
@@ -177,12 +177,12 @@ def answer_set_entropy(
 
     Arguments as for `answer_log_probs`. Returns [P, G, C] float32 nats.
     """
-    log_p = answer_log_probs(model, params, prompts, contexts, postfix, cuts, answers)
+    log_p = answer_log_probs(model, params, prompts, contexts, postfix, positions, answers)
     return set_entropy(log_p, answers.meaning[:, :, None], answers.length[:, :, None] > 0)
 
 
 def set_entropy(log_prob: Array, meaning: Array, present: Array) -> Array:
-    """Entropy in nats of the meanings of answers, renormalised over them; [..., Y] -> [...].
+    """Entropy in nats of the meanings of answers, renormalized over them; [..., Y] -> [...].
 
     q(m) is proportional to the sum of exp(log_prob) over the present answers of meaning m.
     """
@@ -212,24 +212,26 @@ def answer_uncertainty(
 ) -> Array:
     """u_t after each of the T+1 prefixes, by the estimator of that name: [P, G, T+1] nats.
 
-    Probed at the cuts; between two of them u runs straight, and behind the last it stays.
+    Probed at the positions; between two of them u runs straight, and behind the last it stays.
     """
-    asked = (probe.postfix, probe.cuts)
+    asked = (probe.postfix, probe.positions)
     if probe.answers is not None and estimator != "answer_entropy":
         asked += (probe.answers,)
-    return spread(ESTIMATORS[estimator](model, params, prompts, contexts, *asked), probe.cuts, size)
+    return interpolate(
+        ESTIMATORS[estimator](model, params, prompts, contexts, *asked), probe.positions, size
+    )
 
 
 # ------------------------------------------------------------------------- the probe
 
 
-def _at_cuts(
+def _at_positions(
     model: Model,
     params: Params,
     prompts: Prompts,
     contexts: tuple[Context, Cache],
     postfix: Array,
-    cuts: Cuts,
+    positions: ProbePositions,
     read: Callable[[Exit], Array],
     *,
     width: int,
@@ -242,13 +244,13 @@ def _at_cuts(
 
     Chunks behind the last cut of all completions are not computed.
     """
-    groups, columns = cuts.count.shape, cuts.position.shape[-1]
+    groups, columns = positions.count.shape, positions.index.shape[-1]
     per_cut = groups[0] * groups[1] * max(postfix.shape[0], width)
     chunk = max(1, min(columns, model.devices * _PROBE_TOKENS // per_cut))
     chunks = -(-columns // chunk)
     chunk = -(-columns // chunks)  # all of about one size: the last is computed whole
     extra = chunks * chunk - columns
-    position = jnp.pad(cuts.position, ((0, 0), (0, 0), (0, extra)), mode="edge")
+    position = jnp.pad(positions.index, ((0, 0), (0, 0), (0, extra)), mode="edge")
 
     def one(index: Array, out: Array) -> Array:
         cut = jax.lax.dynamic_slice_in_dim(position, index * chunk, chunk, axis=2)
@@ -256,9 +258,9 @@ def _at_cuts(
         return jax.lax.dynamic_update_slice_in_dim(out, found, index * chunk, axis=2)
 
     out = jnp.zeros((*groups, chunks * chunk, *[answers] * (answers > 0)), jnp.float32)
-    out = jax.lax.fori_loop(0, (cuts.count.max() + chunk - 1) // chunk, one, out)
+    out = jax.lax.fori_loop(0, (positions.count.max() + chunk - 1) // chunk, one, out)
     # Columns behind a completion's last cut repeat it, computed or not.
-    column = jnp.minimum(jnp.arange(columns), cuts.count[..., None] - 1)
+    column = jnp.minimum(jnp.arange(columns), positions.count[..., None] - 1)
     column = column.reshape(*column.shape, *[1] * (answers > 0))
     return jnp.take_along_axis(out, column, axis=2)
 
@@ -283,7 +285,7 @@ def _exit(
         tokens,
         start[..., None] + jnp.arange(size),
         [prompt, completion],
-        read_from=size - 1,
+        outputs_from=size - 1,
     )
     whole = Context(cache, jnp.int32(size))
     return Exit(hidden[..., 0, :], [prompt, completion, whole], start + size)
@@ -316,14 +318,14 @@ def _in_pieces(read: Callable[[Exit], Array], exit: Exit, pieces: int) -> Array:
 # ------------------------------------------------------------------------- where
 
 
-def every_prefix(length: Array, size: int) -> Cuts:
+def every_prefix(length: Array, size: int) -> ProbePositions:
     """All prefixes of each completion, 0 to its `length` [P, G] tokens; `size` is T, C is T+1."""
-    return choose_cuts(length, size)
+    return choose_positions(length, size)
 
 
-def choose_cuts(
+def choose_positions(
     length: Array, size: int, *, stride: int = 1, boundary: Array | None = None
-) -> Cuts:
+) -> ProbePositions:
     """Before the first token, after some tokens, and after the last of `length` [P, G].
 
     Args:
@@ -340,21 +342,23 @@ def choose_cuts(
     last = length[..., None]
     chosen = (after & (prefix < last)) | (prefix == last)
     position = jnp.sort(jnp.where(chosen, prefix, last), axis=-1)
-    return Cuts(position.astype(jnp.int32), chosen.sum(-1, dtype=jnp.int32))
+    return ProbePositions(position.astype(jnp.int32), chosen.sum(-1, dtype=jnp.int32))
 
 
-def spread(uncertainty: Array, cuts: Cuts, size: int) -> Array:
-    """u after all T+1 prefixes from u [P, G, C] at the cuts: straight between two of them.
+def interpolate(uncertainty: Array, positions: ProbePositions, size: int) -> Array:
+    """u after all T+1 prefixes from u [P, G, C] at the positions: straight between two of them.
 
     The information of a segment is so shared equally among its tokens, and its sum kept. Behind
-    the last cut u stays: tokens there carry nothing.
+    the last position u stays: tokens there carry nothing.
     """
     prefix = jnp.arange(size + 1)
     search = jax.vmap(jax.vmap(lambda row: jnp.searchsorted(row, prefix)))
-    right = jnp.minimum(search(cuts.position), cuts.count[..., None] - 1)  # first cut at or after
+    right = jnp.minimum(
+        search(positions.index), positions.count[..., None] - 1
+    )  # first at or after
     left = jnp.maximum(right - 1, 0)
-    start, low = (jnp.take_along_axis(x, left, axis=-1) for x in (cuts.position, uncertainty))
-    end, high = (jnp.take_along_axis(x, right, axis=-1) for x in (cuts.position, uncertainty))
+    start, low = (jnp.take_along_axis(x, left, axis=-1) for x in (positions.index, uncertainty))
+    end, high = (jnp.take_along_axis(x, right, axis=-1) for x in (positions.index, uncertainty))
     share = (prefix - start) / jnp.maximum(end - start, 1)
     return jnp.where(prefix >= end, high, low + share * (high - low))
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from iapo_jax.information.inspection import (
     FAINT,
     Inspection,
-    colour_scale,
+    color_scale,
     signed,
     strength,
     to_json,
@@ -43,9 +43,9 @@ class Axes(NamedTuple):
 
 
 def render_page(inspections: Sequence[Inspection], title: str = "What each token tells") -> str:
-    """The page: a legend, and for each completion its curve, its coloured text and a table.
+    """The page: a legend, and for each completion its curve, its colored text and a table.
 
-    One colour scale and one pair of axes for all.
+    One color scale and one pair of axes for all.
     """
     names = [f"completion {number}" for number in range(1, len(inspections) + 1)]
     cards = "\n".join(render_cards(inspections, names))
@@ -103,7 +103,7 @@ def render_cards(
     inspections: Sequence[Inspection], names: Sequence[str], level: int = 2
 ) -> list[str]:
     """A card for each completion, under its name as a heading of that level."""
-    scale, axes = colour_scale(inspections), _axes(inspections)
+    scale, axes = color_scale(inspections), _axes(inspections)
     return [
         _card(one, index, scale, axes, names[index], level) for index, one in enumerate(inspections)
     ]
@@ -150,8 +150,8 @@ def render_facts(one: Inspection) -> str:
 
 
 def render_legend(inspections: Sequence[Inspection]) -> str:
-    """What the colours mean, on the scale of all of these."""
-    scale = colour_scale(inspections)
+    """What the colors mean, on the scale of all of these."""
+    scale = color_scale(inspections)
     steps = [-1.0, -0.7, -0.4, 0.4, 0.7, 1.0]  # strengths: roots of the share
     cells = "".join(
         f'<span class="step {_class(step)}" style="{_style(step)}">'
@@ -168,13 +168,13 @@ def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def _class(colour: float) -> str:
-    return "plus" if colour >= 0 else "minus"
+def _class(color: float) -> str:
+    return "plus" if color >= 0 else "minus"
 
 
-def _style(colour: float) -> str:
-    """Opacity of the ground, and thickness of the line under it: colour is not alone."""
-    size = abs(colour)
+def _style(color: float) -> str:
+    """Opacity of the ground, and thickness of the line under it: color is not alone."""
+    size = abs(color)
     return f"--a:{_INK * size:.3f};--w:{3 * size:.1f}px"
 
 
@@ -245,7 +245,7 @@ def _text(one: Inspection, scale: float, name: str) -> str:
 
 def _token(one: Inspection, i: int, scale: float) -> str:
     text, told = one.tokens[i], one.informativeness[i]
-    colour = strength(told, scale)
+    color = strength(told, scale)
     shown = render_text(text) or _NOTHING
     blank = (
         f' aria-label="{len(text)} blank{"s" * (len(text) > 1)}"'
@@ -255,8 +255,8 @@ def _token(one: Inspection, i: int, scale: float) -> str:
     after = "" if i < one.thinking_length else " after"
     big = ' data-big="1"' if abs(told) >= _BIG * scale else ""
     return (
-        f'<span class="t {_class(colour)}{after}" role="option" tabindex="{-(i > 0)}" '
-        f'data-i="{i}"{big}{blank} style="{_style(colour)}">{shown}</span>'
+        f'<span class="t {_class(color)}{after}" role="option" tabindex="{-(i > 0)}" '
+        f'data-i="{i}"{big}{blank} style="{_style(color)}">{shown}</span>'
     )
 
 

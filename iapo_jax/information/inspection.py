@@ -66,13 +66,13 @@ def why_certain(one: Inspection) -> str:
     return ""
 
 
-def colour_scale(inspections: Sequence[Inspection]) -> float:
-    """Nats that the strongest colour stands for, one scale for all completions."""
+def color_scale(inspections: Sequence[Inspection]) -> float:
+    """Nats that the strongest color stands for, one scale for all completions."""
     return max([FAINT, *(abs(s) for one in inspections for s in one.informativeness)])
 
 
 def strength(value: float, scale: float) -> float:
-    """A token's colour, -1 to 1: the root of its share of the scale, so that small ones show."""
+    """A token's color, -1 to 1: the root of its share of the scale, so that small ones show."""
     return math.copysign(math.sqrt(min(abs(value) / scale, 1.0)), value)
 
 

@@ -15,11 +15,11 @@ from jax.sharding import Mesh
 from iapo_jax.answers.checker import extract_answer, same_answer
 from iapo_jax.config.schema import InformationSection
 from iapo_jax.errors import UserError
-from iapo_jax.information.estimators import ESTIMATORS, Probe, choose_cuts
+from iapo_jax.information.estimators import ESTIMATORS, Probe, choose_positions
 from iapo_jax.pretrained import control_tokens, tokenization
 from iapo_jax.pretrained.directory import Pretrained
 from iapo_jax.sharding import by_prompt, put, replicated
-from iapo_jax.types import Answers, Array, Cuts
+from iapo_jax.types import Answers, Array, ProbePositions
 
 _CHARS_PER_TOKEN = 128  # an answer is cut to its first tokens: no need to encode a megabyte of it
 
@@ -98,8 +98,8 @@ def check_answers(tokenizer: Any, golds: Sequence[str], end: str) -> None:
             raise UserError(f"the answer {text!r} has no tokens: there is nothing to teacher-force")
 
 
-def tokenised_apart(tokenizer: Any, postfix: str, golds: Sequence[str], width: int) -> list[str]:
-    """Answers that running text would tokenise otherwise than behind the ids of the postfix.
+def tokenized_apart(tokenizer: Any, postfix: str, golds: Sequence[str], width: int) -> list[str]:
+    """Answers that running text would tokenize otherwise than behind the ids of the postfix.
 
     Such as -5 where `>-` is one token: what is teacher-forced is then not what the model writes
     most, at every prefix alike.
@@ -192,13 +192,13 @@ class Asker(NamedTuple):
     boundary: Array | None  # [V] bool; None where probes are not bound to tokens
     width: int  # A
     longer: int = 0  # known answers of more than A tokens, told by their first A
-    apart: Sequence[str] = ()  # known answers of `tokenised_apart`
+    apart: Sequence[str] = ()  # known answers of `tokenized_apart`
 
 
 def make_asker(
     section: InformationSection, opened: Pretrained, mesh: Mesh, golds: Sequence[str]
 ) -> Asker:
-    """Postfix and boundary tokens, checked and tokenised once; the known answers checked.
+    """Postfix and boundary tokens, checked and tokenized once; the known answers checked.
 
     Raises:
       UserError: for a field that is wrong, or a text that this tokenizer cannot write.
@@ -214,7 +214,7 @@ def make_asker(
         width = section.max_answer_length
         check_answers(tokenizer, golds, section.answer_end)
         longer = count_longer(tokenizer, golds, section.answer_end, width)
-        apart = tokenised_apart(tokenizer, section.postfix, golds, width)
+        apart = tokenized_apart(tokenizer, section.postfix, golds, width)
     where = put(postfix, everywhere)
     return Asker(section, tokenizer, mesh, where, boundary, width, longer, apart)
 
@@ -238,7 +238,7 @@ def describe(asker: Asker) -> str:
         )
     if asker.apart:
         told.append(
-            f"{len(asker.apart)} known answer(s), such as {asker.apart[0]!r}, are tokenised "
+            f"{len(asker.apart)} known answer(s), such as {asker.apart[0]!r}, are tokenized "
             "otherwise in running text, whose tokens join the postfix with them"
         )
     return "; ".join(told)
@@ -287,7 +287,7 @@ def ask(
       golds, completions: as for `make_answers`.
     """
     section = asker.section
-    cuts = _cuts(tokens, thinking_length, asker.boundary, stride=section.stride)
+    positions = _positions(tokens, thinking_length, asker.boundary, stride=section.stride)
     answers = make_answers(
         asker.tokenizer,
         estimator=section.estimator,
@@ -297,13 +297,15 @@ def ask(
         answer_end=section.answer_end,
         width=asker.width,
     )
-    return Probe(asker.postfix, cuts, answers and put(answers, by_prompt(asker.mesh)))
+    return Probe(asker.postfix, positions, answers and put(answers, by_prompt(asker.mesh)))
 
 
 @partial(jax.jit, static_argnames="stride")
-def _cuts(tokens: Array, thinking_length: Array, boundary: Array | None, *, stride: int) -> Cuts:
+def _positions(
+    tokens: Array, thinking_length: Array, boundary: Array | None, *, stride: int
+) -> ProbePositions:
     after = None if boundary is None else boundary[tokens]
-    return choose_cuts(thinking_length, tokens.shape[-1], stride=stride, boundary=after)
+    return choose_positions(thinking_length, tokens.shape[-1], stride=stride, boundary=after)
 
 
 def abstract_probe(asker: Asker, shape: tuple[int, int, int]) -> Probe:
@@ -311,11 +313,11 @@ def abstract_probe(asker: Asker, shape: tuple[int, int, int]) -> Probe:
     prompts, size, length = shape
     split = by_prompt(asker.mesh)
     ids = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32, sharding=split)  # noqa: E731
-    cuts = Cuts(ids(prompts, size, length + 1), ids(prompts, size))
+    positions = ProbePositions(ids(prompts, size, length + 1), ids(prompts, size))
     section, answers = asker.section, None
     if section.estimator != "answer_entropy":
         shared = section.estimator == "answer_set_entropy" or section.reference == "gold"
         count = size + 1 if section.estimator == "answer_set_entropy" else 1
         rows = (prompts, 1 if shared else size, count)
         answers = Answers(ids(*rows, asker.width), ids(*rows), ids(*rows))
-    return Probe(asker.postfix, cuts, answers)
+    return Probe(asker.postfix, positions, answers)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from iapo_jax.information import estimators
 from iapo_jax.information.estimators import Probe
 from iapo_jax.model.scoring import (
-    read_completions,
-    read_prompts,
+    forward_completions,
+    prefill,
     score_completions,
     token_scores,
 )
@@ -39,13 +39,13 @@ def compute_signals(
 
     params = model.gather(params)
     postfix = None if probe is None else probe.postfix
-    per_prompt = None if probe is None else (probe.cuts, probe.answers)
+    per_prompt = None if probe is None else (probe.positions, probe.answers)
 
     def one(parts: tuple) -> Signals:
         part, asked = parts
         prompts, tokens = part.prompts, part.tokens
-        prompt = read_prompts(model, params, prompts)
-        hidden, cache = read_completions(model, params, prompts, tokens, prompt)
+        prompt = prefill(model, params, prompts)
+        hidden, cache = forward_completions(model, params, prompts, tokens, prompt)
         weight = model.logit_weight(params)
         scores = token_scores(
             hidden[..., :-1, :], weight, tokens, temperature, devices=model.devices

@@ -10,7 +10,7 @@ from rich.text import Text
 from iapo_jax.information.inspection import (
     FAINT,
     Inspection,
-    colour_scale,
+    color_scale,
     signed,
     strength,
     told_something,
@@ -33,12 +33,12 @@ _LEVELS = (  # strength, background of a token that told, and of one that unsett
 
 
 def show(inspections: Sequence[Inspection], console: Console | None = None) -> None:
-    """Prints each completion: the curve of u_t, the coloured text, totals, the telling tokens.
+    """Prints each completion: the curve of u_t, the colored text, totals, the telling tokens.
 
-    One scale for all of them. Colours only where the terminal has them; the table says the same.
+    One scale for all of them. Colors only where the terminal has them; the table says the same.
     """
     console = console or Console()
-    scale = colour_scale(inspections)
+    scale = color_scale(inspections)
     for number, one in enumerate(inspections, 1):
         title = f"completion {number} of {len(inspections)} · {one.estimator}"
         parts = [_totals(one), _curve(one, console.width - 4), Text()]
@@ -79,11 +79,11 @@ def _curve(one: Inspection, width: int) -> Text:
     return text.append(unit)
 
 
-def _style(colour: float) -> str:
+def _style(color: float) -> str:
     for level, told, unsettled in _LEVELS:
-        if abs(colour) >= level:
+        if abs(color) >= level:
             front = "white" if level > 0.5 else "black"
-            return f"{front} on {told}" if colour > 0 else f"underline {front} on {unsettled}"
+            return f"{front} on {told}" if color > 0 else f"underline {front} on {unsettled}"
     return ""
 
 

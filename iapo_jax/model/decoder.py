@@ -59,18 +59,18 @@ class DecoderConfig:
 class DecoderLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); returns its keys and values too.
 
-    Tokens before `read_from` give keys and values and nothing else.
+    Tokens before `outputs_from` give keys and values and nothing else.
     """
 
     config: DecoderConfig
     mesh: Mesh | None = None
-    read_from: int = 0
+    outputs_from: int = 0
 
     @nn.compact
     def __call__(
-        self, x: Array, turn: tuple[Array, Array], contexts: Sequence[Segment]
+        self, x: Array, angles: tuple[Array, Array], contexts: Sequence[Segment]
     ) -> tuple[Array, Cache]:
-        """x [*lead, S, D], turn of [*lead, S, d/2] -> x of the tokens read, cache of all."""
+        """x [*lead, S, D], angles of [*lead, S, d/2] -> x of the tokens read, cache of all."""
         c = self.config
         split = functools.partial(_split, self.mesh)
         init = nn.initializers.normal(c.initializer_range)
@@ -82,12 +82,12 @@ class DecoderLayer(nn.Module):
         k = split(project((c.num_kv_heads, c.head_dim), name="key")(h), -2)
         v = split(project((c.num_kv_heads, c.head_dim), name="value")(h), -2)
         size = x.shape[-2]
-        h, x, *read = (y[..., self.read_from :, :] for y in (h, x, *turn))
+        h, x, *read = (y[..., self.outputs_from :, :] for y in (h, x, *angles))
         q = split(project((c.num_heads, c.head_dim), name="query")(h), -2)
         if c.qk_norm:
             q, k = norm(name="query_norm")(q), norm(name="key_norm")(k)
-        q, k = rotate(q, *read), rotate(k, *turn)
-        own = Segment(k, v, jnp.arange(self.read_from + 1, size + 1))
+        q, k = apply_rope(q, *read), apply_rope(k, *angles)
+        own = Segment(k, v, jnp.arange(self.outputs_from + 1, size + 1))
         mixed = attend(q, [*contexts, own], mesh=self.mesh, implementation=c.attention)
         mixed = split(mixed, -2)
         output = dense(c.hidden_size, axis=(-2, -1), use_bias=c.output_bias, name="output")
@@ -120,35 +120,35 @@ def rope_frequencies(config: DecoderConfig) -> Array:
     band = config.rope_scaling
     if band is None:
         return frequency
-    turns = band.original_max_position_embeddings * frequency / (2 * jnp.pi)
-    keep = (turns - band.low_freq_factor) / (band.high_freq_factor - band.low_freq_factor)
+    rotations = band.original_max_position_embeddings * frequency / (2 * jnp.pi)
+    keep = (rotations - band.low_freq_factor) / (band.high_freq_factor - band.low_freq_factor)
     keep = jnp.clip(keep, 0.0, 1.0)
     return frequency * (keep + (1 - keep) / band.factor)
 
 
-def turns(config: DecoderConfig, positions: Array) -> tuple[Array, Array]:
+def rope_angles(config: DecoderConfig, positions: Array) -> tuple[Array, Array]:
     """cos and sin of the rotary angles at positions [...]: [..., d/2] float32 each.
 
-    Once for all layers: they cost more than the turning itself.
+    Computed once for all layers: they cost more than the rotation itself.
     """
     angles = positions[..., None].astype(jnp.float32) * rope_frequencies(config)
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """Rotary embedding of x [..., heads, d] by `turns` [..., d/2], halves paired as in HF."""
+def apply_rope(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotary embedding of x [..., heads, d] by `rope_angles` [..., d/2], halves paired as in HF."""
     cos, sin = cos[..., None, :], sin[..., None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = [first * cos - second * sin, second * cos + first * sin]
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+    rotated = [first * cos - second * sin, second * cos + first * sin]
+    return jnp.concatenate(rotated, axis=-1).astype(x.dtype)
 
 
 def init_params(config: DecoderConfig, key: Array) -> Params:
     """Random float32 parameters: normal(initializer_range), norms 1, biases 0; layers stacked."""
     layer_key, embed_key, head_key = jax.random.split(key, 3)
     shape = (config.vocab_size, config.hidden_size)
-    x, turn = jnp.zeros((1, 1, config.hidden_size)), turns(config, jnp.zeros((1, 1)))
-    one_layer = lambda k: DecoderLayer(config).init(k, x, turn, ())["params"]  # noqa: E731
+    x, angles = jnp.zeros((1, 1, config.hidden_size)), rope_angles(config, jnp.zeros((1, 1)))
+    one_layer = lambda k: DecoderLayer(config).init(k, x, angles, ())["params"]  # noqa: E731
     params = {
         "embedding": config.initializer_range * jax.random.normal(embed_key, shape),
         "layers": jax.vmap(one_layer)(jax.random.split(layer_key, config.num_layers)),
@@ -172,7 +172,7 @@ def forward(
     tokens: Array,
     positions: Array,
     contexts: Sequence[Context] = (),
-    read_from: int = 0,
+    outputs_from: int = 0,
 ) -> tuple[Array, Cache]:
     """New tokens read a tree of contexts and, causally, themselves.
 
@@ -181,23 +181,23 @@ def forward(
       params: of `init_params`; the layers stacked (scanned here) or a list (unrolled here).
       tokens: [*lead, S] int32; positions the same shape, in tokens from the prompt's start.
       contexts: what was computed before; their caches in the layout of `params`.
-      read_from: the states of the tokens before are not needed: the last layer is computed for
+      outputs_from: the states of the tokens before are not needed: the last layer is computed for
         the others alone. Not meant to be differentiated where it is not 0.
 
     Returns:
-      hidden [*lead, S - read_from, D] after the final norm, and the cache of the new tokens.
+      hidden [*lead, S - outputs_from, D] after the final norm, and the cache of the new tokens.
     """
-    turn = turns(config, positions)
+    angles = rope_angles(config, positions)
     x = _split(mesh, gather(mesh, params)["embedding"][tokens].astype(config.dtype))
-    cuts = [
+    limits = [
         c.visible.reshape(c.visible.shape + (1,) * (tokens.ndim - c.visible.ndim)) for c in contexts
     ]
 
-    def layer(x, weights_and_caches, read_from=0):
+    def layer(x, weights_and_caches, outputs_from=0):
         weights, caches = weights_and_caches
-        segments = [Segment(*cache, cut) for cache, cut in zip(caches, cuts, strict=True)]
-        module = DecoderLayer(config, mesh, read_from)
-        return module.apply({"params": weights}, x, turn, segments)
+        segments = [Segment(*cache, limit) for cache, limit in zip(caches, limits, strict=True)]
+        module = DecoderLayer(config, mesh, outputs_from)
+        return module.apply({"params": weights}, x, angles, segments)
 
     caches = [context.cache for context in contexts]
     if isinstance(params["layers"], list | tuple):
@@ -205,11 +205,11 @@ def forward(
         for index, weights in enumerate(params["layers"]):
             past = [Cache(c.keys[index], c.values[index]) for c in caches]
             last = index == config.num_layers - 1
-            x, cache = layer(x, (weights, past), read_from if last else 0)
+            x, cache = layer(x, (weights, past), outputs_from if last else 0)
             made.append(cache)
         cache = Cache(tuple(c.keys for c in made), tuple(c.values for c in made))
-    elif read_from:
-        x, cache = _scan_all_but_last(layer, x, (params["layers"], caches), read_from)
+    elif outputs_from:
+        x, cache = _scan_all_but_last(layer, x, (params["layers"], caches), outputs_from)
     else:
         body = jax.checkpoint(layer) if config.remat else layer
         x, cache = jax.lax.scan(body, x, (params["layers"], caches))
@@ -217,8 +217,10 @@ def forward(
     return final_norm.apply({"params": params["final_norm"]}, x), cache
 
 
-def _scan_all_but_last(layer: Any, x: Array, stacked: Any, read_from: int) -> tuple[Array, Cache]:
-    """The last layer for the tokens from `read_from` on; the others for all.
+def _scan_all_but_last(
+    layer: Any, x: Array, stacked: Any, outputs_from: int
+) -> tuple[Array, Cache]:
+    """The last layer for the tokens from `outputs_from` on; the others for all.
 
     The loop picks its layer by index: a stack without its last layer would be a copy of it.
     """
@@ -227,7 +229,7 @@ def _scan_all_but_last(layer: Any, x: Array, stacked: Any, read_from: int) -> tu
         lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stacked
     )
     x, caches = jax.lax.scan(lambda x, index: layer(x, pick(index)), x, jnp.arange(last))
-    x, cache = layer(x, jax.tree.map(lambda leaf: leaf[last], stacked), read_from)
+    x, cache = layer(x, jax.tree.map(lambda leaf: leaf[last], stacked), outputs_from)
     return x, jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), caches, cache)
 
 

@@ -2,7 +2,7 @@
 
 The prompt is computed once per group. Its last token is the first input of every completion, so
 no logits are needed from the prompt. Each sequence draws from a key of its own: what it gets does
-not depend on its neighbours.
+not depend on its neighbors.
 """
 
 from functools import partial
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from iapo_jax.model.scoring import last_tokens, logits_of, read_prompts
+from iapo_jax.model.scoring import last_tokens, logits_of, prefill
 from iapo_jax.types import Array, Cache, Context, Model, Params, Prompts, Rollout
 
 _EXCLUDED = -1e30  # logit of a token that must not be drawn
@@ -56,7 +56,7 @@ def keep_top_p(logits: Array, p: Array) -> Array:
     return jnp.where(probability < jnp.minimum(threshold, top), _EXCLUDED, logits)
 
 
-def draw(
+def sample_token(
     keys: Array, logits: Array, allowed: Array, *, top_k: int, top_p: float
 ) -> tuple[Array, Array]:
     """One token per row and its log-probability under the full softmax.
@@ -110,7 +110,7 @@ def sample(
       first: [P] int32: number g of each prompt's first completion, where others were drawn before.
     """
     shape = (prompts.tokens.shape[0], num_generations)
-    prompt = read_prompts(model, params, prompts)
+    prompt = prefill(model, params, prompts)
     weight = model.logit_weight(params)
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     number = jnp.arange(num_generations)
@@ -119,7 +119,7 @@ def sample(
     else:
         keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(keys, first[:, None] + number)
 
-    def room(x: Array) -> Array:
+    def empty_cache(x: Array) -> Array:
         # keys and values of a prompt [..., P, L, M, d] -> empty ones of its completions
         lead, (_, heads, width) = x.shape[:-4], x.shape[-3:]
         return jnp.zeros((*lead, *shape, max_length, heads, width), x.dtype)
@@ -128,7 +128,7 @@ def sample(
         step=jnp.int32(0),
         token=jnp.broadcast_to(last_tokens(prompts)[:, None], shape),
         done=jnp.zeros(shape, bool),
-        cache=jax.tree.map(room, prompt.cache),
+        cache=jax.tree.map(empty_cache, prompt.cache),
         tokens=jnp.zeros((*shape, max_length), jnp.int32),
         log_prob=jnp.zeros((*shape, max_length), jnp.float32),
         length=jnp.zeros(shape, jnp.int32),
@@ -140,14 +140,14 @@ def sample(
         hidden, new = model.forward(params, state.token[..., None], positions[..., None], contexts)
         logits = logits_of(hidden[..., 0, :], weight) / temperature
         step_keys = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))(keys, state.step)
-        token, log_prob = draw(step_keys, logits, allowed, top_k=top_k, top_p=top_p)
+        token, log_prob = sample_token(step_keys, logits, allowed, top_k=top_k, top_p=top_p)
         token = jnp.where(state.done, 0, token)
         log_prob = jnp.where(state.done, 0.0, log_prob)
-        write = lambda room, x: jax.lax.dynamic_update_slice_in_dim(  # noqa: E731
-            room, x, state.step, axis=room.ndim - 3
+        write = lambda cache, x: jax.lax.dynamic_update_slice_in_dim(  # noqa: E731
+            cache, x, state.step, axis=cache.ndim - 3
         )
-        column = lambda room, x: jax.lax.dynamic_update_slice_in_dim(  # noqa: E731
-            room, x[..., None], state.step, axis=2
+        column = lambda rows, x: jax.lax.dynamic_update_slice_in_dim(  # noqa: E731
+            rows, x[..., None], state.step, axis=2
         )
         return SamplingState(
             step=state.step + 1,

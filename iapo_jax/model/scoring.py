@@ -146,7 +146,7 @@ def _scores_backward(size, saved, cotangent):
 _scores.defvjp(_scores_forward, _scores_backward)
 
 
-def read_prompts(model: Model, params: Params, prompts: Prompts) -> Context:
+def prefill(model: Model, params: Params, prompts: Prompts) -> Context:
     """The prompts [P, L], computed once, as their completions read them.
 
     The last prompt token is left out: it is the first input of every completion, so that the
@@ -170,10 +170,10 @@ def completion_inputs(prompts: Prompts, tokens: Array) -> tuple[Array, Array]:
     return inputs, jnp.broadcast_to(start + jnp.arange(inputs.shape[-1]), inputs.shape)
 
 
-def read_completions(
+def forward_completions(
     model: Model, params: Params, prompts: Prompts, tokens: Array, context: Context
 ) -> tuple[Array, Cache]:
-    """States [P, G, T+1, D] and cache at all T+1 cuts of the completions.
+    """States [P, G, T+1, D] and cache after all T+1 prefixes of the completions.
 
     Index t has read t completion tokens; its state predicts token t+1.
     """
@@ -186,7 +186,7 @@ def score_completions(
 ) -> TokenScores:
     """Scores completions [P, G, T] of their prompts; gradients flow into the prompts too."""
     params = model.gather(params)
-    context = read_prompts(model, params, prompts)
+    context = prefill(model, params, prompts)
     inputs, positions = completion_inputs(prompts, tokens[..., :-1])
     hidden, _ = model.forward(params, inputs, positions, [context])
     weight = model.logit_weight(params)

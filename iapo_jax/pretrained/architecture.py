@@ -32,7 +32,7 @@ def decoder_config(
     if hf.get("use_sliding_window") or any(t != "full_attention" for t in sliding):
         raise UserError(f"{source}: sliding-window attention is not supported")
     if hf.get("quantization_config"):
-        raise UserError(f"{source}: quantised weights are not supported")
+        raise UserError(f"{source}: quantized weights are not supported")
     needed = (
         "vocab_size",
         "hidden_size",

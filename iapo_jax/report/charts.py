@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from iapo_jax.evaluation.metrics import Estimate
 from iapo_jax.report.series import Band
 
-# Light ink -> the page's variable. Told apart by the colour-blind too; dashes and markers say the
+# Light ink -> the page's variable. Told apart by the color-blind too; dashes and markers say the
 # same once more.
 INKS = {
     "#1c1e21": "--ink",
@@ -37,7 +37,7 @@ INKS = {
 }
 
 
-INK, SOFT, RULE, CARD, *_COLOURS = INKS
+INK, SOFT, RULE, CARD, *_COLORS = INKS
 
 
 _DASHES = ("solid", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
@@ -99,9 +99,9 @@ class Point(NamedTuple):
 
 
 class Look(NamedTuple):
-    """How one line or point is told from the others, by more than its colour."""
+    """How one line or point is told from the others, by more than its color."""
 
-    colour: str
+    color: str
     dashes: str | tuple
     marker: str
     face: str
@@ -111,9 +111,9 @@ def look(index: int) -> Look:
     """The look of a method; a negative index is the start model's. 24 differ in two ways."""
     if index < 0:
         return Look(INK, (0, (1.2, 1.6)), "D", CARD)
-    colour = _COLOURS[index % len(_COLOURS)]
-    face = colour if index % 24 < 8 else CARD
-    return Look(colour, _DASHES[index % 4], _MARKERS[index % 8], face)
+    color = _COLORS[index % len(_COLORS)]
+    face = color if index % 24 < 8 else CARD
+    return Look(color, _DASHES[index % 4], _MARKERS[index % 8], face)
 
 
 def curves(
@@ -133,7 +133,7 @@ def curves(
         for number, (_, index, band) in enumerate(lines):
             style = look(index)
             every = max(1, len(band.x) // 5)
-            axes.fill_between(band.x, band.low, band.high, color=style.colour, alpha=0.16, lw=0)
+            axes.fill_between(band.x, band.low, band.high, color=style.color, alpha=0.16, lw=0)
             axes.plot(
                 *(band.x, band.middle),
                 **_line(style),
@@ -162,7 +162,7 @@ def frontier(
         for point in points:
             style = look(point.look)
             for along in ("x", "y"):
-                _interval(axes, point, along, style.colour)
+                _interval(axes, point, along, style.color)
             axes.plot(
                 *(point.x.value, point.y.value),
                 **_line(style) | {"markersize": 7, "linestyle": "none", "zorder": 3},
@@ -184,12 +184,12 @@ def frontier(
     return _chart(name, title, description, draw, handles)
 
 
-def _interval(axes: Axes, point: Point, along: str, colour: str) -> None:
+def _interval(axes: Axes, point: Point, along: str, color: str) -> None:
     one = getattr(point, along)
     if np.isfinite([one.low, one.high]).all():
         other = point.y.value if along == "x" else point.x.value
         ends = ([one.low, one.high], [other, other])
-        axes.plot(*(ends if along == "x" else ends[::-1]), color=colour, linewidth=1.3, zorder=2)
+        axes.plot(*(ends if along == "x" else ends[::-1]), color=color, linewidth=1.3, zorder=2)
 
 
 def histogram(
@@ -210,9 +210,9 @@ def histogram(
 
     def draw(axes: Axes) -> None:
         shares = 100 * counts / max(counts.sum(), 1)
-        colour = look(index).colour
-        axes.stairs(shares[0], edges, fill=True, color=colour, alpha=0.85, gid="right")
-        axes.stairs(-shares[1], edges, fill=True, facecolor=CARD, edgecolor=colour, lw=1.2,
+        color = look(index).color
+        axes.stairs(shares[0], edges, fill=True, color=color, alpha=0.85, gid="right")
+        axes.stairs(-shares[1], edges, fill=True, facecolor=CARD, edgecolor=color, lw=1.2,
                     hatch="/////", gid="wrong")  # fmt: skip
         axes.axhline(0, color=SOFT, linewidth=0.9)
         if limit is not None:
@@ -223,10 +223,10 @@ def histogram(
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.3g}%")
         axes.set_xlabel("tokens")
 
-    colour = look(index).colour
+    color = look(index).color
     handles = [
-        Patch(facecolor=colour, alpha=0.85, label="right"),
-        Patch(facecolor=CARD, edgecolor=colour, hatch="/////", label="wrong"),
+        Patch(facecolor=color, alpha=0.85, label="right"),
+        Patch(facecolor=CARD, edgecolor=color, hatch="/////", label="wrong"),
     ]
     return _chart(name, title, description, draw, handles)
 
@@ -247,13 +247,13 @@ def swatch(index: int, place: str, *, line: bool = True) -> str:
 
 def _line(style: Look) -> dict:
     return dict(
-        color=style.colour,
+        color=style.color,
         linestyle=style.dashes,
         linewidth=1.7,
         marker=style.marker,
         markersize=5,
         markerfacecolor=style.face,
-        markeredgecolor=style.colour,
+        markeredgecolor=style.color,
         markeredgewidth=1.3,
     )
 

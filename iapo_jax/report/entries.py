@@ -77,7 +77,7 @@ def run_entries(lines: Iterable[Line]) -> list[Entry]:
 def evaluation_entries(
     evaluations: Sequence[Evaluation], known: Sequence[Entry], lines: Sequence[Line]
 ) -> list[Entry]:
-    """The labelled models of every evaluation, and what they are compared with there.
+    """The labeled models of every evaluation, and what they are compared with there.
 
     Models whose parameters are those of `known` entries look as these do.
     """

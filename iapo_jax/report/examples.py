@@ -89,7 +89,7 @@ def shown(many: Sequence[Examples]) -> list[tuple[str, Inspection]]:
 
 
 def render_examples(many: Sequence[Examples]) -> list[str]:
-    """The examples of each data set as HTML; one colour scale for all of them."""
+    """The examples of each data set as HTML; one color scale for all of them."""
     seen = shown(many)
     cards = iter(render_cards([one for _, one in seen], [name for name, _ in seen], level=4))
     legend = render_legend([one for _, one in seen]) if seen else ""

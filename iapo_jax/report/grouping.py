@@ -20,7 +20,7 @@ class Line(NamedTuple):
     """Runs of one config, which differ in the seed."""
 
     name: str
-    look: int  # index of its colour, dashes and marker, everywhere in a report
+    look: int  # index of its color, dashes and marker, everywhere in a report
     runs: tuple[Run, ...]
 
 

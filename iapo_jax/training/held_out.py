@@ -15,7 +15,7 @@ from iapo_jax.evaluation import metrics
 from iapo_jax.evaluation.metrics import figure_terms
 from iapo_jax.evaluation.records import Record
 from iapo_jax.evaluation.sampling import Protocol, describe, evaluate_to, make_task
-from iapo_jax.evaluation.summary import summarise
+from iapo_jax.evaluation.summary import summarize
 from iapo_jax.pretrained.loaded import Run
 from iapo_jax.runtime.files import replace_file
 from iapo_jax.types import Params
@@ -101,7 +101,7 @@ class HeldOut:
 
     def compare(self, before: Record, after: Record) -> str:
         """Writes eval/summary.json and returns the table."""
-        told = summarise([before, after])
+        told = summarize([before, after])
         path = self.run.output_dir / "eval" / "summary.json"
         replace_file(path, json.dumps(told, indent=2) + "\n")
         return before_and_after(before, after)

@@ -23,12 +23,12 @@ from iapo_jax import (
     answer_entropy,
     answer_log_prob,
     answer_set_entropy,
-    choose_cuts,
+    choose_positions,
     compute_signals,
     every_prefix,
+    forward_completions,
     make_model,
-    read_completions,
-    read_prompts,
+    prefill,
 )
 from iapo_jax.pretrained.architecture import decoder_config
 from iapo_jax.pretrained.weights import load_params
@@ -105,14 +105,14 @@ def ours_of(model, params, asked):
 
     @jax.jit
     def run(params):
-        context = read_prompts(model, params, prompts)
-        _, cache = read_completions(model, params, prompts, tokens, context)
+        context = prefill(model, params, prompts)
+        _, cache = forward_completions(model, params, prompts, tokens, context)
         asked = model, params, prompts, (context, cache), jnp.asarray(POSTFIX)
-        cuts = every_prefix(length, tokens.shape[-1])
+        positions = every_prefix(length, tokens.shape[-1])
         return (
-            answer_entropy(*asked, cuts),
-            answer_log_prob(*asked, cuts, answers),
-            answer_set_entropy(*asked, cuts, answers),
+            answer_entropy(*asked, positions),
+            answer_log_prob(*asked, positions, answers),
+            answer_set_entropy(*asked, positions, answers),
         )
 
     return [np.asarray(x) for x in run(params)]
@@ -154,8 +154,8 @@ def test_own_answers_in_training_signals(pair):
         np.asarray([[len(row) for row in rows] for rows in OWN], np.int32)[..., None],
         np.zeros((2, 2, 1), np.int32),
     )
-    cuts = choose_cuts(jnp.asarray(length), tokens.shape[-1], stride=3)
-    probe = Probe(np.asarray(POSTFIX, np.int32), jax.tree.map(np.asarray, cuts), answers)
+    positions = choose_positions(jnp.asarray(length), tokens.shape[-1], stride=3)
+    probe = Probe(np.asarray(POSTFIX, np.int32), jax.tree.map(np.asarray, positions), answers)
     rollout = Rollout(prompts, tokens, length, zeros, flags)
     options = dict(estimator="answer_log_prob")
     found = compute_signals(model, params, None, rollout, probe, np.float32(1.0), **options)

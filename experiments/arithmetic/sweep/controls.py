@@ -13,7 +13,7 @@ def shuffled(
     group: Group,
     key: Array,
     *,
-    alpha: float = 3.0,
+    information_weight: float = 3.0,
     price: float = 0.002,
     unit: str = "share",
     only_correct: bool = False,
@@ -30,7 +30,7 @@ def shuffled(
     return advantages.iapo_priced(
         group._replace(uncertainty=uncertainty),
         key,
-        alpha=alpha,
+        information_weight=information_weight,
         price=price,
         unit=unit,
         only_correct=only_correct,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from testbed.categories import READ, categorise
+from testbed.categories import READ, categorize
 from testbed.pieces import EXIT, Problem, split_tokens
 from testbed.settings import SETTINGS, problems_by_question
 
@@ -81,7 +81,7 @@ def count_categories(
         if one.correct:
             right += 1
             problem = problems[question_of(one.prompt)]
-            total.update(categorise(problem, split_tokens(reasoning(one.completion))))
+            total.update(categorize(problem, split_tokens(reasoning(one.completion))))
     return {name: total[name] / max(right, 1) for name in READ}
 
 
@@ -105,7 +105,7 @@ def where_information_sits(
     for one in inspections:
         size, told = one["thinking_length"], one["informativeness"]
         problem = problems[question_of(one["prompt"])]
-        names = categorise(problem, one["tokens"][:size])
+        names = categorize(problem, one["tokens"][:size])
         for name, value in zip(names, told, strict=False):
             nats[name] += value
             tokens[name] += 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation.records import read_record
-from iapo_jax.evaluation.summary import summarise
+from iapo_jax.evaluation.summary import summarize
 from iapo_jax.report.command import parse, report
 from sweep.analysis import SHIFTED, Setting
 from sweep.measure import folder_of
@@ -79,4 +79,4 @@ def _collect(setting: Setting, place: Path, split: str, out: Path) -> None:
             told |= {"model": entry.name, "member": number, "members": len(entry.results)}
             path.write_text(json.dumps(told))
             records.append(read_record(path))
-    (out / "summary.json").write_text(json.dumps(summarise(records)))
+    (out / "summary.json").write_text(json.dumps(summarize(records)))

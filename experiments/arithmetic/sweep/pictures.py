@@ -13,7 +13,7 @@ from testbed.categories import READ
 from sweep import analysis
 from sweep.analysis import Setting
 
-_COLOURS = {
+_COLORS = {
     "start": "#111111",
     "grpo": "#666666",
     "iapo": "#2a6fbb",
@@ -40,9 +40,9 @@ _KINDS = {
 }
 
 
-def colour(method: str) -> str:
-    """A method's colour, the same in every picture."""
-    return _COLOURS.get(method, _OTHER)
+def color(method: str) -> str:
+    """A method's color, the same in every picture."""
+    return _COLORS.get(method, _OTHER)
 
 
 def _save(figure: plt.Figure, path: Path, bottom: float = 0.0) -> None:
@@ -72,7 +72,7 @@ def pareto(settings: Sequence[Setting], path: Path) -> None:
                 break  # their selection split has other problems
             found = [r.outcomes["select"] for r in results]
             x, y = ([float(getattr(o, n).mean()) for o in found] for n in ("length", "correct"))
-            place.scatter(x, y, s=9, color=colour(method), alpha=0.35, linewidths=0)
+            place.scatter(x, y, s=9, color=color(method), alpha=0.35, linewidths=0)
         ends = []
         for entry in (setting.start, *setting.entries.values()):
             length, accuracy = (analysis.figure(entry, n) for n in ("length", "accuracy"))
@@ -83,9 +83,9 @@ def pareto(settings: Sequence[Setting], path: Path) -> None:
                 yerr=[[accuracy.value - accuracy.low], [accuracy.high - accuracy.value]],
                 fmt="*" if entry is setting.start else "o",
                 markersize=9 if entry is setting.start else 6,
-                color=colour(entry.name),
+                color=color(entry.name),
                 elinewidth=0.8,
-                label=entry.name if entry.name in _COLOURS else _OTHERS,
+                label=entry.name if entry.name in _COLORS else _OTHERS,
             )
             ends.append([(x.value, x.low, x.high) for x in (length, accuracy)])
         low, high = _frame(np.asarray(ends))
@@ -144,7 +144,7 @@ def curves(
                 axes[row][column].plot(
                     np.convolve(tokens, kernel, "valid") / 1000,
                     np.convolve(values, kernel, "valid"),
-                    color=colour(method),
+                    color=color(method),
                     linewidth=1.4,
                     label=method,
                 )
@@ -185,7 +185,7 @@ def information(settings: Sequence[Setting], methods: Sequence[str], path: Path)
             if found and found["profile"]:
                 y = list(found["profile"].values())
                 x = (np.arange(len(y)) + 0.5) / len(y)
-                place.plot(x, y, color=colour(entry.name), marker=".", label=entry.name)
+                place.plot(x, y, color=color(entry.name), marker=".", label=entry.name)
         place.axhline(0, color="#999999", linewidth=0.6)
         place.set_title(setting.name)
         place.set_xlabel("place in the reasoning")

@@ -31,7 +31,7 @@ CAREFUL = "iapo_priced_careful"
 """`FAST` run again at the most accurate point of its grid, where a shorter one costs accuracy."""
 SHUFFLED, ZERO = "iapo_priced_shuffled", "iapo_priced_zero"
 """Controls of `iapo_priced`: with what its tokens tell at random places of the reasoning; and with
-alpha 0, which is GRPO's credit under the loss of `iapo_priced`."""
+information_weight 0, which is GRPO's credit under the loss of `iapo_priced`."""
 RULES = {
     **dict.fromkeys((GATED, NATS, CHANCE, FAST, CAREFUL, ZERO), OURS),
     SHUFFLED: "experiments/arithmetic/sweep/controls.py:iapo_priced_shuffled",
@@ -154,11 +154,18 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
     kl = [{"algorithm.beta": beta, **more} for more in ({}, fast) for beta in (0.04, 0.01)]
     # The paper searches 1e-6, 1e-4, 1e-2 and 1 for both; the first two are nothing here, and a beta
     # of 1 is not stable (`iapo_ni`), so the four points are spent on information.
-    terms = [{"alpha": alpha, "beta": 0.01} for alpha in (0.01, 1.0, 0.1, 0.3)]
-    corners = [{"alpha": alpha, "beta": beta} for beta in (0.01, 1.0) for alpha in (0.01, 1.0)]
+    terms = [
+        {"information_weight": weight, "exploration_weight": 0.01}
+        for weight in (0.01, 1.0, 0.1, 0.3)
+    ]
+    corners = [
+        {"information_weight": information, "exploration_weight": exploration}
+        for exploration in (0.01, 1.0)
+        for information in (0.01, 1.0)
+    ]
 
-    def priced(alpha: float, prices: Sequence[float], **options: Any) -> list[dict[str, Any]]:
-        return [{"alpha": alpha, "price": price, **options} for price in prices]
+    def priced(weight: float, prices: Sequence[float], **options: Any) -> list[dict[str, Any]]:
+        return [{"information_weight": weight, "price": price, **options} for price in prices]
 
     gold = {"only_correct": False, "information.estimator": "answer_log_prob"}
     entropy = {"only_correct": True, "information.estimator": "answer_entropy"}
@@ -172,7 +179,7 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
         "iapo_random": terms,
         "iapo_ne": terms,
         "iapo_reference": corners,  # whose terms have a norm of 1 over the completion
-        "iapo_ni": [{"beta": beta} for beta in (0.01, 0.1, 0.3, 1.0)],
+        "iapo_ni": [{"exploration_weight": weight} for weight in (0.01, 0.1, 0.3, 1.0)],
         OURS: priced(3.0, (0.005, 0.01, 0.02, 0.04), unit="share", **gold),
         FAST: priced(3.0, (0.005, 0.01, 0.02, 0.04), unit="share", **gold, **fast),
         NATS: priced(1.0, nats, unit="nats", **gold),
@@ -189,7 +196,7 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
             {"algorithm.dynamic_sampling": dynamic, "overlong_cache": round(share * limit)}
             for dynamic, share in ((True, 0.2), (True, 0.5), (False, 0.5), (False, 0.75))
         ],
-        "gtpo": [{"alpha": alpha} for alpha in (0.01, 0.1, 0.3, 1.0)],
+        "gtpo": [{"entropy_weight": weight} for weight in (0.01, 0.1, 0.3, 1.0)],
         "s_grpo": [
             {"first": tokens(share), "until": 0, "probability": probability}
             for share in (0.25, 0.5)
@@ -198,7 +205,7 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
     }
     borrowed = method in DECIDES and method not in grids
     found = grids[DECIDES[method] if borrowed else method]
-    return [{**point, "alpha": 0.0} for point in found] if method == ZERO else found
+    return [{**point, "information_weight": 0.0} for point in found] if method == ZERO else found
 
 
 def test_splits(setting: str) -> list[str]:

@@ -14,7 +14,7 @@ READ = (*CATEGORIES, "wrong")
 _FILLERS = sorted((split_tokens(text) for text in FILLERS), key=len, reverse=True)
 
 
-def categorise(problem: Problem, tokens: Sequence[str]) -> list[str]:
+def categorize(problem: Problem, tokens: Sequence[str]) -> list[str]:
     """The category of each token of a reasoning (what comes before the end of thinking).
 
     A step counts as needed where it is said for the first time, in short or in detail and whatever

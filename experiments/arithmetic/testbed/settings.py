@@ -117,12 +117,12 @@ def splits_of(setting: Setting) -> dict[str, int]:
 
 
 def problems_of(
-    setting: Setting, split: str, seed: int = 0, practised: Collection[str] = frozenset()
+    setting: Setting, split: str, seed: int = 0, practiced: Collection[str] = frozenset()
 ) -> dict[str, Problem]:
     """The problems of a split by their question; no question is in two splits.
 
     Args:
-      practised: questions of the supervised rows, which the last test splits of a setting that was
+      practiced: questions of the supervised rows, which the last test splits of a setting that was
         tried do not have: the rows were drawn before these. Without those, short questions are
         rare; so as many of each length are taken as the selection split has, as far as there are.
 
@@ -140,7 +140,7 @@ def problems_of(
             np.random.default_rng([seed, number]),
             _draw_of(setting, name),
             size,
-            seen | set(practised) if last else seen,
+            seen | set(practiced) if last else seen,
             quota if last and name == "test" else None,
         )
         if name == split:
