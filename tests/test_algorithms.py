@@ -139,7 +139,10 @@ def test_an_earlier_name_of_an_option_is_answered_by_the_new_one(name, old, new)
     "build, sentence",
     [
         (partial(make_algorithm, "gropo"), "algorithm.name is 'gropo'; did you mean grpo?"),
-        (partial(make_algorithm, "iapo", {"alpa": 1.0}), "options.alpa is unknown; did you mean"),
+        (
+            partial(make_algorithm, "iapo", {"information_wieght": 1.0}),
+            "did you mean information_weight?",
+        ),
         (partial(make_algorithm, "rloo", {"x": 1.0}), "options.x is unknown; rloo has none"),
         (
             partial(make_algorithm, "iapo", {"information_weight": "1"}),
