@@ -147,7 +147,7 @@ sampling:
 algorithm:
   name: iapo
   options:
-    information_weight: 0.01  # the paper searches alpha and beta in 1e-6, 1e-4, 1e-2, 1: README.md
+    information_weight: 0.01  # the paper searches both weights in 1e-6, 1e-4, 1e-2, 1: README.md
     exploration_weight: 0.01
 information:
   postfix: "</think>\\n<answer>"
