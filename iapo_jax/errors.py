@@ -19,6 +19,10 @@ MISTAKE, FAILED, STOPPED = 2, 3, 75
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
+# Half of a surrogate pair: Python's stand-in for a byte that was not UTF-8, or from a JSON escape.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def printable(text: str) -> str:
     r"""The text with what a terminal would obey, or could not encode, written as \x1b or \ud800."""
     return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
@@ -33,3 +37,15 @@ class UserError(ValueError):
 
 class RunError(RuntimeError):
     """What keeps a run under way from going on, said in one sentence; what is saved is whole."""
+
+
+def check_unicode(text: str, what: str) -> str:
+    """Returns the text if UTF-8 can encode it.
+
+    Raises:
+      UserError: if it holds half of a surrogate pair, beginning with `what`.
+    """
+    found = _SURROGATE.search(text)
+    if found:
+        raise UserError(f"{what} is {text!r:.80}; expected UTF-8 text without {found[0]!r}")
+    return text

@@ -7,7 +7,6 @@ interrupted, and with more samples it draws only those that are missing.
 
 import argparse
 import dataclasses
-import json
 import re
 import shlex
 import sys
@@ -37,7 +36,7 @@ from iapo_jax.information import probes
 from iapo_jax.pretrained.loaded import open_mesh
 from iapo_jax.runtime import cli
 from iapo_jax.runtime.console import is_writer, say
-from iapo_jax.runtime.files import replace_file
+from iapo_jax.runtime.files import write_atomically, write_json, writing
 from iapo_jax.runtime.interruption import listening
 from iapo_jax.runtime.processes import leave
 from iapo_jax.training import sources
@@ -389,11 +388,9 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict:
         return {}
     told = {"command": command, **summarize(records, config.k, config.budgets)}
     path, text = Path(config.output_dir) / "summary.json", table(told)
-    try:
-        replace_file(path, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-        replace_file(path.with_name("summary.txt"), text + "\n")
-    except OSError as error:
-        raise UserError(f"{config.output_dir} cannot be written: {error}") from None
+    with writing(config.output_dir, UserError):
+        write_json(path, told)
+        write_atomically(path.with_name("summary.txt"), text + "\n")
     say(f"\n{text}\n\nwritten to {config.output_dir}/")
     return told
 

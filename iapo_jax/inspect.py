@@ -7,8 +7,6 @@ the terminal, as JSON and as one HTML page.
 import argparse
 import dataclasses
 import io
-import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +27,7 @@ from iapo_jax.information.completions import (
 from iapo_jax.information.html import render_page
 from iapo_jax.information.inspection import Inspection, to_json
 from iapo_jax.runtime.console import say
+from iapo_jax.runtime.files import write_atomically, write_json, writing
 
 _EPILOG = """\
 key=value sets any field of a training config, and --config FILE reads one, such as:
@@ -137,22 +136,6 @@ def _config(arguments: argparse.Namespace) -> TrainConfig:
     return dataclasses.replace(config, model=model, information=section)
 
 
-def write(path: Path, text: str, field: str) -> None:
-    """Writes the file whole or not at all; through a link, and into a pipe or device as it is."""
-    try:
-        if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")
-        else:
-            target = path.resolve()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(target.name + ".partial")
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, target)
-    except OSError as error:
-        raise UserError(f"{field} {str(path)!r} cannot be written: {error}") from None
-    say(f"wrote {path}")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; the exit code is 0, or 2 after a mistake in it."""
     arguments = parse(argv)
@@ -162,17 +145,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = inspect(arguments)
     except UserError as error:
         return _complain(error)
-    lines = [json.dumps(to_json(one), ensure_ascii=False, allow_nan=False) for one in found]
     code = 0
-    for field, path, text in (
-        ("--json", arguments.json, "[\n" + ",\n".join(lines) + "\n]\n"),
-        ("--html", arguments.html, render_page(found)),
-    ):
-        try:
-            if path is not None:
-                write(path, text, field)
-        except UserError as error:  # what was computed is shown all the same
-            code = _complain(error)
+    try:
+        if arguments.json is not None:
+            with writing(f"--json {str(arguments.json)!r}", UserError):
+                write_json(arguments.json, [to_json(one) for one in found])
+            say(f"wrote {arguments.json}")
+    except UserError as error:  # what was computed is shown all the same
+        code = _complain(error)
+    try:
+        if arguments.html is not None:
+            with writing(f"--html {str(arguments.html)!r}", UserError):
+                write_atomically(arguments.html, render_page(found))
+            say(f"wrote {arguments.html}")
+    except UserError as error:
+        code = _complain(error)
     terminal.show(found)  # last: nobody may be reading
     return code
 

@@ -26,7 +26,7 @@ from iapo_jax.data import problems
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.data.cleaning import name_rows
 from iapo_jax.data.questions import question_text
-from iapo_jax.errors import UserError
+from iapo_jax.errors import UserError, check_unicode
 from iapo_jax.model.scoring import score_completions
 from iapo_jax.pretrained.control_tokens import hide
 from iapo_jax.pretrained.directory import check_replaceable
@@ -69,8 +69,7 @@ def read_pieces(completion: Any, where: str) -> list[tuple[str, float]]:
             raise UserError(
                 f"{where}: `completion` is a text or a list of [text, weight], found {piece!r:.60}"
             )
-        if any("\ud800" <= char <= "\udfff" for char in piece[0]):
-            raise UserError(f"{where}: `completion` is no UTF-8 text: {piece[0]!r:.60}")
+        check_unicode(piece[0], f"{where}: `completion`")
         weight = piece[1]
         if not (isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0):
             raise UserError(

@@ -370,7 +370,7 @@ def test_a_disk_that_fills_up_is_told(half, configure, calm, monkeypatch, capsys
     monkeypatch.setattr(RunWriter, "metrics", full)
     assert exit_code(lambda: train(configure(half))) == FAILED
     said = capsys.readouterr().err
-    assert said == f"error: {half} cannot be written any more: [Errno 28] No space left on device\n"
+    assert said == f"error: {half} cannot be written: [Errno 28] No space left on device\n"
     monkeypatch.setattr(RunWriter, "metrics", inner)
     assert sorted(os.listdir(half / "checkpoints")) == ["1", "2", "3"]
     assert_same(finished(half, train(configure(half))), calm)
@@ -389,7 +389,7 @@ def test_a_disk_that_is_full_in_earnest(half, configure, calm, capfd):
         signal.signal(signal.SIGXFSZ, ignored)
     said = capfd.readouterr().err
     assert code == FAILED and "Traceback" not in said
-    assert said.strip().splitlines()[-1].startswith(f"error: {half} cannot be written any more: ")
+    assert said.strip().splitlines()[-1].startswith(f"error: {half} cannot be written: ")
     assert_same(finished(half, train(configure(half))), calm)
 
 
@@ -427,9 +427,7 @@ def test_an_export_without_room_leaves_the_earlier_one(half, configure, calm, mo
     monkeypatch.setattr(weights, "save_file", full)
     assert exit_code(lambda: train(configure(half))) == FAILED
     said = capsys.readouterr().err
-    assert said.startswith(
-        f"error: {half / 'hf'} cannot be written any more: {half / 'hf.partial'}"
-    )
+    assert said.startswith(f"error: {half / 'hf'} cannot be written: {half / 'hf.partial'}")
     assert "No space left on device" in said and said.count("\n") == 1
     assert (half / "hf" / "model.safetensors").read_bytes() == before
     monkeypatch.setattr(weights, "save_file", inner)
@@ -441,5 +439,5 @@ def test_a_damaged_row_of_metrics_is_named(half, configure):
     path = half / "metrics.jsonl"
     whole = path.read_text()
     path.write_text(whole[:20] + "\n" + whole)
-    with pytest.raises(UserError, match=f"{path}, line 1: no JSON object: "):
+    with pytest.raises(UserError, match=f"{path}, line 1: not JSON: "):
         train(configure(half))

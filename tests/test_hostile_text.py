@@ -346,12 +346,12 @@ SURROGATE = "a\ud800b"
 @pytest.mark.parametrize("column", ["question", "answer"])
 def test_a_row_that_is_no_unicode_is_named(column):
     rows = [{"question": "1", "answer": "1"}, {"question": "1", "answer": "1", column: SURROGATE}]
-    with pytest.raises(UserError, match=f"^r, row 2: the {column} is no UTF-8 text: 'a.ud800b'"):
+    with pytest.raises(UserError, match=f"^r, row 2: the {column} is 'a.ud800b'; expected UTF"):
         data.parse_rows(rows, "r")
-    with pytest.raises(UserError, match="r, row 1: `completion` is no UTF-8 text"):
+    with pytest.raises(UserError, match="r, row 1: `completion` is .*; expected UTF-8 text"):
         sft.read_pieces([[SURROGATE, 1.0]], "r, row 1")
     chat = [{"role": "user", "content": "1", "name": SURROGATE}]
-    with pytest.raises(UserError, match="r, row 1: the question is no UTF-8 text"):
+    with pytest.raises(UserError, match="r, row 1: the question is .*; expected UTF-8 text"):
         chat_prompts.read_question({"prompt": chat}, "r, row 1")
 
 

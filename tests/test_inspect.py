@@ -241,10 +241,10 @@ MISTAKES = {
         ["--model", "DIR", "--prompt", "1+" * 3000, "--sample", "1"],
         "expected at most .* together, the model's context",
     ),
-    "no text": (["--model", "DIR", "--prompt", "1\udcff"], "--prompt is .*no UTF-8 text"),
+    "no text": (["--model", "DIR", "--prompt", "1\udcff"], "--prompt is .*expected UTF-8 text"),
     "no texts": (
         ["--model", "DIR", "--prompt", "1", "--completion", "2", "--completion", "\udcff"],
-        "--completion is .*no UTF-8 text",
+        "--completion is .*expected UTF-8 text",
     ),
     "misspelt": (["--model", "DIR", "--prompt", "1", "informaton.postfix=x"], "did you mean inf"),
     "a directory": (["--model", "DIR", "--prompt", "1", "--json", "/tmp"], "'/tmp', a directory"),
@@ -289,7 +289,7 @@ def test_completion_and_sample_exclude_each_other(directory):
         ([[1, 99999]], {}, "completion 1 has the id 99999; expected 0 to 63, the vocabulary"),
         (["1", [-1]], {}, "completion 2 has the id -1; expected 0 to"),
         ([[0.5]], {}, "completion 1 is neither a text nor a list of token ids"),
-        (["\udcff"], {}, "completion 1 is .*no UTF-8 text"),
+        (["\udcff"], {}, "completion 1 is .*expected UTF-8 text"),
         (
             ["1"],
             {"estimater": "answer_entropy"},

@@ -15,7 +15,7 @@ from iapo_jax import evaluate, export, inspect, train
 from iapo_jax.config.loading import load_config
 from iapo_jax.config.schema import TrainConfig
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation.records import Record, to_json
+from iapo_jax.evaluation.records import Record, write_record
 from iapo_jax.report import command as report
 from iapo_jax.training import sources
 from iapo_jax.training.setup import make_trainer
@@ -343,7 +343,7 @@ def test_an_evaluation_is_refused_before_weights_are_loaded(
     (tmp_path / "old").mkdir()
     record = evaluation(seed=0, max_completion_length=2048, temperature=1.0, top_p=1.0, top_k=0,
                         end_of_thinking=["</think>", "<answer>"])  # fmt: skip
-    (tmp_path / "old" / "a.rows-test.json").write_text(to_json(record))
+    write_record(tmp_path / "old" / "a.rows-test.json", record)
     names = {"RUN": "run", "MODEL": str(model), "OLD": "old"}
     for name, place in names.items():
         words = [word.replace(name, place) for word in words]

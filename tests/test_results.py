@@ -18,7 +18,8 @@ from result_directories import (
 
 from iapo_jax.errors import UserError
 from iapo_jax.report.results import directories_once, read_directory
-from iapo_jax.report.samples import read_inspections, read_rows
+from iapo_jax.report.samples import read_inspections
+from iapo_jax.runtime.files import read_jsonl
 
 
 def read(directory, examples=3):
@@ -100,12 +101,12 @@ def test_seeds_that_are_missing_are_said(tmp_path):
 def test_rows_are_cut_at_line_ends_only(tmp_path):
     """A line separator of Unicode is part of a text."""
     write_lines(tmp_path / "a.jsonl", [{"a": "x\u2028y\u0085z"}, {"a": 1}])
-    assert read_rows(tmp_path / "a.jsonl") == [{"a": "x\u2028y\u0085z"}, {"a": 1}]
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"a": "x\u2028y\u0085z"}, {"a": 1}]
 
 
 def test_a_character_that_is_half_written_is_no_damage(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n{"a": "\xc3')
-    assert read_rows(tmp_path / "a.jsonl") == [{"a": 1}]
+    assert read_jsonl(tmp_path / "a.jsonl") == [{"a": 1}]
 
 
 def test_a_directory_counts_once(tmp_path):
@@ -135,7 +136,7 @@ def test_a_directory_of_neither_kind(tmp_path):
 
 
 @pytest.mark.parametrize("content, told", [
-    ('{"step": 1}\nnonsense\n{"step": 2}\n', "line 2: not readable"),
+    ('{"step": 1}\nnonsense\n{"step": 2}\n', "line 2: not JSON"),
     ('{"step": 1}\n[1]\n', "line 2: expected an object"),
     ('{"reward": 1}\n', "no number as its step"),
 ])  # fmt: skip

@@ -8,8 +8,6 @@ questions than those three) and ``tokenizer/`` go to ``--out``.
 """
 
 import argparse
-import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +17,7 @@ from tokenizer import save_tokenizer
 from tqdm import tqdm
 
 from iapo_jax.data.arithmetic import make_splits
-
-
-def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """One JSON object per line."""
-    with path.open("w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+from iapo_jax.runtime.files import write_jsonl
 
 
 def main() -> None:

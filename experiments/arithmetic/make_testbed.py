@@ -8,13 +8,11 @@ nothing is named, all settings but *large*, which wants a GPU.
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from make_data import write_jsonl
 from problems import WORDS
 from testbed.pieces import Problem
 from testbed.settings import (
@@ -27,6 +25,8 @@ from testbed.settings import (
 )
 from tokenizer import SYMBOLS, save_tokenizer, vocabulary
 from tqdm import tqdm
+
+from iapo_jax.runtime.files import iterate_jsonl, read_json, write_json, write_jsonl
 
 HERE = Path(__file__).resolve().parent
 TESTBED_WORDS, TESTBED_SYMBOLS = (*WORDS, "left"), SYMBOLS + "*():"
@@ -49,12 +49,9 @@ def write_splits(setting: Setting, directory: Path, supervised: Path, name: str)
         }
         count = setting.sft_rows * setting.sft_steps // setting.sft_epochs
         drawn = supervised_rows(setting, count, questions)
-        part = supervised.with_suffix(".part")
-        write_jsonl(part, tqdm(drawn, total=count, desc=f"{name}: sft rows", mininterval=1.0))
-        part.rename(supervised)
+        write_jsonl(supervised, tqdm(drawn, total=count, desc=f"{name}: sft rows", mininterval=1.0))
     if last:
-        with supervised.open() as file:
-            practiced = {json.loads(line)["question"] for line in file}
+        practiced = {row["question"] for _, row in iterate_jsonl(supervised)}
         for split in last:
             problems = problems_of(setting, split, practiced=practiced)
             _write_problems(problems, directory / f"{split}.jsonl")
@@ -66,7 +63,7 @@ def _write_problems(problems: dict[str, Problem], path: Path) -> None:
 
 def write_model_config(setting: Setting, path: Path) -> None:
     """The architecture: the quick start's, with this setting's size and vocabulary."""
-    config = json.loads((HERE / "config.json").read_text())
+    config = read_json(HERE / "config.json")
     size = -(-len(vocabulary(TESTBED_WORDS, TESTBED_SYMBOLS)) // 8) * 8
     heads, key_heads = setting.heads
     config |= {
@@ -78,7 +75,7 @@ def write_model_config(setting: Setting, path: Path) -> None:
         "num_key_value_heads": key_heads,
         "max_position_embeddings": max(256, setting.max_prompt + setting.max_length),
     }
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    write_json(path, config)
 
 
 def make(name: str, work: Path, models: Path) -> None:

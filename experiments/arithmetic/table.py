@@ -4,11 +4,12 @@ python experiments/arithmetic/table.py RUN_DIR ...
 """
 
 import argparse
-import json
 import re
 from pathlib import Path
 
 import numpy as np
+
+from iapo_jax.runtime.files import read_json, read_jsonl
 
 FIGURES = {"accuracy": ("{:.3f}", 1), "length": ("{:.1f}", 1), "ratio@1": ("{:.2f}", 100)}
 
@@ -25,7 +26,7 @@ def main() -> None:
     )
     rows = []
     for run in runs:
-        summary = json.loads((run / "eval" / "summary.json").read_text())
+        summary = read_json(run / "eval" / "summary.json")
         found = {(row["model"], row["name"]): row for row in summary["figures"]}
         gaps = {row["name"]: row for row in summary["differences"]}
         cells = []
@@ -48,9 +49,9 @@ def main() -> None:
 
 def needed_tokens(run: Path) -> float:
     """Mean length of the shortest worked answers: 9 tokens a step, 6 from </think> to the stop."""
-    rows = json.loads((run / "eval" / "before.json").read_text())["rows"]
-    lines = (Path(__file__).parent / "data" / "test.jsonl").read_text().splitlines()[: len(rows)]
-    questions = [json.loads(line)["question"] for line in lines]
+    rows = read_json(run / "eval" / "before.json")["rows"]
+    problems = read_jsonl(Path(__file__).parent / "data" / "test.jsonl")[: len(rows)]
+    questions = [row["question"] for row in problems]
     return float(np.mean([9 * len(re.findall(r"[+-]", text)) + 6 for text in questions]))
 
 

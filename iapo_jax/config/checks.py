@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from iapo_jax.config.schema import (
     SftConfig,
     TrainConfig,
 )
-from iapo_jax.errors import UserError
+from iapo_jax.errors import UserError, check_unicode
 
 _ZERO_OR_MORE = """
     max_steps max_sampled_tokens save_steps log.completion_steps log.save_total_limit
@@ -118,11 +117,12 @@ def _check_example(section: PromptSection) -> None:
 
 
 def _check_texts(config: TrainConfig | SftConfig | EvaluateConfig) -> None:
-    """Half of a surrogate pair, as from a command line that is no UTF-8, can be written nowhere."""
+    """Every text can be written to a file, and name one."""
     for name, value in walk(dataclasses.asdict(config)):
-        wrong = re.search("[\0\ud800-\udfff]", value) if isinstance(value, str) else None
-        if wrong:
-            raise UserError(f"{name} is {value!r:.80}; expected UTF-8 text without {wrong[0]!r}")
+        if isinstance(value, str):
+            check_unicode(value, name)
+            if "\0" in value:
+                raise UserError(f"{name} is {value!r:.80}; expected UTF-8 text without '\\x00'")
 
 
 def _check_model(section: ModelSection) -> None:

@@ -1,15 +1,14 @@
 """Rows as they are in files and on the hub; the home of datasets."""
 
 import codecs
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import datasets
 
 from iapo_jax.errors import UserError
+from iapo_jax.runtime.files import iterate_jsonl, read_json
 
 # It says a second time, and on other lines, what the raised error says.
 logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
@@ -29,7 +28,7 @@ def open_rows(source: str, subset: str | None, split: str, field: str) -> Iterat
         files = [path / f"{split}{suffix}" for suffix in (".jsonl", ".json", ".parquet")]
         path = next((file for file in files if file.is_file()), path)
     if path.is_file() and path.suffix in (".jsonl", ".json"):
-        return _read_json(path)
+        return _read_json_rows(path)
     return _batches(_open_dataset(source, path, subset, split, field), source, field)
 
 
@@ -46,51 +45,24 @@ def _batches(table: datasets.Dataset, source: str, field: str) -> Iterator[dict]
             yield dict(zip(batch, values, strict=True))
 
 
-def _read_json(path: Path) -> Iterator[dict]:
-    """Objects a line, or one array of objects."""
-    try:
-        lines = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    with lines:
-        head = lines.read(1000).removeprefix(codecs.BOM_UTF8)
-        if path.suffix == ".json" and head.lstrip().startswith(b"["):
-            yield from _read_array(path)
-            return
-        lines.seek(0)
-        for number, line in enumerate(lines, start=1):
-            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-            if not line.strip():
-                continue
-            row = _parse_json(line, f"{path}, line {number}")
+def _read_json_rows(path: Path) -> Iterator[dict]:
+    """One object a line, or one array of objects."""
+    if path.suffix == ".json" and _begins_with_bracket(path):
+        for number, row in enumerate(read_json(path, kind=list, unique_keys=True), start=1):
             if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: expected an object, found {row!r:.60}")
+                raise UserError(f"{path}, row {number}: expected an object, found {row!r:.60}")
             yield row
-
-
-def _read_array(path: Path) -> Iterator[dict]:
-    for number, row in enumerate(_parse_json(path.read_bytes(), str(path)), start=1):
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, row {number}: expected an object, found {row!r:.60}")
+        return
+    for _, row in iterate_jsonl(path, unique_keys=True):
         yield row
 
 
-def _parse_json(text: bytes, where: str) -> Any:
+def _begins_with_bracket(path: Path) -> bool:
     try:
-        return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_object)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8: {error}") from None
-    except (ValueError, RecursionError) as error:  # such as a number of 5,000 digits
-        raise UserError(f"{where}: not JSON: {_reason(error)}") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r:.60} stands twice in one object")
-    return made
+        with path.open("rb") as file:
+            return file.read(1000).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def _reason(error: Exception) -> str:

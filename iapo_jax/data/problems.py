@@ -20,9 +20,9 @@ from iapo_jax.data import arithmetic
 from iapo_jax.data.catalogue import DATA_SETS, DataSpec, check_split, parse_spec
 from iapo_jax.data.cleaning import check_repeats, clean_rows, name_rows
 from iapo_jax.data.files import open_rows
-from iapo_jax.data.prompts import check_unicode, encode_prompt, read_question
+from iapo_jax.data.prompts import encode_prompt, read_question
 from iapo_jax.data.questions import question_text, seen_in
-from iapo_jax.errors import UserError
+from iapo_jax.errors import UserError, check_unicode
 
 
 class Row(NamedTuple):

@@ -4,13 +4,12 @@ A question is untrusted: what it spells is never a control token (`untrusted`).
 """
 
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any
 
 from iapo_jax.config.schema import PromptSection
 from iapo_jax.data.questions import question_text
-from iapo_jax.errors import UserError
+from iapo_jax.errors import UserError, check_unicode
 from iapo_jax.pretrained.control_tokens import Prompt, encode_hidden, hide, show
 
 R1_SYSTEM = (
@@ -53,17 +52,6 @@ def read_question(row: dict, where: str) -> str | list[dict]:
     if not question_text(question).strip():
         raise UserError(f"{where}: the question is empty: {question!r:.60}")
     return _map_texts(question, lambda text: check_unicode(text, f"{where}: the question"), where)
-
-
-def check_unicode(text: str, what: str) -> str:
-    """The text.
-
-    Raises:
-      UserError: if it holds half of a surrogate pair, which no file of UTF-8 could.
-    """
-    if re.search("[\ud800-\udfff]", text):
-        raise UserError(f"{what} is no UTF-8 text: {text!r:.60}")
-    return text
 
 
 def _map_texts(value: Any, change: Callable[[str], str], where: str, depth: int = 0) -> Any:

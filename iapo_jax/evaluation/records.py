@@ -17,6 +17,13 @@ import numpy as np
 from iapo_jax.answers.checker import same_answer
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation.metrics import Outcomes
+from iapo_jax.runtime.files import (
+    append_jsonl,
+    cut_incomplete_end,
+    read_json,
+    read_jsonl,
+    write_json,
+)
 
 FORMAT = 1
 
@@ -125,11 +132,11 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def to_json(record: Record) -> str:
-    """The text of NAME.json."""
+def write_record(path: Path, record: Record) -> None:
+    """Writes NAME.json."""
     values = {"format": FORMAT, "complete": record.complete, **record._asdict()}
     values["identity"] = digest(_identity(record))
-    return json.dumps(values, ensure_ascii=False) + "\n"
+    write_json(path, values, indent=None)
 
 
 def _identity(record: Record) -> dict[str, Any]:
@@ -139,18 +146,15 @@ def _identity(record: Record) -> dict[str, Any]:
 
 
 def read_record(path: Path) -> Record | None:
-    """The inverse of `to_json`; None if the file is not there.
+    """The inverse of `write_record`; None if the file is not there.
 
     Raises:
       UserError: if it is damaged, or of another format.
     """
     if not path.is_file():
         return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON
-        raise UserError(f"{path}: not JSON: {error}") from None
-    found = values.get("format") if isinstance(values, dict) else None
+    values = read_json(path)
+    found = values.get("format")
     if found != FORMAT:
         raise UserError(f"{path}: expected an evaluation of format {FORMAT}, found {found!r}")
     missing = [name for name in Record._fields if name not in values]
@@ -188,13 +192,13 @@ def check_same(known: Record, record: Record, path: Path) -> None:
 _TYPES = (int, int, str, str, str, str | None, bool, int, int, bool)
 
 
-def _completion(values: Any) -> Completion:
-    """The inverse of `_asdict`; KeyError, TypeError or ValueError if it is none."""
-    if not isinstance(values, dict):
-        raise TypeError(f"expected an object, found {values!r:.40}")
+def _completion(values: dict) -> Completion:
+    """The inverse of `_asdict`; KeyError or TypeError if a field is missing or of another type."""
     for name, kind in zip(Completion._fields[:-1], _TYPES, strict=True):
         if not isinstance(values[name], kind):
-            raise TypeError(f"{name} is {values[name]!r:.40}")
+            raise TypeError(
+                f"{name} is {values[name]!r:.40}; expected {getattr(kind, '__name__', kind)}"
+            )
     return Completion(*(values[name] for name in Completion._fields[:-1]), values.get("ids", []))
 
 
@@ -204,22 +208,10 @@ def read_completions(path: Path) -> list[Completion]:
     A half-written last line is cut off from the file, so that it can be gone on with.
 
     Raises:
-      UserError: naming the line that is none.
+      UserError: naming the line that holds no completion.
     """
-    if not path.is_file():
-        return []
-    whole = path.read_bytes()
-    end = whole.rfind(b"\n") + 1
-    rows = []
-    for number, line in enumerate(whole[:end].splitlines(), 1):
-        try:
-            rows.append(_completion(json.loads(line.decode("utf-8"))))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: no completion: {error!r:.200}") from None
-    if end < len(whole):
-        with path.open("r+b") as file:
-            file.truncate(end)
-    return rows
+    cut_incomplete_end(path)
+    return read_jsonl(path, _completion)
 
 
 def append_completions(path: Path, rows: Iterable[Completion]) -> None:
@@ -229,6 +221,5 @@ def append_completions(path: Path, rows: Iterable[Completion]) -> None:
         values = row._asdict()
         if not row.ids:
             del values["ids"]
-        lines.append(json.dumps(values, ensure_ascii=False) + "\n")
-    with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        file.writelines(lines)
+        lines.append(values)
+    append_jsonl(path, lines)

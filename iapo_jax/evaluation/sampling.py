@@ -5,7 +5,6 @@ batch. Kernels may round otherwise for other shapes: where two tokens are within
 other in the draw, another batch size can draw the other one.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -28,7 +27,7 @@ from iapo_jax.evaluation.records import (
     digest,
     read_completions,
     read_record,
-    to_json,
+    write_record,
 )
 from iapo_jax.information.completions import Asked, OpenModel, inspect_problems
 from iapo_jax.information.inspection import to_json as to_dict
@@ -40,7 +39,7 @@ from iapo_jax.rollout import collect, rewards
 from iapo_jax.rollout import sampler as sampler_module
 from iapo_jax.rollout.sampler import Sampler
 from iapo_jax.runtime.console import environment, is_writer, progress_bar, say
-from iapo_jax.runtime.files import replace_file, writing
+from iapo_jax.runtime.files import write_json, writing
 from iapo_jax.runtime.interruption import Stopped, stop_requested
 from iapo_jax.runtime.locks import held
 from iapo_jax.runtime.processes import from_first, on_first
@@ -305,20 +304,18 @@ def evaluate_to(
         _probe(directory, name, task, params, made, information, shown)
         return record
     path, texts = directory / f"{name}.json", directory / f"{name}.completions.jsonl"
-    try:
+    with writing(directory, UserError):
         directory.mkdir(parents=True, exist_ok=True)
         with texts.open("ab"):
             pass
-    except OSError as error:
-        raise UserError(f"{directory} cannot be written: {error}") from None
     with writing(directory), held(texts, instead="another output_dir (--out)"):
         known = _known(path, texts, record, replace)
-        replace_file(path, to_json(record))
+        write_record(path, record)
         keep = partial(append_completions, texts)
         made = evaluate(task, params, name=name, known=known, keep=keep, shown=shown)
         _probe(directory, name, task, params, made, information, shown)
         record = record.filled(made)
-        replace_file(path, to_json(record))
+        write_record(path, record)
     return record
 
 
@@ -405,5 +402,4 @@ def inspect_to(
             advance=bar.update,
         )
     if is_writer():
-        lines = [json.dumps(to_dict(one), ensure_ascii=False, allow_nan=False) for one in found]
-        replace_file(path, "[\n" + ",\n".join(lines) + "\n]\n")
+        write_json(path, [to_dict(one) for one in found])

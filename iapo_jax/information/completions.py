@@ -18,7 +18,7 @@ from iapo_jax.config.schema import (
     TrainConfig,
 )
 from iapo_jax.data.problems import pad_rows
-from iapo_jax.errors import UserError
+from iapo_jax.errors import UserError, check_unicode
 from iapo_jax.information import probes
 from iapo_jax.information.estimators import Probe
 from iapo_jax.information.inspection import Inspection
@@ -102,8 +102,7 @@ def check_text(text: str, field: str) -> None:
     """
     if not isinstance(text, str):
         raise UserError(f"{field} is {text!r}; expected a text")
-    if any("\ud800" <= char <= "\udfff" for char in text):
-        raise UserError(f"{field} is {text!r}, which is no UTF-8 text")
+    check_unicode(text, field)
 
 
 def _encode(opened: OpenModel, text: str, field: str) -> list[int]:

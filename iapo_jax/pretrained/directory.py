@@ -82,9 +82,9 @@ def save_pretrained(
     directory.mkdir(parents=True)
     save_weights(params, directory, hf_config["num_hidden_layers"], dtype)
     config = {k: v for k, v in hf_config.items() if k not in ("dtype", "torch_dtype")}
-    write_json(directory / "config.json", {**config, "dtype": dtype})
+    write_json(directory / "config.json", {**config, "dtype": dtype}, sort_keys=True)
     if generation_config:
-        write_json(directory / "generation_config.json", generation_config)
+        write_json(directory / "generation_config.json", generation_config, sort_keys=True)
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
     for path in directory.iterdir():  # a crash of the machine must not leave empty files behind
@@ -143,7 +143,8 @@ def open_pretrained(section: Any) -> Pretrained:
     elif section.path:
         directory = resolve_directory(section.path, section.revision)
         source = str(directory / "config.json")
-        hf, generation = read_json(directory / "config.json"), read_generation_config(directory)
+        hf = read_json(directory / "config.json", missing="a Hugging Face model directory")
+        generation = read_generation_config(directory)
     else:
         raise UserError("model.path is empty: expected a Hugging Face directory or a hub name")
     config = decoder_config(

@@ -179,4 +179,4 @@ def save_weights(params: Params, directory: Path, num_layers: int, dtype: str) -
         (directory / file).chmod(0o644)  # safetensors leaves it readable by its owner alone
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        write_json(directory / "model.safetensors.index.json", index)
+        write_json(directory / "model.safetensors.index.json", index, sort_keys=True)

@@ -6,7 +6,6 @@ and OUT/methods.csv.
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from iapo_jax.report.comparison import Report, compare
 from iapo_jax.report.methods_table import to_csv, to_markdown
 from iapo_jax.report.page import Page, render_report
 from iapo_jax.report.results import directories_once, read_directory
+from iapo_jax.runtime.files import write_atomically, writing
 
 _EPILOG = """\
 A run directory is the output_dir of iapo_jax.train (or sft), an evaluation directory the --out of
@@ -79,17 +79,12 @@ def report(arguments: argparse.Namespace) -> list[str]:
 
 def _write_all(out: Path, page: Page, compared: Report) -> None:
     files = {f"charts/{chart.name}.png": chart.png for chart in page.charts}
-    files["methods.md"] = to_markdown(compared.sections).encode()
-    files["methods.csv"] = to_csv(compared.sections).encode()
-    files["report.html"] = page.html.encode("utf-8", "backslashreplace")  # lone surrogates
-    try:
-        (out / "charts").mkdir(parents=True, exist_ok=True)
+    files["methods.md"] = to_markdown(compared.sections)
+    files["methods.csv"] = to_csv(compared.sections)
+    files["report.html"] = page.html
+    with writing(f"--out {str(out)!r}", UserError):
         for name, content in files.items():
-            partial = out / f"{name}.partial"
-            partial.write_bytes(content)
-            os.replace(partial, out / name)
-    except OSError as error:
-        raise UserError(f"--out {str(out)!r} cannot be written: {error}") from None
+            write_atomically(out / name, content)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,10 +15,9 @@ from iapo_jax.report.samples import (
     check_texts,
     is_number,
     number,
-    read_object,
-    read_rows,
     read_samples,
 )
+from iapo_jax.runtime.files import read_json, read_jsonl
 
 _UNFIT = "an evaluation that is not complete yet, or of an older version"
 
@@ -71,7 +70,7 @@ def read_directory(directory: Path, *, examples: int) -> Run | Evaluation:
 def _read_run(directory: Path, examples: int) -> Run:
     config = dataclasses.asdict(load_run_config(directory / "config.yaml"))
     rows = {}
-    for row in read_rows(directory / "metrics.jsonl"):
+    for row in read_jsonl(directory / "metrics.jsonl"):
         if not is_number(row.get("step")):
             raise UserError(f"{directory / 'metrics.jsonl'}: a row has no number as its step")
         rows[row["step"]] = row  # of a step that was written twice, the later one
@@ -94,7 +93,7 @@ def _read_run(directory: Path, examples: int) -> Run:
         metrics,
         found["before"],
         found["after"],
-        read_rows(directory / "selection.jsonl"),
+        read_jsonl(directory / "selection.jsonl"),
         _training_texts(directory / "completions", examples),
         notes,
     )
@@ -109,7 +108,7 @@ def _training_texts(directory: Path, examples: int) -> list[tuple[int, list[dict
     ends = sorted({min(numbered), max(numbered)}) if numbered else []
     kept = []
     for step in ends:
-        rows = read_rows(numbered[step])
+        rows = read_jsonl(numbered[step])
         for row in rows:
             check_texts(row, numbered[step])
         first = {row["prompt"]: row for row in reversed(rows)}  # the first of each prompt
@@ -125,7 +124,7 @@ def _read_evaluation(directory: Path, examples: int) -> Evaluation:
         one = read_samples(path, examples)
         if one is not None:
             samples.append(one)
-        elif "correct" in read_object(path):
+        elif "correct" in read_json(path):
             notes.append(f"{path}: {_UNFIT}; left out")
     for (model, dataset), count in Counter((s.model, s.dataset) for s in samples).items():
         most = max(s.members for s in samples if (s.model, s.dataset) == (model, dataset))
@@ -133,7 +132,7 @@ def _read_evaluation(directory: Path, examples: int) -> Evaluation:
             notes.append(f"{directory}: {count} of {most} seeds of {model} on {dataset}")
     path = directory / "summary.json"
     if samples and path.is_file():
-        summary = read_object(path)
+        summary = read_json(path)
         if "figures" not in summary:
             notes.append(f"{path}: holds no figures; they are computed from the completions")
     elif samples:

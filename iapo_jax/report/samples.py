@@ -1,6 +1,5 @@
 """One evaluation of one model on one data set, read from its files and checked."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import numpy as np
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation.records import FORMAT
 from iapo_jax.information.inspection import Inspection
+from iapo_jax.runtime.files import read_json, read_jsonl
 
 _PER_TOKEN = {"informativeness": 0, "entropy": 0, "log_prob": 0, "uncertainty": 1}  # more than T
 
@@ -45,7 +45,7 @@ class Samples(NamedTuple):
 
 def read_samples(path: Path, examples: int) -> Samples | None:
     """One member's file with what lies beside it; None if there is nothing to show of it (yet)."""
-    found = read_object(path)
+    found = read_json(path)
     if "correct" not in found or "format" not in found:
         return None
     if found["format"] != FORMAT:
@@ -70,7 +70,7 @@ def read_samples(path: Path, examples: int) -> Samples | None:
     shown = set(lists["rows"][:examples])
     completions = [
         row
-        for row in read_rows(path.with_suffix(".completions.jsonl"))
+        for row in read_jsonl(path.with_suffix(".completions.jsonl"))
         if check_texts(row, path.with_suffix(".completions.jsonl"))
         and isinstance(row.get("row"), int)
         and row["row"] in shown
@@ -113,9 +113,7 @@ def read_inspections(path: Path) -> list[Inspection]:
     """
     if not path.is_file():
         return []
-    found = _read_json(path)
-    if not isinstance(found, list):
-        raise UserError(f"{path}: expected a list of inspections, found {type(found).__name__}")
+    found = read_json(path, kind=list)
     return [_inspection(one, f"{path}, inspection {n}") for n, one in enumerate(found, 1)]
 
 
@@ -139,57 +137,11 @@ def _inspection(found: Any, place: str) -> Inspection:
     return one
 
 
-def read_rows(path: Path) -> list[dict]:
-    """Objects of a JSONL file; none if it is not there. A half-written last line is left out.
-
-    Raises:
-      UserError: naming the file and the line that is damaged.
-    """
-    if not path.is_file():
-        return []
-    lines = _bytes(path).split(b"\n")
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            if number == len(lines):  # without a line end: it is being written
-                break
-            raise UserError(f"{path}, line {number}: not readable as JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: expected an object, found {row!r:.40}")
-        rows.append(row)
-    return rows
-
-
 def check_texts(row: dict, path: Path) -> bool:
     for name in ("prompt", "completion"):
         if not isinstance(row.get(name), str):
             raise UserError(f"{path}: a row's {name} is {row.get(name)!r}; expected a text")
     return True
-
-
-def read_object(path: Path) -> dict:
-    found = _read_json(path)
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected an object, found {type(found).__name__}")
-    return found
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(_bytes(path).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not readable as JSON: {error}") from None
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
 
 
 def _list(found: dict, name: str, place: Path | str) -> list:

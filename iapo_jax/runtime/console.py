@@ -1,6 +1,5 @@
 """Messages, progress bars, compilations, the environment. The home of tqdm."""
 
-import json
 import os
 import platform
 import subprocess
@@ -14,7 +13,7 @@ import jax
 import tqdm
 
 from iapo_jax.errors import UserError, printable
-from iapo_jax.runtime.files import replace_file
+from iapo_jax.runtime.files import write_json
 
 _PACKAGES = ("iapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers",
              "datasets", "numpy")  # fmt: skip
@@ -96,8 +95,7 @@ def environment() -> dict[str, Any]:
 
 def write_environment(output_dir: Path) -> None:
     """env.json: what `environment` says."""
-    text = json.dumps(environment(), indent=2) + "\n"
-    replace_file(output_dir / "env.json", text)
+    write_json(output_dir / "env.json", environment())
 
 
 def progress_bar(

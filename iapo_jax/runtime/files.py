@@ -1,45 +1,147 @@
-"""Files that are read with one sentence for a mistake, and written whole or not at all."""
+"""JSON and JSONL files, and writes that are complete or do not happen.
+
+Every reader ends a mistake in one sentence with the file and the line.
+"""
 
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 from iapo_jax.errors import RunError, UserError
 
+T = TypeVar("T")
 
-def read_jsonl(path: Path) -> list[dict]:
-    """The rows of a JSONL file; none if it is not there. A half-written last line is left out.
+
+# ------------------------------------------------------------------------------ reading
+
+
+def read_json(
+    path: Path, *, kind: type = dict, unique_keys: bool = False, missing: str = "a JSON file"
+) -> Any:
+    """The value in a JSON file.
+
+    Args:
+      kind: what the value must be, dict or list.
+      unique_keys: refuse an object that has the same key twice.
+      missing: what was expected, for the error if there is no such file.
 
     Raises:
-      UserError: naming another line that is no object.
+      UserError: naming the file, if it is missing, unreadable, not JSON or of another kind.
     """
-    if not path.is_file():
-        return []
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; expected {missing}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    value = _parse(text, str(path), unique_keys=unique_keys)
+    _check_kind(value, kind, str(path))
+    return value
+
+
+def iterate_jsonl(
+    path: Path, *, unique_keys: bool = False, skip_incomplete_end: bool = False
+) -> Iterator[tuple[int, dict]]:
+    """(line number from 1, object) of a JSONL file, without its empty lines.
+
+    Args:
+      unique_keys: refuse an object that has the same key twice.
+      skip_incomplete_end: leave out a damaged last line without a line end, as a writer that was
+        interrupted leaves behind.
+
+    Raises:
+      UserError: naming the file, and the line that is not a JSON object.
+    """
+    try:
+        with path.open("rb") as file:  # in binary, U+2028 ends no line
+            for number, line in enumerate(file, start=1):
+                where = f"{path}, line {number}"
+                if not line.strip():
+                    continue
+                try:
+                    row = _parse(line, where, unique_keys=unique_keys)
+                except UserError:
+                    if skip_incomplete_end and not line.endswith(b"\n"):
+                        return
+                    raise
+                _check_kind(row, dict, where)
+                yield number, row
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def read_jsonl(path: Path, convert: Callable[[dict], T] = dict) -> list[T]:
+    """The rows of a JSONL file that a run writes: none if it is missing, and no incomplete end.
+
+    Args:
+      convert: applied to each object; its ValueError, TypeError or KeyError rejects the line.
+
+    Raises:
+      UserError: naming the file and the line.
+    """
     rows = []
-    *lines, last = path.read_bytes().split(b"\n")  # U+2028 ends no line here
-    for number, line in enumerate([*lines, last], 1):
-        try:
-            if line:
-                row = json.loads(line.decode("utf-8"))
-                rows.append({**row})
-        except (ValueError, TypeError) as error:
-            if number <= len(lines):
-                raise UserError(f"{path}, line {number}: no JSON object: {error}") from None
+    if path.is_file():
+        for number, row in iterate_jsonl(path, skip_incomplete_end=True):
+            try:
+                rows.append(convert(row))
+            except (ValueError, TypeError, KeyError) as error:
+                reason = f"{error} is missing" if isinstance(error, KeyError) else error
+                raise UserError(f"{path}, line {number}: {reason}") from None
     return rows
 
 
-def _write_lines(path: Path, rows: Iterable[dict]) -> None:
-    replace_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def _parse(text: bytes, where: str, *, unique_keys: bool) -> Any:
+    try:
+        return json.loads(
+            text.decode("utf-8-sig"), object_pairs_hook=_unique if unique_keys else None
+        )
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8: {error}") from None
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of 5,000 digits
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{where}: not JSON: {reason}") from None
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Writes the file whole or not at all."""
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {repeated!r:.60} stands twice in one object")
+    return made
+
+
+def _check_kind(value: Any, kind: type, where: str) -> None:
+    if not isinstance(value, kind):
+        expected = {dict: "an object", list: "a list"}[kind]
+        raise UserError(f"{where}: expected {expected}, found {value!r:.60}")
+
+
+# ------------------------------------------------------------------------------ writing
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file completely or not at all, and makes its directory.
+
+    A link keeps its place: the file behind it is replaced. A pipe or a device is written into.
+
+    Raises:
+      OSError: if the system refuses.
+    """
+    if isinstance(content, str):
+        # JSON writes a lone surrogate of a data row by the same escape.
+        content = content.encode("utf-8", errors="backslashreplace")
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    path = path.resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    # Lone surrogates of a data row become the escapes by which JSON writes them.
-    with partial.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())  # else a crash of the machine could leave an empty file
     os.replace(partial, path)
@@ -50,38 +152,51 @@ def replace_file(path: Path, text: str) -> None:
         os.close(folder)
 
 
+def to_json_line(row: dict) -> str:
+    """An object as one line of JSONL."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def write_json(
+    path: Path, value: dict | list, *, indent: int | None = 2, sort_keys: bool = False
+) -> None:
+    """Writes an object, or a list with one entry a line, as `write_atomically`."""
+    if isinstance(value, list):
+        text = "[\n" + ",\n".join(to_json_line(entry).rstrip("\n") for entry in value) + "\n]\n"
+    else:
+        text = json.dumps(value, ensure_ascii=False, indent=indent, sort_keys=sort_keys) + "\n"
+    write_atomically(path, text)
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """Writes one object a line, as `write_atomically`."""
+    write_atomically(path, "".join(map(to_json_line, rows)))
+
+
+def append_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """Adds lines to a file; returns when the system has them."""
+    with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+        file.writelines(map(to_json_line, rows))
+
+
+def cut_incomplete_end(path: Path) -> None:
+    """Removes a last line without a line end, as an interrupted `append_jsonl` leaves behind."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        os.truncate(path, end)
+
+
 @contextlib.contextmanager
-def writing(place: Path) -> Iterator[None]:
-    """What the system refuses to write becomes one sentence.
+def writing(place: Path | str, error: type[UserError | RunError] = RunError) -> Iterator[None]:
+    """Turns the system's refusal to write into one sentence.
 
     Raises:
-      RunError: naming the place.
+      RunError (or `error`): naming the place.
     """
     try:
         yield
-    except OSError as error:
-        raise RunError(f"{place} cannot be written any more: {error}") from error
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object from a file.
-
-    Raises:
-      UserError: naming the file, if it is missing or no JSON.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; a Hugging Face model directory has one") from None
-    except (ValueError, RecursionError) as error:  # such as a number of 5,000 digits
-        raise UserError(f"{path} is not JSON: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def write_json(path: Path, value: dict) -> None:
-    """A JSON object to a file, keys sorted."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    except OSError as refusal:
+        raise error(f"{place} cannot be written: {refusal}") from refusal

@@ -3,7 +3,6 @@
 The split is no part of the training, and the evaluation set (`held_out`) no part of the choice.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from iapo_jax.evaluation.records import digest
 from iapo_jax.evaluation.sampling import Protocol, evaluate, make_task
 from iapo_jax.pretrained.loaded import Run
 from iapo_jax.runtime.console import is_writer
-from iapo_jax.runtime.files import replace_file
+from iapo_jax.runtime.files import read_jsonl, write_jsonl
 from iapo_jax.runtime.processes import from_first
 from iapo_jax.types import Params
 
@@ -143,13 +142,14 @@ class Selection:
 
     def _write(self, rows: Sequence[dict]) -> None:
         best = self.best()
-        lines = []
-        for row in rows:
-            chosen = best is not None and row["step"] == best
-            told = row | {"criterion": self.section.criterion, "chosen": chosen}
-            lines.append(json.dumps(told) + "\n")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(self.path, "".join(lines))
+        marks = [best is not None and row["step"] == best for row in rows]
+        write_jsonl(
+            self.path,
+            [
+                row | {"criterion": self.section.criterion, "chosen": chosen}
+                for row, chosen in zip(rows, marks, strict=True)
+            ],
+        )
 
     def best(self) -> int | None:
         """The step of the best checkpoint so far; None without a split or a candidate."""
@@ -187,20 +187,17 @@ def read_selection(path: Path) -> list[dict]:
     """The rows of a selection.jsonl; none if it is not there.
 
     Raises:
-      UserError: naming the line that is none.
+      UserError: naming the line that does not hold the figures of a checkpoint.
     """
-    rows = []
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line.decode("utf-8"))
-            fits = all(isinstance(row[name], int | float) for name in Candidate._fields)
-            if not fits or not isinstance(row["chosen"], bool) or not isinstance(row["split"], str):
-                raise ValueError("expected the figures of a checkpoint")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: no candidate: {error!r:.200}") from None
-        rows.append(row)
-    return rows
+    return read_jsonl(path, _candidate_row)
+
+
+def _candidate_row(row: dict) -> dict:
+    for name in (*Candidate._fields, "chosen", "split"):
+        kind = {"chosen": bool, "split": str}.get(name, int | float)
+        if not isinstance(row[name], kind):
+            raise ValueError(f"{name} is {row[name]!r:.60}; expected the figures of a checkpoint")
+    return row
 
 
 def chosen_step(run_dir: Path) -> int | None:

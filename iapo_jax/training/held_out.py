@@ -3,7 +3,6 @@
 Nothing depends on it; which checkpoint is kept is decided on another set (`model_selection`).
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from iapo_jax.evaluation.records import Record
 from iapo_jax.evaluation.sampling import Protocol, describe, evaluate_to, make_task
 from iapo_jax.evaluation.summary import summarize
 from iapo_jax.pretrained.loaded import Run
-from iapo_jax.runtime.files import replace_file
+from iapo_jax.runtime.files import write_json
 from iapo_jax.types import Params
 
 
@@ -103,7 +102,7 @@ class HeldOut:
         """Writes eval/summary.json and returns the table."""
         told = summarize([before, after])
         path = self.run.output_dir / "eval" / "summary.json"
-        replace_file(path, json.dumps(told, indent=2) + "\n")
+        write_json(path, told)
         return before_and_after(before, after)
 
 

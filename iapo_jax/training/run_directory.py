@@ -17,7 +17,7 @@ from iapo_jax.errors import UserError
 from iapo_jax.pretrained import directory as pretrained
 from iapo_jax.pretrained.loaded import Run
 from iapo_jax.runtime.console import is_writer, say, write_environment
-from iapo_jax.runtime.files import replace_file, writing
+from iapo_jax.runtime.files import write_atomically, writing
 from iapo_jax.runtime.interruption import listening
 from iapo_jax.runtime.locks import held
 from iapo_jax.runtime.processes import on_first
@@ -36,7 +36,7 @@ def run_directory(run: Run, config: Any) -> Iterator[Checkpoints]:
     Raises:
       UserError: if nothing can be written there, another run holds it, or `config.resume` asks for
         what it lacks; before weights are loaded.
-      RunError: if it cannot be written any more.
+      RunError: if it can no longer be written.
     """
     checkpoints = Checkpoints(run.output_dir, config.log.save_total_limit, writes=True)
     with contextlib.ExitStack() as stack:
@@ -50,15 +50,13 @@ def run_directory(run: Run, config: Any) -> Iterator[Checkpoints]:
 
 
 def _make_directory(run: Run, stack: contextlib.ExitStack) -> tuple:
-    try:
+    with writing(f"output_dir {str(run.output_dir)!r}", UserError):
         run.output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=run.output_dir):
             pass
         lock = run.output_dir / ".lock"
         if not stack.enter_context(held(lock, instead="another output_dir", sign=True)):
             say("note: the disk of output_dir has no locks: a second run here would not be noticed")
-    except OSError as error:
-        raise UserError(f"output_dir {str(run.output_dir)!r} cannot be written: {error}") from None
     return ()
 
 
@@ -157,7 +155,7 @@ def prepare_directory(run: Run, config: Any) -> None:
     """config.yaml and env.json of the run directory."""
     if not is_writer():
         return
-    replace_file(run.output_dir / "config.yaml", to_yaml(config))
+    write_atomically(run.output_dir / "config.yaml", to_yaml(config))
     write_environment(run.output_dir)
 
 

@@ -1,7 +1,7 @@
 """What a run writes down: metrics.jsonl, TensorBoard, completions, environment, a progress bar."""
 
 import contextlib
-import json
+import io
 import math
 import os
 from collections.abc import Iterable
@@ -11,9 +11,14 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from iapo_jax.errors import UserError
 from iapo_jax.runtime.console import is_writer
-from iapo_jax.runtime.files import _write_lines, read_jsonl, replace_file
+from iapo_jax.runtime.files import (
+    read_jsonl,
+    to_json_line,
+    write_atomically,
+    write_json,
+    write_jsonl,
+)
 
 
 class RunWriter:
@@ -29,15 +34,15 @@ class RunWriter:
             return
         output_dir.mkdir(parents=True, exist_ok=True)
         path = output_dir / "metrics.jsonl"
-        kept = [row for row in read_jsonl(path) if _step(row, path) <= resume_step]
-        _write_lines(path, kept)
+        kept = [row for row in read_jsonl(path, _with_step) if row["step"] <= resume_step]
+        write_jsonl(path, kept)
         self.rows = len(kept)
         for folder in ("completions", "skipped"):
             for written in (output_dir / folder).glob("step_*"):
                 number = written.name.removeprefix("step_").partition(".")[0]
                 if number.isdecimal() and int(number) > resume_step:
                     written.unlink()  # of steps that are done again
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", newline="\n")
         if tensorboard:
             self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=resume_step + 1)
 
@@ -46,7 +51,7 @@ class RunWriter:
         if self._file is None:
             return
         told = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no NaN
-        self._file.write(json.dumps({"step": step, **told}) + "\n")
+        self._file.write(to_json_line({"step": step, **told}))
         self._file.flush()
         self.rows += 1
         for name, value in told.items():
@@ -58,8 +63,7 @@ class RunWriter:
         if self._file is None:
             return
         path = self.directory / "completions" / f"step_{step}.jsonl"
-        path.parent.mkdir(exist_ok=True)
-        _write_lines(path, rows)
+        write_jsonl(path, rows)
 
     def skipped(
         self, step: int, why: dict[str, Any], arrays: dict[str, np.ndarray], rows: Iterable[dict]
@@ -68,12 +72,11 @@ class RunWriter:
         if self._file is None:
             return
         path = self.directory / "skipped" / f"step_{step}"
-        path.parent.mkdir(exist_ok=True)
-        replace_file(path.with_suffix(".json"), json.dumps({"step": step, **why}, indent=2) + "\n")
-        _write_lines(path.with_suffix(".jsonl"), rows)
-        partial = path.with_name(path.name + ".partial.npz")
-        np.savez_compressed(partial, **arrays)
-        os.replace(partial, path.with_suffix(".npz"))
+        write_json(path.with_suffix(".json"), {"step": step, **why})
+        write_jsonl(path.with_suffix(".jsonl"), rows)
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        write_atomically(path.with_suffix(".npz"), content.getvalue())
 
     def sync(self) -> None:
         """Returns when all rows are on the disk: a checkpoint must not be newer than they are."""
@@ -89,7 +92,7 @@ class RunWriter:
                     file.close()
 
 
-def _step(row: dict, path: Path) -> int:
+def _with_step(row: dict) -> dict:
     if not isinstance(row.get("step"), int):
-        raise UserError(f"{path}: a row has no whole number as its step: {row!r:.60}")
-    return row["step"]
+        raise ValueError(f"step is {row.get('step')!r:.60}; expected a whole number")
+    return row

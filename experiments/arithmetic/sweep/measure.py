@@ -1,7 +1,6 @@
 """What a trained model does: accuracy and length, which tokens are left, where information sits."""
 
 import functools
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from iapo_jax.evaluation.records import (
     read_completions,
     read_record,
 )
+from iapo_jax.runtime.files import iterate_jsonl, read_json
 from sweep.plan import GRID_SEED
 from sweep.problems import digest_of, file_of
 
@@ -58,7 +58,7 @@ def evaluate_on(
     stem = texts.name.removesuffix(".completions.jsonl")
     record = read_record(out / f"{stem}.json")
     probed = out / f"{stem}.inspections.json"
-    inspections = json.loads(probed.read_text()) if probed.is_file() else []
+    inspections = read_json(probed, kind=list) if probed.is_file() else []
     return record, read_completions(texts), inspections
 
 
@@ -129,8 +129,7 @@ def folder_of(out: Path, setting: str, split: str) -> Path:
 @functools.cache
 def _problems(setting: str, split: str) -> dict[str, Problem]:
     """Drawn once in a process."""
-    with file_of(setting, split).open() as file:
-        questions = [json.loads(line)["question"] for line in file]
+    questions = [row["question"] for _, row in iterate_jsonl(file_of(setting, split))]
     return problems_by_question(SETTINGS[setting], split, questions)
 
 

@@ -1,6 +1,5 @@
 """The library's report page of a setting's runs."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from iapo_jax.errors import UserError
 from iapo_jax.evaluation.records import read_record
 from iapo_jax.evaluation.summary import summarize
 from iapo_jax.report.command import parse, report
+from iapo_jax.runtime.files import read_json, write_json
 from sweep.analysis import SHIFTED, Setting
 from sweep.measure import folder_of
 from sweep.plan import START
@@ -75,8 +75,8 @@ def _collect(setting: Setting, place: Path, split: str, out: Path) -> None:
             path = out / f"{entry.name}-{number}.json"
             measured = _measured(setting, place / one.job.name / "measured", split)
             _copy_evaluation(measured, path.with_suffix(""))
-            told = json.loads(path.read_text())
+            told = read_json(path)
             told |= {"model": entry.name, "member": number, "members": len(entry.results)}
-            path.write_text(json.dumps(told))
+            write_json(path, told)
             records.append(read_record(path))
-    (out / "summary.json").write_text(json.dumps(summarize(records)))
+    write_json(out / "summary.json", summarize(records))

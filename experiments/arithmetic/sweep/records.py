@@ -5,7 +5,6 @@ three hundred runs stay small.
 """
 
 import base64
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation.metrics import Outcomes
-from iapo_jax.runtime.files import replace_file
+from iapo_jax.runtime.files import read_json, write_json
 from sweep.plan import START, Job, overrides, splits_of
 from sweep.problems import digest_of
 
@@ -55,8 +54,7 @@ def write(directory: Path, result: Result) -> None:
         "outcomes": {split: pack(found) for split, found in result.outcomes.items()}
     }
     path = path_of(directory, result.job)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps(told, indent=1) + "\n")
+    write_json(path, told, indent=1)
 
 
 def written(directory: Path, job: Job) -> bool:
@@ -89,7 +87,7 @@ def read(path: Path) -> Result:
       UserError: if the file is damaged.
     """
     try:
-        told = json.loads(path.read_text())
+        told = read_json(path)
         outcomes = {split: unpack(found) for split, found in told["outcomes"].items()}
         return Result(**told | {"outcomes": outcomes})
     except (ValueError, KeyError, TypeError, zlib.error) as error:
