@@ -378,7 +378,7 @@ def test_a_file_that_cannot_be_written_costs_no_view(directory, tmp_path, capsys
     def full(path, *_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(inspect.Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     arguments = ["--model", directory, "--chat", "--prompt", "12+30", "--completion", TEXT]
     arguments += ["--json", str(tmp_path / "seen.json"), f"information.postfix={POSTFIX}"]
     assert inspect.main(arguments) == 2

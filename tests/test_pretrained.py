@@ -299,7 +299,7 @@ def test_a_missing_field_and_a_wrong_dtype_are_named(copy):
 @pytest.mark.parametrize(
     "content, message",
     [(None, "is missing"), (b"{broken", "not JSON"), (b"\xff\xfe", "not UTF-8")]
-    + [(b"[1]", "expected a JSON object, found list")],
+    + [(b"[1]", r"expected an object, found \[1\]")],
 )
 def test_a_config_file_that_is_none(copy, content, message):
     path = copy.directory / "config.json"
