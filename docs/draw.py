@@ -23,8 +23,8 @@ from iapo_jax.config.schema import TrainConfig
 from iapo_jax.pretrained.loaded import initial_params
 from iapo_jax.rollout.dynamic_sampling import is_mixed
 from iapo_jax.sharding import fetch
-from iapo_jax.training.setup import Trainer, make_trainer
-from iapo_jax.training.step import collect_groups, observe
+from iapo_jax.training.setup import Setup, set_up
+from iapo_jax.training.step import collect_groups, score_rollout
 
 ROOT = Path(__file__).resolve().parents[1]
 # Weights at which the eye sees something; the rest is as by default.
@@ -48,21 +48,21 @@ ASKING = {"answer_entropy": "iapo_reference", "answer_log_prob": "iapo_priced"}
 def first_group() -> tuple[dict[str, Group], str, int]:
     """The group under each estimator, its question, and T of the configuration."""
     seen = {name: _first_groups(name, method) for name, method in ASKING.items()}
-    groups, trainer, indices = seen["answer_entropy"]
+    groups, setup, indices = seen["answer_entropy"]
     length = groups.mask.sum(-1)
     wrong = (~groups.correct).sum(-1)
     shown = np.minimum(wrong, 3) + length.std(-1) / 100  # some wrong ones first, then the spread
     chosen = int(np.where(is_mixed(groups.correct), shown, -1.0).argmax())
-    text = trainer.problems.texts[int(indices[chosen])]
+    text = setup.problems.texts[int(indices[chosen])]
     text = text.removeprefix("<user>").partition("<assistant>")[0]
     # right ones first, short ones first
     order = np.lexsort((groups.mask[chosen].sum(-1), ~groups.correct[chosen]))
     pick = lambda groups: jax.tree.map(lambda x: jax.numpy.asarray(x[chosen][order]), groups)  # noqa: E731
     picked = {name: pick(groups) for name, (groups, *_) in seen.items()}
-    return picked, text, trainer.config.sampling.max_completion_length
+    return picked, text, setup.config.sampling.max_completion_length
 
 
-def _first_groups(estimator: str, method: str) -> tuple[Group, Trainer, np.ndarray]:
+def _first_groups(estimator: str, method: str) -> tuple[Group, Setup, np.ndarray]:
     overrides = [
         *("information.always=true", "log.compilation_cache=''", "log.progress=false"),
         *(f"information.estimator={estimator}", f"algorithm.name={method}"),
@@ -70,10 +70,10 @@ def _first_groups(estimator: str, method: str) -> tuple[Group, Trainer, np.ndarr
         f"data.dataset={ROOT / 'experiments/arithmetic/data/train.jsonl'}",
     ]
     path = ROOT / "experiments" / "quickstart.yaml"
-    trainer = make_trainer(load_config(TrainConfig, str(path), overrides))
-    params = initial_params(trainer.run, trainer.config.seed)
-    scored, _ = collect_groups(trainer, params, 0, lambda _: None)
-    return fetch(observe(trainer, params, None, scored).groups), trainer, scored.indices
+    setup = set_up(load_config(TrainConfig, str(path), overrides))
+    params = initial_params(setup.run, setup.config.seed)
+    scored, _ = collect_groups(setup, params, 0, lambda _: None)
+    return fetch(score_rollout(setup, params, None, scored).groups), setup, scored.indices
 
 
 def panel(axes: plt.Axes, group: Group, values: np.ndarray, weight: np.ndarray, title: str) -> None:

@@ -37,8 +37,8 @@ from iapo_jax.runtime.console import compiles, progress_bar, say, say_memory
 from iapo_jax.runtime.processes import leave
 from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.training import optimizer as update
-from iapo_jax.training.boundary import Boundary
 from iapo_jax.training.optimizer import TrainState
+from iapo_jax.training.progress import Progress
 from iapo_jax.training.run_directory import (
     export_final,
     prepare_directory,
@@ -280,8 +280,8 @@ def train_sft(
         prepare_directory(run, config)
         writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
         try:
-            boundary = Boundary(config, checkpoints, writer, notes)
-            state = _steps(boundary, rows, partial(sft_step, **fixed), schedule, state, first)
+            progress = Progress(config, checkpoints, writer, notes)
+            state = _steps(progress, rows, partial(sft_step, **fixed), schedule, state, first)
         finally:
             writer.close()
         if rows.left_out:
@@ -291,42 +291,42 @@ def train_sft(
 
 
 def _steps(
-    boundary: Boundary,
+    progress: Progress,
     rows: _Rows,
     update_on: Callable[..., tuple[TrainState, dict[str, Array]]],
     schedule: Callable[[Any], Array],
     state: TrainState,
     first: int,
 ) -> TrainState:
-    """The loop: every step is written down, then its boundary is crossed."""
-    config, split = boundary.config, by_prompt(update_on.keywords["mesh"])
-    updates, logged, started = int(state.step), first, time.perf_counter()
+    """The loop: every step is written down, then its progress is crossed."""
+    config, split = progress.config, by_prompt(update_on.keywords["mesh"])
+    updates, logged, started = int(state.updates), first, time.perf_counter()
     with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
         coming = rows.batch(first)
         for step in range(first + 1, config.max_steps + 1):
-            with boundary.rescuing(step - 1, state):
+            with progress.guard(step - 1, state):
                 state, metrics = update_on(state, put(coming, split))
                 batch, coming = coming, rows.batch(step)  # the next one, while the devices work
                 row = {name: float(value) for name, value in fetch(metrics).items()}
             skipped = row.pop("skipped")
             row["learning_rate"] = float(schedule(updates))
-            row |= {"skipped/updates": skipped, "skipped/in_a_row": boundary.count(bool(skipped))}
+            row |= {"skipped/updates": skipped, "skipped/in_a_row": progress.count(bool(skipped))}
             updates += not skipped
             if step % config.log.logging_steps == 0 or step == config.max_steps:
                 now = time.perf_counter()
                 row["time/step"] = (now - started) / (step - logged)
                 row["compiles"] = compiles()
                 logged, started = step, now
-                boundary.writer.metrics(step, row)
+                progress.writer.metrics(step, row)
             why = {}
             if skipped:
                 why = {name: str(row[name]) for name in ("loss", "grad_norm")}
-                boundary.writer.skipped(step, why, *_told(rows, batch, step))
+                progress.writer.skipped(step, why, *_told(rows, batch, step))
             text = f"loss {row['loss']:.4f} entropy {row['entropy']:.3f}"
             bar.set_postfix_str(text, refresh=False)
             bar.update()
-            boundary.cross(step, state, why)
-    boundary.save(config.max_steps, state)
+            progress.after_step(step, state, why)
+    progress.restore_point(config.max_steps, state)
     return state
 
 

@@ -1,6 +1,6 @@
 """Reinforcement learning: `python -m iapo_jax.train --config FILE [key=value ...]`.
 
-The loop around `step.run_step`: checkpoints, metrics, the table before and after, the export.
+The loop around `step.train_step`: checkpoints, metrics, the table before and after, the export.
 """
 
 import argparse
@@ -22,10 +22,10 @@ from iapo_jax.runtime.processes import leave
 from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.training import optimizer as update
 from iapo_jax.training import step_metrics
-from iapo_jax.training.boundary import Boundary
 from iapo_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
 from iapo_jax.training.held_out import HeldOut
 from iapo_jax.training.optimizer import TrainState
+from iapo_jax.training.progress import Progress
 from iapo_jax.training.run_directory import (
     export_final,
     prepare_directory,
@@ -33,10 +33,10 @@ from iapo_jax.training.run_directory import (
     run_directory,
 )
 from iapo_jax.training.run_writer import RunWriter
-from iapo_jax.training.setup import Trainer, make_trainer
+from iapo_jax.training.setup import Setup, set_up
 from iapo_jax.training.skipping import Skipped
-from iapo_jax.training.step import run_step
-from iapo_jax.training.update import TrainBatch, train_step
+from iapo_jax.training.step import train_step
+from iapo_jax.training.update import TrainBatch, policy_update
 from iapo_jax.types import Credit, Params, Rollout
 
 
@@ -64,41 +64,41 @@ def train(
       Stopped: if SIGTERM or SIGINT asks for it; everything is saved.
     """
     own = {"advantage": advantage, "reward_functions": reward_functions}
-    trainer = make_trainer(config, **own, topology=topology)
-    run = trainer.run
-    held_out = HeldOut(trainer.config, run, trainer.questions)
-    say(step_metrics.describe_run(trainer))
+    setup = set_up(config, **own, topology=topology)
+    run = setup.run
+    held_out = HeldOut(setup.config, run, setup.questions)
+    say(step_metrics.describe_run(setup))
     for note in held_out.notes:
         say(f"eval        {note}")
     if dry_run or topology is not None:
-        compile_only(trainer)
+        compile_only(setup)
         return None
     with run_directory(run, config) as checkpoints:
-        return _train(trainer, held_out, checkpoints)
+        return _train(setup, held_out, checkpoints)
 
 
-def _train(trainer: Trainer, held_out: HeldOut, checkpoints: Checkpoints) -> TrainState:
-    config, run, selection = trainer.config, trainer.run, trainer.selection
-    adapt, optimizer = trainer.algorithm.adapt, trainer.spec.optimizer
-    memory = () if adapt is None else put(adapt.init(), replicated(run.mesh))
-    like = update.abstract_state(run.mesh, optimizer, abstract_params(run), memory)
+def _train(setup: Setup, held_out: HeldOut, checkpoints: Checkpoints) -> TrainState:
+    config, run, selection = setup.config, setup.run, setup.selection
+    adapt, optimizer = setup.algorithm.adapt, setup.spec.optimizer
+    adaptation = () if adapt is None else put(adapt.init(), replicated(run.mesh))
+    like = update.abstract_state(run.mesh, optimizer, abstract_params(run), adaptation)
     state, first, notes = resume_state(checkpoints, config, like)
     selection.resume(first)
     params = initial_params(run, config.seed)
     if state is None:
-        state = update.init_state(run.mesh, optimizer, params, memory)
+        state = update.init_state(run.mesh, optimizer, params, adaptation)
     checkpoints.compile(state)
     prepare_directory(run, config)
     before = held_out.before(params)
     selection.measure(params, 0)
-    ref_params = params if trainer.algorithm.loss.beta else None
+    ref_params = params if setup.algorithm.loss.beta else None
     del params
     writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
     found = selection.measure, selection.best, config.max_sampled_tokens
-    boundary = Boundary(config, checkpoints, writer, notes, *found)
+    progress = Progress(config, checkpoints, writer, notes, *found)
     try:
-        state, last = _steps(trainer, boundary, state, ref_params, first)
-        state, chosen = choose_state(trainer, checkpoints, state, last)
+        state, last = _steps(setup, progress, state, ref_params, first)
+        state, chosen = choose_state(setup, checkpoints, state, last)
     finally:
         writer.close()
     exported = export_final(run, state.params)
@@ -110,42 +110,42 @@ def _train(trainer: Trainer, held_out: HeldOut, checkpoints: Checkpoints) -> Tra
 
 
 def _steps(
-    trainer: Trainer, boundary: Boundary, state: TrainState, ref_params: Params | None, first: int
+    setup: Setup, progress: Progress, state: TrainState, ref_params: Params | None, first: int
 ) -> tuple[TrainState, int]:
-    """The loop: every step is written down, then its boundary is crossed; also the last step."""
-    config, step = trainer.config, first
-    boundary.arrive(first, state)
+    """The loop: every step is written down, then its progress is crossed; also the last step."""
+    config, step = setup.config, first
+    progress.catch_up(first, state)
     with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
-        while not boundary.is_last(step):
-            with boundary.rescuing(step, state):  # such as from a reward function
-                done = run_step(trainer, state, ref_params, step, bar.set_postfix_str)
+        while not progress.is_last(step):
+            with progress.guard(step, state):  # such as from a reward function
+                done = train_step(setup, state, ref_params, step, bar.set_postfix_str)
             state, scored, row, skipped = done
             step += 1
-            row["skipped/in_a_row"] = boundary.count(skipped is not None)
-            row["sampled_tokens"] = boundary.spend(row["completions/sampled_tokens"])
-            _write(trainer, boundary, step, scored, row, skipped)
+            row["skipped/in_a_row"] = progress.count(skipped is not None)
+            row["sampled_tokens"] = progress.spend(row["completions/sampled_tokens"])
+            _write(setup, progress, step, scored, row, skipped)
             bar.set_postfix_str(step_metrics.headline(row), refresh=False)
             bar.update()
-            boundary.cross(step, state, skipped.why if skipped else {})
-    boundary.save(step, state)
+            progress.after_step(step, state, skipped.why if skipped else {})
+    progress.restore_point(step, state)
     if step < config.max_steps:
         say(
-            f"ended at step {step} of {config.max_steps}: {boundary.sampled} tokens are sampled "
+            f"ended at step {step} of {config.max_steps}: {progress.sampled} tokens are sampled "
             f"(max_sampled_tokens is {config.max_sampled_tokens})"
         )
     return state, step
 
 
 def _write(
-    trainer: Trainer,
-    boundary: Boundary,
+    setup: Setup,
+    progress: Progress,
     step: int,
     scored: Scored,
     row: dict[str, float],
     skipped: Skipped | None,
 ) -> None:
-    log, last, writer = trainer.config.log, boundary.is_last(step), boundary.writer
-    texts = step_metrics.completion_rows(trainer.problems, scored)
+    log, last, writer = setup.config.log, progress.is_last(step), progress.writer
+    texts = step_metrics.completion_rows(setup.problems, scored)
     if step % log.logging_steps == 0 or last:
         writer.metrics(step, row)
     if log.completion_steps and (step % log.completion_steps == 0 or last):
@@ -155,13 +155,13 @@ def _write(
 
 
 def choose_state(
-    trainer: Trainer, checkpoints: Checkpoints, state: TrainState, last: int
+    setup: Setup, checkpoints: Checkpoints, state: TrainState, last: int
 ) -> tuple[TrainState, int]:
     """The state of the checkpoint that the selection split prefers, and its step; else the last."""
-    chosen = trainer.selection.best()
+    chosen = setup.selection.best()
     if chosen is None:
         return state, last
-    say(trainer.selection.told())
+    say(setup.selection.told())
     if chosen == last:
         return state, last
     checkpoints.wait()
@@ -175,25 +175,25 @@ def choose_state(
         return state, last
 
 
-def compile_only(trainer: Trainer) -> None:
-    """Compiles the programs of a step and says the memory that each needs.
+def compile_only(setup: Setup) -> None:
+    """Compiles the programs of a step and prints the memory that each needs.
 
     Parameters and batches are shapes only: a machine too small for the model can ask, too.
     """
-    config, run, split = trainer.config, trainer.run, by_prompt(trainer.run.mesh)
-    adapt = trainer.algorithm.adapt
-    memory = () if adapt is None else jax.eval_shape(adapt.init)
-    state = update.abstract_state(run.mesh, trainer.spec.optimizer, abstract_params(run), memory)
-    ref_params = state.params if trainer.algorithm.loss.beta else None
-    unroll = trainer.sampler.prepare.lower(state.params)
+    config, run, split = setup.config, setup.run, by_prompt(setup.run.mesh)
+    adapt = setup.algorithm.adapt
+    adaptation = () if adapt is None else jax.eval_shape(adapt.init)
+    state = update.abstract_state(run.mesh, setup.spec.optimizer, abstract_params(run), adaptation)
+    ref_params = state.params if setup.algorithm.loss.beta else None
+    unroll = setup.sampler.prepare.lower(state.params)
     sampler_params = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         unroll.out_info,
         unroll.compile().output_shardings,
     )
-    indices = trainer.order(0)
-    prompts = sampler.prompts_of(trainer.sampler, trainer.problems, indices)
-    keys = jax.eval_shape(trainer.sampler.keys, config.seed, 0, indices)
+    indices = setup.order(0)
+    prompts = sampler.prompts_of(setup.sampler, setup.problems, indices)
+    keys = jax.eval_shape(setup.sampler.keys, config.seed, 0, indices)
     keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=split)
     shape = (*indices.shape, config.batch.num_generations)
     full = (*shape, config.sampling.max_completion_length)
@@ -201,7 +201,7 @@ def compile_only(trainer: Trainer) -> None:
     floats, tokens = struct(full, np.float32), struct(full, np.int32)
     rollout = Rollout(prompts, tokens, struct(shape, np.int32), floats, struct(shape, bool))
     batch = TrainBatch(prompts, tokens, floats, floats, Credit(floats, floats))
-    draw, spec = trainer.sampler.draw, trainer.spec
+    draw, spec = setup.sampler.draw, setup.spec
     programs = {
         "sample": draw.func.lower(*draw.args, sampler_params, prompts, keys, **draw.keywords),
         "signals": compute_signals.lower(
@@ -209,12 +209,12 @@ def compile_only(trainer: Trainer) -> None:
             state.params,
             ref_params,
             rollout,
-            abstract_probe(trainer.asker, full) if trainer.asker else None,
-            trainer.temperature,
+            abstract_probe(setup.probe_maker, full) if setup.probe_maker else None,
+            setup.temperature,
             micro=spec.micro_batches * spec.mini_batches,
             estimator=config.information.estimator,
         ),
-        "update": train_step.lower(state, batch, np.int32(0), trainer.temperature, spec=spec),
+        "update": policy_update.lower(state, batch, np.int32(0), setup.temperature, spec=spec),
     }
     say_memory(programs)
 

@@ -97,12 +97,12 @@ def test_shapes_with_shardings_are_enough(open_checkpoints, build):
 def test_a_state_without_memory_is_written_as_before_there_was_any(open_checkpoints, build):
     checkpoints = open_checkpoints()
     state = build(make_mesh(1, 1, 1))
-    assert state.memory == ()
+    assert state.adaptation == ()
     saved(checkpoints, step_1=state)
     again = open_checkpoints()
     assert sorted(again._manager.item_metadata(1).tree) == ["opt_state", "params", "step"]
-    assert again.restore(1, state).memory == ()
-    assert again.saved_memory(1, state.step.sharding) == ()
+    assert again.restore(1, state).adaptation == ()
+    assert again.saved_adaptation(1, state.updates.sharding) == ()
 
 
 def test_only_the_newest_are_kept(open_checkpoints, build):
@@ -215,14 +215,15 @@ def test_damage_to_any_file_is_found(open_checkpoints, build, damage, tmp_path):
 def test_every_bit_of_an_array_counts(build):
     tree = build(make_mesh(1, 1, 1), 1)._asdict()
     before = digests(tree)
-    for leaf, bit in (("step", 0), ("params", 31), ("params", 0)):
+    for leaf, bit in (("updates", 0), ("params", 31), ("params", 0)):
         changed = fetch(dict(tree))
-        array = changed["step"] if leaf == "step" else changed["params"]["layers"]["up"]["kernel"]
+        kernel = changed["params"]["layers"]["up"]["kernel"]
+        array = kernel if leaf == "params" else changed[leaf]
         flat = np.array(array).reshape(-1)
         flat.view(np.uint32)[-1] ^= np.uint32(1 << bit)
         whole = flat.reshape(array.shape)
-        if leaf == "step":
-            changed["step"] = whole
+        if leaf == "updates":
+            changed["updates"] = whole
         else:
             changed["params"]["layers"]["up"]["kernel"] = whole
         after = digests(jax.tree.map(jax.numpy.asarray, changed))
@@ -316,3 +317,16 @@ def test_a_folder_that_is_no_checkpoint(open_checkpoints, build, tmp_path):
     (tmp_path / "checkpoints" / "notes").mkdir()
     step, _, (told,) = open_checkpoints().restore_whole([7, 1], lambda _: state)
     assert step == 1 and str(told).endswith("/7 is damaged: it has no _CHECKPOINT_METADATA")
+
+
+def test_fields_keep_their_names_on_disk(open_checkpoints, build):
+    """Checkpoints of the first release have `step` and `memory`; renamed fields still find them."""
+    state = build(make_mesh(1, 1, 1))._replace(adaptation={"price": jax.numpy.float32(0.5)})
+    saved(open_checkpoints(), step_1=state)
+    folder = open_checkpoints().directory / "1"
+    written = json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+    top = {name.partition(".")[0] for name in written["digests"]}
+    assert top == {"step", "params", "opt_state", "memory"}
+    restored = open_checkpoints().restore(1, state)
+    assert restored._fields == ("updates", "params", "opt_state", "adaptation")
+    assert_equal(restored, state)

@@ -26,7 +26,7 @@ from iapo_jax.runtime.interruption import Stopped
 from iapo_jax.runtime.locks import held
 from iapo_jax.sft import train_sft
 from iapo_jax.train import train
-from iapo_jax.training import boundary, step
+from iapo_jax.training import progress, step
 from iapo_jax.training.checkpoint import Checkpoints
 from iapo_jax.training.run_writer import RunWriter
 from iapo_jax.training.sources import open_checkpoint
@@ -129,7 +129,7 @@ def test_a_step_that_is_not_finite_changes_nothing(configure, tmp_path, spoil, n
     config = configure(tmp_path)
     one, two = (open_checkpoint(tmp_path, str(n), mesh=config.mesh).params for n in (1, 2))
     jax.tree.map(np.testing.assert_array_equal, one, two)
-    assert int(run.state.step) == 3
+    assert int(run.state.updates) == 3
     folder = tmp_path / "skipped"
     assert sorted(p.name for p in folder.iterdir()) == [
         f"step_2.{s}" for s in ("json", "jsonl", "npz")
@@ -168,7 +168,7 @@ def test_an_endless_streak_ends_the_run(configure, tmp_path, capsys):
     # What is saved is the model as it was, and goes on by a rule that works.
     run = finished(tmp_path, train(config))
     assert [row["skipped/in_a_row"] for row in run.rows] == [1, 2, 0, 0]
-    assert int(run.state.step) == 2
+    assert int(run.state.updates) == 2
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(run.params))
 
 
@@ -246,7 +246,7 @@ def test_a_reward_that_fails_later_loses_nothing(configure, tmp_path, calm, worl
 
 def test_a_stop_is_no_loss(configure, tmp_path, calm, monkeypatch):
     asked = []
-    monkeypatch.setattr(boundary, "stop_requested", lambda: asked.append(None) or len(asked) == 2)
+    monkeypatch.setattr(progress, "stop_requested", lambda: asked.append(None) or len(asked) == 2)
     with pytest.raises(Stopped, match="step 2 of 4 is saved in .*; the same command goes on$"):
         train(configure(tmp_path, "save_steps=4"))
     assert os.listdir(tmp_path / "checkpoints") == ["2"]
@@ -254,7 +254,7 @@ def test_a_stop_is_no_loss(configure, tmp_path, calm, monkeypatch):
 
 
 def test_a_stop_of_a_run_that_refuses_to_resume(configure, tmp_path, monkeypatch):
-    monkeypatch.setattr(boundary, "stop_requested", lambda: True)
+    monkeypatch.setattr(progress, "stop_requested", lambda: True)
     with pytest.raises(Stopped, match="the same command with resume=auto goes on$"):
         train(configure(tmp_path, "resume=never"))
 

@@ -731,7 +731,7 @@ def test_an_answer_listed_twice_counts_twice_and_far_ones_stay_finite():
     assert information.set_entropy(log_p, jnp.arange(3), ~present).tolist() == [0.0] * 3
 
 
-# ------------------------------------------------------------------ estimators as the trainer asks
+# ------------------------------------------------------------------ estimators as the setup asks
 
 
 def rollout_of(length=LENGTH, completions=COMPLETIONS, prompts=(PROMPTS, PROMPT_LENGTH)):

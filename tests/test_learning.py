@@ -13,7 +13,7 @@ from iapo_jax.model.decoder import DecoderConfig, init_params, make_model
 from iapo_jax.model.sampling import prompt_keys, sample
 from iapo_jax.sharding import make_mesh
 from iapo_jax.training import optimizer as update
-from iapo_jax.training.update import TrainBatch, UpdateSpec, assign_credit, train_step
+from iapo_jax.training.update import TrainBatch, UpdateSpec, assign_credit, policy_update
 from iapo_jax.types import Prompts
 
 STEPS, P, G, T, V = 30, 2, 8, 32, 512
@@ -69,7 +69,7 @@ def rewards():
             groups, prompt_keys(1, step, np.arange(P)), algorithm=ALGORITHMS["grpo"]
         )
         batch = TrainBatch(prompts, rollout.tokens, *signals[:2], credit._replace(bonus=None))
-        state, _ = train_step(state, batch, np.int32(0), one, spec=spec)
+        state, _ = policy_update(state, batch, np.int32(0), one, spec=spec)
         means.append(float(reward.mean()))
     return means
 

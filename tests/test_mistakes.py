@@ -18,7 +18,7 @@ from iapo_jax.errors import UserError
 from iapo_jax.evaluation.records import Record, write_record
 from iapo_jax.report import command as report
 from iapo_jax.training import sources
-from iapo_jax.training.setup import make_trainer
+from iapo_jax.training.setup import set_up
 
 SUMS = [{"question": f"{n}+{n}", "answer": str(2 * n), "level": n} for n in range(1, 9)]
 
@@ -58,9 +58,9 @@ def configure(tmp_path, model):
 
 
 def refusal(configure, tmp_path, *overrides, **more):
-    """The sentence by which a trainer is refused; the run directory is not made."""
+    """The sentence by which a setup is refused; the run directory is not made."""
     with pytest.raises(UserError) as caught:
-        make_trainer(configure(*overrides), **more)
+        set_up(configure(*overrides), **more)
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
     return str(caught.value)
 
@@ -123,7 +123,7 @@ def test_contradictions_are_refused(configure, tmp_path, overrides, sentence):
 def test_what_is_merely_useless_is_no_mistake(configure, overrides):
     if "algorithm.name=iapo" in overrides:
         overrides = [*overrides, "information.postfix=</think><answer>"]
-    assert make_trainer(configure(*overrides)).problems.answers[0] == "2"
+    assert set_up(configure(*overrides)).problems.answers[0] == "2"
 
 
 def test_a_run_does_not_write_over_its_model(configure, tmp_path, model):
@@ -131,14 +131,14 @@ def test_a_run_does_not_write_over_its_model(configure, tmp_path, model):
     for place in ("start", "start/hf"):
         config = configure(f"model.path={tmp_path}/start/hf", f"output_dir={tmp_path / place}")
         with pytest.raises(UserError, match="is what the run writes to"):
-            make_trainer(config)
+            set_up(config)
 
 
 def test_what_the_export_would_refuse_is_refused_at_the_start(configure, tmp_path, capsys):
     (tmp_path / "other" / "hf").mkdir(parents=True)
     (tmp_path / "other" / "hf" / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="hf holds thesis.tex, which belongs to no exported model"):
-        make_trainer(configure(f"output_dir={tmp_path / 'other'}"))
+        set_up(configure(f"output_dir={tmp_path / 'other'}"))
     assert export.main([str(tmp_path), "--out", str(tmp_path / "other" / "hf")]) == 2
     assert "holds thesis.tex" in capsys.readouterr().err
 
@@ -214,7 +214,7 @@ def test_a_wrong_reward_shows_at_the_start(configure, tmp_path, name, sentence):
 def test_a_reward_is_tried_once_as_the_run_will_call_it(configure, tmp_path):
     (tmp_path / "pay.py").write_text(REWARDS)
     spec = f"reward.functions=[{tmp_path / 'pay.py'}:good]"
-    made = make_trainer(configure(spec, "batch.num_generations=3"))
+    made = set_up(configure(spec, "batch.num_generations=3"))
     (given,) = made.paid.functions[0][1].__globals__["calls"]
     prompts, completions, answer, columns = given
     assert prompts == [made.problems.texts[0]] * 3 + [made.problems.texts[1]] * 3
@@ -233,7 +233,7 @@ def test_the_sentences_about_rows_are_said_and_strict_makes_them_errors(configur
     over = f"{tmp_path}/mine.jsonl, rows 9 and 12: the prompt has more tokens than data.max_prompt_"
     # `data.dataset` comes twice: the later override counts
     own = [f"data.dataset={tmp_path / 'mine.jsonl'}", "data.max_prompt_length=32"]
-    made = make_trainer(configure(*own))
+    made = set_up(configure(*own))
     assert made.notes[0] == again + "rows 4 and 11; rows 9 and 12"
     assert made.notes[1] == over + "length (32); left out"
     assert again in refusal(configure, tmp_path, *own, "data.strict=true")
@@ -290,7 +290,7 @@ def test_code_in_a_model_directory_is_never_run(configure, tmp_path, changed):
     (place / "tokenizer_config.json").write_text(json.dumps(own))
     (place / "evil.py").write_text(code)
     try:
-        make_trainer(configure(f"model.path={place}"))
+        set_up(configure(f"model.path={place}"))
     except UserError as error:  # refused or opened without it: either is fine
         assert "\n" not in str(error)
     assert not (tmp_path / "ran").exists()

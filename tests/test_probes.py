@@ -120,10 +120,12 @@ def test_wrong_answers_longer_than_every_gold_one_are_whole(opened):
     """In training too, where only the gold answers are known beforehand."""
     section = InformationSection(postfix="</think><answer>", estimator="answer_set_entropy")
     mesh = make_mesh(1, 1, 1)
-    asker = probes.make_asker(section, opened, mesh, ["42", "7"])
+    probe_maker = probes.make_probe_maker(section, opened, mesh, ["42", "7"])
     tokens = put(np.zeros((1, 2, 10), np.int32), by_prompt(mesh))
     length = put(np.full((1, 2), 6, np.int32), by_prompt(mesh))
-    made = probes.ask(asker, tokens, length, ["42"], [[says("123456"), says("123499")]])
+    made = probes.make_probe(
+        probe_maker, tokens, length, ["42"], [[says("123456"), says("123499")]]
+    )
     wanted = ["42</answer>", "123456</answer>", "123499</answer>"]
     assert texts(opened, made.answers) == wanted
 
@@ -173,12 +175,12 @@ def test_a_dry_run_knows_the_shapes(opened, options):
     """`abstract_probe` is what `ask` gives, for every estimator."""
     section = InformationSection(postfix="</think><answer>", **options)
     mesh = make_mesh(2, 1, 1)
-    asker = probes.make_asker(section, opened, mesh, ["49", "8"])
+    probe_maker = probes.make_probe_maker(section, opened, mesh, ["49", "8"])
     tokens = put(np.zeros((2, 3, 10), np.int32), by_prompt(mesh))
     length = put(np.full((2, 3), 6, np.int32), by_prompt(mesh))
     group = [says("4"), says("5"), says("6")]
-    made = probes.ask(asker, tokens, length, ["49", "8"], [group, group])
-    told = probes.abstract_probe(asker, (2, 3, 10))
+    made = probes.make_probe(probe_maker, tokens, length, ["49", "8"], [group, group])
+    told = probes.abstract_probe(probe_maker, (2, 3, 10))
     shape = lambda x: (x.shape, str(x.dtype))  # noqa: E731
     assert jax.tree.map(shape, made) == jax.tree.map(shape, told)
 
@@ -197,7 +199,7 @@ def test_a_dry_run_knows_the_shapes(opened, options):
 def test_mistakes_are_sentences(opened, options, sentence):
     section = InformationSection(**({"postfix": "</think><answer>"} | options))
     with pytest.raises(UserError, match=sentence):
-        probes.make_asker(section, opened, make_mesh(1, 1, 1), ["49"])
+        probes.make_probe_maker(section, opened, make_mesh(1, 1, 1), ["49"])
 
 
 # ------------------------------------------------------------------ answers of any group
@@ -356,7 +358,7 @@ def test_probes_stand_after_tokens_that_hold_a_text(opened):
     """Through `ask`: behind ". " within the thinking, and at its end; none behind padding."""
     section = InformationSection(postfix="</think><answer>", boundaries=["."])
     mesh = make_mesh(1, 1, 1)
-    asker = probes.make_asker(section, opened, mesh, ["49"])
+    probe_maker = probes.make_probe_maker(section, opened, mesh, ["49"])
     text = "<think>1+1=2. 2+2=4. 4+4=8</think><answer>8</answer>"
     ids = encode(opened.tokenizer, text)
     stops = [i + 1 for i, token in enumerate(ids) if "." in opened.tokenizer.decode([token])]
@@ -365,7 +367,9 @@ def test_probes_stand_after_tokens_that_hold_a_text(opened):
     tokens[:, :, : len(ids)] = ids
     length = np.array([[thinking, stops[0] + 1, 0]], np.int32)
     split = by_prompt(mesh)
-    probe = probes.ask(asker, put(tokens, split), put(length, split), ["49"], [[text] * 3])
+    probe = probes.make_probe(
+        probe_maker, put(tokens, split), put(length, split), ["49"], [[text] * 3]
+    )
     want = [[0, *stops, thinking], [0, stops[0], stops[0] + 1], [0]]
     for row, count, index in zip(
         probe.positions.index[0], probe.positions.count[0], want, strict=True
@@ -379,12 +383,12 @@ def test_a_dry_run_knows_the_places(opened):
     """Not the shapes alone: `abstract_probe` lies on the devices where `ask` puts it."""
     section = InformationSection(postfix="</think><answer>", estimator="answer_set_entropy")
     mesh = make_mesh(2, 2, 2)
-    asker = probes.make_asker(section, opened, mesh, ["49"] * 4)
+    probe_maker = probes.make_probe_maker(section, opened, mesh, ["49"] * 4)
     split = by_prompt(mesh)
     tokens = put(np.zeros((4, 2, 10), np.int32), split)
     length = put(np.full((4, 2), 6, np.int32), split)
-    made = probes.ask(asker, tokens, length, ["49"] * 4, [[says("4"), says("5")]] * 4)
-    told = probes.abstract_probe(asker, (4, 2, 10))
+    made = probes.make_probe(probe_maker, tokens, length, ["49"] * 4, [[says("4"), says("5")]] * 4)
+    told = probes.abstract_probe(probe_maker, (4, 2, 10))
     for one, other in zip(jax.tree.leaves(made), jax.tree.leaves(told), strict=True):
         assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
 

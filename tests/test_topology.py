@@ -105,15 +105,15 @@ def go_on(go, tmp_path):
 
 
 def assert_the_same(run, straight):
-    """Metrics, parameters, moments and memory within 1e-5; every completion."""
+    """Metrics, parameters, moments and adaptation within 1e-5; every completion."""
     assert [row["step"] for row in run.rows] == list(range(1, STEPS + 1))
-    assert run.state.step == straight.state.step == STEPS
+    assert run.state.updates == straight.state.updates == STEPS
     assert_same_run(run, straight, atol=1e-5)
     for step in range(1, STEPS + 1) if (straight.directory / "completions").is_dir() else ():
         assert completions(run, step) == completions(straight, step)
-    for field in ("opt_state", "memory"):
+    for field in ("opt_state", "adaptation"):
         found, expected = (jax.tree.leaves(getattr(x.state, field)) for x in (run, straight))
-        assert len(found) == len(expected) and (field == "memory" or len(found) > 4)
+        assert len(found) == len(expected) and (field == "adaptation" or len(found) > 4)
         for one, other in zip(found, expected, strict=True):
             # Of moments by their own size: those of squares are far below 1e-5.
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())

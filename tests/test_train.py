@@ -37,7 +37,7 @@ from iapo_jax.runtime.files import read_jsonl
 from iapo_jax.sharding import fetch
 from iapo_jax.train import train
 from iapo_jax.training import step_metrics as reporting
-from iapo_jax.training.setup import make_trainer
+from iapo_jax.training.setup import set_up
 from iapo_jax.training.sources import open_checkpoint
 from iapo_jax.training.step_metrics import headline
 from iapo_jax.types import Credit
@@ -186,14 +186,14 @@ def test_the_checkpoint_of_the_selection_split_is_exported(selected):
 
 
 def test_the_selection_split_is_not_trained_on(selected, configure):
-    trainer = make_trainer(configure(selected.directory, "selection.problems=8"))
-    held = set(trainer.selection.task.problems.questions)
-    assert len(held) == 8 and len(trainer.problems.texts) == 16
-    assert not held & set(trainer.problems.questions)
+    setup = set_up(configure(selected.directory, "selection.problems=8"))
+    held = set(setup.selection.task.problems.questions)
+    assert len(held) == 8 and len(setup.problems.texts) == 16
+    assert not held & set(setup.problems.questions)
     seen = set()
     for path in (selected.directory / "completions").iterdir():
         seen |= {row["prompt"] for row in read_jsonl(path)}
-    assert seen and not seen & set(trainer.selection.task.problems.texts)
+    assert seen and not seen & set(setup.selection.task.problems.texts)
 
 
 def test_the_evaluation_set_decides_nothing(selected, finish):
@@ -210,11 +210,11 @@ def test_the_evaluation_set_decides_nothing(selected, finish):
 
 
 def test_the_selection_split_is_training_data_for_the_evaluation_set(selected, configure, tmp_path):
-    trainer = make_trainer(configure(selected.directory, "selection.problems=8"))
+    setup = set_up(configure(selected.directory, "selection.problems=8"))
     held = tmp_path / "held.jsonl"
     rows = zip(
-        trainer.selection.task.problems.questions,
-        trainer.selection.task.problems.answers,
+        setup.selection.task.problems.questions,
+        setup.selection.task.problems.answers,
         strict=True,
     )
     held.write_text("".join(json.dumps({"question": q, "answer": a}) + "\n" for q, a in rows))
@@ -565,7 +565,7 @@ def test_rewards_of_your_own(finish):
 )
 def test_a_wrong_config_is_one_sentence(configure, tmp_path, overrides, sentence):
     with pytest.raises(UserError) as caught:
-        make_trainer(configure(tmp_path / "run", *re.split(r"(?<!:) ", overrides)))
+        set_up(configure(tmp_path / "run", *re.split(r"(?<!:) ", overrides)))
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
@@ -592,7 +592,7 @@ def test_options_of_a_rule_of_your_own(configure, tmp_path):
 
     def make(*options):
         config = configure(tmp_path / "run", *options)
-        return make_trainer(config, advantage=mine).algorithm.advantage
+        return set_up(config, advantage=mine).algorithm.advantage
 
     # information_weight and exploration_weight are of the rule that it replaces
     made = make("algorithm.options.strength=2", "algorithm.options.cap=3")
@@ -600,19 +600,19 @@ def test_options_of_a_rule_of_your_own(configure, tmp_path):
     with pytest.raises(UserError, match="options.strenght is unknown; did you mean strength"):
         make("algorithm.options.strenght=2")
     with pytest.raises(UserError, match="advantage is 'iapo'; expected a function"):
-        make_trainer(configure(tmp_path / "run"), advantage="iapo")
+        set_up(configure(tmp_path / "run"), advantage="iapo")
     broken = Algorithm(grpo, None)
     with pytest.raises(UserError, match="loss is None; expected LossOptions"):
-        make_trainer(configure(tmp_path / "run"), advantage=broken)
+        set_up(configure(tmp_path / "run"), advantage=broken)
     broken = Algorithm(grpo, LossOptions("nope"))
     with pytest.raises(UserError, match="algorithm.loss_type is 'nope'"):
-        make_trainer(configure(tmp_path / "run"), advantage=broken)
+        set_up(configure(tmp_path / "run"), advantage=broken)
 
 
 @pytest.mark.parametrize("rule, sentence", RULES)
 def test_a_wrong_rule_of_your_own_is_one_sentence(configure, tmp_path, rule, sentence):
     with pytest.raises(UserError) as caught:
-        make_trainer(configure(tmp_path / "run"), advantage=rule)
+        set_up(configure(tmp_path / "run"), advantage=rule)
     assert str(caught.value).startswith("advantage: ") and "\n" not in str(caught.value)
     assert sentence in str(caught.value) and "[G, T] = [4, 16]" in str(caught.value)
 
@@ -620,14 +620,14 @@ def test_a_wrong_rule_of_your_own_is_one_sentence(configure, tmp_path, rule, sen
 def test_rewards_of_your_own_need_a_weight_each(configure, tmp_path):
     config = configure(tmp_path / "run", "reward.weights=[1.0, 2.0]")
     with pytest.raises(UserError, match=r"reward.weights has 2 entries, reward.functions 1"):
-        make_trainer(config, reward_functions=[lambda **columns: []])
+        set_up(config, reward_functions=[lambda **columns: []])
 
 
 def test_a_rule_of_your_own_gets_information(configure, tmp_path):
     rule = lambda group, key: Credit(group.log_prob, group.log_prob)  # noqa: E731
     config = configure(tmp_path / "run", "algorithm.name=grpo")  # which needs none itself
     assert not ALGORITHMS["grpo"].needs_information
-    assert make_trainer(config, advantage=rule).algorithm.needs_information
+    assert set_up(config, advantage=rule).algorithm.needs_information
 
 
 @pytest.mark.parametrize(

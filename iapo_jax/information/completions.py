@@ -215,9 +215,11 @@ def inspect_completions(
     rows = [_ids(opened, one, f"completion {i}") for i, one in enumerate(completions, 1)]
     asked = [Asked(prompt, rows, answer)]
     section = dataclasses.replace(section, stride=1, boundaries=[])
-    asker = _asker(opened, section, asked, _texts(opened, asked))
-    say(f"asking: {probes.describe(asker)}")
-    return _inspect(opened, asker, section, asked, temperature, _round_up(max(map(len, rows))))
+    probe_maker = _asker(opened, section, asked, _texts(opened, asked))
+    say(f"asking: {probes.describe(probe_maker)}")
+    return _inspect(
+        opened, probe_maker, section, asked, temperature, _round_up(max(map(len, rows)))
+    )
 
 
 def inspect_problems(
@@ -234,7 +236,7 @@ def inspect_problems(
       UserError: as there.
     """
     section = dataclasses.replace(probes.settle(section), stride=1, boundaries=[])
-    asker = _asker(opened, section, asked, _texts(opened, asked))
+    probe_maker = _asker(opened, section, asked, _texts(opened, asked))
     size = _round_up(max((len(row) for one in asked for row in one.completions), default=0))
     width = max(len(_bare_ids(opened, one.prompt)) for one in asked)
     devices = batch_devices(opened.run.mesh)
@@ -243,7 +245,7 @@ def inspect_problems(
         part = list(asked[start : start + devices])
         # The last batch is filled up: every device needs a row.
         filled = part + part[:1] * (devices - len(part))
-        made = _inspect(opened, asker, section, filled, temperature, size, width)
+        made = _inspect(opened, probe_maker, section, filled, temperature, size, width)
         found += made[: len(made) * len(part) // len(filled)]
         advance(len(part))
     return found
@@ -276,7 +278,7 @@ def _texts(opened: OpenModel, asked: Sequence[Asked]) -> list[list[str]]:
 
 def _inspect(
     opened: OpenModel,
-    asker: probes.Asker,
+    probe_maker: probes.ProbeMaker,
     section: InformationSection,
     asked: Sequence[Asked],
     temperature: float,
@@ -292,9 +294,9 @@ def _inspect(
     ids, lengths = pad_rows(rows, size)
     tokens, length = put(ids.reshape(*shape, size), split), put(lengths.reshape(shape), split)
     golds = [one.answer for one in asked]
-    probe = probes.ask(asker, tokens, length, golds, whole)
+    probe = probes.make_probe(probe_maker, tokens, length, golds, whole)
     forced = probe.answers and fetch(probe.answers)
-    room = asker.postfix.shape[0] + (max(int(forced.length.max()) - 1, 0) if forced else 0)
+    room = probe_maker.postfix.shape[0] + (max(int(forced.length.max()) - 1, 0) if forced else 0)
     prompts = [
         encode_prompt(opened, one.prompt, max(map(len, one.completions)), room) for one in asked
     ]
@@ -313,7 +315,7 @@ def _inspect(
             prompt=tokenization.decode(known.tokenizer, prompts[p]),
             prompt_ids=prompts[p],
             postfix=section.postfix,
-            postfix_ids=np.asarray(asker.postfix).tolist(),
+            postfix_ids=np.asarray(probe_maker.postfix).tolist(),
             estimator=section.estimator,
             reference=section.reference,
             temperature=float(temperature),
@@ -409,7 +411,7 @@ def _asker(
     section: InformationSection,
     asked: Sequence[Asked],
     texts: Sequence[Sequence[str]],
-) -> probes.Asker:
+) -> probes.ProbeMaker:
     """The probe at every prefix, checked."""
     known, tokenizer = opened.run.pretrained, opened.run.pretrained.tokenizer
     extracted = [checker.extract_answer(text) for group in texts for text in group]
@@ -424,7 +426,7 @@ def _asker(
         golds += own
     elif section.reference == "own":
         golds = own
-    return probes.make_asker(section, known, opened.run.mesh, list(dict.fromkeys(golds)))
+    return probes.make_probe_maker(section, known, opened.run.mesh, list(dict.fromkeys(golds)))
 
 
 def _writable(tokenizer: Any, text: str) -> bool:

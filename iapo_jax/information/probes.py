@@ -182,7 +182,7 @@ def _stack(rows: list[list[list[tuple]]], width: int) -> Answers:
     return Answers(tokens, length, meaning)
 
 
-class Asker(NamedTuple):
+class ProbeMaker(NamedTuple):
     """What stays fixed of the probes of a run; arrays lie on the mesh."""
 
     section: InformationSection
@@ -195,9 +195,9 @@ class Asker(NamedTuple):
     apart: Sequence[str] = ()  # known answers of `tokenized_apart`
 
 
-def make_asker(
+def make_probe_maker(
     section: InformationSection, opened: Pretrained, mesh: Mesh, golds: Sequence[str]
-) -> Asker:
+) -> ProbeMaker:
     """Postfix and boundary tokens, checked and tokenized once; the known answers checked.
 
     Raises:
@@ -216,30 +216,33 @@ def make_asker(
         longer = count_longer(tokenizer, golds, section.answer_end, width)
         apart = tokenized_apart(tokenizer, section.postfix, golds, width)
     where = put(postfix, everywhere)
-    return Asker(section, tokenizer, mesh, where, boundary, width, longer, apart)
+    return ProbeMaker(section, tokenizer, mesh, where, boundary, width, longer, apart)
 
 
-def describe(asker: Asker) -> str:
+def describe(probe_maker: ProbeMaker) -> str:
     """What is asked, and where, in one line."""
-    section = asker.section
+    section = probe_maker.section
     what = section.estimator
     if what == "answer_log_prob":
         what += f" of the {section.reference} answer"
     where = "after every token" if section.stride == 1 else f"every {section.stride} tokens"
     if section.boundaries:
         where = f"after tokens with one of {section.boundaries}"
-    told = [f"{what} {where}", f"behind {section.postfix!r} ({asker.postfix.shape[0]} tokens)"]
+    told = [
+        f"{what} {where}",
+        f"behind {section.postfix!r} ({probe_maker.postfix.shape[0]} tokens)",
+    ]
     if section.estimator != "answer_entropy":
-        told.append(f"answers of up to {asker.width} tokens, {section.answer_end!r} included")
-    if asker.longer:
+        told.append(f"answers of up to {probe_maker.width} tokens, {section.answer_end!r} included")
+    if probe_maker.longer:
         told.append(
-            f"{asker.longer} known answer(s) have more, and are told by their first "
+            f"{probe_maker.longer} known answer(s) have more, and are told by their first "
             "(information.max_answer_length)"
         )
-    if asker.apart:
+    if probe_maker.apart:
         told.append(
-            f"{len(asker.apart)} known answer(s), such as {asker.apart[0]!r}, are tokenized "
-            "otherwise in running text, whose tokens join the postfix with them"
+            f"{len(probe_maker.apart)} known answer(s), such as {probe_maker.apart[0]!r}, are "
+            "tokenized otherwise in running text, whose tokens join the postfix with them"
         )
     return "; ".join(told)
 
@@ -274,8 +277,8 @@ def _expected(names: Sequence[str]) -> str:
     return f"expected one of {', '.join(names)}"
 
 
-def ask(
-    asker: Asker,
+def make_probe(
+    probe_maker: ProbeMaker,
     tokens: Array,
     thinking_length: Array,
     golds: Sequence[str],
@@ -286,18 +289,20 @@ def ask(
     Args:
       golds, completions: as for `make_answers`.
     """
-    section = asker.section
-    positions = _positions(tokens, thinking_length, asker.boundary, stride=section.stride)
+    section = probe_maker.section
+    positions = _positions(tokens, thinking_length, probe_maker.boundary, stride=section.stride)
     answers = make_answers(
-        asker.tokenizer,
+        probe_maker.tokenizer,
         estimator=section.estimator,
         reference=section.reference,
         golds=golds,
         completions=completions,
         answer_end=section.answer_end,
-        width=asker.width,
+        width=probe_maker.width,
     )
-    return Probe(asker.postfix, positions, answers and put(answers, by_prompt(asker.mesh)))
+    return Probe(
+        probe_maker.postfix, positions, answers and put(answers, by_prompt(probe_maker.mesh))
+    )
 
 
 @partial(jax.jit, static_argnames="stride")
@@ -308,16 +313,16 @@ def _positions(
     return choose_positions(thinking_length, tokens.shape[-1], stride=stride, boundary=after)
 
 
-def abstract_probe(asker: Asker, shape: tuple[int, int, int]) -> Probe:
-    """The shapes of `ask` for completions of shape (P, G, T), without any values."""
+def abstract_probe(probe_maker: ProbeMaker, shape: tuple[int, int, int]) -> Probe:
+    """The shapes of `make_probe` for completions of shape (P, G, T), without any values."""
     prompts, size, length = shape
-    split = by_prompt(asker.mesh)
+    split = by_prompt(probe_maker.mesh)
     ids = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32, sharding=split)  # noqa: E731
     positions = ProbePositions(ids(prompts, size, length + 1), ids(prompts, size))
-    section, answers = asker.section, None
+    section, answers = probe_maker.section, None
     if section.estimator != "answer_entropy":
         shared = section.estimator == "answer_set_entropy" or section.reference == "gold"
         count = size + 1 if section.estimator == "answer_set_entropy" else 1
         rows = (prompts, 1 if shared else size, count)
-        answers = Answers(ids(*rows, asker.width), ids(*rows), ids(*rows))
-    return Probe(asker.postfix, positions, answers)
+        answers = Answers(ids(*rows, probe_maker.width), ids(*rows), ids(*rows))
+    return Probe(probe_maker.postfix, positions, answers)

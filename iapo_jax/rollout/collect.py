@@ -54,12 +54,12 @@ def answered(problems: Problems, scored: Scored) -> tuple[list[str], list[list[s
     return [problems.answers[i] for i in scored.indices], groups
 
 
-def collect(
+def generate_and_score(
     sampler: Sampler,
     params: Params,
     problems: Problems,
     indices: np.ndarray,
-    paid: RewardFunctions,
+    reward_functions: RewardFunctions,
     config: TrainConfig,
     step: int,
     round: int = 0,
@@ -77,8 +77,8 @@ def collect(
 
     def judge() -> tuple:
         reward, parts = rewards_module.combine_rewards(
-            paid.functions,
-            paid.weights,
+            reward_functions.functions,
+            reward_functions.weights,
             [problems.texts[i] for i in rows],
             texts,
             [problems.answers[i] for i in rows],
@@ -89,7 +89,7 @@ def collect(
     # On one process: functions may draw or keep count, and a time-out may strike one and not
     # another.
     zeros = np.zeros(len(texts), np.float32)
-    nothing = zeros, {name: zeros for name, _ in paid.functions}, zeros.astype(bool)
+    nothing = zeros, {name: zeros for name, _ in reward_functions.functions}, zeros.astype(bool)
     reward, parts, correct = on_first(judge, nothing)
     checker = {name: n - counted[name] for name, n in answers.checker_counts().items()}
     thinking = thinking_lengths(tokenizer, tokens, stops, config.information.end_of_thinking)

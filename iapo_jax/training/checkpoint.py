@@ -27,6 +27,12 @@ from iapo_jax.runtime.processes import any_process, connection_lost
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file, and says twice
 
 
+# How checkpoints name the fields of a `TrainState`. They keep the names of the first release, so
+# that checkpoints restore across versions; the fields of the state may have better ones.
+_ON_DISK = {"updates": "step", "adaptation": "memory"}
+_IN_MEMORY = {there: here for here, there in _ON_DISK.items()}
+
+
 class DamagedCheckpoint(UserError):
     """A checkpoint is not what was saved: files are missing, cut off or changed."""
 
@@ -168,7 +174,7 @@ class Checkpoints:
         wanted = _shapes(target)
         for name in sorted(saved | wanted):
             if saved.get(name) != wanted.get(name):
-                field = "algorithm.adapt's " if name.startswith("memory") else ""
+                field = "algorithm.adapt's " if name.startswith(_ON_DISK["adaptation"]) else ""
                 raise UserError(
                     f"checkpoint {self.directory / str(step)} does not fit this config: {field}"
                     f"{name} is {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} "
@@ -180,7 +186,7 @@ class Checkpoints:
             for name, described in _describe(found).items():
                 if described != about[name]:
                     raise ValueError(f"{name} is not what was saved (another digest)")
-        return type(like)(**found)
+        return type(like)(**{_IN_MEMORY.get(name, name): x for name, x in found.items()})
 
     @contextlib.contextmanager
     def _read(self, step: int) -> Iterator[None]:
@@ -234,14 +240,14 @@ class Checkpoints:
         self._manager.reload()
         return target
 
-    def saved_memory(self, step: int, place: Any) -> Any:
-        """Shapes of a state's `memory` as they were saved, to restore it without its meaning.
+    def saved_adaptation(self, step: int, place: Any) -> Any:
+        """Shapes of a state's `adaptation` as they were saved, to restore it without its meaning.
 
         Raises:
           DamagedCheckpoint: if the checkpoint cannot tell.
         """
         with self._read(step):
-            saved = self._manager.item_metadata(step).tree.get("memory") or ()
+            saved = self._manager.item_metadata(step).tree.get(_ON_DISK["adaptation"]) or ()
             shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
             found = jax.tree.map(shape, saved)
         return found
@@ -274,8 +280,12 @@ class Checkpoints:
 
 
 def _tree(state: Any) -> dict[str, Any]:
-    """The fields of a state that hold something: checkpoints need not know of the others."""
-    return {name: value for name, value in state._asdict().items() if jax.tree.leaves(value)}
+    """The fields of a state that hold arrays, by their names on disk."""
+    return {
+        _ON_DISK.get(name, name): value
+        for name, value in state._asdict().items()
+        if jax.tree.leaves(value)
+    }
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

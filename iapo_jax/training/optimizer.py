@@ -21,10 +21,10 @@ from iapo_jax.types import Array, Mean, Params
 class TrainState(NamedTuple):
     """All that training changes; every random draw comes from (seed, step)."""
 
-    step: Array  # int32; optimizer updates done
+    updates: Array  # int32; the optimizer updates that were applied
     params: Params
     opt_state: Any
-    memory: Any = ()  # of `adaptation`: what hyper-parameters that follow the run remember
+    adaptation: Any = ()  # state of `algorithms.adaptation`; () without adaptive hyper-parameters
 
 
 def make_schedule(section: OptimizerSection, updates: int) -> optax.Schedule:
@@ -73,9 +73,9 @@ def _matrices(params: Params) -> Any:
 
 
 def state_shardings(
-    mesh: Mesh, optimizer: optax.GradientTransformation, params: Any, memory: Any = ()
+    mesh: Mesh, optimizer: optax.GradientTransformation, params: Any, adaptation: Any = ()
 ) -> TrainState:
-    """Where a state lies: moments beside their parameters, counters and memory everywhere."""
+    """Where a state lies: moments beside their parameters, counters and adaptation everywhere."""
     places = param_shardings(mesh, params)
     opt_places = optax.tree_utils.tree_map_params(
         optimizer,
@@ -84,34 +84,34 @@ def state_shardings(
         places,
         transform_non_params=lambda _: replicated(mesh),
     )
-    memory_places = jax.tree.map(lambda _: replicated(mesh), memory)
-    return TrainState(replicated(mesh), places, opt_places, memory_places)
+    adaptation_places = jax.tree.map(lambda _: replicated(mesh), adaptation)
+    return TrainState(replicated(mesh), places, opt_places, adaptation_places)
 
 
 def new_state(
-    optimizer: optax.GradientTransformation, params: Params, memory: Any = ()
+    optimizer: optax.GradientTransformation, params: Params, adaptation: Any = ()
 ) -> TrainState:
-    """A state at step 0, with a copy of `params`, so that the state can be donated."""
+    """A state before the first update, with a copy of `params`: the state can be donated."""
     copy = partial(jax.tree.map, jnp.copy)
-    return TrainState(jnp.int32(0), copy(params), optimizer.init(params), copy(memory))
+    return TrainState(jnp.int32(0), copy(params), optimizer.init(params), copy(adaptation))
 
 
 def abstract_state(
-    mesh: Mesh, optimizer: optax.GradientTransformation, params: Params, memory: Any = ()
+    mesh: Mesh, optimizer: optax.GradientTransformation, params: Params, adaptation: Any = ()
 ) -> TrainState:
     """Shapes and shardings of `init_state`, from shapes of parameters; nothing is computed."""
-    shapes = jax.eval_shape(partial(new_state, optimizer), params, memory)
-    places = state_shardings(mesh, optimizer, params, memory)
+    shapes = jax.eval_shape(partial(new_state, optimizer), params, adaptation)
+    places = state_shardings(mesh, optimizer, params, adaptation)
     place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
     return jax.tree.map(place, shapes, places)
 
 
 def init_state(
-    mesh: Mesh, optimizer: optax.GradientTransformation, params: Params, memory: Any = ()
+    mesh: Mesh, optimizer: optax.GradientTransformation, params: Params, adaptation: Any = ()
 ) -> TrainState:
     """`new_state`, placed on the mesh."""
-    places = state_shardings(mesh, optimizer, params, memory)
-    return jax.jit(partial(new_state, optimizer), out_shardings=places)(params, memory)
+    places = state_shardings(mesh, optimizer, params, adaptation)
+    return jax.jit(partial(new_state, optimizer), out_shardings=places)(params, adaptation)
 
 
 def accumulate_gradients(
@@ -158,9 +158,9 @@ def apply_gradient(
     params = optax.apply_updates(state.params, updates)
     size = optax.tree.norm(params)
     finite = jnp.isfinite(norm) & jnp.isfinite(loss) & jnp.isfinite(size)
-    new = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+    new = state._replace(updates=state.updates + 1, params=params, opt_state=opt_state)
     new = jax.tree.map(lambda x, old: jnp.where(finite, x, old), new, state)
     # Left to itself XLA moves some leaves, and the programs of a step are compiled once more.
-    places = state_shardings(mesh, optimizer, params, state.memory)
+    places = state_shardings(mesh, optimizer, params, state.adaptation)
     told = {"loss": loss, "grad_norm": norm, "skipped": 1.0 - finite}
     return jax.lax.with_sharding_constraint(new, places), told

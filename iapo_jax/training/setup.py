@@ -37,7 +37,7 @@ _COMPARING = (advantages.grpo, advantages.rloo)
 _SPARE = 0x5DA90  # apart from the seed of the order itself
 
 
-class Trainer(NamedTuple):
+class Setup(NamedTuple):
     """Everything that stays fixed over the steps of a run."""
 
     config: TrainConfig
@@ -48,22 +48,22 @@ class Trainer(NamedTuple):
     notes: list[str]  # what was done to the data set's rows
     selection: Selection
     sampler: sampler_module.Sampler
-    paid: rewards.RewardFunctions
+    reward_functions: rewards.RewardFunctions
     order: Callable[[int], np.ndarray]
-    spare: Callable[[int], np.ndarray]  # further prompts, for dynamic sampling
+    extra_prompts: Callable[[int], np.ndarray]  # further prompts, for dynamic sampling
     schedule: Callable[[int], Array]
     spec: UpdateSpec
-    asker: probes.Asker | None  # of the answer probe; None where the rule needs none
+    probe_maker: probes.ProbeMaker | None  # of the answer probe; None where the rule needs none
     temperature: Array
 
 
-def make_trainer(
+def set_up(
     config: TrainConfig,
     *,
     advantage: Callable[..., Credit] | Algorithm | None = None,
     reward_functions: Sequence[Callable] | None = None,
     topology: str | None = None,
-) -> Trainer:
+) -> Setup:
     """Checks the config and builds what a run needs, before any time is spent.
 
     Every reward function is called once, on a few rows of the data (`rollouts.try_rewards`).
@@ -74,7 +74,7 @@ def make_trainer(
     check_config(config)
     check_replaceable(Path(config.output_dir) / "hf")
     algorithm = _algorithm(config, advantage)
-    paid = rewards.load_rewards(config.reward, reward_functions)
+    reward_functions = rewards.load_rewards(config.reward, reward_functions)
     _check_sampling(config)
     if algorithm.dynamic_sampling and config.batch.num_generations == 1:
         raise UserError(
@@ -109,7 +109,7 @@ def make_trainer(
     problems, held = split_problems(problems, config.selection, config.seed)
     processes.on_first(
         lambda: rewards.try_on_problems(
-            paid, problems, config.batch.num_generations, config.data.dataset
+            reward_functions, problems, config.batch.num_generations, config.data.dataset
         ),
         None,
     )
@@ -120,9 +120,11 @@ def make_trainer(
         max_length=config.sampling.max_completion_length,
         sampling=config.sampling,
     )
-    asker = None
+    probe_maker = None
     if algorithm.needs_information or config.information.always:
-        asker = probes.make_asker(config.information, run.pretrained, run.mesh, problems.answers)
+        probe_maker = probes.make_probe_maker(
+            config.information, run.pretrained, run.mesh, problems.answers
+        )
     everywhere = replicated(run.mesh)
     batch = config.batch
     updates = config.max_steps * batch.mini_batches * batch.num_iterations
@@ -135,7 +137,7 @@ def make_trainer(
         batch.prompts_per_step // batch.mini_batches // micro,
         config.sampling.max_completion_length,
     )
-    return Trainer(
+    return Setup(
         config,
         run,
         algorithm,
@@ -144,12 +146,12 @@ def make_trainer(
         notes,
         Selection(config, run, held),
         sampler,
-        paid,
+        reward_functions,
         data.batch_order(len(problems.tokens), batch.prompts_per_step, config.seed),
         data.batch_order(len(problems.tokens), batch.prompts_per_step, config.seed ^ _SPARE),
         optimizer.make_schedule(config.optimizer, updates),
         spec,
-        asker,
+        probe_maker,
         put(np.float32(config.sampling.temperature), everywhere),
     )
 

@@ -21,7 +21,7 @@ class Skipped(NamedTuple):
 
 @jax.jit
 def count_non_finite(
-    rollout: Rollout, signals: Signals, credit: Credit, memory: Any
+    rollout: Rollout, signals: Signals, credit: Credit, adaptation: Any
 ) -> dict[str, Array]:
     """How many numbers of a rollout are NaN or infinite, by what they are; int32 scalars.
 
@@ -38,7 +38,7 @@ def count_non_finite(
         "uncertainty": count(signals.uncertainty, cuts),
         "advantage": count(credit.advantage, mask),
         "weight": count(credit.weight, mask),
-        "memory": sum((count(x, True) for x in jax.tree.leaves(memory)), jnp.int32(0)),
+        "adaptation": sum((count(x, True) for x in jax.tree.leaves(adaptation)), jnp.int32(0)),
     }
 
 

@@ -153,8 +153,8 @@ def open_checkpoint(
     shapes, everywhere = loaded.abstract_params(opened), replicated(opened.mesh)
 
     def like(step: int) -> update.TrainState:
-        memory = checkpoints.saved_memory(step, everywhere)
-        return update.abstract_state(opened.mesh, optimizer, shapes, memory)
+        adaptation = checkpoints.saved_adaptation(step, everywhere)
+        return update.abstract_state(opened.mesh, optimizer, shapes, adaptation)
 
     number, state, damaged = checkpoints.restore_whole(steps, like)
     for error in damaged:

@@ -4,7 +4,7 @@ rollout = sample(...)                                device
 reward  = score(decode(rollout), answers)            host, the only round trip
 signals = log-probs, entropies, answer information   device
 credit  = vmap(algorithm.credit)(groups, keys)       device
-state   = train_step(state, ...)                     device, donated, scanned over micro-batches
+state   = policy_update(state, ...)                     device, donated, scanned over micro-batches
 """
 
 import time
@@ -23,7 +23,7 @@ from iapo_jax.runtime.console import compiles
 from iapo_jax.sharding import by_prompt, fetch, put
 from iapo_jax.training import step_metrics
 from iapo_jax.training.optimizer import TrainState
-from iapo_jax.training.setup import Trainer
+from iapo_jax.training.setup import Setup
 from iapo_jax.training.skipping import (
     Skipped,
     batch_arrays,
@@ -34,12 +34,12 @@ from iapo_jax.training.update import (
     TrainBatch,
     adapt_settings,
     assign_credit,
-    train_step,
+    policy_update,
 )
 from iapo_jax.types import Array, Group, Params, Rollout, Signals
 
 
-class Observed(NamedTuple):
+class ScoredRollout(NamedTuple):
     """A rollout on the mesh, and what the policies say about it."""
 
     rollout: Rollout
@@ -47,49 +47,53 @@ class Observed(NamedTuple):
     groups: Group  # leaves have a leading axis P
 
 
-def observe(
-    trainer: Trainer, params: Params, ref_params: Params | None, scored: Scored
-) -> Observed:
+def score_rollout(
+    setup: Setup, params: Params, ref_params: Params | None, scored: Scored
+) -> ScoredRollout:
     """Scores and probes a rollout; its groups as the credit rules see them."""
-    split, section = by_prompt(trainer.run.mesh), trainer.config.information
+    split, section = by_prompt(setup.run.mesh), setup.config.information
     rollout = put(scored.rollout, split)
     host = put((scored.reward, scored.correct, scored.thinking_length), split)
     probe = None
-    if trainer.asker is not None:
-        golds, texts = rollouts.answered(trainer.problems, scored)
-        until = rollout.length if trainer.algorithm.after_thinking else host[-1]
-        probe = probes.ask(trainer.asker, rollout.tokens, until, golds, texts)
+    if setup.probe_maker is not None:
+        golds, texts = rollouts.answered(setup.problems, scored)
+        until = rollout.length if setup.algorithm.after_thinking else host[-1]
+        probe = probes.make_probe(setup.probe_maker, rollout.tokens, until, golds, texts)
     signals = compute_signals(
-        trainer.run.model,
+        setup.run.model,
         params,
         ref_params,
         rollout,
         probe,
-        trainer.temperature,
-        micro=trainer.spec.micro_batches * trainer.spec.mini_batches,
+        setup.temperature,
+        micro=setup.spec.micro_batches * setup.spec.mini_batches,
         estimator=section.estimator,
     )
-    return Observed(rollout, signals, jax.jit(make_groups)(rollout, signals, *host))
+    return ScoredRollout(rollout, signals, jax.jit(make_groups)(rollout, signals, *host))
 
 
 def compute_credit(
-    trainer: Trainer, observed: Observed, memory: Any, rows: np.ndarray, step: int
+    setup: Setup, scored_rollout: ScoredRollout, adaptation: Any, rows: np.ndarray, step: int
 ) -> tuple[TrainBatch, Any, dict[str, Array]]:
-    """The batch of the rollout's updates, the new memory, and metrics; `rows` are its prompts'."""
-    rollout, signals, groups = observed
-    algorithm = trainer.algorithm
+    """The batch of the updates, the new state of the adaptation, and metrics.
+
+    Args:
+      rows: of the prompts.
+    """
+    rollout, signals, groups = scored_rollout
+    algorithm = setup.algorithm
     settings: dict[str, Array] = {}
     if algorithm.adapt is not None:
-        memory, settings = adapt_settings(memory, groups, adapt=algorithm.adapt)
-    numbers = sampler.distinct_rows(rows, len(trainer.problems.tokens))
-    keys = trainer.sampler.keys(trainer.config.seed, -1 - step, numbers)  # not the sampler's
+        adaptation, settings = adapt_settings(adaptation, groups, adapt=algorithm.adapt)
+    numbers = sampler.distinct_rows(rows, len(setup.problems.tokens))
+    keys = setup.sampler.keys(setup.config.seed, -1 - step, numbers)  # not the sampler's
     credit = assign_credit(groups, keys, settings, algorithm=algorithm)
     metrics = step_metrics.device_metrics(
         rollout,
         groups,
         credit,
-        threshold=trainer.config.information.redundant_below,
-        asked=trainer.asker is not None,
+        threshold=setup.config.information.redundant_below,
+        asked=setup.probe_maker is not None,
     )
     metrics |= step_metrics.setting_metrics(settings)
     batch = TrainBatch(
@@ -99,35 +103,37 @@ def compute_credit(
         signals.ref_log_prob,
         credit._replace(bonus=None),
     )
-    return batch, memory, metrics
+    return batch, adaptation, metrics
 
 
 def collect_groups(
-    trainer: Trainer, params: Params, step: int, tell: Callable[[str], Any]
+    setup: Setup, params: Params, step: int, tell: Callable[[str], Any]
 ) -> tuple[Scored, dict[str, float]]:
     """The step's rollout, in several rounds where the algorithm samples dynamically."""
-    rounds = trainer.config.algorithm.max_rounds if trainer.algorithm.dynamic_sampling else 1
+    rounds = setup.config.algorithm.max_rounds if setup.algorithm.dynamic_sampling else 1
 
     def collect(round: int) -> Scored:
-        spare = trainer.spare(step * (rounds - 1) + round - 1) if round else trainer.order(step)
-        return rollouts.collect(
-            trainer.sampler,
+        indices = (
+            setup.extra_prompts(step * (rounds - 1) + round - 1) if round else setup.order(step)
+        )
+        return rollouts.generate_and_score(
+            setup.sampler,
             params,
-            trainer.problems,
-            spare,
-            trainer.paid,
-            trainer.config,
+            setup.problems,
+            indices,
+            setup.reward_functions,
+            setup.config,
             step,
             round,
         )
 
-    if not trainer.algorithm.dynamic_sampling:
+    if not setup.algorithm.dynamic_sampling:
         return collect(0), {}
     return dynamic_sampling.collect_mixed(collect, rounds=rounds, tell=tell)
 
 
-def run_step(
-    trainer: Trainer,
+def train_step(
+    setup: Setup,
     state: TrainState,
     ref_params: Params | None,
     step: int,
@@ -138,30 +144,34 @@ def run_step(
     Where a number of the rollout or of its credit is not finite there are no updates, and the
     state is as it was; where the loss or the gradient of an update is not, that update is left out.
     """
-    config, started = trainer.config, time.perf_counter()
-    scored, sampling = collect_groups(trainer, state.params, step, tell)
+    config, started = setup.config, time.perf_counter()
+    scored, sampling = collect_groups(setup, state.params, step, tell)
     collected = time.perf_counter()
-    observed = observe(trainer, state.params, ref_params, scored)
-    batch, memory, metrics = compute_credit(trainer, observed, state.memory, scored.indices, step)
-    counts = count_non_finite(observed.rollout, observed.signals, batch.credit, memory)
-    metrics, counts, done = fetch((metrics, counts, state.step))
+    scored_rollout = score_rollout(setup, state.params, ref_params, scored)
+    batch, adaptation, metrics = compute_credit(
+        setup, scored_rollout, state.adaptation, scored.indices, step
+    )
+    counts = count_non_finite(
+        scored_rollout.rollout, scored_rollout.signals, batch.credit, adaptation
+    )
+    metrics, counts, done = fetch((metrics, counts, state.updates))
     credited = time.perf_counter()
     tried = config.batch.mini_batches * config.batch.num_iterations
     updates: list[Any] = []
     if not any(counts.values()):
         for number in range(tried):
             index = np.int32(number % config.batch.mini_batches)
-            state, values = train_step(state, batch, index, trainer.temperature, spec=trainer.spec)
+            state, values = policy_update(state, batch, index, setup.temperature, spec=setup.spec)
             updates.append(values)
         updates = fetch(updates)
         if not all(told["skipped"] for told in updates):
-            state = state._replace(memory=memory)
+            state = state._replace(adaptation=adaptation)
     ended = time.perf_counter()
     why = why_skipped(counts, updates)
     row = step_metrics.host_metrics(scored) | sampling
     row |= {name: float(value) for name, value in metrics.items()}
     row |= step_metrics.update_metrics(updates, tried)
-    row["learning_rate"] = float(trainer.schedule(int(done)))
+    row["learning_rate"] = float(setup.schedule(int(done)))
     row |= scored.seconds
     row["time/signals"] = credited - collected
     row["time/update"] = ended - credited
@@ -170,5 +180,7 @@ def run_step(
     row["completions/sampled_tokens"] = sampled
     row["perf/completion_tokens_per_second"] = sampled / (ended - started)
     row["compiles"] = compiles()
-    skipped = Skipped(why, batch_arrays(scored, observed.signals, batch.credit)) if why else None
+    skipped = (
+        Skipped(why, batch_arrays(scored, scored_rollout.signals, batch.credit)) if why else None
+    )
     return state, scored, row, skipped

@@ -129,9 +129,9 @@ def headline(row: dict[str, float]) -> str:
     )
 
 
-def describe_run(trainer: Any) -> str:
+def describe_run(setup: Any) -> str:
     """What is about to run, with every derived number."""
-    config, opened, spec = trainer.config, trainer.run.pretrained, trainer.spec
+    config, opened, spec = setup.config, setup.run.pretrained, setup.spec
     batch, c = config.batch, opened.config
     weights = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(param_shapes(c)))
     stops = {i: opened.tokenizer.convert_ids_to_tokens(i) for i in opened.stop_ids}
@@ -140,18 +140,18 @@ def describe_run(trainer: Any) -> str:
         f"model       {opened.directory or config.model.config}: {opened.hf_config['model_type']}, "
         f"{weights:,} parameters, {c.dtype} layers",
         f"stops at    {stops}; {padded} of {c.vocab_size} ids have no token and are never drawn",
-        f"data        {config.data.dataset}: {len(trainer.problems.tokens)} prompts"
-        + (f", {trainer.problems.left_out} too long" if trainer.problems.left_out else ""),
-        *(f"            {note}" for note in trainer.notes),
-        *([f"selection   {describe_selection(trainer)}"] if trainer.selection.task else []),
+        f"data        {config.data.dataset}: {len(setup.problems.tokens)} prompts"
+        + (f", {setup.problems.left_out} too long" if setup.problems.left_out else ""),
+        *(f"            {note}" for note in setup.notes),
+        *([f"selection   {describe_selection(setup)}"] if setup.selection.task else []),
         f"step        {batch.prompts_per_step} prompts x {batch.num_generations} completions of up "
         f"to {config.sampling.max_completion_length} tokens; "
         f"{batch.mini_batches * batch.num_iterations} update(s) of {spec.micro_batches} "
         f"micro-batch(es) of {batch.prompts_per_step // batch.mini_batches // spec.micro_batches} "
         "prompts",
-        f"algorithm   {describe_algorithm(trainer)}",
-        *([f"asks        {probes.describe(trainer.asker)}"] if trainer.asker else []),
-        f"devices     {_describe_devices(trainer.run.mesh)}",
+        f"algorithm   {describe_algorithm(setup)}",
+        *([f"asks        {probes.describe(setup.probe_maker)}"] if setup.probe_maker else []),
+        f"devices     {_describe_devices(setup.run.mesh)}",
         f"output      {config.output_dir}",
     ]
     return "\n".join(lines)
@@ -163,9 +163,9 @@ def _describe_devices(mesh: Mesh) -> str:
     return f"{dict(mesh.shape)} of {jax.device_count()} {jax.devices()[0].platform}"
 
 
-def describe_selection(trainer: Any) -> str:
+def describe_selection(setup: Any) -> str:
     """How the checkpoint that is kept is chosen, in one line."""
-    section, count = trainer.config.selection, len(trainer.selection.task.problems.rows)
+    section, count = setup.config.selection, len(setup.selection.task.problems.rows)
     guard = f", accuracy at most {section.tolerance} below the start's"
     return (
         f"{count} of the training problems are held out; the checkpoint with the best "
@@ -173,9 +173,9 @@ def describe_selection(trainer: Any) -> str:
     )
 
 
-def describe_algorithm(trainer: Any) -> str:
+def describe_algorithm(setup: Any) -> str:
     """Name, source, pieces with what is bound to them, and loss, in one line."""
-    algorithm, section = trainer.algorithm, trainer.config.algorithm
+    algorithm, section = setup.algorithm, setup.config.algorithm
     told = [f"{section.name} ({algorithm.source})" if algorithm.source else section.name]
     for field, piece in algorithm.pieces().items():
         bound = getattr(piece, "keywords", {})

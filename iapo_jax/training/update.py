@@ -39,7 +39,7 @@ class UpdateSpec(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="spec", donate_argnames="state")
-def train_step(
+def policy_update(
     state: TrainState, batch: TrainBatch, index: Array, temperature: Array, *, spec: UpdateSpec
 ) -> tuple[TrainState, dict[str, Array]]:
     """One optimizer update on mini-batch `index` of a rollout; returns scalars as metrics.
@@ -79,8 +79,8 @@ def assign_credit(
 
 @partial(jax.jit, static_argnames="adapt")
 def adapt_settings(
-    memory: Any, groups: Group, *, adapt: Adaptation
+    adaptation: Any, groups: Group, *, adapt: Adaptation
 ) -> tuple[Any, dict[str, Array]]:
-    """The memory after this step's groups, and the hyper-parameters that follow from it."""
-    memory = adapt.update(memory, groups)
-    return memory, adapt.settings(memory)
+    """The adaptation after this step's groups, and the hyper-parameters that follow from it."""
+    adaptation = adapt.update(adaptation, groups)
+    return adaptation, adapt.settings(adaptation)

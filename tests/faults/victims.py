@@ -43,7 +43,7 @@ def tell(module, name, mark, number):
         return jax.block_until_ready(inner(*args, **keywords))
     setattr(module, name, outer)
 
-tell(step, "train_step", "update", number)
+tell(step, "policy_update", "update", number)
 tell(directory, "save_weights", "export", 1)
 raise SystemExit(train.main(sys.argv[3:]))
 """

@@ -14,7 +14,7 @@ from iapo_jax.training.optimizer import TrainState
 from iapo_jax.training.run_writer import RunWriter
 
 
-class Boundary:
+class Progress:
     """Where a run may end without losing anything.
 
     Args:
@@ -62,12 +62,12 @@ class Boundary:
         spent = bool(self.budget) and self.sampled >= self.budget
         return spent or step >= self.config.max_steps
 
-    def arrive(self, step: int, state: TrainState) -> None:
+    def catch_up(self, step: int, state: TrainState) -> None:
         """Catches up with what a stopped run left: the measurement of its last checkpoint."""
         if step and self._due(step):
             self._measure(step, state)
 
-    def cross(self, step: int, state: TrainState, why: Mapping[str, Any]) -> None:
+    def after_step(self, step: int, state: TrainState, why: Mapping[str, Any]) -> None:
         """After `step` steps: measures and saves what is due.
 
         Args:
@@ -83,7 +83,7 @@ class Boundary:
         if due and not stop:  # else the run does it when it goes on
             self._measure(step, state)
         if due or stop or too_many:
-            self.save(step, state)
+            self.restore_point(step, state)
         if too_many:
             place = self.writer.directory / "skipped"
             raise RunError(
@@ -97,7 +97,7 @@ class Boundary:
             raise Stopped(f"{self._saved(step)}; the same command{how} goes on")
 
     @contextlib.contextmanager
-    def rescuing(self, step: int, state: TrainState) -> Iterator[None]:
+    def guard(self, step: int, state: TrainState) -> Iterator[None]:
         """Around the step after `step` steps: if it fails, the state before it is saved, unless the
         step has begun to change it.
 
@@ -120,13 +120,13 @@ class Boundary:
         if gone or step in self.checkpoints.steps():
             return
         try:
-            self.save(step, state)
+            self.restore_point(step, state)
             self.checkpoints.wait()
             say(self._saved(step))
         except RunError as error:  # what is wrong is said after it
             say(f"note: {error}")
 
-    def save(self, step: int, state: TrainState) -> None:
+    def restore_point(self, step: int, state: TrainState) -> None:
         """A checkpoint, which is never newer than the rows on the disk."""
         self.writer.sync()
         if not self.in_a_row:
@@ -144,7 +144,7 @@ class Boundary:
         try:
             self.measure(state.params, step)
         except Stopped:
-            self.save(step, state)
+            self.restore_point(step, state)
             raise
 
     def _saved(self, step: int) -> str:
