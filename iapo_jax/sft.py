@@ -25,6 +25,7 @@ from iapo_jax.config.schema import SftConfig
 from iapo_jax.data import problems
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.data.cleaning import name_rows
+from iapo_jax.data.order import batch_order
 from iapo_jax.data.questions import question_text
 from iapo_jax.errors import UserError, check_unicode
 from iapo_jax.model.scoring import score_completions
@@ -127,7 +128,7 @@ class _Rows:
             # What a template, or the vocabulary, may refuse in one row and not in another.
             if not isinstance(question, str) or hide(tokenizer, question) != question:
                 self._tokens(index)
-        self.order = problems.batch_order(len(self.rows), config.batch.rows_per_step, config.seed)
+        self.order = batch_order(len(self.rows), config.batch.rows_per_step, config.seed)
         if config.data.strict:
             for index in range(len(self.rows)):
                 self._encode(index)

@@ -11,6 +11,7 @@ import pytest
 import transformers
 
 from iapo_jax.config.schema import DataSection, EvalSection, PromptSection, TrainConfig
+from iapo_jax.data import order
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.data.catalogue import parse_spec
@@ -480,10 +481,10 @@ def test_long_prompts_are_left_out_and_counted():
 
 @pytest.mark.parametrize("rows, batch", [(12, 4), (10, 4), (3, 8), (1, 2)])
 def test_every_epoch_is_a_permutation(rows, batch):
-    order = data.batch_order(rows, batch, seed=7)
+    rows_of = order.batch_order(rows, batch, seed=7)
     steps = -(-rows * 3 // batch)
-    flat = np.concatenate([order(step) for step in range(steps)])
-    assert all(order(step).shape == (batch,) for step in range(steps))
+    flat = np.concatenate([rows_of(step) for step in range(steps)])
+    assert all(rows_of(step).shape == (batch,) for step in range(steps))
     epochs = flat[: 3 * rows].reshape(3, rows)  # epochs begin inside of a batch, too
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(rows), (3, 1)))
     if rows > 9:
@@ -491,18 +492,41 @@ def test_every_epoch_is_a_permutation(rows, batch):
 
 
 def test_the_order_is_a_function_of_seed_and_step():
-    one, other = (data.batch_order(100, 8, seed=3) for _ in range(2))
+    one, other = (order.batch_order(100, 8, seed=3) for _ in range(2))
     backwards = {step: other(step) for step in reversed(range(40))}
     for step in range(40):
         np.testing.assert_array_equal(one(step), backwards[step])
-    another = data.batch_order(100, 8, seed=4)
+    another = order.batch_order(100, 8, seed=4)
     assert any((one(step) != another(step)).any() for step in range(3))
 
 
 def test_another_process_gets_the_same_order():
-    code = "from iapo_jax.data import problems as p; print(p.batch_order(50, 5, 11)(23).tolist())"
+    code = "from iapo_jax.data import order as o; print(o.batch_order(50, 5, 11)(23).tolist())"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert json.loads(done.stdout) == data.batch_order(50, 5, 11)(23).tolist()
+    assert json.loads(done.stdout) == order.batch_order(50, 5, 11)(23).tolist()
+
+
+@pytest.mark.parametrize(
+    "rows, batch, seed, step, expected",
+    [  # of grain 0.2.18: MapDataset.range(rows).seed(seed).shuffle().repeat().batch(batch)[step]
+        (1, 3, 0, 5, [0, 0, 0]),
+        (2, 4, 1, 7, [0, 1, 0, 1]),
+        (12, 4, 7, 2, [10, 1, 3, 5]),
+        (50, 5, 11, 23, [12, 13, 30, 29, 40]),
+        (7473, 8, 0, 100, [5489, 1853, 3126, 6637, 5473, 1088, 6940, 3759]),
+        (65536, 6, 3, 10923, [20986, 3472, 44663, 52839, 26642, 12292]),
+        (70000, 6, 2**31 - 1, 12000, [27123, 27953, 8325, 45568, 12780, 40867]),
+    ],
+)
+def test_the_order_is_that_of_earlier_versions(rows, batch, seed, step, expected):
+    assert order.batch_order(rows, batch, seed)(step).tolist() == expected
+
+
+def test_every_row_comes_once_where_the_number_of_rows_is_a_power_of_four_and_one():
+    """grain repeats a row there, and leaves one out."""
+    rows = 4**8 + 1
+    found = order.batch_order(rows, rows, seed=3)(0)
+    np.testing.assert_array_equal(np.sort(found), np.arange(rows))
 
 
 def test_pad_rows():

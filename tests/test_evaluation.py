@@ -25,7 +25,7 @@ from iapo_jax.evaluation.sampling import (
     missing_chunks,
 )
 from iapo_jax.model import checksums
-from iapo_jax.runtime.locks import held
+from iapo_jax.runtime.locks import file_lock
 from iapo_jax.sharding import make_mesh, param_shardings
 
 
@@ -284,7 +284,8 @@ def test_one_process_at_a_time(stored):
     stored()
     texts = stored.directory / "tiny.letters.completions.jsonl"
     before = texts.read_bytes()
-    with held(texts, instead="x"), pytest.raises(UserError, match="is held by another process"):
+    lock = stored.directory / "tiny.letters.lock"
+    with file_lock(lock, instead="x"), pytest.raises(UserError, match="is held by another process"):
         stored()
     assert texts.read_bytes() == before
     stored()

@@ -1,6 +1,7 @@
 """What a run survives: numbers that are not finite, signals, damaged and full disks."""
 
 import errno
+import fcntl
 import json
 import os
 import resource
@@ -19,11 +20,11 @@ from iapo_jax.config.schema import SftConfig
 from iapo_jax.errors import FAILED, STOPPED, RunError, UserError
 from iapo_jax.evaluation import sampling as evaluation
 from iapo_jax.pretrained import weights
-from iapo_jax.runtime import interruption, locks
+from iapo_jax.runtime import interruption
 from iapo_jax.runtime.cli import exit_code
 from iapo_jax.runtime.files import read_jsonl
 from iapo_jax.runtime.interruption import Stopped
-from iapo_jax.runtime.locks import held
+from iapo_jax.runtime.locks import file_lock
 from iapo_jax.sft import train_sft
 from iapo_jax.train import train
 from iapo_jax.training import progress, step
@@ -333,7 +334,7 @@ def test_damage_is_named_and_the_newest_whole_checkpoint_taken(half, configure, 
 
 def test_two_runs_do_not_share_a_directory(half, configure, capsys):
     files = {path: path.read_bytes() for path in half.rglob("*") if path.is_file()}
-    with held(half / ".lock", instead="another", sign=True):
+    with file_lock(half / ".lock", instead="another", sign=True):
         files[half / ".lock"] = (half / ".lock").read_bytes()
         with pytest.raises(UserError) as caught:
             train(configure(half))
@@ -347,8 +348,8 @@ def test_a_disk_without_locks_is_said(tmp_path, monkeypatch):
     def refuse(file, how):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(locks.fcntl, "flock", refuse)
-    with held(tmp_path / ".lock", instead="another") as locked:
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with file_lock(tmp_path / ".lock", instead="another") as locked:
         assert locked is False
 
 

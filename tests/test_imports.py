@@ -16,7 +16,7 @@ ORDER = [
 HOMES = {
     "datasets": {"data.files"},
     "flax": {"model.decoder"},
-    "grain": {"data.problems"},
+    "filelock": {"runtime.locks"},
     "huggingface_hub": {"pretrained.weights", "pretrained.directory"},
     "math_verify": {"answers.checker"},
     "matplotlib": {"report.charts"},
@@ -99,7 +99,7 @@ def test_one_home(modules, dependency):
 
 
 def test_importing_the_library_is_light():
-    heavy = {"transformers", "datasets", "orbax", "omegaconf", "grain", "math_verify"}
+    heavy = {"transformers", "datasets", "orbax", "omegaconf", "math_verify"}
     heavy |= {"tensorboardX", "safetensors", "huggingface_hub", "torch", "tensorflow"}
     heavy |= {"matplotlib"}
     code = f"import sys, iapo_jax; print(sorted({heavy!r} & set(sys.modules)))"

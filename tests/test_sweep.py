@@ -280,7 +280,7 @@ def test_a_result_of_another_config_is_not_done(sweep, tmp_path):
 def test_a_disk_without_locks_is_refused(sweep, tmp_path, monkeypatch):
     queue = sweep["queue"]
     unlocked = lambda *_, **__: contextlib.nullcontext(False)  # noqa: E731
-    monkeypatch.setattr(queue, "held", unlocked)
+    monkeypatch.setattr(queue, "file_lock", unlocked)
     with (
         pytest.raises(UserError, match="without locks, where two workers might"),
         queue.claimed(["chain"], tmp_path, tmp_path),

@@ -1,17 +1,13 @@
-"""Sets of problems: rows to questions and answers, problems to prompts, order by the step.
-
-The home of grain.
-"""
+"""Sets of problems: rows to questions and answers, problems to prompts."""
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import grain
 import numpy as np
 
 from iapo_jax.answers.equivalence import KINDS
@@ -325,15 +321,6 @@ def pick_problems(problems: Problems, indices: Sequence[int]) -> Problems:
         pick(problems.questions),
         pick(problems.rows),
     )
-
-
-def batch_order(rows: int, batch: int, seed: int) -> Callable[[int], np.ndarray]:
-    """step -> the rows [batch] of that step: every epoch a new permutation of all rows.
-
-    A pure function of (seed, step): a resumed run asks for its step and gets the same rows.
-    """
-    order = grain.MapDataset.range(rows).seed(seed).shuffle().repeat().batch(batch)
-    return lambda step: np.asarray(order[step])
 
 
 def pad_rows(rows: Sequence[Sequence[int]], size: int) -> tuple[np.ndarray, np.ndarray]:

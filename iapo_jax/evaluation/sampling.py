@@ -41,7 +41,7 @@ from iapo_jax.rollout.sampler import Sampler
 from iapo_jax.runtime.console import environment, is_writer, progress_bar, say
 from iapo_jax.runtime.files import write_json, writing
 from iapo_jax.runtime.interruption import Stopped, stop_requested
-from iapo_jax.runtime.locks import held
+from iapo_jax.runtime.locks import file_lock
 from iapo_jax.runtime.processes import from_first, on_first
 from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.types import Params
@@ -304,11 +304,12 @@ def evaluate_to(
         _probe(directory, name, task, params, made, information, shown)
         return record
     path, texts = directory / f"{name}.json", directory / f"{name}.completions.jsonl"
+    lock = directory / f"{name}.lock"
     with writing(directory, UserError):
         directory.mkdir(parents=True, exist_ok=True)
         with texts.open("ab"):
             pass
-    with writing(directory), held(texts, instead="another output_dir (--out)"):
+    with writing(directory), file_lock(lock, instead="another output_dir (--out)"):
         known = _known(path, texts, record, replace)
         write_record(path, record)
         keep = partial(append_completions, texts)
@@ -349,7 +350,7 @@ def _known(path: Path, texts: Path, record: Record, replace: bool) -> list[Compl
 
 
 def _begin(texts: Path) -> list[Completion]:
-    os.truncate(texts, 0)  # and not removed: it is locked
+    os.truncate(texts, 0)
     return []
 
 

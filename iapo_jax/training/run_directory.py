@@ -19,7 +19,7 @@ from iapo_jax.pretrained.loaded import Run
 from iapo_jax.runtime.console import is_writer, say, write_environment
 from iapo_jax.runtime.files import write_atomically, writing
 from iapo_jax.runtime.interruption import listening
-from iapo_jax.runtime.locks import held
+from iapo_jax.runtime.locks import file_lock
 from iapo_jax.runtime.processes import on_first
 from iapo_jax.sharding import fetch
 from iapo_jax.training.checkpoint import Checkpoints, step_to_resume
@@ -55,7 +55,7 @@ def _make_directory(run: Run, stack: contextlib.ExitStack) -> tuple:
         with tempfile.TemporaryFile(dir=run.output_dir):
             pass
         lock = run.output_dir / ".lock"
-        if not stack.enter_context(held(lock, instead="another output_dir", sign=True)):
+        if not stack.enter_context(file_lock(lock, instead="another output_dir", sign=True)):
             say("note: the disk of output_dir has no locks: a second run here would not be noticed")
     return ()
 

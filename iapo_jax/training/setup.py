@@ -17,6 +17,7 @@ from iapo_jax.config.checks import check_config
 from iapo_jax.config.schema import TrainConfig
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts as chat_prompts
+from iapo_jax.data.order import batch_order
 from iapo_jax.errors import UserError
 from iapo_jax.information import probes
 from iapo_jax.pretrained.directory import check_replaceable
@@ -147,8 +148,8 @@ def set_up(
         Selection(config, run, held),
         sampler,
         reward_functions,
-        data.batch_order(len(problems.tokens), batch.prompts_per_step, config.seed),
-        data.batch_order(len(problems.tokens), batch.prompts_per_step, config.seed ^ _SPARE),
+        batch_order(len(problems.tokens), batch.prompts_per_step, config.seed),
+        batch_order(len(problems.tokens), batch.prompts_per_step, config.seed ^ _SPARE),
         optimizer.make_schedule(config.optimizer, updates),
         spec,
         probe_maker,

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from iapo_jax.errors import UserError
-from iapo_jax.runtime.locks import held
+from iapo_jax.runtime.locks import file_lock
 from sweep.choose import TOLERANCE, choose
 from sweep.plan import (
     CONFIRMED,
@@ -99,7 +99,7 @@ def claimed(
         claim = work / job.setting / f"{job.name}.claim"
         claim.parent.mkdir(parents=True, exist_ok=True)
         try:
-            hold = held(claim, instead="another worker")
+            hold = file_lock(claim, instead="another worker")
             locked = hold.__enter__()
         except UserError:
             continue
