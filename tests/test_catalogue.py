@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iapo_jax.config.schema import DataSection, EvalSection, PromptSection
-from iapo_jax.data import catalogue, questions
+from iapo_jax.data import arithmetic, catalogue, questions
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.data.catalogue import DATA_SETS, DataSpec, parse_spec, read_integer
@@ -239,7 +239,7 @@ def test_real_overlaps(dapo, shared_data):
     """Each pair was looked at; no other pair of these sets shares a question."""
     ask = lambda text: [row.question for row in load(text.format(shared_data)).rows]  # noqa: E731
     training = [row.question for row in dapo.rows]
-    math, amc = ask("math-500={}/math500/test.jsonl"), ask("amc-2023={}/amc23/test.jsonl")
+    math, amc = (ask("math-500={}/math500/test.jsonl"), ask("amc-2023={}/amc23/test.jsonl"))
     assert len(questions.overlap(training, math)) == 7
     assert len(questions.overlap(training, amc)) == 13
     for held in (math, amc):
@@ -474,8 +474,8 @@ def test_a_plain_file_has_no_recipe(tmp_path):
     assert len(load(f"{path}:first 1").rows) == 1
 
 
-def test_arithmetic_is_the_committed_file(root):
-    file = load(str(root / "experiments" / "arithmetic" / "data" / "test.jsonl"))
+def test_arithmetic_is_the_file_that_its_rows_make(tmp_path):
+    file = load(str(write(tmp_path / "test.jsonl", arithmetic.make_splits()["test"])))
     named = load("arithmetic:test")
     assert [row[:2] for row in named.rows] == [row[:2] for row in file.rows]
     assert load("arithmetic:test:first 512").rows == named.rows[:512]

@@ -20,8 +20,8 @@ def page(root):
 
 @pytest.fixture(scope="module")
 def stopping(root):
-    """docs/stopping.py as a module."""
-    spec = importlib.util.spec_from_file_location("stopping", root / "docs" / "stopping.py")
+    """experiments/stopping.py as a module."""
+    spec = importlib.util.spec_from_file_location("stopping", root / "experiments" / "stopping.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["stopping"] = module
     spec.loader.exec_module(module)

@@ -38,6 +38,8 @@ MODULES = (
     "plan",
     "problems",
     "records",
+    "archive",
+    "store",
     "choose",
     "queue",
     "analysis",
@@ -119,7 +121,7 @@ def test_every_method_has_a_grid_of_four_configs(sweep, setting):
         chosen = plan.grid(setting, job.method)[job.choice]
         own = {name: value for name, value in chosen.items() if "." not in name}
         assert config.algorithm.options == own and config.seed == job.seed
-        assert (ROOT / config.data.dataset).is_file()
+        assert ROOT / config.data.dataset == sweep["problems"].file_of(setting, "train")
 
 
 def test_the_same_start_prompts_and_budget(sweep):
@@ -193,7 +195,51 @@ def test_a_result_is_written_and_read_back(sweep, tmp_path):
     assert read._replace(outcomes={}) == one._replace(outcomes={}) and read.job == job
     for mine, theirs in zip(read.outcomes["test"], one.outcomes["test"], strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert list(sweep["records"].read_all(tmp_path, "easy"))[0].job == job
+    assert list(sweep["store"].read_all(tmp_path, "easy"))[0].job == job
+
+
+def test_results_in_one_file_are_read_back(sweep, tmp_path):
+    plan, archive, store = sweep["plan"], sweep["archive"], sweep["store"]
+    jobs = [plan.Job("easy", "gfpo", 3, seed) for seed in (2, 0, 1)]
+    written = [result(sweep, job, "test", problems=37, samples=3, seed=job.seed) for job in jobs]
+    stale = written[0]._replace(config="another", information={}, problems={}, seconds=7)
+    path = tmp_path / "results.parquet"
+    archive.save(path, [archive.Row(stale, withdrawn=True), *map(archive.Row, written)])
+    read = list(store.read_all(path, "easy"))
+    assert [one.seed for one in read] == [0, 1, 2]
+    for one, other in zip(sorted(written, key=lambda one: one.seed), read, strict=True):
+        assert other._replace(outcomes={}) == one._replace(outcomes={})
+        for mine, theirs in zip(one.outcomes["test"], other.outcomes["test"], strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert store.find(path, jobs[1]).seed == 0 and store.is_written(path, jobs[1])
+    assert store.find(path, jobs[1]._replace(choice=2)) is None
+    assert [row.result.seconds for row in archive.load(path) if row.withdrawn] == [7]
+
+
+def test_a_replaced_result_is_withdrawn_unless_it_repeats_the_config_and_the_problems(sweep):
+    archive, job = sweep["archive"], sweep["plan"].Job("easy", "gfpo", 3, 0)
+    old = result(sweep, job, "test", seed=1)
+    other = result(sweep, job._replace(seed=1), "test")
+    merge = lambda new: [  # noqa: E731
+        (row.result.config, row.withdrawn)
+        for row in archive.merge(map(archive.Row, (old, other)), [new])
+    ]
+    assert merge(old._replace(seconds=9.0)) == [(other.config, False), (old.config, False)]
+    changed = [(old.config, True), (other.config, False), ("changed", False)]
+    assert merge(old._replace(config="changed")) == changed
+    moved = old._replace(problems={"test": "moved"})
+    assert merge(moved) == [(old.config, True), (other.config, False), (old.config, False)]
+
+
+def test_the_published_file_names_the_published_problems(sweep):
+    """Each result that a table counts was measured on files that SHA256SUMS lists."""
+    rows = sweep["archive"].load(FOLDER / "results.parquet")
+    assert len(rows) == 426 and sum(row.withdrawn for row in rows) == 16
+    published = {digest[:12] for digest in sweep["problems"].published().values()}
+    counted = [row.result for row in rows if not row.withdrawn and row.result.setting != "large"]
+    current = [one for one in counted if sweep["records"].is_current(one)]
+    assert len(current) > 350
+    assert all(set(one.problems.values()) <= published for one in current)
 
 
 # ----------------------------------------------------------------------------------- queue
@@ -269,11 +315,11 @@ def test_a_result_of_another_config_is_not_done(sweep, tmp_path):
     queue, job = sweep["queue"], sweep["plan"].grid_jobs("chain")[1]
     one = result(sweep, job)
     sweep["records"].write(tmp_path, one)
-    assert queue.is_done(tmp_path, job) and queue.done(["chain"], tmp_path) == 1
+    assert sweep["store"].is_written(tmp_path, job) and queue.done(["chain"], tmp_path) == 1
     sweep["records"].write(tmp_path, one._replace(problems={"select": "of before"}))
-    assert not queue.is_done(tmp_path, job)
+    assert not sweep["store"].is_written(tmp_path, job)
     sweep["records"].write(tmp_path, one._replace(config=one.config + " max_steps=3"))
-    assert not queue.is_done(tmp_path, job) and queue.done(["chain"], tmp_path) == 0
+    assert not sweep["store"].is_written(tmp_path, job) and queue.done(["chain"], tmp_path) == 0
     assert job in queue.ready(["chain"], tmp_path)
 
 
@@ -477,8 +523,8 @@ def test_the_verdict(sweep, length, accuracy, told):
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_lengths_of_the_grids_are_those_of_the_start_models(sweep, setting):
     """`length_cap` and `l1_max` would move with a start model that is made again."""
-    path = FOLDER / "results" / setting / "start.json"
-    found = sweep["records"].read(path).outcomes["select"].length.mean()
+    start = sweep["store"].find(FOLDER / "results.parquet", sweep["queue"].start_job(setting))
+    found = start.outcomes["select"].length.mean()
     assert found == pytest.approx(sweep["plan"].SCALES[setting].length, abs=1.0)
 
 
@@ -515,7 +561,7 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     [told] = [x for x in sweep["findings"].sentences(settings[0]) if x.startswith(shown[0])]
     tokens, accuracy = table[2][6].strip(), table[2][7].strip()
     assert told == f"{shown[0]}: tokens {tokens} %, accuracy {accuracy}"
-    counted = [one for one in sweep["records"].read_all(results, "hard") if one.method != "start"]
+    counted = [one for one in sweep["store"].read_all(results, "hard") if one.method != "start"]
     hours = sum(one.seconds for one in counted) / 3600
     assert f"| *hard* | {len(counted)} |" in text and f"| together |  |  | {hours:.2f} |" in text
     again = settings[0].confirming
@@ -592,8 +638,16 @@ def test_grids_without_last_runs_have_a_table_of_their_own(sweep, tmp_path):
 # ------------------------------------------------------------------------- what is committed
 
 
-def test_the_readme_shows_what_was_measured(sweep):
-    """Its rows of results are those of tables.md, and results.csv is what the results say."""
+@pytest.fixture(scope="module")
+def published(sweep):
+    """The settings of the repository's results."""
+    names = ("chain", "easy", "hard", "shifted", "growing", "large")
+    loaded = [sweep["analysis"].load(FOLDER / "results.parquet", name) for name in names]
+    return [setting for setting in loaded if setting is not None]
+
+
+def test_the_readme_shows_what_was_measured(sweep, published):
+    """Its rows of results are those of tables.md, whose means are those of the results."""
     text = (FOLDER / "README.md").read_text()
     begin, end = text.index("\n## Results"), text.index("\n# The quick start's task")
     rows = [line for line in text[begin:end].splitlines() if line.startswith("| ")]
@@ -601,21 +655,57 @@ def test_the_readme_shows_what_was_measured(sweep):
     assert len(rows) > 20 and not [line for line in rows if line not in told]
     quoted = re.findall(r"tokens \S+ \[\S+ \S+\] %, accuracy \S+ \[\S+ \S+\]", text[begin:end])
     assert len(quoted) > 10 and not [x for x in quoted if not any(x in line for line in told)]
-    names = ("chain", "easy", "hard", "shifted", "growing", "large")
-    loaded = [sweep["analysis"].load(FOLDER / "results", name) for name in names]
-    found = sweep["tables"].results_csv([one for one in loaded if one is not None])
-    assert (FOLDER / "results.csv").read_text() == found
+    for setting in published:
+        for entry in setting.entries.values():
+            accuracy = np.mean([seed.correct.mean() for seed in entry.seeds])
+            length = np.mean([seed.length.mean() for seed in entry.seeds])
+            row = rf"\| `{entry.name}` \| {len(entry.seeds)} \| (\S+) \[\S+ \S+\] \| (\S+) \["
+            means = [re.match(row, line) for line in told]
+            means = [(float(found[1]), float(found[2])) for found in means if found]
+            want = (pytest.approx(accuracy, abs=6e-4), pytest.approx(length, abs=0.06))
+            assert want in means, (setting.name, entry.name)
     names = set(re.findall(r"\(pictures/(\w+\.png)\)", text))
     assert names == {"pareto.png", "curves.png", "categories.png", "information.png"}
     assert all((FOLDER / "pictures" / name).is_file() for name in names)
 
 
+@pytest.mark.nightly
+def test_the_published_tables_are_those_of_the_results(sweep, published):
+    assert sweep["findings"].render(published) + "\n" == (FOLDER / "tables.md").read_text()
+
+
 # ------------------------------------------------------------------------------ a real run
 
 
-def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, tmp_path, monkeypatch):
+@pytest.fixture
+def made(sweep, tmp_path, monkeypatch):
+    """The working directory: another root, where make_testbed.py made *growing* in few updates."""
+    folder = tmp_path / "root" / "experiments" / "arithmetic"
+    folder.mkdir(parents=True)
+    for name in ("testbed.yaml", "sft.yaml", "config.json", "sweep"):
+        (folder / name).symlink_to(FOLDER / name)
+    monkeypatch.chdir(tmp_path / "root")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    make_testbed, settings = (
+        importlib.import_module(n) for n in ("make_testbed", "testbed.settings")
+    )
+    for module in (make_testbed, sweep["problems"], sweep["execute"]):
+        monkeypatch.setattr(module, "HERE", folder)
+    sweep["problems"].digest_of.cache_clear()
+    short = settings.SETTINGS["growing"]._replace(sft_steps=200)
+    monkeypatch.setitem(settings.SETTINGS, "growing", short)
+    make_testbed.make("growing", tmp_path / "testbed", folder / "models")
+    yield make_testbed.compare_with_published("growing", folder / "models")
+    sweep["problems"].digest_of.cache_clear()
+
+
+@pytest.mark.nightly
+def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, made, tmp_path, monkeypatch):
     """One real job on a few problems; the result repeats the run directory's own figures."""
-    monkeypatch.chdir(ROOT)
+    assert [text.partition(" ")[0].rpartition("/")[2] for text in made] == [
+        "test.jsonl",  # of fewer supervised rows
+        "model.safetensors",
+    ]
     measure, plan, execute = sweep["measure"], sweep["plan"], sweep["execute"]
     monkeypatch.setattr(measure, "PROBLEMS", 64)
     monkeypatch.setattr(measure, "INSPECTED", 8)
@@ -733,6 +823,7 @@ def test_a_damaged_result_and_another_directory_are_one_sentence(
     path = sweep["records"].path_of(tmp_path, job)
     sweep["records"].write(tmp_path, result(sweep, job))
     path.write_text(path.read_text()[:500])
+    monkeypatch.setattr(importlib.import_module("run_sweep"), "check_made", lambda _: None)
     for script, words in (("run_sweep", ["chain"]), ("summarise_sweep", [])):
         asked = [script, *words, "--results", str(tmp_path), "--work", str(tmp_path / "work")]
         monkeypatch.setattr(sys, "argv", asked)
@@ -741,12 +832,37 @@ def test_a_damaged_result_and_another_directory_are_one_sentence(
         except SystemExit as stopped:
             code = stopped.code
         told = capsys.readouterr().err.splitlines()[-1]
-        assert code == 2 and f"{path} is no whole result" in told
+        assert code == 2 and f"{path} is not a complete result" in told
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["run_sweep", "chain"])
     with pytest.raises(SystemExit):
         importlib.import_module("run_sweep").main()
     assert "is not the project's root" in capsys.readouterr().err
+
+
+def test_absent_start_models_are_one_sentence_with_their_command(
+    sweep, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(ROOT)
+    module = importlib.import_module("run_sweep")
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    words = ["run_sweep", "hard", "--results", str(tmp_path), "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", words)
+    assert module.main() == 2
+    told = capsys.readouterr().err
+    assert "models/hard/model.safetensors is absent; make it with: python experiments/" in told
+    assert told.endswith("arithmetic/make_testbed.py hard\n") and told.count("\n") == 1
+
+
+def test_the_default_results_begin_with_the_published_ones(sweep, tmp_path):
+    module, place = importlib.import_module("run_sweep"), tmp_path / "results"
+    module.begin_with_published(place)
+    assert len(list(place.glob("*/*.json"))) == 410
+    job = sweep["plan"].final_jobs("chain", "grpo", 3)[0]
+    assert sweep["store"].is_written(place, job)
+    sweep["records"].path_of(place, job).unlink()
+    module.begin_with_published(place)  # nothing, since it is there
+    assert sweep["store"].find(place, job) is None
 
 
 def test_the_shuffled_control_tells_as_much_elsewhere(sweep):

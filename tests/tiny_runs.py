@@ -68,13 +68,12 @@ def make_world(folder, root, programs, **changed):
 
 def train_config(world, root, output_dir, *overrides):
     """4 steps of 8 prompts x 4 completions; `overrides` as on the command line."""
-    data = root / "experiments" / "arithmetic" / "data"
     base = [
         f"output_dir={output_dir}",
         f"model.path={world / 'model'}",
-        f"data.dataset={data / 'train.jsonl'}",
+        "data.dataset=arithmetic:train",
         "data.max_rows=24",  # 3 steps are an epoch: the fourth begins another one
-        f"eval.dataset={data / 'test.jsonl'}",
+        "eval.dataset=arithmetic:test",
         "eval.max_rows=12",
         "eval.prompts_per_batch=8",
         "max_steps=4",

@@ -15,6 +15,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
+from small_png import save_small
 
 from iapo_jax import (
     Prompts,
@@ -114,7 +115,7 @@ def main() -> None:
     title += f"blue: information; red: doubt; darkest {np.abs(values).max():.1f} nats"
     token_view(right, tokens, values, title)
     figure.tight_layout()
-    figure.savefig(arguments.out, dpi=130)
+    save_small(figure, arguments.out, dpi=130)
 
 
 if __name__ == "__main__":

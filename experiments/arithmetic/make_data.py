@@ -2,9 +2,9 @@
 
     python experiments/arithmetic/make_data.py --out DIR [--sft_rows 200000] [--seed 0]
 
-``train.jsonl``, ``select.jsonl`` and ``test.jsonl`` (question, answer; disjoint) go to
-``--data_dir``, by default ``data/`` beside this file. ``sft.jsonl`` (supervised rows on other
-questions than those three) and ``tokenizer/`` go to ``--out``.
+Writes ``train.jsonl``, ``select.jsonl`` and ``test.jsonl`` (question, answer; disjoint: the splits
+of the named data set ``arithmetic``), ``sft.jsonl`` (supervised rows on other questions) and
+``tokenizer/``. With ``--sft_rows 0`` there is no ``sft.jsonl``.
 """
 
 import argparse
@@ -23,8 +23,7 @@ from iapo_jax.runtime.files import write_jsonl
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="for sft.jsonl and tokenizer/")
-    parser.add_argument("--data_dir", type=Path, default=Path(__file__).parent / "data")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--sft_rows", type=int, default=200_000)
     parser.add_argument("--early_share", type=float, default=EARLY_SHARE)
     parser.add_argument("--max_tokens", type=int, default=MAX_TOKENS)
@@ -33,11 +32,12 @@ def main() -> None:
     args = parser.parse_args()
 
     args.out.mkdir(parents=True, exist_ok=True)
-    args.data_dir.mkdir(parents=True, exist_ok=True)
     save_tokenizer(args.out / "tokenizer")
     splits = make_splits(args.seed)
     for name, rows in splits.items():
-        write_jsonl(args.data_dir / f"{name}.jsonl", rows)
+        write_jsonl(args.out / f"{name}.jsonl", rows)
+    if not args.sft_rows:
+        return
     held_out = {row["question"] for rows in splits.values() for row in rows}
     rng = np.random.default_rng([args.seed, 0])
     rows = (

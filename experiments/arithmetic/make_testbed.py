@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from problems import WORDS
+from sweep.problems import published, sha256
 from testbed.pieces import Problem
 from testbed.settings import (
     SETTINGS,
@@ -55,6 +56,17 @@ def write_splits(setting: Setting, directory: Path, supervised: Path, name: str)
         for split in last:
             problems = problems_of(setting, split, practiced=practiced)
             _write_problems(problems, directory / f"{split}.jsonl")
+
+
+def compare_with_published(name: str, models: Path) -> list[str]:
+    """A sentence for each file that differs from the one behind the repository's results."""
+    made = [*sorted((HERE / "data" / name).glob("*.jsonl")), models / name / "model.safetensors"]
+    names = [path.relative_to(path.parents[2]).as_posix() for path in made]
+    return [
+        f"{path} differs from the file in SHA256SUMS, from which results.parquet was made"
+        for path, own in zip(made, names, strict=True)
+        if own in published() and sha256(path) != published()[own]
+    ]
 
 
 def _write_problems(problems: dict[str, Problem], path: Path) -> None:
@@ -104,7 +116,7 @@ def make(name: str, work: Path, models: Path) -> None:
     if code:  # it has said why; a run that was stopped goes on by the same command
         raise SystemExit(code)
     shutil.copytree(run / "hf", models / name, dirs_exist_ok=True)
-    print(f"wrote {models / name}")
+    print("\n".join([f"wrote {models / name}", *compare_with_published(name, models)]))
 
 
 def main() -> None:

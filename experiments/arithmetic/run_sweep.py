@@ -2,10 +2,13 @@
 
     python experiments/arithmetic/run_sweep.py [SETTING ...] [--methods NAME ...] [--workers 2]
 
-Each run leaves `results/SETTING/NAME.json` beside this file; what is there is not run again, so the
-same command goes on after an interruption (also within a run). Run directories go to `--work`.
-One to ten minutes a run, one on each CPU core; from the project's root. Where nothing
-is named, all settings but *large*, which wants a GPU. `summarise_sweep.py` makes the tables.
+`make_testbed.py` makes the problems and start models first. Each run writes SETTING/NAME.json in
+`--results`, and a run with a result is not repeated, so the same command continues after an
+interruption (also within a run). By default `--results` is `results` in `--work`, which begins with
+the results of the repository; an empty directory repeats everything. Run directories go to
+`--work`. A run takes one to ten minutes on one CPU core. Run from the project's root. The default
+is all settings but *large*, which needs a GPU. `pack_results.py` puts the results into the
+repository's file, and `summarise_sweep.py` makes the tables.
 """
 
 import argparse
@@ -17,10 +20,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from sweep import queue
+from sweep import archive, queue
 from sweep.execute import execute, measure_start
 from sweep.plan import DECIDES, START, methods_of
-from sweep.records import read
+from sweep.problems import file_of
+from sweep.records import read, write
 from testbed.settings import SETTINGS, SMALL
 from tqdm import tqdm
 
@@ -67,8 +71,35 @@ def work_on(arguments: argparse.Namespace) -> int:
     return _AGAIN
 
 
+def begin_with_published(results: Path) -> None:
+    """Fills a directory that does not exist yet with the results of the repository."""
+    if results.exists():
+        return
+    partial = results.with_name(results.name + ".partial")
+    for row in archive.load(HERE / "results.parquet"):
+        if not row.withdrawn:
+            write(partial, row.result)
+    partial.rename(results)
+
+
+def check_made(arguments: argparse.Namespace) -> None:
+    """Whether the problems and the start model of every setting that has runs left are there.
+
+    Raises:
+      UserError: naming the command that makes them.
+    """
+    for name in arguments.settings:
+        if any(True for _ in queue.ready([name], arguments.results, arguments.methods)):
+            for path in (HERE / "models" / name / "model.safetensors", file_of(name, "train")):
+                if not path.is_file():
+                    raise UserError(
+                        f"{path} is absent; make it with: python "
+                        f"experiments/arithmetic/make_testbed.py {name}"
+                    )
+
+
 def _cpus() -> list[int]:
-    """Those of this process; all where the system does not tell (macOS)."""
+    """The CPUs of this process; all of them where the system does not report it (macOS)."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
@@ -178,7 +209,7 @@ def main() -> int:
     parser.add_argument("--methods", nargs="*", default=[], metavar="NAME", help="no others")
     parser.add_argument("--workers", type=int, default=len(_cpus()))
     parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
-    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--results", type=Path, metavar="DIR")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.settings) - set(SETTINGS))
@@ -197,10 +228,14 @@ def main() -> int:
         parser.error(f"{Path.cwd()} is not the project's root, from which paths are told; go there")
     for name in ("work", "results"):
         place = getattr(arguments, name)
-        if place.exists() and not place.is_dir():
+        if place is not None and place.exists() and not place.is_dir():
             parser.error(f"--{name} is the file {place}; expected a directory")
     try:
+        if arguments.results is None:
+            arguments.results = arguments.work / "results"
+            begin_with_published(arguments.results)
         if not arguments.worker:
+            check_made(arguments)
             return oversee(arguments)
         with listening():
             return work_on(arguments)

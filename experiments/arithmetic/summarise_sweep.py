@@ -1,16 +1,17 @@
 """Tables and pictures of the experiment from its results.
 
-    python experiments/arithmetic/summarise_sweep.py [--results DIR] [--work runs/sweep]
+    python experiments/arithmetic/summarise_sweep.py [--results PLACE] [--work runs/sweep]
 
-Writes `results.csv`, `grid.csv`, `tables.md` and `pictures/` beside the results (`--out`), and
-prints the findings. Complete or not: what is missing is said. With `--report DIR` also a report
-page of each setting, from the run directories in `--work`.
+Reads `results.parquet`, or a directory in which `run_sweep.py` writes. Writes `tables.md` and
+`pictures/` to `--out` (default: beside this file), and prints the findings; the results need not be
+complete. `--csv DIR` also writes `results.csv` and `grid.csv`, one row a run. `--report DIR` also
+writes a report page of each setting, from the run directories in `--work`.
 """
 
 import argparse
 from pathlib import Path
 
-from sweep import analysis, findings, pages, pictures, queue, tables
+from sweep import analysis, findings, pages, pictures, queue, store, tables
 from sweep.plan import CORE
 from testbed.settings import SMALL
 
@@ -23,12 +24,17 @@ ORDER = ("chain", "easy", "hard", "shifted", "growing", "large")
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--out", type=Path, help="for the tables and pictures; beside the results")
+    parser.add_argument("--results", type=Path, default=HERE / "results.parquet")
+    parser.add_argument("--out", type=Path, default=HERE, help="for the tables and pictures")
+    parser.add_argument("--csv", type=Path, metavar="DIR", help="also write one row a run")
     parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write report pages")
     arguments = parser.parse_args()
-    for name in ("results", "out", "work", "report"):
+    if arguments.results.is_file() != store.is_archive(arguments.results):
+        parser.error(
+            f"--results is {arguments.results}; expected results.parquet or a directory of results"
+        )
+    for name in ("out", "csv", "work", "report"):
         place = getattr(arguments, name)
         if place is not None and place.exists() and not place.is_dir():
             parser.error(f"--{name} is the file {place}; expected a directory")
@@ -41,10 +47,11 @@ def main() -> int:
         parser.error(f"{arguments.results} holds no results; run_sweep.py makes them")
     ready = [one for one in settings if one.entries]
     own = [one for one in ready if one.name not in analysis.SHIFTED]
-    arguments.out = arguments.out or arguments.results.resolve().parent
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "results.csv").write_text(tables.results_csv(settings))
-    (arguments.out / "grid.csv").write_text(tables.grid_csv(settings))
+    if arguments.csv:
+        arguments.csv.mkdir(parents=True, exist_ok=True)
+        (arguments.csv / "results.csv").write_text(tables.results_csv(settings))
+        (arguments.csv / "grid.csv").write_text(tables.grid_csv(settings))
     text = findings.render(settings)
     (arguments.out / "tables.md").write_text(text + "\n")
     print(text)

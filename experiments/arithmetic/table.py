@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from iapo_jax.runtime.files import read_json, read_jsonl
+from iapo_jax.data.arithmetic import make_splits
+from iapo_jax.runtime.files import read_json
 
 FIGURES = {"accuracy": ("{:.3f}", 1), "length": ("{:.1f}", 1), "ratio@1": ("{:.2f}", 100)}
 
@@ -50,8 +51,7 @@ def main() -> None:
 def needed_tokens(run: Path) -> float:
     """Mean length of the shortest worked answers: 9 tokens a step, 6 from </think> to the stop."""
     rows = read_json(run / "eval" / "before.json")["rows"]
-    problems = read_jsonl(Path(__file__).parent / "data" / "test.jsonl")[: len(rows)]
-    questions = [row["question"] for row in problems]
+    questions = [row["question"] for row in make_splits()["test"][: len(rows)]]
     return float(np.mean([9 * len(re.findall(r"[+-]", text)) + 6 for text in questions]))
 
 

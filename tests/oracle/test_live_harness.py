@@ -6,6 +6,7 @@ python -m pytest --confcutdir=tests/oracle tests/oracle/test_live_harness.py
 
 import importlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -80,7 +81,14 @@ def harness(directory):
 
 def test_greedy_scores_are_the_same(directory, harness, tmp_path, monkeypatch):
     """The shipped task file in the harness, and our command: texts and accuracy."""
-    monkeypatch.chdir(ROOT)  # the task names its data from there
+    monkeypatch.chdir(tmp_path)  # from where the task names its data
+    make_data = ROOT / "experiments" / "arithmetic" / "make_data.py"
+    arguments = ["--out", "runs/arithmetic_data", "--sft_rows", "0"]
+    subprocess.run(
+        [sys.executable, make_data, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=True,
+    )
     theirs = lm_eval.simple_evaluate(
         model=harness,
         tasks=["iapo_arithmetic"],

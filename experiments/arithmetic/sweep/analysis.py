@@ -15,7 +15,8 @@ from iapo_jax.evaluation import metrics as figures
 from iapo_jax.evaluation.metrics import Estimate, Outcomes, Terms, figure_terms
 from sweep import queue
 from sweep.plan import OURS, RIVALS, START, confirming_jobs, final_jobs, methods_of
-from sweep.records import Result, is_current, read_all
+from sweep.records import Result, is_current
+from sweep.store import read_all
 
 BASE = "grpo"
 SHIFTED = {"shifted": ("hard", "longer")}

@@ -8,6 +8,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from small_png import save_small
 from testbed.categories import READ
 
 from sweep import analysis
@@ -49,7 +50,7 @@ def _save(figure: plt.Figure, path: Path, bottom: float = 0.0) -> None:
     """Leaves that share of the height free at the bottom."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout(rect=(0, bottom, 1, 1))
-    figure.savefig(path, dpi=120)
+    save_small(figure, path, dpi=120)
     plt.close(figure)
 
 

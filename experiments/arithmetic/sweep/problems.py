@@ -1,4 +1,4 @@
-"""The problem files of the settings, and by what one knows that they are the same."""
+"""The problem files of the settings, and the digests by which a result names them."""
 
 import functools
 import hashlib
@@ -8,12 +8,33 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 def file_of(setting: str, split: str) -> Path:
-    """Where the problems of a split are."""
+    """The problems of a split; make_testbed.py makes the file."""
     return HERE / "data" / setting / f"{split}.jsonl"
 
 
 @functools.cache
 def digest_of(setting: str, split: str) -> str:
-    """Of the file's bytes; empty where it is not there, as of *large* before it is made."""
+    """A digest of the file's bytes; the published one where the file is absent.
+
+    Empty where neither exists, as of *large* before it is made.
+    """
     path = file_of(setting, split)
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else ""
+    digest = sha256(path) if path.is_file() else published().get(name_of(path), "")
+    return digest[:12]
+
+
+@functools.cache
+def published() -> dict[str, str]:
+    """SHA256SUMS: the files from which the results of the repository were made, by `name_of`."""
+    lines = (HERE / "SHA256SUMS").read_text().splitlines()
+    return {name: digest for digest, name in (line.split() for line in lines)}
+
+
+def name_of(path: Path) -> str:
+    """A file's name in SHA256SUMS."""
+    return path.relative_to(HERE).as_posix()
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

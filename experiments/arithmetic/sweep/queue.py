@@ -22,7 +22,7 @@ from sweep.plan import (
     grid_jobs,
     methods_of,
 )
-from sweep.records import path_of, read, written
+from sweep.store import find, is_written
 
 
 def start_job(setting: str) -> Job:
@@ -43,11 +43,6 @@ def total(settings: Sequence[str], methods: Collection[str] = ()) -> int:
     )
 
 
-def is_done(results: Path, job: Job) -> bool:
-    """Whether its result is there, and of the config that the plan has now."""
-    return written(results, job)
-
-
 def chosen(setting: str, method: str, results: Path) -> int | None:
     """The place in its grid at which a method runs again; None while that is not known.
 
@@ -55,9 +50,9 @@ def chosen(setting: str, method: str, results: Path) -> int | None:
     """
     decides = DECIDES.get(method, method)
     jobs = [job for job in grid_jobs(setting) if job.method == decides]
-    if not all(is_done(results, job) for job in jobs):
+    if not all(is_written(results, job) for job in jobs):
         return None
-    found = [read(path_of(results, job)) for job in jobs]
+    found = [find(results, job) for job in jobs]
     return choose(found, TOLERANCES.get(method, TOLERANCE)).choice
 
 
@@ -65,13 +60,13 @@ def ready(settings: Sequence[str], results: Path, methods: Collection[str] = ())
     """Jobs that can be done now and are not: last runs wait for the grid that decides."""
     for setting in settings:
         known = _known(setting, results, methods)
-        yield from (job for job in known if not is_done(results, job))
+        yield from (job for job in known if not is_written(results, job))
 
 
 def done(settings: Sequence[str], results: Path, methods: Collection[str] = ()) -> int:
     """How many jobs of the plan are done; others, as of a grid that was changed, do not count."""
     known = [job for setting in settings for job in _known(setting, results, methods)]
-    return sum(is_done(results, job) for job in known)
+    return sum(is_written(results, job) for job in known)
 
 
 def _methods(setting: str, methods: Collection[str]) -> list[str]:
@@ -109,7 +104,7 @@ def claimed(
                 "run; expected --work on another disk"
             )
         try:
-            if is_done(results, job):  # since it was listed
+            if is_written(results, job):  # since it was listed
                 continue
             yield job
             return

@@ -1,16 +1,15 @@
-"""One run's results as a small JSON file: enough to make every table and picture again.
+"""What each run of the experiment leaves, and where it is kept.
 
-RESULTS/SETTING/NAME.json; `start` is the start model. Arrays of an evaluation are packed, so that
-three hundred runs stay small.
+While the experiment runs, each run writes DIR/SETTING/NAME.json (`start` is the start model), so
+that two workers never write the same file. The repository keeps all results in one file,
+`results.parquet` (`sweep.archive`).
 """
 
-import base64
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation.metrics import Outcomes
@@ -18,55 +17,54 @@ from iapo_jax.runtime.files import read_json, write_json
 from sweep.plan import START, Job, overrides, splits_of
 from sweep.problems import digest_of
 
+KEPT = ("correct", "length", "finished")
+"""The fields of `Outcomes` that are written; which incorrect answers are equal is not."""
+
 
 class Result(NamedTuple):
-    """What a run leaves."""
+    """The result of one run."""
 
     setting: str
     method: str  # `start`: the start model, without a run
-    choice: int  # place in the method's grid
+    choice: int  # index in the method's grid
     seed: int
-    config: str  # how to repeat it: what goes behind the command
+    config: str  # the command's overrides, which repeat the run
     updates: int = 0
     sampled_tokens: int = 0
-    seconds: float = 0.0  # wall time of training and measuring, on a machine that does other things
+    seconds: float = 0.0  # wall time of training and measuring, on a machine with other load
     outcomes: dict[str, Outcomes] = {}  # by split
     problems: dict[str, str] = {}  # by split, the digest of its file
-    categories: dict[str, float] = {}  # tokens of each in a right completion, on the last split
-    information: dict[str, Any] = {}  # where it sits: `sweep.measure.where_information_sits`
-    curves: dict[str, list[float]] = {}  # by step of training
+    categories: dict[str, float] = {}  # tokens of each in a correct completion, on the last split
+    information: dict[str, Any] = {}  # `sweep.measure.where_information_sits`
+    curves: dict[str, list[float]] = {}  # by training step
 
     @property
     def job(self) -> Job:
-        """What was planned."""
+        """The planned run."""
         return Job(self.setting, self.method, self.choice, self.seed)
 
 
 def path_of(directory: Path, job: Job) -> Path:
-    """Where the result of a run is kept."""
+    """The file of a run's result."""
     name = START if job.method == START else job.name
     return directory / job.setting / f"{name}.json"
 
 
 def write(directory: Path, result: Result) -> None:
-    """Writes it whole or not at all."""
-    told = result._asdict() | {
-        "outcomes": {split: pack(found) for split, found in result.outcomes.items()}
+    """Writes the result of a run, atomically."""
+    outcomes = {
+        split: {name: getattr(found, name).tolist() for name in KEPT}
+        for split, found in result.outcomes.items()
     }
+    row = result._asdict() | {"outcomes": outcomes}
     path = path_of(directory, result.job)
-    write_json(path, told, indent=1)
-
-
-def written(directory: Path, job: Job) -> bool:
-    """Whether a result is there that is what the plan has for the job now: `is_current`."""
-    path = path_of(directory, job)
-    return path.is_file() and is_current(read(path))
+    write_json(path, row, indent=None)
 
 
 def is_current(result: Result) -> bool:
-    """Whether it was made by the config that the plan has, and measured on the problems of now.
+    """Whether the plan's present config made it, and the present problems measured it.
 
-    Files that are not there, as those of *large* before they are made, are not looked at.
+    Splits without a known digest, as those of *large*, are not compared.
     """
     job = result.job
     planned = "" if job.method == START else config_of(job)
@@ -76,7 +74,7 @@ def is_current(result: Result) -> bool:
 
 
 def config_of(job: Job) -> str:
-    """What goes behind the command of a run."""
+    """The overrides of a run's command."""
     return " ".join(overrides(job))
 
 
@@ -87,40 +85,22 @@ def read(path: Path) -> Result:
       UserError: if the file is damaged.
     """
     try:
-        told = read_json(path)
-        outcomes = {split: unpack(found) for split, found in told["outcomes"].items()}
-        return Result(**told | {"outcomes": outcomes})
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        row = read_json(path)
+        outcomes = {split: make_outcomes(**found) for split, found in row["outcomes"].items()}
+        return Result(**row | {"outcomes": outcomes})
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is no whole result ({type(error).__name__}); delete it, and run_sweep.py "
-            "makes it again"
+            f"{path} is not a complete result ({type(error).__name__}); delete it, and "
+            "run_sweep.py makes it again"
         ) from None
 
 
-def read_all(directory: Path, setting: str) -> Iterator[Result]:
-    """All results of a setting, in the order of their names."""
-    for path in sorted((directory / setting).glob("*.json")):
-        yield read(path)
-
-
-def pack(outcomes: Outcomes) -> dict[str, Any]:
-    """Verdicts and lengths; which wrong answers are equal is not kept."""
-    correct, length = np.asarray(outcomes.correct, bool), np.asarray(outcomes.length)
-    finished = np.asarray(outcomes.finished, bool)
-    arrays = [np.packbits(correct), np.packbits(finished), length.astype("<u2").view(np.uint8)]
-    data = b"".join(np.ascontiguousarray(x).tobytes() for x in arrays)
-    packed = base64.b85encode(zlib.compress(data, 9)).decode("ascii")
-    problems, samples = correct.shape
-    return {"problems": problems, "samples": samples, "packed": packed}
-
-
-def unpack(told: dict[str, Any]) -> Outcomes:
-    """The inverse of `pack`."""
-    shape = told["problems"], told["samples"]
-    size = shape[0] * shape[1]
-    data = np.frombuffer(zlib.decompress(base64.b85decode(told["packed"])), np.uint8)
-    bits = -(-size // 8)
-    flags = [np.unpackbits(data[i * bits : (i + 1) * bits])[:size].astype(bool) for i in (0, 1)]
-    correct, finished = (x.reshape(shape) for x in flags)
-    length = data[2 * bits :].view("<u2").astype(np.int32).reshape(shape)
-    return Outcomes(correct, length, finished, np.where(correct, 0, 1))
+def make_outcomes(correct: ArrayLike, length: ArrayLike, finished: ArrayLike) -> Outcomes:
+    """Outcomes [problems, samples] whose incorrect answers all count as the same."""
+    correct = np.asarray(correct, bool)
+    return Outcomes(
+        correct=correct,
+        length=np.asarray(length, np.int32),
+        finished=np.asarray(finished, bool),
+        votes=np.where(correct, 0, 1),
+    )
