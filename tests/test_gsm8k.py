@@ -1,4 +1,4 @@
-"""`experiments/gsm8k_iapo.yaml`, as a user runs it: Qwen2.5's tokenizer and vocabulary, real GSM8K.
+"""`experiments/gsm8k.yaml`, as a user runs it: Qwen2.5's tokenizer and vocabulary, real GSM8K.
 
 Only the layers are small and random. The weights are written by name with safetensors, because
 transformers needs torch to make a model; `tests/oracle` does the same with a transformers model.
@@ -84,7 +84,7 @@ def run_two_steps(root, shared_data, model, output_dir):
         "mesh.fsdp": 1,
         "log.compilation_cache": "",
     }
-    command = [sys.executable, "-m", "iapo_jax.train", "--config", "experiments/gsm8k_iapo.yaml"]
+    command = [sys.executable, "-m", "iapo_jax.train", "--config", "experiments/gsm8k.yaml"]
     command += [f"{key}={value}" for key, value in overrides.items()]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -334,8 +334,12 @@ def make_grpo(models):
         for loss_type in LOSS_TYPES:
             loss, gradient, metrics = trl_loss(trainer, loss_type, whole)
             arrays[f"loss/{loss_type}/{which}"] = np.float32(loss)
-            for name, value in gradient.items():
-                arrays[f"grad/{loss_type}/{which}/{name}"] = value
+            if loss_type == "dapo":  # on one process its gradient is bnpo's, bit for bit
+                for name, value in gradient.items():
+                    np.testing.assert_array_equal(value, arrays[f"grad/bnpo/{which}/{name}"])
+            else:
+                for name, value in gradient.items():
+                    arrays[f"grad/{loss_type}/{which}/{name}"] = value
             loss, gradient, corrected = trl_loss(trainer, loss_type, whole, correct_kl=True)
             arrays[f"corrected_kl/loss/{loss_type}/{which}"] = np.float32(loss)
             if (loss_type, which) == ("grpo", "BT"):  # one gradient is enough, and keeps this small
