@@ -73,7 +73,6 @@ def completions(chain: Chain, checks: jax.Array) -> Group:
         log_prob=jnp.where(mask, jnp.log(probability), 0.0),
         entropy=jnp.where(mask, jnp.where(goes_on | (stops & free), two_ways, 0.3), 0.0),
         uncertainty=u,
-        informativeness=jnp.where(is_thinking, u[:, :-1] - u[:, 1:], 0.0),
         thinking=is_thinking,
     )
 

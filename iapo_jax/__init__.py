@@ -53,7 +53,6 @@ from iapo_jax.information.estimators import (
     answer_uncertainty,
     choose_positions,
     every_prefix,
-    informativeness,
     interpolate,
 )
 from iapo_jax.information.signals import compute_signals, make_groups
@@ -85,6 +84,7 @@ from iapo_jax.types import (
     Prompts,
     Rollout,
     Signals,
+    informativeness,
 )
 
 __version__ = "0.1.0"

@@ -67,18 +67,52 @@ class Answers(NamedTuple):
 
 
 class Group(NamedTuple):
-    """All that a credit rule may look at: G completions of ONE prompt."""
+    """All that a credit rule may look at: G completions of ONE prompt.
 
-    tokens: Array  # [G, T] int32
-    mask: Array  # [G, T] bool; tokens up to and including the stop token; a completion that a
-    # filter has left out has none
+    `mask` and `reward` suffice for GRPO; a rule that needs another field refuses a group without
+    it. Stacked for P prompts, every leaf has a leading axis P.
+
+    >>> import numpy as np
+    >>> mask, thinking = np.ones((2, 3), bool), np.array([[True, True, False]] * 2)
+    >>> group = Group(mask, reward=np.array([1.0, 0.0]), thinking=thinking,
+    ...               uncertainty=np.array([[2.0, 1.5, 0.5, 0.5], [2.0, 2.0, 1.0, 1.0]]))
+    >>> group.informativeness.tolist()
+    [[0.5, 1.0, 0.0], [0.0, 1.0, 0.0]]
+    """
+
+    mask: Array  # [G, T] bool; tokens up to and including the stop token; no token of a completion
+    # that a filter has left out
     reward: Array  # [G] float32
-    correct: Array  # [G] bool
-    log_prob: Array  # [G, T] nats
-    entropy: Array  # [G, T] nats
-    uncertainty: Array  # [G, T+1] nats; column t is u_t, after t tokens
-    informativeness: Array  # [G, T] nats; s_t = u_{t-1} - u_t on thinking tokens, else 0
-    thinking: Array  # [G, T] bool; True on tokens before the one that ends the reasoning
+    correct: Array | None = None  # [G] bool
+    log_prob: Array | None = None  # [G, T] nats
+    entropy: Array | None = None  # [G, T] nats
+    uncertainty: Array | None = None  # [G, T+1] nats; column t is u_t, after t tokens
+    thinking: Array | None = None  # [G, T] bool; True on tokens before the one that ends reasoning
+    tokens: Array | None = None  # [G, T] int32
+
+    @property
+    def informativeness(self) -> Array:
+        """s_t = u_{t-1} - u_t on thinking tokens, 0 elsewhere: [G, T] nats.
+
+        Raises:
+          ValueError: if `uncertainty` or `thinking` is None.
+        """
+        for name in ("uncertainty", "thinking"):
+            if getattr(self, name) is None:
+                raise ValueError(f"Group.informativeness needs Group.{name}, which is None")
+        return informativeness(self.uncertainty, self.thinking)
+
+
+def informativeness(uncertainty: Array, thinking: Array) -> Array:
+    """s_t = u_{t-1} - u_t on thinking tokens, 0 elsewhere: [..., T+1] -> [..., T] nats.
+
+    Over a completion that thinks from its start the sum is u_0 - u_(end of thinking).
+
+    >>> import numpy as np
+    >>> informativeness(np.array([2.0, 1.5, 1.75]), np.array([True, True])).tolist()
+    [0.5, -0.25]
+    """
+    return jax.numpy.where(thinking, uncertainty[..., :-1] - uncertainty[..., 1:], 0.0)
 
 
 class Credit(NamedTuple):

@@ -23,7 +23,6 @@ def make_group(rng, *, length, thinking, reward, correct):
         log_prob=jnp.asarray(np.where(mask, np.log(rng.uniform(0.05, 1.0, mask.shape)), 0.0), "f4"),
         entropy=jnp.asarray(np.where(mask, rng.uniform(0.0, 2.0, mask.shape), 0.0), "f4"),
         uncertainty=jnp.asarray(u),
-        informativeness=jnp.asarray(np.where(think, u[:, :-1] - u[:, 1:], 0.0), "f4"),
         thinking=jnp.asarray(think),
     )
 
@@ -74,6 +73,5 @@ def plain_group(u, *, thinking, mask=None, reward=None, correct=None, log_prob=N
         log_prob=jnp.asarray(default(log_prob, 0), jnp.float32),
         entropy=jnp.asarray(default(entropy, 0), jnp.float32),
         uncertainty=jnp.asarray(u),
-        informativeness=jnp.asarray(np.where(think, u[:, :-1] - u[:, 1:], 0.0), jnp.float32),
         thinking=jnp.asarray(think),
     )

@@ -249,7 +249,6 @@ def test_iapo_by_hand():
         log_prob=jnp.log(jnp.array([[1.0, 0.5]] * 2)),
         entropy=jnp.zeros((2, 2)),
         uncertainty=jnp.array([[2.0, 1.0, 1.0]] * 2),
-        informativeness=jnp.array([[1.0, 0.0]] * 2),
         thinking=jnp.ones((2, 2), bool),
     )
     z = 1 / (math.sqrt(2) + 1e-4)
@@ -308,7 +307,6 @@ def test_iapo_priced_by_hand():
         log_prob=jnp.zeros((2, 3)),
         entropy=jnp.zeros((2, 3)),
         uncertainty=jnp.array([[2.0, 1.0, 0.5, 7.0]] * 2),
-        informativeness=jnp.array([[1.0, 0.5, 0.0]] * 2),
         thinking=jnp.array([[True, True, False]] * 2),
     )
     z = 1 / (math.sqrt(2) + 1e-4)
@@ -335,7 +333,6 @@ def test_a_redundant_token_costs_its_price():
         log_prob=jnp.zeros((2, 6)),
         entropy=jnp.zeros((2, 6)),
         uncertainty=jnp.asarray(u),
-        informativeness=jnp.asarray(np.where(thinking, u[:, :-1] - u[:, 1:], 0.0)),
         thinking=jnp.asarray(thinking),
     )
     advantage = np.asarray(iapo_priced(group, information_weight=0.3, price=0.1).advantage)
@@ -456,7 +453,7 @@ def test_the_references_surprise_by_hand():
 def test_padding_changes_the_reference_as_it_does_theirs(usual):
     # The width enters its mean and its norm; a rule of ours would not see it (test_contract).
     pad = lambda x: jnp.pad(x, ((0, 0), (0, 5)))  # noqa: E731
-    wide = Group(*map(pad, usual[:2]), *usual[2:4], *map(pad, usual[4:]))
+    wide = jax.tree.map(lambda x: pad(x) if x.ndim == 2 else x, usual)
     one, other = (
         iapo_reference(g, information_weight=1.0, exploration_weight=0.0).advantage
         for g in (usual, wide)

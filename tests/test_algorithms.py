@@ -1,13 +1,14 @@
 """Named methods: what binds to which piece, what a wrong option says, a method of one's own."""
 
 import dataclasses
+import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from groups import usual_group
+from groups import OPTIONS, usual_group
 
 from iapo_jax.algorithms import advantages
 from iapo_jax.algorithms import filters as selection
@@ -15,7 +16,7 @@ from iapo_jax.algorithms import reward_shaping as shaping
 from iapo_jax.algorithms.losses import LossOptions
 from iapo_jax.algorithms.methods import ALGORITHMS, Algorithm, make_algorithm
 from iapo_jax.algorithms.options import bind_options
-from iapo_jax.types import Credit
+from iapo_jax.types import Credit, Group
 
 
 @pytest.fixture
@@ -207,3 +208,40 @@ def test_equal_options_bind_to_one_object():
         2.0,
     )  # what has no hash is bound, too
     assert bind_options(rule, {}) is rule
+
+
+NEEDED = {
+    "correct": "iapo iapo_ni iapo_ne iapo_shuffled iapo_random gtpo length_penalty length_cap "
+    "l1_max",
+    "log_prob": "iapo iapo_ni iapo_ne iapo_shuffled iapo_random",
+    "entropy": "iapo_ne iapo_reference gtpo",
+    "uncertainty": "iapo iapo_shuffled iapo_random iapo_reference iapo_priced",
+    "thinking": "iapo iapo_ne iapo_shuffled iapo_random iapo_priced",
+    "tokens": "iapo_shuffled iapo_random s_grpo",
+}
+
+
+@pytest.mark.parametrize("field", NEEDED)
+def test_a_group_needs_the_fields_of_its_rule_alone(usual, field):
+    """Without a field the credit is the same, or one sentence names the field."""
+    refused = []
+    for name in ALGORITHMS:
+        method = make_algorithm(name, OPTIONS.get(name), max_length=12)
+        credit = jax.jit(method.credit)
+        try:
+            got = credit(usual._replace(**{field: None}), jax.random.key(0))
+        except ValueError as error:
+            assert re.fullmatch(rf"\w+ needs Group.{field}, which is None", str(error)), error
+            refused.append(name)
+            continue
+        jax.tree.map(np.testing.assert_array_equal, got, credit(usual, jax.random.key(0)))
+    assert refused == [name for name in ALGORITHMS if name in NEEDED[field].split()]
+
+
+def test_terms_without_weight_need_nothing(usual):
+    bare = Group(usual.mask, usual.reward)
+    got = advantages.iapo(bare, information_weight=0.0, exploration_weight=0)
+    jax.tree.map(np.testing.assert_array_equal, got, advantages.grpo(usual))
+    for name in ("uncertainty", "thinking"):
+        with pytest.raises(ValueError, match=f"^Group.informativeness needs Group.{name}, which"):
+            usual._replace(**{name: None}).informativeness  # noqa: B018

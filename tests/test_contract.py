@@ -65,7 +65,6 @@ def padded(group):
         log_prob=pad(group.log_prob, -50.0),
         entropy=pad(group.entropy, 99.0),
         uncertainty=pad(group.uncertainty, 1e3),
-        informativeness=pad(group.informativeness, 0.0),
         thinking=pad(group.thinking, False),
     )
     size = wide.mask.shape[-1]
@@ -135,9 +134,7 @@ def test_gradients_of_the_rewards_are_finite(name, usual):
 def test_only_its_own_group_fields_matter(name, usual):
     """A method that is not said to need information gives the same without any."""
     algorithm = ALGORITHMS[name]
-    blind = usual._replace(
-        uncertainty=0 * usual.uncertainty, informativeness=0 * usual.informativeness
-    )
+    blind = usual._replace(uncertainty=0 * usual.uncertainty)
     one, other = (np.asarray(credit_of(name, g).advantage) for g in (usual, blind))
     assert np.array_equal(one, other) == (not algorithm.needs_information)
 

@@ -164,7 +164,6 @@ def build(drawn):
         log_prob=draw("log_prob", T),
         entropy=draw("entropy", T),
         uncertainty=u,
-        informativeness=np.where(think, u[:, :-1] - u[:, 1:], np.float32(0)),
         thinking=think,
     )
 
@@ -391,7 +390,6 @@ def test_signals_that_do_not_vary_say_nothing():
         log_prob=np.zeros((G, T)),
         entropy=np.zeros((G, T)),
         uncertainty=np.full((G, T + 1), 3.3),
-        informativeness=np.zeros((G, T)),
     )
     quiet = [*named("gtpo"), "iapo", "iapo, group", "iapo, right only", "iapo_ni", "iapo_ne"]
     for name in (*quiet, "iapo_shuffled", "iapo_random"):

@@ -881,7 +881,6 @@ def test_the_shuffled_control_tells_as_much_elsewhere(sweep):
         log_prob=-ones,
         entropy=ones,
         uncertainty=u.astype(np.float32),
-        informativeness=told,
         thinking=mask & (np.arange(8) < 7),
     )
     group = jax.tree.map(jnp.asarray, group)
@@ -890,9 +889,7 @@ def test_the_shuffled_control_tells_as_much_elsewhere(sweep):
     draws = [rule.advantage(group, jax.random.key(n), **options).advantage for n in range(30)]
     assert np.std([np.asarray(one) for one in draws], 0)[:, :7].min() > 0.1
     # Without news in any token there is nothing to shuffle.
-    silent = group._replace(
-        informativeness=0 * group.informativeness, uncertainty=0 * group.uncertainty + 3
-    )
+    silent = group._replace(uncertainty=0 * group.uncertainty + 3)
     same = [
         ALGORITHMS["iapo_priced"].advantage(silent, **options).advantage,
         rule.advantage(silent, jax.random.key(0), **options).advantage,

@@ -7,7 +7,8 @@ bool`. A completion that a filter leaves out loses its mask: rules see it nowher
 import jax
 import jax.numpy as jnp
 
-from iapo_jax.algorithms.statistics import check_at_least, completion_keys
+from iapo_jax.algorithms.preconditions import check_at_least, check_fields
+from iapo_jax.algorithms.statistics import completion_keys
 from iapo_jax.types import Array, Group
 
 METRICS = ("shortest", "efficiency")
@@ -16,7 +17,8 @@ METRICS = ("shortest", "efficiency")
 def select(group: Group, keep: Array) -> Group:
     """The group without the completions that `keep` [G] leaves out."""
     keep = keep[:, None]
-    return group._replace(mask=group.mask & keep, thinking=group.thinking & keep)
+    thinking = None if group.thinking is None else group.thinking & keep
+    return group._replace(mask=group.mask & keep, thinking=thinking)
 
 
 def keep_best(
@@ -81,6 +83,7 @@ def stochastic_tokens(
         raise ValueError(f"probability is {probability}; expected from 0 to 1")
     check_at_least("first", first, 0)
     check_at_least("until", until, 0)
+    check_fields(group, "stochastic_tokens", "tokens")
     size = group.mask.shape[-1]
     place = jnp.arange(size)
     keys = completion_keys(key, group)

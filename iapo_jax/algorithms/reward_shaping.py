@@ -9,7 +9,8 @@ Lengths count all tokens of a completion, the stop token included.
 import jax
 import jax.numpy as jnp
 
-from iapo_jax.algorithms.statistics import check_at_least, is_kept
+from iapo_jax.algorithms.preconditions import check_at_least, check_fields
+from iapo_jax.algorithms.statistics import is_kept
 from iapo_jax.types import Array, Group
 
 
@@ -36,6 +37,7 @@ def length_penalty(group: Group, *, penalty: float = 0.2, correct_bonus: float =
     if not 0 <= penalty < 1:
         raise ValueError(f"penalty is {penalty}; expected from 0 to below 1")
     check_at_least("correct_bonus", correct_bonus, 0)
+    check_fields(group, "length_penalty", "correct")
     length, right = group.mask.sum(-1).astype(jnp.float32), group.correct & is_kept(group)
     count = jnp.maximum(right.sum(), 1)
     centered = jnp.where(right, length - jnp.where(right, length, 0.0).sum() / count, 0.0)
@@ -52,6 +54,7 @@ def length_cap(group: Group, *, cap: int, correct_bonus: float = 2.0) -> Array:
     """
     check_at_least("cap", cap, 1)
     check_at_least("correct_bonus", correct_bonus, 0)
+    check_fields(group, "length_cap", "correct")
     return group.reward - correct_bonus * (group.correct & (group.mask.sum(-1) > cap))
 
 
@@ -73,6 +76,7 @@ def l1_max(
     check_at_least("target_length", target_length, 1)
     check_at_least("slope", slope, 0)
     check_at_least("correct_bonus", correct_bonus, 0)
+    check_fields(group, "l1_max", "correct")
     spare = target_length - group.mask.sum(-1)
     factor = jnp.clip(slope * spare + offset, 0.0, 1.0)
     return group.reward - correct_bonus * group.correct * (1 - factor)

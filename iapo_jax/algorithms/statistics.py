@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from iapo_jax.algorithms.preconditions import check_fields
 from iapo_jax.types import Array, Group
 
 NORMALIZERS = ("completion", "group", "norm", "none")
@@ -13,12 +14,6 @@ REWARD_EPSILON = 1e-4  # TRL's; keeps a group of nearly equal rewards from explo
 
 
 TOKEN_EPSILON = 1e-4  # above the noise of a probe: a known answer tells nothing, not noise
-
-
-def check_at_least(name: str, value: float | Array, low: float) -> None:
-    """Refuses a smaller hyper-parameter; one that follows the run is an array and passes."""
-    if isinstance(value, int | float) and value < low:
-        raise ValueError(f"{name} is {value}; expected at least {low}")
 
 
 def is_kept(group: Group) -> Array:
@@ -127,6 +122,7 @@ def completion_keys(key: Array, group: Group) -> Array:
     So what is drawn for a completion depends neither on its place in the group nor on padding.
     Completions of the same tokens share their draws.
     """
+    check_fields(group, "completion_keys", "tokens")
     place = jnp.arange(1, group.mask.shape[-1] + 1, dtype=jnp.uint32)
     scramble = place * jnp.uint32(0x9E3779B1) | jnp.uint32(1)  # odd: no token is lost mod 2^32
     tokens = jnp.where(group.mask, group.tokens.astype(jnp.uint32) + 1, 0)

@@ -361,11 +361,3 @@ def interpolate(uncertainty: Array, positions: ProbePositions, size: int) -> Arr
     end, high = (jnp.take_along_axis(x, right, axis=-1) for x in (positions.index, uncertainty))
     share = (prefix - start) / jnp.maximum(end - start, 1)
     return jnp.where(prefix >= end, high, low + share * (high - low))
-
-
-def informativeness(uncertainty: Array, thinking: Array) -> Array:
-    """s_t = u_{t-1} - u_t on thinking tokens, 0 elsewhere: [..., T+1] -> [..., T] nats.
-
-    Over a completion that thinks from its start the sum is u_0 - u_(end of thinking).
-    """
-    return jnp.where(thinking, uncertainty[..., :-1] - uncertainty[..., 1:], 0.0)

@@ -89,6 +89,5 @@ def make_groups(
         log_prob=signals.log_prob,
         entropy=signals.entropy,
         uncertainty=signals.uncertainty,
-        informativeness=estimators.informativeness(signals.uncertainty, thinking),
         thinking=thinking,
     )

@@ -220,7 +220,6 @@ def _check_rule(config: TrainConfig, algorithm: Algorithm, source: str) -> None:
         log_prob=floats,
         entropy=floats,
         uncertainty=struct((shape[0], shape[1] + 1), np.float32),
-        informativeness=floats,
         thinking=flags,
     )
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
