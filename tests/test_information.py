@@ -15,7 +15,6 @@ from iapo_jax.information.estimators import (
     answer_entropy,
     choose_positions,
     every_prefix,
-    informativeness,
     interpolate,
 )
 from iapo_jax.information.signals import compute_signals, make_groups
@@ -23,7 +22,7 @@ from iapo_jax.model import attention, scoring
 from iapo_jax.model.decoder import DecoderConfig, init_params, make_model
 from iapo_jax.model.scoring import forward_completions, prefill
 from iapo_jax.sharding import by_prompt, make_mesh, param_shardings, put
-from iapo_jax.types import Answers, Cache, Model, ProbePositions, Prompts, Rollout
+from iapo_jax.types import Answers, Cache, Model, ProbePositions, Prompts, Rollout, informativeness
 
 P, G, L, T, K = 2, 2, 6, 9, 3
 PROMPT_LENGTH = np.array([6, 3], np.int32)
