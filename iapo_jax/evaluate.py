@@ -37,8 +37,8 @@ from iapo_jax.pretrained.loaded import open_mesh
 from iapo_jax.runtime import cli
 from iapo_jax.runtime.console import is_writer, say
 from iapo_jax.runtime.files import write_atomically, write_json, writing
-from iapo_jax.runtime.interruption import listening
-from iapo_jax.runtime.processes import leave
+from iapo_jax.runtime.interruption import handling_signals
+from iapo_jax.runtime.processes import exit_with
 from iapo_jax.training import sources
 from iapo_jax.training.sources import Source
 
@@ -374,7 +374,7 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict:
     say_other_prompts(config, members, sets)
     problems = prepare(config, members, sets)
     records, mesh = [], config.mesh
-    with listening():
+    with handling_signals():
         for member in members:
             source = sources.open_source(
                 member.source, config.model, mesh, config.compilation_cache
@@ -411,4 +411,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main))
+    exit_with(main)

@@ -34,8 +34,8 @@ from iapo_jax.pretrained.directory import check_replaceable
 from iapo_jax.pretrained.loaded import Run, abstract_params, initial_params, open_run
 from iapo_jax.pretrained.tokenization import encode
 from iapo_jax.runtime.cli import run_cli
-from iapo_jax.runtime.console import compiles, progress_bar, say, say_memory
-from iapo_jax.runtime.processes import leave
+from iapo_jax.runtime.console import compiles, progress_bar, report_memory, say
+from iapo_jax.runtime.processes import exit_with
 from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.training import optimizer as update
 from iapo_jax.training.optimizer import TrainState
@@ -270,7 +270,7 @@ def train_sft(
     if dry_run or topology is not None:
         state = update.abstract_state(run.mesh, optimizer, abstract_params(run))
         batch = put(rows.batch(0), by_prompt(run.mesh))
-        say_memory({"update": sft_step.lower(state, batch, **fixed)})
+        report_memory({"update": sft_step.lower(state, batch, **fixed)})
         return None
     with run_directory(run, config) as checkpoints:
         like = update.abstract_state(run.mesh, optimizer, abstract_params(run))
@@ -349,4 +349,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main))
+    exit_with(main)

@@ -17,8 +17,8 @@ from iapo_jax.pretrained.loaded import abstract_params, initial_params
 from iapo_jax.rollout import sampler
 from iapo_jax.rollout.collect import Scored
 from iapo_jax.runtime.cli import run_cli
-from iapo_jax.runtime.console import is_writer, progress_bar, say, say_memory
-from iapo_jax.runtime.processes import leave
+from iapo_jax.runtime.console import is_writer, progress_bar, report_memory, say
+from iapo_jax.runtime.processes import exit_with
 from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.training import optimizer as update
 from iapo_jax.training import step_metrics
@@ -216,7 +216,7 @@ def compile_only(setup: Setup) -> None:
         ),
         "update": policy_update.lower(state, batch, np.int32(0), setup.temperature, spec=spec),
     }
-    say_memory(programs)
+    report_memory(programs)
 
 
 def _main(config: TrainConfig, arguments: argparse.Namespace) -> None:
@@ -229,4 +229,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(main))
+    exit_with(main)

@@ -282,7 +282,7 @@ def test_signals_are_heard_once(capfd):
         raise Stopped("all is well")
 
     def command():
-        with interruption.listening():
+        with interruption.handling_signals():
             work()
 
     assert exit_code(command) == STOPPED
@@ -291,18 +291,18 @@ def test_signals_are_heard_once(capfd):
     assert "SIGTERM: stopping after the current step; a second signal stops at once" in said
     assert said.endswith("stopped by SIGTERM: all is well\n")
     assert exit_code(lambda: None) == 0
-    with interruption.listening():
+    with interruption.handling_signals():
         assert not interruption.stop_requested()
 
 
 def test_a_signal_in_the_last_step_of_one_piece_of_work_ends_the_next_ones(capfd):
-    with interruption.listening():
-        with interruption.listening():
+    with interruption.handling_signals():
+        with interruption.handling_signals():
             os.kill(os.getpid(), signal.SIGTERM)
         assert interruption.stop_requested()
-        with interruption.listening():
+        with interruption.handling_signals():
             assert interruption.stop_requested()
-    with interruption.listening():
+    with interruption.handling_signals():
         assert not interruption.stop_requested()
     assert "SIGTERM: stopping" in capfd.readouterr().err
 

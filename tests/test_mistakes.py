@@ -215,7 +215,7 @@ def test_a_reward_is_tried_once_as_the_run_will_call_it(configure, tmp_path):
     (tmp_path / "pay.py").write_text(REWARDS)
     spec = f"reward.functions=[{tmp_path / 'pay.py'}:good]"
     made = set_up(configure(spec, "batch.num_generations=3"))
-    (given,) = made.paid.functions[0][1].__globals__["calls"]
+    (given,) = made.reward_functions.functions[0][1].__globals__["calls"]
     prompts, completions, answer, columns = given
     assert prompts == [made.problems.texts[0]] * 3 + [made.problems.texts[1]] * 3
     assert answer == ["2"] * 3 + ["4"] * 3 and columns == {"level": [1] * 3 + [2] * 3}

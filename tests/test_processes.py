@@ -81,7 +81,7 @@ def test_two_processes_are_one_run_and_die_as_one(configure, world, tmp_path):
     assert time.monotonic() - died < 2 * HEARTBEAT
     pair[1].wait()
     until = time.monotonic() + 10
-    while "all processes of a run end when one of them is gone" not in said(0):
+    while "all processes of a run end when one of them ends" not in said(0):
         assert time.monotonic() < until
         time.sleep(0.05)
 
@@ -105,7 +105,7 @@ def test_two_processes_are_one_run_and_die_as_one(configure, world, tmp_path):
 
 
 def test_an_error_of_the_first_is_everybodys(monkeypatch):
-    """The messages of `on_first`, as the two sides of a pair see them."""
+    """The messages of `on_process_zero`, as the two sides of a pair see them."""
     channel = []
     monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
 
@@ -122,15 +122,15 @@ def test_an_error_of_the_first_is_everybodys(monkeypatch):
     for kind in (UserError, RunError):
         channel.clear()
         for index in (0, 1):
-            monkeypatch.setattr(processes, "from_first", exchange(index))
+            monkeypatch.setattr(processes, "broadcast", exchange(index))
             compute = (lambda: fails(kind)) if index == 0 else (lambda: pytest.fail("computed"))  # noqa: B023
             with pytest.raises(kind, match="no room at 100 \u00b0"):
-                processes.on_first(compute, np.zeros(3))
+                processes.on_process_zero(compute, np.zeros(3))
     channel.clear()
     for index in (0, 1):
-        monkeypatch.setattr(processes, "from_first", exchange(index))
+        monkeypatch.setattr(processes, "broadcast", exchange(index))
         compute = (lambda: np.arange(3.0)) if index == 0 else (lambda: pytest.fail("computed"))
-        assert processes.on_first(compute, np.zeros(3)).tolist() == [0, 1, 2]
+        assert processes.on_process_zero(compute, np.zeros(3)).tolist() == [0, 1, 2]
 
 
 def test_no_cluster_is_one_sentence():
@@ -138,15 +138,15 @@ def test_no_cluster_is_one_sentence():
         processes.join(MeshSection(distributed=True))
 
 
-def test_the_guardian_speaks_for_those_who_cannot(root):
+def test_the_watcher_reports_an_abort(root):
     said = {}
-    for end in ("os.abort()", "processes._dismiss_guardian()"):
+    for end in ("os.abort()", "processes.dismiss_watcher()"):
         code = (
-            f"import os\nfrom iapo_jax.runtime import processes\nprocesses._post_guardian()\n{end}"
+            f"import os\nfrom iapo_jax.runtime import processes\nprocesses.start_watcher()\n{end}"
         )
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=root, capture_output=True, text=True
         )
         said[done.returncode] = done.stderr
     assert said[0] == ""
-    assert "was ended: all processes of a run end when one of them is gone" in said[-signal.SIGABRT]
+    assert "was ended: all processes of a run end when one of them ends" in said[-signal.SIGABRT]

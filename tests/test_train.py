@@ -32,7 +32,7 @@ from iapo_jax.evaluation import records
 from iapo_jax.model import attention
 from iapo_jax.pretrained import architecture, loaded, tokenization, weights
 from iapo_jax.rollout import collect as rollouts
-from iapo_jax.runtime.console import say_memory, use_compilation_cache
+from iapo_jax.runtime.console import report_memory, use_compilation_cache
 from iapo_jax.runtime.files import read_jsonl
 from iapo_jax.sharding import fetch
 from iapo_jax.train import train
@@ -712,11 +712,11 @@ def test_what_does_not_fit_is_said_after_the_rest(capsys):
     exhausted = f"RESOURCE_EXHAUSTED: {full}\nThe largest: ..."
     programs = {"sample": Program(exhausted), "signals": Program(), "update": Program(exhausted)}
     with pytest.raises(UserError, match="of a device is too small for sample and update; expected"):
-        say_memory(programs)
+        report_memory(programs)
     rows = capsys.readouterr().out.splitlines()[1:]
     assert rows[0] == f"sample     does not fit: {full}" and rows[1].startswith("signals   ")
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        say_memory({"sample": Program("INTERNAL: Mosaic failed")})
+        report_memory({"sample": Program("INTERNAL: Mosaic failed")})
 
 
 @pytest.fixture

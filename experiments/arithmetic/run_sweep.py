@@ -29,7 +29,7 @@ from testbed.settings import SETTINGS, SMALL
 from tqdm import tqdm
 
 from iapo_jax.errors import UserError
-from iapo_jax.runtime.interruption import Stopped, listening, stop_requested
+from iapo_jax.runtime.interruption import Stopped, handling_signals, stop_requested
 
 HERE = Path(__file__).resolve().parent
 _WAIT = 5.0  # seconds between two looks at what is done
@@ -237,7 +237,7 @@ def main() -> int:
         if not arguments.worker:
             check_made(arguments)
             return oversee(arguments)
-        with listening():
+        with handling_signals():
             return work_on(arguments)
     except Stopped as error:
         print(error)

@@ -82,18 +82,26 @@ class BatchSection:
 
 
 @dataclasses.dataclass(frozen=True)
-class SamplingSection:
-    """How completions are drawn."""
+class GenerationSection:
+    """How tokens are drawn, in training and in evaluation."""
 
-    temperature: float = option(1.0, "divides the logits in sampling, scoring and the loss")
-    top_p: float = option(1.0, "keep the most likely tokens of this mass")
-    top_k: int = option(0, "keep this many tokens; 0 = all")
+    temperature: float = option(
+        1.0, "divisor of the logits (in training also in scoring and in the loss)"
+    )
+    top_p: float = option(1.0, "sample from the most likely tokens of this total probability")
+    top_k: int = option(0, "sample from this many most likely tokens; 0 = all, 1 = greedy")
+    gather_weights: bool = option(
+        True, "copy all weights to each device of the fsdp axis while sampling; faster, larger"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSection(GenerationSection):
+    """How completions are drawn in training."""
+
     max_completion_length: int = option(2048, "T: tokens, the stop token included")
     length_bucket: int = option(
         0, "cut a rollout's padding to a multiple of this many tokens; 0 = never"
-    )
-    gather_weights: bool = option(
-        True, "each device of the fsdp axis holds whole weights while it samples; faster, larger"
     )
     allow_truncated_distribution: bool = option(
         False, "train although top_p < 1 or top_k > 0 draws from another policy than is scored"
@@ -205,7 +213,7 @@ class MeshSection:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalSection:
+class EvalSection(GenerationSection):
     """The table before and after; no table without a dataset."""
 
     dataset: str = option("", "as data.dataset; must hold other rows than the training data")
@@ -216,11 +224,7 @@ class EvalSection:
     shared: str = option(
         "refuse", "questions that the training data has, too: refuse, or leave_out of training"
     )
-    num_samples: int = option(1, "completions of each prompt, at temperature and top_p below")
-    temperature: float = option(1.0, "divides the logits")
-    top_p: float = option(1.0, "keep the most likely tokens of this mass")
-    top_k: int = option(0, "keep this many tokens; 0 = all, 1 = greedy")
-    gather_weights: bool = option(True, "as sampling.gather_weights")
+    num_samples: int = option(1, "completions of each prompt")
     prompts_per_batch: int = option(64, "prompts sampled at once; does not change the result")
     inspect: int = option(
         0, "probe the first sample of so many problems, before and after, for the report"
@@ -319,7 +323,7 @@ class SftConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(GenerationSection):
     """`python -m iapo_jax.evaluate`: models on data sets, with intervals, compared in pairs."""
 
     models: list[str] = option(
@@ -345,12 +349,8 @@ class EvaluateConfig:
     max_completion_length: int = option(2048, "tokens, the stop token included")
     max_prompt_length: int = option(1024, "tokens; longer prompts are left out, counted and said")
     strict: bool = option(False, "as data.strict of training")
-    temperature: float = option(1.0, "divides the logits")
-    top_p: float = option(1.0, "keep the most likely tokens of this mass")
-    top_k: int = option(0, "keep this many tokens; 0 = all, 1 = greedy")
     prompts_per_batch: int = option(16, "prompts sampled at once; no part of the result")
     samples_per_batch: int = option(0, "completions of each at once; 0 = all; as above")
-    gather_weights: bool = option(True, "as sampling.gather_weights of training")
     inspect: int = option(0, "probe the first sample of so many problems, for the report")
     progress: bool = option(True, "a bar with accuracy and length")
     compilation_cache: str = option("~/.cache/iapo_jax/xla", "as log.compilation_cache of training")

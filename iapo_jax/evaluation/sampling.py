@@ -42,7 +42,7 @@ from iapo_jax.runtime.console import environment, is_writer, progress_bar, say
 from iapo_jax.runtime.files import write_json, writing
 from iapo_jax.runtime.interruption import Stopped, stop_requested
 from iapo_jax.runtime.locks import file_lock
-from iapo_jax.runtime.processes import from_first, on_first
+from iapo_jax.runtime.processes import broadcast, on_process_zero
 from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.types import Params
 
@@ -160,7 +160,7 @@ def _judge(
     texts = tokenization.decode_completions(opened.tokenizer, tokens, opened.stop_ids)
     indices = np.repeat([problem for problem, _ in chunks], samples)
     whole = extraction.whole_texts([problems.texts[i] for i in indices], texts)
-    correct = on_first(
+    correct = on_process_zero(
         lambda: collect.check_answers(problems, indices, texts), np.zeros(len(texts), bool)
     )
     thinking = tokenization.thinking_lengths(
@@ -217,7 +217,7 @@ def evaluate(
     for one in found:
         there[place[one.row], one.sample] = True
     at_once = min(task.protocol.samples_per_batch or samples, samples)
-    chunks = missing_chunks(from_first(there), at_once)
+    chunks = missing_chunks(broadcast(there), at_once)
     right, tokens = sum(one.correct for one in found), sum(one.length for one in found)
     with progress_bar(len(found), there.size, unit="completion", shown=shown, leave=leave) as bar:
         bar.set_description(name)
@@ -379,7 +379,7 @@ def inspect_to(
         index = place.get(one.row, count)
         if one.sample == 0 and index < count:
             ids[index, : len(one.ids)], lengths[index] = one.ids, len(one.ids)
-    ids, lengths = from_first((ids, lengths))
+    ids, lengths = broadcast((ids, lengths))
     asked = [
         Asked(
             Prompt(problems.texts[i], problems.tokens[i]),

@@ -151,7 +151,10 @@ def sample_completions(
     """
     if count < 1:
         raise UserError(f"count is {count}; expected at least 1")
-    section = _section(information, SamplingSection(temperature, top_p, top_k, max_length))
+    sampling = SamplingSection(
+        temperature=temperature, top_p=top_p, top_k=top_k, max_completion_length=max_length
+    )
+    section = _section(information, sampling)
     known, mesh = opened.run.pretrained, opened.run.mesh
     room = len(tokenization.encode(known.tokenizer, section.postfix))
     if section.estimator != "answer_entropy":

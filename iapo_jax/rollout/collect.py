@@ -19,7 +19,7 @@ from iapo_jax.pretrained.tokenization import real_tokens, thinking_lengths
 from iapo_jax.rollout import rewards as rewards_module
 from iapo_jax.rollout.rewards import RewardFunctions, _columns
 from iapo_jax.rollout.sampler import Sampler, draw_rollout
-from iapo_jax.runtime.processes import on_first
+from iapo_jax.runtime.processes import on_process_zero
 from iapo_jax.types import Params, Rollout
 
 
@@ -90,7 +90,7 @@ def generate_and_score(
     # another.
     zeros = np.zeros(len(texts), np.float32)
     nothing = zeros, {name: zeros for name, _ in reward_functions.functions}, zeros.astype(bool)
-    reward, parts, correct = on_first(judge, nothing)
+    reward, parts, correct = on_process_zero(judge, nothing)
     checker = {name: n - counted[name] for name, n in answers.checker_counts().items()}
     thinking = thinking_lengths(tokenizer, tokens, stops, config.information.end_of_thinking)
     size = data.bucket(

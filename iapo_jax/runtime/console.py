@@ -118,7 +118,7 @@ def progress_bar(
     )
 
 
-def say_memory(programs: dict[str, Any]) -> None:
+def report_memory(programs: dict[str, Any]) -> None:
     """Compiles lowered programs and tells, of each as it is done, its memory on a device.
 
     Raises:

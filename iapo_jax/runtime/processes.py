@@ -1,6 +1,6 @@
-"""Several processes as one run: they join, agree, and none waits for one that is gone.
+"""Several processes as one run: they join, agree, and none waits for one that has ended.
 
-A single process passes through all of this unchanged.
+With a single process every function here passes its argument through.
 """
 
 import atexit
@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -23,11 +23,12 @@ from iapo_jax.errors import FAILED, STOPPED, RunError, UserError
 T = TypeVar("T")
 
 
-_LAST_WORDS = 3.0  # seconds
+_SECONDS_FOR_LAST_MESSAGES = 3.0
 
 
-# JAX ends every process when one of them is gone, by abort(): then nothing in it can speak.
-_GUARDIAN = """
+# When a process of the run ends, JAX calls abort() in the others, so Python cannot print there.
+# This child waits for a byte, which a process writes before it exits, and reports its absence.
+_WATCHER = """
 import os, sys
 if not os.read(int(sys.argv[1]), 1):
     os.write(2, sys.argv[2].encode())
@@ -35,16 +36,16 @@ if not os.read(int(sys.argv[1]), 1):
 
 
 _GONE = (
-    "all processes of a run end when one of them is gone or never came (its own output says why); "
-    "the same command on each goes on from the last checkpoint"
+    "all processes of a run end when one of them ends or never joins (its own output gives the "
+    "reason); the same command on each host resumes from the last checkpoint"
 )
 
 
-_bell: int | None = None  # of the guardian
+_watcher_pipe: int | None = None
 
 
 def join(section: MeshSection) -> None:
-    """Joins the other processes of `config.MeshSection`, if it says that there are any.
+    """Joins the other processes of the run if `mesh.distributed` is set.
 
     Raises:
       UserError: if they cannot be found.
@@ -53,7 +54,7 @@ def join(section: MeshSection) -> None:
         return
     # Its C++ handler would keep SIGTERM from `interruption`.
     jax.config.update("jax_enable_preemption_service", False)
-    _post_guardian()
+    start_watcher()
     try:
         jax.distributed.initialize(
             section.coordinator,
@@ -63,7 +64,7 @@ def join(section: MeshSection) -> None:
             heartbeat_timeout_seconds=section.heartbeat_timeout,
         )
     except (RuntimeError, ValueError, TypeError) as error:
-        _dismiss_guardian()
+        dismiss_watcher()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"mesh.distributed: no other processes were found: {reason}; expected a cluster that "
@@ -71,34 +72,34 @@ def join(section: MeshSection) -> None:
         ) from None
 
 
-def _post_guardian() -> None:
-    """A child that outlives this process, and says what happened if it could not say goodbye."""
-    global _bell
-    said = f"error: process {os.getpid()} was ended: {_GONE}\n"
-    theirs, _bell = os.pipe()
+def start_watcher() -> None:
+    """Starts a child that outlives this process and reports an end without a clean exit."""
+    global _watcher_pipe
+    message = f"error: process {os.getpid()} was ended: {_GONE}\n"
+    read_end, _watcher_pipe = os.pipe()
     subprocess.Popen(
-        [sys.executable, "-S", "-E", "-c", _GUARDIAN, str(theirs), said],
-        pass_fds=(theirs,),
+        [sys.executable, "-S", "-E", "-c", _WATCHER, str(read_end), message],
+        pass_fds=(read_end,),
         stdin=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is not for it
+        start_new_session=True,  # so that Ctrl-C does not reach it
     )
-    os.close(theirs)
-    atexit.register(_dismiss_guardian)
+    os.close(read_end)
+    atexit.register(dismiss_watcher)
 
 
-def _dismiss_guardian() -> None:
-    global _bell
-    if _bell is not None:
+def dismiss_watcher() -> None:
+    global _watcher_pipe
+    if _watcher_pipe is not None:
         with contextlib.suppress(OSError):
-            os.write(_bell, b".")
-        _bell = None
+            os.write(_watcher_pipe, b".")
+        _watcher_pipe = None
 
 
-def leave(main: Callable[[], int]) -> int:
-    """The exit code of `main()`; one process of several ends here, at once.
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Ends this process with the exit code of `main()`.
 
-    After a clean shutdown of jax.distributed the interpreter's teardown hangs more often than not
-    (seen with jax 0.10 to 0.12).
+    One of several processes exits at once: after a clean shutdown of jax.distributed the
+    interpreter's teardown usually hangs (seen with jax 0.10 to 0.12).
     """
     try:
         code = main()
@@ -115,57 +116,57 @@ def leave(main: Callable[[], int]) -> int:
     if jax.process_count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()
-        if code in (0, STOPPED):  # the others may still be busy, and are known to come
-            multihost_utils.sync_global_devices("leave")
-            _dismiss_guardian()
+        if code in (0, STOPPED):  # the others may still be busy, and will come here too
+            multihost_utils.sync_global_devices("exit")
+            dismiss_watcher()
             with contextlib.suppress(Exception):
                 jax.distributed.shutdown()
-        elif jax.process_index() == 0:  # with it all end: they may have something to say, too
-            time.sleep(_LAST_WORDS)
-        _dismiss_guardian()
+        elif jax.process_index() == 0:  # its end ends all others, which may have messages to print
+            time.sleep(_SECONDS_FOR_LAST_MESSAGES)
+        dismiss_watcher()
         os._exit(code)
-    return code
+    raise SystemExit(code)
 
 
 def connection_lost(error: BaseException) -> bool:
-    """Whether this is how a process hears that another one of its run is gone."""
+    """Whether the error means that another process of the run has ended."""
     return jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError)
 
 
-def from_first(tree: Any) -> Any:
+def broadcast(tree: Any) -> Any:
     """Host values of process 0, on every process."""
     if jax.process_count() == 1:
         return tree
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
 
 
-def on_first(compute: Callable[[], T], like: T) -> T:
-    """What `compute()` gives on process 0, on every process: it runs there alone.
+def on_process_zero(compute: Callable[[], T], like: T) -> T:
+    """Runs `compute()` on process 0 alone, and returns its result on every process.
 
     Args:
-      like: arrays of the result's structure, shapes and dtypes, for the others.
+      like: arrays of the result's structure, shapes and dtypes, for the other processes.
 
     Raises:
-      UserError, RunError: on every process, if `compute` raises one.
+      UserError, RunError: on every process, if `compute` raises it.
     """
     if jax.process_count() == 1:
         return compute()
-    found, said, kind = like, b"", 0
+    result, message, kind = like, b"", 0
     if jax.process_index() == 0:
         try:
-            found = compute()
+            result = compute()
         except (UserError, RunError) as error:
-            said, kind = str(error).encode(), 1 + isinstance(error, RunError)
-    kind, size = (int(x) for x in from_first(np.asarray([kind, len(said)], np.int32)))
+            message, kind = str(error).encode(), 1 + isinstance(error, RunError)
+    kind, size = (int(x) for x in broadcast(np.asarray([kind, len(message)], np.int32)))
     if kind:
         text = np.zeros(size, np.uint8)
-        text[:] = np.frombuffer(said, np.uint8) if said else 0
-        raise (UserError, RunError)[kind - 1](bytes(from_first(text)).decode())
-    return from_first(found) if jax.tree.leaves(like) else found
+        text[:] = np.frombuffer(message, np.uint8) if message else 0
+        raise (UserError, RunError)[kind - 1](bytes(broadcast(text)).decode())
+    return broadcast(result) if jax.tree.leaves(like) else result
 
 
 def any_process(flag: bool) -> bool:
-    """Whether the flag is set on any process; all of them ask at the same place."""
+    """Whether the flag is set on any process; every process must call this at the same place."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.asarray(flag)).any())

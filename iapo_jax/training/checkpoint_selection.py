@@ -21,7 +21,7 @@ from iapo_jax.evaluation.sampling import Protocol, evaluate, make_task
 from iapo_jax.pretrained.loaded import Run
 from iapo_jax.runtime.console import is_writer
 from iapo_jax.runtime.files import read_jsonl, write_jsonl
-from iapo_jax.runtime.processes import from_first
+from iapo_jax.runtime.processes import broadcast
 from iapo_jax.types import Params
 
 
@@ -104,13 +104,13 @@ class Selection:
                     f"{self.path} is of another selection split than selection.* tells now; "
                     "expected the same one, or another output_dir"
                 )
-        count = int(from_first(np.int32(len(rows))))
+        count = int(broadcast(np.int32(len(rows))))
         found = np.zeros((count, len(Candidate._fields)))
         if is_writer():
             found[:] = np.reshape(
                 [[row[name] for name in Candidate._fields] for row in rows], found.shape
             )
-        self.candidates = [Candidate(int(r[0]), *map(float, r[1:])) for r in from_first(found)]
+        self.candidates = [Candidate(int(r[0]), *map(float, r[1:])) for r in broadcast(found)]
         if is_writer() and rows:
             self._write(rows)  # another criterion may choose another one
 

@@ -18,9 +18,9 @@ from iapo_jax.pretrained import directory as pretrained
 from iapo_jax.pretrained.loaded import Run
 from iapo_jax.runtime.console import is_writer, say, write_environment
 from iapo_jax.runtime.files import write_atomically, writing
-from iapo_jax.runtime.interruption import listening
+from iapo_jax.runtime.interruption import handling_signals
 from iapo_jax.runtime.locks import file_lock
-from iapo_jax.runtime.processes import on_first
+from iapo_jax.runtime.processes import on_process_zero
 from iapo_jax.sharding import fetch
 from iapo_jax.training.checkpoint import Checkpoints, step_to_resume
 from iapo_jax.training.optimizer import TrainState
@@ -31,7 +31,7 @@ from iapo_jax.types import Params
 def run_directory(run: Run, config: Any) -> Iterator[Checkpoints]:
     """Makes the run directory, holds it for this run alone, and opens its checkpoints.
 
-    SIGTERM and SIGINT are heard by `interruption` meanwhile.
+    SIGTERM and SIGINT are handled meanwhile (`interruption`).
 
     Raises:
       UserError: if nothing can be written there, another run holds it, or `config.resume` asks for
@@ -42,8 +42,8 @@ def run_directory(run: Run, config: Any) -> Iterator[Checkpoints]:
     with contextlib.ExitStack() as stack:
         check_writable(checkpoints.directory, "the directory of checkpoints")
         _step_to_resume(Checkpoints(run.output_dir), config)  # before anything is made
-        on_first(lambda: _make_directory(run, stack), ())
-        stack.enter_context(listening())
+        on_process_zero(lambda: _make_directory(run, stack), ())
+        stack.enter_context(handling_signals())
         stack.callback(checkpoints.close)
         with writing(run.output_dir):
             yield checkpoints
@@ -85,10 +85,12 @@ def resume_state(
         disk.
     """
     step = _step_to_resume(checkpoints, config)
-    on_first(lambda: _check_space(checkpoints, config, like), ())
+    on_process_zero(lambda: _check_space(checkpoints, config, like), ())
     if step is None:
         return None, 0, {}
-    on_first(lambda: _compare_configs(checkpoints.directory.parent / "config.yaml", config), ())
+    on_process_zero(
+        lambda: _compare_configs(checkpoints.directory.parent / "config.yaml", config), ()
+    )
     asked = checkpoints.steps()[::-1] if config.resume == "auto" else [step]
     found, state, damaged = checkpoints.restore_whole(asked, lambda _: like)
     for error, bad in zip(damaged, asked, strict=False):

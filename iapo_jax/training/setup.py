@@ -108,7 +108,7 @@ def set_up(
     limit, strict = config.data.max_prompt_length, config.data.strict
     notes = [*loaded.notes, *data.told_left_out(problems, loaded, limit, strict=strict)]
     problems, held = split_problems(problems, config.selection, config.seed)
-    processes.on_first(
+    processes.on_process_zero(
         lambda: rewards.try_on_problems(
             reward_functions, problems, config.batch.num_generations, config.data.dataset
         ),
