@@ -1,14 +1,17 @@
-"""The policy in the docstring of `rewards`: every row of its two tables is a test."""
+"""docs/answers.md: every row of its two tables is a test."""
+
+from pathlib import Path
 
 import pytest
 
-from iapo_jax.answers.checker import AnswerChecker, extract_answer
-from iapo_jax.rollout import rewards
+from iapo_jax.answers import AnswerChecker, extract_answer
+
+PAGE = (Path(__file__).parents[1] / "docs" / "answers.md").read_text(encoding="utf-8")
 
 
 def rows(columns):
-    """The cells of the docstring's table with so many columns; backticks are quotes."""
-    lines = [line for line in rewards.__doc__.splitlines() if line.startswith("| `")]
+    """The cells of the page's table with so many columns; backticks are quotes."""
+    lines = [line for line in PAGE.splitlines() if line.startswith("| `")]
     cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
     unquote = lambda cell: cell[1:-1] if cell.startswith("`") else cell  # noqa: E731
     return [[unquote(cell) for cell in row] for row in cells if len(row) == columns]
@@ -24,7 +27,7 @@ def checker():
 
 
 def test_every_row_was_read():
-    table = [line for line in rewards.__doc__.splitlines() if line.startswith("|")]
+    table = [line for line in PAGE.splitlines() if line.startswith("|")]
     assert len(table) == len(EXTRACTIONS) + len(VERDICTS) + 4  # two headers, two rules
     assert len(EXTRACTIONS) > 25 and len(VERDICTS) > 60
 
@@ -37,8 +40,8 @@ def test_extraction(completion, answer, rule):
 
 @pytest.mark.parametrize("answer, gold, kind, verdict, rule", VERDICTS)
 def test_equivalence(checker, answer, gold, kind, verdict, rule):
-    assert verdict in ("right", "wrong")
-    assert checker.check([(answer, gold)], kinds=[kind]) == [verdict == "right"], rule
+    assert verdict in ("correct", "incorrect")
+    assert checker.check([(answer, gold)], kinds=[kind]) == [verdict == "correct"], rule
 
 
 @pytest.mark.parametrize("answer, gold, kind, verdict, rule", VERDICTS)
@@ -47,4 +50,4 @@ def test_most_verdicts_do_not_depend_on_which_side_is_gold(
 ):
     if kind or gold == "B":  # a choice is asked of the gold answer
         return
-    assert checker.check([(gold, answer)]) == [verdict == "right"], rule
+    assert checker.check([(gold, answer)]) == [verdict == "correct"], rule

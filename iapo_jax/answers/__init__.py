@@ -1,4 +1,7 @@
-"""What the answer of a completion is, and when two answers are the same. No JAX."""
+"""Which text of a completion is its answer, and when two answers are equal. No JAX.
+
+`docs/answers.md` states the policy by examples.
+"""
 
 from iapo_jax.answers.checker import (
     AnswerChecker,

@@ -1,9 +1,9 @@
-r"""Whether completions are right, on the host, with a pool of children that can be killed. No JAX.
+r"""Whether completions are correct, on the host, with a pool of processes. No JAX.
 
-`extraction` cuts the answer out, `equivalence` decides what can be told exactly, and the rest goes
-to math-verify in child processes that are killed when they hang
-(`\boxed{2^{2^{2^{2^{2^{2}}}}}}` never ends by itself). The policy is written in `rewards`.
-The home of math-verify.
+`extraction` finds the answer, `equivalence` decides whatever it can decide exactly, and math-verify
+compares the rest in child processes that are killed if they hang (evaluating
+`\boxed{2^{2^{2^{2^{2^{2}}}}}}` never terminates). `docs/answers.md` states the policy. The home of
+math-verify.
 """
 
 from __future__ import annotations
@@ -24,21 +24,24 @@ from typing import Self
 from iapo_jax.answers.equivalence import KINDS, algebra, decide
 from iapo_jax.answers.extraction import extract_answer
 
-_START_SECONDS = 60.0  # a cold network disk needs many; not part of a job's time-out
+POLICY = 1
+"""The number of the policy in `docs/answers.md`; it grows whenever a verdict there changes."""
+
+_START_SECONDS = 60.0  # a cold network disk needs many; not part of a job's timeout
 
 
 def same_answer(one: str, other: str) -> bool:
-    r"""Whether two answers surely say the same, as far as `equivalence` can tell. No child process.
+    r"""Whether `equivalence` can prove that two answers are equal. Starts no child process.
 
-    1,000 and 1000.0 are the same, 0.5 and \frac{1}{2} too; x+1 and 1+x only for `answers_match`.
+    1,000 equals 1000.0, and 0.5 equals \frac{1}{2}; only `answers_match` finds x+1 equal to 1+x.
     """
     return decide(one, other) is True
 
 
 def _serve(descriptor: int, memory: int) -> None:
-    """Answer `[candidate, gold, timeout in s]` with `{"equal": bool}` or `{"error": str}`.
+    """Answers `[candidate, gold, timeout in s]` with `{"equal": bool}` or `{"error": str}`.
 
-    Runs in the child, from source text, until EOF: it must not use a name of this module.
+    Runs in the child, from source text, until EOF: it must not use any name of this module.
     """
     import contextlib
     import json
@@ -57,7 +60,7 @@ def _serve(descriptor: int, memory: int) -> None:
         return connection.send_bytes(json.dumps({"failed": repr(error)}).encode())
 
     # LaTeX only: the other extractors look for any number in the text, and evaluate it as Python.
-    # Units are dealt with before: as one of them, the c of 4c would be gone.
+    # Units are removed before: math-verify would take the c of 4c for a unit.
     normal = NormalizationConfig(
         basic_latex=True,
         units=False,
@@ -78,12 +81,12 @@ def _serve(descriptor: int, memory: int) -> None:
         )
 
     with contextlib.suppress(Exception):
-        parsed("x^{2}")  # builds the parser's tables: no part of the first job's time
+        parsed("x^{2}")  # builds the parser's tables outside the first job's timeout
     connection.send_bytes(b'{"ready": true}')
     with contextlib.suppress(EOFError, OSError):
         while True:
             candidate, gold, timeout = json.loads(connection.recv_bytes())
-            signal.alarm(int(timeout) + 10)  # should the parent die during a hang
+            signal.alarm(int(timeout) + 10)  # in case the parent dies during a hang
             try:
                 equal = verify(
                     parsed(gold),
@@ -101,17 +104,20 @@ def _serve(descriptor: int, memory: int) -> None:
             connection.send_bytes(json.dumps(reply).encode())
 
 
-# Read now: a file that was edited since the import would give another text later in a long run.
+# Read at import: a file edited since then would give another text later in a long run.
 _SERVE_SOURCE = inspect.getsource(_serve)
 
 
 class _Worker:
-    """One child process; `ask` from one thread at a time. RuntimeError if it does not come up.
+    """One child process; only one thread at a time may call `ask`.
 
-    A subprocess and not multiprocessing: `spawn` and `forkserver` import the parent's main module
-    again, which here is a trainer that imports JAX and may seize the accelerator; `fork` copies a
-    process with JAX's threads. This child imports math-verify alone: ready after 0.5 s, 60 MB.
-    Jobs travel as JSON, since nothing that a model wrote should reach pickle.
+    Not multiprocessing: `spawn` and `forkserver` import the parent's main module again, which here
+    is a trainer that imports JAX and may seize the accelerator, and `fork` copies a process with
+    JAX's threads. This child imports math-verify only: it is ready after 0.5 s and takes 60 MB.
+    Jobs travel as JSON, because pickle must never read what a model wrote.
+
+    Raises:
+      RuntimeError: if the process does not start.
     """
 
     def __init__(self, memory: int):
@@ -125,19 +131,19 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                start_new_session=True,  # signals to the whole group are for the trainer alone
+                start_new_session=True,  # signals to the process group are for the trainer alone
             )
         reply = self._reply(_START_SECONDS)
         if "ready" not in reply:
             self.end()
             raise RuntimeError(
                 f"The answer checker cannot start a child of {sys.executable} that imports "
-                f"math_verify, is math-verify installed there? It said {reply}."
+                f"math_verify; is math-verify installed there? The child reported {reply}."
             )
 
     def ask(self, job: tuple[str, str], timeout: float) -> dict:
-        """`{"equal": bool}`, `{"error": str}`; or `{"late": ...}`, `{"dead": ...}`: end it."""
-        with contextlib.suppress(OSError):  # it died while idle: the reply says so
+        """`{"equal": bool}` or `{"error": str}`; or `{"late": ...}`, `{"dead": ...}`: end it."""
+        with contextlib.suppress(OSError):  # it died while idle: the reply reports that
             self._connection.send_bytes(json.dumps([*job, timeout]).encode())
         return self._reply(timeout)
 
@@ -161,12 +167,24 @@ def _end_all(workers: list[_Worker]) -> None:
 
 
 class AnswerChecker:
-    """Decides equality of answers; math-verify runs in a pool of processes that can be killed.
+    """Compares answers; math-verify runs in a pool of processes that can be killed.
 
-    Usable from any thread. A process starts when an answer needs one; all end with `close()`, at
-    exit, or with the object. A job that takes more than `timeout` seconds of wall time is wrong
-    and adds 1 to `timeouts`; an exception in math-verify, or a job on which two processes died,
-    is wrong and adds 1 to `errors`. `memory` is the address space of a process in bytes.
+    Any thread may use it. A process starts when a comparison needs one; all end with `close()`, at
+    exit, or with the object.
+
+    Attributes:
+      timeouts: comparisons that took more than `timeout` seconds of wall time; these are incorrect.
+      errors: comparisons that raised in math-verify, or on which two processes died; these are
+        incorrect, too.
+
+    Args:
+      workers: the most processes; by default half of the CPUs, and at most 8.
+      timeout: seconds for one comparison.
+      memory: the address space of a process, in bytes.
+
+    >>> with AnswerChecker(workers=1, timeout=5.0) as checker:
+    ...     checker.check([("x + 1", "1 + x"), ("12", "13")])
+    [True, False]
     """
 
     def __init__(self, workers: int | None = None, timeout: float = 5.0, memory: int = 4 * 2**30):
@@ -184,9 +202,15 @@ class AnswerChecker:
         timeout: float | None = None,
         kinds: Sequence[str | None] | None = None,
     ) -> list[bool]:
-        """Whether each (candidate, gold) is equal, in order; equal pairs are asked once.
+        """Whether each (candidate, gold) is equal, in order; equal pairs are compared once.
 
-        RuntimeError if a process cannot be started, or after `close()` if one is needed.
+        Args:
+          timeout: seconds for one comparison, in place of the checker's own.
+          kinds: of the gold answers: integer, latex or choice; None: read off the gold answer.
+
+        Raises:
+          RuntimeError: if a process cannot start, or if one is needed after `close()`.
+          ValueError: if the lengths differ.
         """
         kinds = [kind if kind in KINDS else None for kind in kinds or [None] * len(pairs)]
         cases = [(*pair, kind) for pair, kind in zip(pairs, kinds, strict=True)]
@@ -206,7 +230,7 @@ class AnswerChecker:
         except IndexError:
             worker = _Worker(self.memory)
         reply = worker.ask(job, timeout)
-        if "dead" in reply:  # perhaps not by its own fault
+        if "dead" in reply:  # perhaps not because of this job
             worker.end()
             worker = _Worker(self.memory)
             reply = worker.ask(job, timeout)
@@ -220,7 +244,7 @@ class AnswerChecker:
         return reply.get("equal", False)
 
     def close(self) -> None:
-        """Wait for the answers under way, then end the processes."""
+        """Waits for running comparisons, then ends the processes."""
         self._threads.shutdown(cancel_futures=True)
         _end_all(self._idle)
 
@@ -246,21 +270,36 @@ def _default_checker() -> AnswerChecker:
 
 
 def checker_counts() -> dict[str, int]:
-    """`timeouts` and `errors` of the default checker since the start of the process, in jobs."""
+    """`timeouts` and `errors` of the default checker since the process started."""
     return {name: getattr(_default, name, 0) for name in ("timeouts", "errors")}
 
 
 def answers_match(candidate: str, gold: str, timeout: float = 5.0, kind: str | None = None) -> bool:
-    """Whether two answers are equal by the policy of `rewards`; algebra takes at most `timeout` s.
+    r"""Whether two answers are equal (`docs/answers.md`).
 
-    An empty candidate, or one over `extraction.MAX_ANSWER_CHARS` that is not the same string, is
-    wrong. `kind` is "integer", "latex" or "choice"; None or "" is told from the gold answer.
+    An empty candidate is incorrect, and so is one of more than `extraction.MAX_ANSWER_CHARS` that
+    is another string.
+
+    Args:
+      timeout: seconds after which a comparison by math-verify counts as incorrect.
+      kind: of the gold answer: integer, latex or choice; None or "": read off the gold answer.
+
+    >>> answers_match(r"\frac{1}{2}", "0.5")
+    True
+    >>> answers_match("(b) rain", "B", kind="choice")
+    True
     """
     return _default_checker().check([(candidate, gold)], timeout=timeout, kinds=[kind])[0]
 
 
 def is_correct(completion: str, answer: str, kind: str | None = None) -> bool:
-    """Whether the answer that is cut out of the completion equals the gold answer."""
+    r"""Whether a completion's answer (`extract_answer`) equals the gold answer (`answers_match`).
+
+    >>> is_correct("<think>3*4 = 12</think><answer>12.0</answer>", "12")
+    True
+    >>> is_correct(r"so it is \boxed{7}", "8")
+    False
+    """
     return are_correct([completion], [answer], [kind])[0]
 
 
@@ -269,7 +308,14 @@ def are_correct(
     answers: Sequence[str],
     kinds: Sequence[str | None] | None = None,
 ) -> list[bool]:
-    """`is_correct` of a batch, in parallel. ValueError if the lengths differ."""
+    """`is_correct` of a batch, in parallel.
+
+    Raises:
+      ValueError: if the lengths differ.
+
+    >>> are_correct(["<answer>7</answer>", "the answer is 8"], ["7", "9"])
+    [True, False]
+    """
     pairs = [
         (extract_answer(completion) or "", str(answer))
         for completion, answer in zip(completions, answers, strict=True)

@@ -1,7 +1,7 @@
-r"""Whether two answers are the same, where that can be told exactly and without a child process.
+r"""Whether two answers are equal, as far as exact rules without a child process can decide.
 
-The rules and examples are the second table of `rewards`. What is not decided here (algebra) goes
-to math-verify in `answers`.
+The second table of `docs/answers.md` has the rules with examples. Whatever is not decided here
+(algebra) goes to math-verify (`checker`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from iapo_jax.answers.structures import Sequence
 
 KINDS = ("integer", "latex", "choice")
 
-
 _GOLD_LETTER = re.compile(r"\(?\s?([A-E])\s?\)?\.?")
-
 
 _CHOICE = re.compile(
     r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? )?"
@@ -27,64 +25,48 @@ _CHOICE = re.compile(
     re.I | re.DOTALL,
 )
 
-
 _SECOND_CHOICE = re.compile(r"\([A-Z]\)|\b[A-Z][).:](?:\s|$)|^(?:or|and|/|,|&) ")
-
 
 _NAME = (
     r"(?:\\text\{[^{}]*\}|\\?[a-zA-Z]+(?:_\{?\w+\}?)?'{0,3}|\\angle \w+)"
     r"(?:\s?\(\s?[\w, \\]{1,20}\))?"
 )
 
-
 _ASSIGNED = re.compile(
     rf"({_NAME}|\({_NAME}(?:\s?,\s?{_NAME})*\))\s?(?:=|\\in(?![a-z])|\\approx)\s?([^=]+)"
 )
 
-
 _LEADING = re.compile(r"(?:=|\\approx|(?:approximately|about|roughly) )\s?", re.I)
-
 
 _MODULUS = re.compile(r"\s?\(?\\?p?mod(?![a-z])\s?\{?\s?[0-9]+\s?\}?\)?$")
 
-
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' .,!-]*")
-
 
 _ARTICLE = re.compile(r"(?:an?|the) (?=[a-z]{2})", re.I)
 
-
 _DOUBT = re.compile(r"[0-9]|\b(?:not|maybe|perhaps|if|unless|wrong)\b", re.I)
 
-
 _LONG_WORD = re.compile(r"[A-Za-z]{3}")
-
 
 _FUNCTIONS = re.compile(
     r"(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|max|min|gcd|lcm|mod|arc\w+|sinh|cosh)\b", re.I
 )
 
-
 _PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z']{2,}")
-
 
 _TIME = re.compile(r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}))?\s?([ap])?\.?\s?m?\.?", re.I)
 
-
 _RATIO = re.compile(r"[0-9.]{1,20}(?:\s?:\s?[0-9.]{1,20})+")
-
 
 _BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?\s?_\s?\{?(?:\\text\{)?\s?([0-9]{1,2}|[a-z]+)\s?\}{0,2}")
 
-
 _MOST = 4_000  # comparisons of parts; nested lists of hostile texts could ask for millions
-
 
 _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 
 def decide(candidate: str, gold: str, kind: str | None = None) -> bool | None:
-    """Compare two answers; None where only algebra can tell. A `kind` is one of KINDS."""
+    """Whether two answers are equal; None if only algebra can decide. `kind` is one of KINDS."""
     candidate, gold = candidate.strip(), gold.strip()
     if not candidate or not gold:
         return False
@@ -106,13 +88,13 @@ def decide(candidate: str, gold: str, kind: str | None = None) -> bool | None:
 
 
 def algebra(candidate: str, gold: str) -> tuple[str, str]:
-    """Both texts as math-verify is asked of them: tidy, without names and units."""
+    """Both texts as math-verify receives them: tidy, without names and units."""
     one, other = _assigned(tidy(candidate), tidy(gold))
     return without_unit(one), without_unit(other)
 
 
 def _gold_letter(gold: str, kind: str | None) -> str | None:
-    """The letter that a gold answer is; without a kind only A to E, as X is a quantity."""
+    """The gold answer's letter; without a kind only A to E, because X may be a quantity."""
     if kind == "choice":
         return choice(gold)
     found = _GOLD_LETTER.fullmatch(plain(gold)) if kind is None else None
@@ -120,7 +102,7 @@ def _gold_letter(gold: str, kind: str | None) -> str | None:
 
 
 def choice(text: str) -> str | None:
-    """The letter that a tidy text chooses: B, (b), B., B) text, (B) text, option B; else None."""
+    """The letter that a tidy text chooses (B, (b), B., B) text, (B) text, option B), or None."""
     found = _CHOICE.fullmatch(plain(text))
     if found is None or (found[3] and _SECOND_CHOICE.search(found[3])):
         return None
@@ -129,14 +111,14 @@ def choice(text: str) -> str | None:
 
 
 class _Work:
-    """What is left of the comparisons of one pair of answers, and how deep it is in their parts."""
+    """The budget of comparisons for one pair of answers, and the depth of the present one."""
 
     def __init__(self):
         self.left, self.depth = _MOST, 0
 
 
 def same(one: str, other: str, work: _Work | None = None) -> bool | None:
-    """Compare two tidy texts by value, part by part; None where only algebra can tell."""
+    """Whether two tidy texts are equal, part by part; None if only algebra can decide."""
     work = work or _Work()
     if not one or not other:
         return one == other
@@ -156,7 +138,7 @@ def same(one: str, other: str, work: _Work | None = None) -> bool | None:
         if verdict is not None:
             return verdict
     if squashed(one).lower() == squashed(other).lower():
-        return False  # b is not B, though math-verify would say so
+        return False  # b is not B, but math-verify would accept it
     for text, beside, number in ((one, other, numbers[1]), (other, one, numbers[0])):
         if number is not None and (_is_equation(text) or _contradicts(text)):
             return False
@@ -166,7 +148,7 @@ def same(one: str, other: str, work: _Work | None = None) -> bool | None:
 
 
 def _assigned(one: str, other: str) -> tuple[str, str]:
-    r"""Without `x =`, `x \in` or a modulus where the other has none, or the same."""
+    r"""Both texts without `x =`, `x \in` or a modulus, unless these differ between the two."""
     found = _LEADING.match(one)
     one = one[found.end() :] if found else one
     if bool(_MODULUS.search(one)) != bool(_MODULUS.search(other)):
@@ -195,7 +177,7 @@ def _same_parts(one: str, other: str, work: _Work) -> bool | None:
             parts[index] = Sequence("single", part.items)
     first, second = parts
     if len(first.items) != len(second.items):
-        # an expression may still be a matrix or an interval for algebra: decide plain things only
+        # algebra may still read an expression as a matrix or an interval: decide plain cases only
         known = "single" not in (first.form, second.form) or any(
             quantity(part.items[0]) or structures.is_atom(part.items[0])
             for part in parts
@@ -261,7 +243,7 @@ def _same_words(one: str, other: str, work: _Work) -> bool | None:
     if None not in words:
         return words[0] == words[1]
     for text, said, beside in ((one, words[0], other), (other, words[1], one)):
-        # east is no product of variables, but abc may be
+        # east is not a product of variables, but abc may be
         word = said and (whole_text(text) or re.search(r"[a-z]{4}", said))
         if word and not structures.is_atom(beside):
             return False
@@ -277,7 +259,7 @@ def _words(text: str) -> str | None:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether a text is a sentence: nothing is picked out of it."""
+    """Whether a text is a sentence, from which no answer is taken."""
     words = [word for word in _PROSE.findall(TEXT.sub(" ", text)) if not _FUNCTIONS.match(word)]
     doubts = [said for said in TEXT.findall(text) if _DOUBT.search(said)]
     phrase = any(3 < len(word) < len(text) for word in words)

@@ -1,7 +1,7 @@
-r"""What the answer of a completion is: cut out by explicit marks, never "any number in the text".
+r"""Which text of a completion is its answer: explicit marks only, never "any number in the text".
 
-The rules and examples are the first table of `rewards`. Time is linear in the length of the text.
-Pure text, no JAX.
+The first table of `docs/answers.md` has the rules with examples. Time is linear in the length of
+the text.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ from collections.abc import Sequence
 
 MAX_ANSWER_CHARS = 2_000
 
-
 _CLOSED_THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
 
-
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,9}\{|\\.|[{}]", re.DOTALL)  # `\\.` steps over \{ and \}
-
 
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)[ \t]{0,9}([+-]?[0-9][0-9.,/]*)")
 
@@ -24,11 +21,9 @@ _BARE_BOX = re.compile(r"\\(?:boxed|fbox)[ \t]{0,9}([+-]?[0-9][0-9.,/]*)")
 # A line that is a mark: GSM8K's `#### 12`, PRM800K's `# Answer`, its bold relatives.
 _HASHES = re.compile(r"^[ \t]{0,9}####[ \t]{0,9}(?=[^\s#])", re.MULTILINE)
 
-
 _HEADING = re.compile(
     r"^[ \t]{0,9}(?:#{1,6}[ \t]{0,9}|\*\*)(?:final )?answer[:*. \t]{0,9}$", re.MULTILINE | re.I
 )
-
 
 _PHRASE = re.compile(
     r"\banswer[*_]{0,3}[ \t]{0,9}(?:(?:is|are)\b[*_]{0,3}[ \t]{0,9}:?|:)"
@@ -36,44 +31,42 @@ _PHRASE = re.compile(
     re.I,
 )
 
-
 _LAST_LINE = re.compile(r"A:[ \t]{0,9}(?=[-+$€£ .]{0,9}[0-9])")
-
 
 _NUMERIC = re.compile(r"[-+$€£\\(\[{ .]{0,9}[0-9]")
 
-
 _SENTENCE_END = re.compile(r"\\(?:\\|[{}$.])|。|[.?](?=[\s*\"]|$)|[{}$]")
-
 
 _ABBREVIATION = re.compile(r"(?:\b[ap]\.m|\bno|\bRs)$", re.I)
 
-
 _BOLD = re.compile(r"(?<![\w)}])\*\*([^*\n]{1,2000})\*\*(?![\w(])")
-
 
 _CLOSING_BOLD = re.compile(r"^[*_]{1,3}(?=\s)")
 
-
 _REASON = re.compile(r",? (?:because|since|as shown)\b|, (?:which|so|where|and (?:so|thus))\b")
-
 
 _STATEMENT = re.compile(r"(?:so |thus |hence |therefore |)(?:,? ?)the\b", re.I)
 
-
 _DOUBT = re.compile(r"\b(?:not|maybe|perhaps|either|or|unless|if)\b|n't\b", re.I)
-
 
 _DISPLAYS = (("$$", "$$"), ("\\[", "\\]"))
 
 
 def extract_answer(completion: str) -> str | None:
-    r"""Cut the final answer out of a completion; None if it has none.
+    r"""The final answer of a completion; None if it has none.
 
-    The last complete `<answer>...</answer>` outside closed thinking; in it the last box or phrase
-    if it has one, else all of it, stripped. Without a span, in what follows the last `</think>`
-    (in all of it without think tags, in nothing where thinking never ends): the last `\boxed{}` or
-    `\fbox{}`, else the last of `#### X`, a heading `# Answer`, "the answer is X", "Answer: X".
+    The last complete `<answer>...</answer>` outside closed thinking is the answer; if it contains a
+    box or a phrase, the last of these is. Without a span, the text after the last `</think>` counts
+    (all of the text if it has no think tags, none of it if thinking never ends): its last
+    `\boxed{}` or `\fbox{}`, or else its last mark in words: `#### X`, a heading `# Answer`, "the
+    answer is X" or "Answer: X".
+
+    >>> extract_answer(r"<think>\boxed{1}</think> so it is \boxed{2}.")
+    '2'
+    >>> extract_answer("<answer>The answer is 7.</answer>")
+    '7'
+    >>> extract_answer("it must be 12") is None
+    True
     """
     said = _outside_thinking(completion)
     start = said.rfind("<answer>", 0, max(said.rfind("</answer>"), 0))
@@ -89,7 +82,7 @@ def extract_answer(completion: str) -> str | None:
 
 
 def _outside_thinking(text: str) -> str:
-    """The text without `<think>...</think>`; a first `</think>` ends what the prompt opened."""
+    """The text without `<think>...</think>`, whose opening tag may stand in the prompt."""
     end = text.rfind("</think>")
     if end < 0:
         return text
@@ -101,13 +94,17 @@ def _outside_thinking(text: str) -> str:
 
 
 def _marked(text: str, *, whole: bool = True) -> str | None:
-    """The last box, else the last phrase; `whole` if `A: 12` is a line of GSM8K and no choice."""
+    """The last box, or else the last phrase.
+
+    Args:
+      whole: the text is not inside a span, so that `A: 12` is a line of GSM8K and not a choice.
+    """
     box = _last_box(text)
     return _last_phrase(text, whole) if box is None else box
 
 
 def _last_box(text: str) -> str | None:
-    """Content of the brace-balanced box that opens last and is not empty, in one pass."""
+    """The content of the balanced, non-empty box that opens last; one pass."""
     first = min((at for at in (text.find("\\boxed"), text.find("\\fbox")) if at >= 0), default=-1)
     if first < 0:
         return None
@@ -117,7 +114,7 @@ def _last_box(text: str) -> str | None:
         if symbol == "}":
             if opened:
                 box = opened.pop(), token.start()
-                # a white box is no box: "put it in \boxed{}"
+                # an empty box is ignored: "put it in \boxed{}"
                 if box > best and not text[box[0] : box[0] + 9].strip().startswith("}"):
                     best = box
         elif symbol == "{":
@@ -130,7 +127,7 @@ def _last_box(text: str) -> str | None:
 
 
 def _last_phrase(text: str, whole: bool) -> str | None:
-    """What the last mark in words says."""
+    """The answer after the last mark in words."""
     text = text.rstrip()
     last_line = text.rfind("\n") + 1
     marks = [
@@ -150,7 +147,7 @@ def _last_phrase(text: str, whole: bool) -> str | None:
 
 
 def _statement(text: str) -> str:
-    """The answer that stands at the start of a text: a display, or the rest of its sentence."""
+    """The answer at the start of a text: a display, or the rest of its sentence."""
     text = _CLOSING_BOLD.sub("", text).lstrip()
     for left, right in _DISPLAYS:
         if text.startswith(left) and right in text[len(left) :]:
@@ -159,14 +156,14 @@ def _statement(text: str) -> str:
     bold = _BOLD.match(line)
     line = bold[1] if bold else line.strip("*_ \t")
     line = _REASON.split(line, maxsplit=1)[0]
-    # "the largest n is 34": what the sentence says of its subject
+    # "the largest n is 34": the answer is what the sentence states of its subject
     if _STATEMENT.match(line) and not _DOUBT.search(line):
         line = re.split(r"\b(?:is|are|equals)\b(?: equal to)?:?", line)[-1]
     return line.strip().removesuffix(".").strip()
 
 
 def _sentence(line: str) -> str:
-    """Up to the first full stop that stands outside mathematics and braces."""
+    """The line up to the first full stop outside mathematics and braces."""
     dollars = line.count("$") % 2 == 0
     depth, inside = 0, False
     for token in _SENTENCE_END.finditer(line):
@@ -185,7 +182,7 @@ def _sentence(line: str) -> str:
 
 
 def whole_texts(prompts: Sequence[str], completions: Sequence[str]) -> list[str]:
-    """Give back to each completion the `<think>` with which its prompt ended, if it did."""
+    """Each completion, after the `<think>` with which its prompt may end."""
     return [
         "<think>" + completion if prompt.rstrip().endswith("<think>") else completion
         for prompt, completion in zip(prompts, completions, strict=True)

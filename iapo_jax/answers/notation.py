@@ -1,6 +1,6 @@
-r"""One spelling for each way to write an answer: `\dfrac12`, `½` and `\frac{1}{2}` are one text.
+r"""A normal form of answers as text: `\dfrac12` and `½` become `\frac{1}{2}`.
 
-Only the spelling changes here, never the value. Texts are short (`extraction.MAX_ANSWER_CHARS`).
+The notation changes, never the value. Texts are short (`extraction.MAX_ANSWER_CHARS`).
 """
 
 from __future__ import annotations
@@ -22,18 +22,14 @@ _CHARACTERS = {
     **{"｛": "{", "｝": "}", "、": ",", "或": " or ", "和": " and "},
 }
 
-
 _TABLE = str.maketrans(_CHARACTERS)
-
 
 _TEXT_COMMAND = (
     r"\\(?:text(?:bf|rm|it|sf|tt|normal|up|sc)?|mbox|hbox|math(?:rm|bf|it|sf|tt|normal)"
     r"|operatorname\*?|emph|bold|boldsymbol|pmb)\s?"
 )
 
-
 TEXT = re.compile(_TEXT_COMMAND + r"\{([^{}]*)\}")
-
 
 _REPLACED = [
     (re.compile(pattern), replacement)
@@ -84,30 +80,23 @@ _REPLACED = [
     )
 ]
 
-
 _WRAPPERS = [("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`")]
-
 
 _WRAPPERS += [('"', '"'), ("'", "'")]
 
-
 _WHOLE_BOX = re.compile(r"\\(?:boxed|fbox)\s?\{(.*)\}", re.DOTALL)
-
 
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
-
 _SPACE = re.compile(r"(?<![0-9]) | (?![0-9])")  # "1 1/2" is not "11/2"
-
 
 _SINGLE = re.compile(r"([\^_])\{(\w)\}")
 
-
-KEPT_CHARS = 200  # of texts whose reading is remembered: long ones would fill the memory
+KEPT_CHARS = 200  # the longest text that a cache keeps: longer ones would fill the memory
 
 
 def tidy(text: str) -> str:
-    """The answer in the one spelling, without delimiters, dollars and a last full stop."""
+    """The answer in normal form, without delimiters, dollar signs and a final full stop."""
     return _known(text) if len(text) <= KEPT_CHARS else _tidy(text)
 
 
@@ -136,7 +125,7 @@ def _unwrapped(text: str) -> str:
 
 
 def balanced(text: str) -> bool:
-    """Whether every brace has its partner, in order."""
+    """Whether all braces are balanced."""
     depth = 0
     for token in _BRACE.finditer(text):
         depth += {"{": 1, "}": -1}.get(token[0], 0)
@@ -151,7 +140,7 @@ def plain(text: str) -> str:
 
 
 def squashed(text: str) -> str:
-    """The tidy text without spaces and needless braces: equal squashes are equal answers."""
+    """The tidy text without spaces and needless braces; equal results mean equal answers."""
     return _SINGLE.sub(r"\1\2", _SPACE.sub("", plain(text)))
 
 

@@ -12,12 +12,10 @@ from typing import NamedTuple
 
 from iapo_jax.answers.notation import KEPT_CHARS, TEXT, balanced
 
-# [0-9] and not \d: int("１２") is 12 in Python, and a reader of ASCII answers would not see that.
+# [0-9] and not \d: int("１２") is 12 in Python, but full-width digits are not accepted.
 _DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
 
-
 _CURRENCY = r"(?:[€£¥₹]|USD|US|Rs\.?)?\s?"
-
 
 _NUMBER = re.compile(
     rf"(?P<sign>{_CURRENCY}[+-]?\s?{_CURRENCY})(?:"
@@ -32,18 +30,14 @@ _NUMBER = re.compile(
     r")(?![0-9])"
 )
 
-
 _MULTIPLIERS = {
     **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9},
     **{"trillion": 10**12, "dozen": 12},
 }
 
-
 _PERCENT = re.compile(r"(?:%|percent(?:age)?s?|per cent|pct\.?|percentage points?|percent points?)")
 
-
 _DEGREE = re.compile(r"(?:\^\\circ|deg\.?|degrees?)\s?(?:[CF]|celsius|fahrenheit)?", re.I)
-
 
 _SPELLINGS = (
     *(("mm", "millimeter", "millimetre"), ("cm", "centimeter", "centimetre")),
@@ -55,20 +49,16 @@ _SPELLINGS = (
     *(("cent",), ("dollar", "buck", "usd"), ("mph",), ("rad", "radian")),
 )
 
-
 _UNITS = {spelling: names[0] for names in _SPELLINGS for spelling in names}
-
 
 _WORD = re.compile(r"[A-Za-zµΩ'-]+\.?")
 
-
 _UNIT_TEXT = re.compile(r"(?:[A-Za-zµΩ'./ -]|\^\{?-?[1-4]\}?|\(s\))*")
-
 
 _POWER = re.compile(r"\^\{?(-?[1-4])\}?")
 
 
-# Words that turn "12 ..." into something else than 12 of a thing.
+# Words after which "12 ..." is not a number of things.
 _NO_UNIT = frozenset(
     re.findall(
         r"\w+",
@@ -81,13 +71,13 @@ _NO_UNIT = frozenset(
 
 
 class Quantity(NamedTuple):
-    """A number; `unit` is "" without one, "?" for a word that is no known unit of measure."""
+    """A number; `unit` is "" for none, and "?" for a word that is not a known unit of measure."""
 
     value: Fraction
     unit: str
 
     def same(self, other: Quantity) -> bool:
-        """Equal values, where a unit may be left out on one side; 12% is 12, and also 0.12."""
+        """Whether values are equal; one side may omit its unit, and 12% equals 12 and 0.12."""
         units = {self.unit, other.unit}
         if "%" in units and units != {"%"}:
             part, whole = (self, other) if self.unit == "%" else (other, self)
@@ -101,12 +91,12 @@ class Quantity(NamedTuple):
 
 
 def _places(value: Fraction) -> int | None:
-    """Decimal places of a value; None if its decimals do not end within 64."""
+    """The decimal places of a value; None if there are more than 64."""
     return next((n for n in range(65) if 10**n % value.denominator == 0), None)
 
 
 def _rounds(decimal: Fraction, exact: Fraction) -> bool:
-    """Whether a decimal of 12 places or more is what a machine prints of an endless one."""
+    """Whether a decimal with at least 12 places is how a machine prints the exact value."""
     if decimal.denominator < 10**6 or _places(exact) is not None:
         return False
     places = _places(decimal)
@@ -114,7 +104,7 @@ def _rounds(decimal: Fraction, exact: Fraction) -> bool:
 
 
 def quantity(text: str) -> Quantity | None:
-    """Read a tidy text that is one number and perhaps a unit; None for every other text."""
+    """The quantity of a tidy text that is one number, perhaps with a unit; else None."""
     return _known(text) if len(text) <= KEPT_CHARS else _read(text)
 
 
@@ -169,7 +159,7 @@ def _unsigned(part: dict[str, str]) -> Fraction:
 
 
 def _unit(rest: str) -> str | None:
-    """The name of what follows a number; None if that is no unit."""
+    """The unit after a number, "" for none; None if the rest is not a unit."""
     words = TEXT.sub(r" \1 ", rest)
     joined, words = not rest.startswith(" "), re.sub(r"\s+", " ", words).strip()
     if not words or words in "€£¥₹":
@@ -189,7 +179,7 @@ _UNIT_AT_END = re.compile(
 
 
 def without_unit(text: str) -> str:
-    """A tidy expression without a unit at its end, as `quantity` knows it; no single letter."""
+    """A tidy expression without the unit at its end; a single letter is not taken for a unit."""
     for _ in range(3):  # square units, meters per second
         found = _UNIT_AT_END.fullmatch(text)
         if found is None or not balanced(found[1]):

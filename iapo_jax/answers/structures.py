@@ -1,7 +1,7 @@
 r"""Lists, tuples, sets, intervals, unions and matrices: the items of a tidy text.
 
-`(1, 2)` and `[1, 2)` are ordered and their brackets count; `\{1, 2\}` and the bare list `1, 2`
-are not ordered; a bare list beside parentheses is read in their order.
+`(1, 2)` and `[1, 2)` are ordered and their brackets matter; `\{1, 2\}` and the bare list `1, 2` are
+not ordered; a bare list is ordered if the other answer has parentheses.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ from typing import NamedTuple
 
 _MAX_ITEMS = 64
 
-
 _TOKEN = re.compile(r"\\[{}]|\\[a-zA-Z]+|\\.|[(){}\[\],;]|(?<= )(?:and|or)(?= )", re.DOTALL)
 
-
 _OPEN, _CLOSE = {"(", "[", "{", "\\{"}, {")", "]", "}", "\\}"}
-
 
 _MATRIX = re.compile(
     r"[(\[]?\s?\\begin\{((?:[pbBvV]?|small)matrix|array)\}(?:\s?\{[lcr|]+\})?(.*)"
@@ -24,19 +21,18 @@ _MATRIX = re.compile(
     re.DOTALL,
 )
 
-
 _ATOM = re.compile(r"-?\s?(?:[a-zA-Z]|\\[a-zA-Z]+\s?)")
 
 
 class Sequence(NamedTuple):
-    """Items; `form` is their brackets, "bare", "union", "row", "column" or a matrix' shape."""
+    """Items; `form`: their brackets, "bare", "union", "row", "column" or the shape of a matrix."""
 
     form: str
     items: tuple[str, ...]
 
 
 def sequence(text: str) -> Sequence | None:
-    """Split a tidy text at its outermost commas; None if it is one thing."""
+    """The items of a tidy text, split at its outermost commas; None if it is a single item."""
     matrix = _matrix(text)
     if matrix is not None:
         return matrix
@@ -52,7 +48,7 @@ def sequence(text: str) -> Sequence | None:
         closing = 2 if text.endswith("\\}") else 1
         form = text[:opening].strip("\\") + text[-closing:].strip("\\")
         inner = text[opening:-closing].strip()
-        if form == "{}" and opening == 1:  # braces of TeX, which nobody sees
+        if form == "{}" and opening == 1:  # TeX's grouping braces, which are invisible
             form = "bare"
         if form not in ("()", "[]", "(]", "[)", "{}", "bare"):
             return None
@@ -94,7 +90,7 @@ def _split(text: str, start: int) -> tuple[list[str], bool, list[str]] | None:
 def _pieces(text: str, cuts: list[tuple[int, int]]) -> list[str]:
     edges = [0, *(edge for cut in cuts for edge in cut), len(text)]
     pieces = [text[a:b].strip() for a, b in zip(edges[::2], edges[1::2], strict=True)]
-    # "1, 2, and 3": nothing stands between the comma and the word
+    # "1, 2, and 3" has an empty piece between the comma and the word
     words = [False, *(text[a:b] in ("and", "or") for a, b in cuts)]
     return [
         piece
@@ -142,17 +138,16 @@ def comparable(one: str, other: str) -> bool:
 
 _ALIKE = ({"row", "()"}, {"column", "()"}, {"bare", "union"})
 
-
 _LOOSE = {"bare", "single", "()", "{}"}
 
 
 def unordered(one: str, other: str) -> bool:
-    """Whether the order of the items is free."""
+    """Whether the order of the items is ignored."""
     return {one, other} <= {"bare", "{}", "union", "single"}
 
 
 def matching(verdicts: list[list[bool | None]]) -> bool | None:
-    """Whether each row finds an own column: True, False, or None where undecided ones could."""
+    """Whether rows and columns can be matched one to one; None if an undecided pair matters."""
     if any(True not in row and None not in row for row in verdicts):
         return False
     free = set(range(len(verdicts)))

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from iapo_jax.answers import extraction
-from iapo_jax.answers.checker import extract_answer
+from iapo_jax.answers.checker import POLICY, extract_answer
 from iapo_jax.config.schema import InformationSection
 from iapo_jax.data.problems import Problems
 from iapo_jax.errors import UserError
@@ -35,7 +35,7 @@ from iapo_jax.model import checksums
 from iapo_jax.pretrained import tokenization
 from iapo_jax.pretrained.control_tokens import Prompt
 from iapo_jax.pretrained.loaded import Run
-from iapo_jax.rollout import collect, rewards
+from iapo_jax.rollout import collect
 from iapo_jax.rollout import sampler as sampler_module
 from iapo_jax.rollout.sampler import Sampler
 from iapo_jax.runtime.console import environment, is_writer, progress_bar, say
@@ -263,7 +263,7 @@ def describe(
         | {
             "dtype": task.run.pretrained.config.dtype,
             "stop_ids": [int(i) for i in task.run.pretrained.stop_ids],
-            "answer_policy": rewards.POLICY,
+            "answer_policy": POLICY,
         },
         fingerprint=checksums.fingerprint(params),
         problems=digest(

@@ -1,131 +1,8 @@
-r"""Reward functions on the host, in TRL's form, and the policy by which an answer is right. No JAX.
+"""Reward functions on the host, in TRL's form. No JAX.
 
 `fn(prompts=[...], completions=[...], answer=[...], **columns) -> list[float | None]`, one entry for
 each completion; prompts and completions are plain strings. A run calls each function once before
-it begins, on a few rows (`try_rewards`).
-
-# What the answer of a completion is
-
-Thinking is cut away first: all up to the last `</think>`. Then the last complete `<answer>` span
-counts, in it the last box or phrase if it has one; without a span the last `\boxed{}` or `\fbox{}`;
-without a box the last mark in words. Never a number that merely stands in the text. Later marks of
-a sort replace earlier ones. `⏎` is a new line, `none` no answer, which is wrong.
-
-| completion | answer | rule |
-|---|---|---|
-| `<think>3*4 = 12</think><answer>12.5</answer>` | `12.5` | the span, all of it |
-| `<answer>7</answer> no, <answer>8</answer>` | `8` | the last span |
-| `<answer>7</answer> and <answer>8` | `7` | that is complete |
-| `the answer is 4. </think><answer>9</answer> \boxed{5}` | `9` | a span wins over all else |
-| `<answer>it is \boxed{7}</answer>` | `7` | a box in the span |
-| `<answer>The answer is 7.</answer>` | `7` | a phrase in the span |
-| `<think>a <answer>7</answer>` | `7` | a span ends thinking that was not closed |
-| `<think><answer>7</answer></think> so 7` | `none` | a span in closed thinking is a thought |
-| `<think>\boxed{1}</think> so \boxed{2}.` | `2` | the box after thinking |
-| `<think>\boxed{1} and then` | `none` | nothing else in thinking that never closed |
-| `\boxed{1}</think> so 2.` | `none` | the prompt had opened the thinking |
-| `\boxed{1}, \boxed{2}` | `2` | several boxes: the last, not both |
-| `\boxed{\frac{1}{2}} and \boxed{3` | `\frac{1}{2}` | braces must balance |
-| `\boxed{5}, as asked in \boxed{}` | `5` | an empty box is no box |
-| `so \fbox{3}, or \boxed 4` | `4` | \fbox, and TeX's box without braces |
-| `the answer is 12, \boxed{13}` | `13` | a box wins over words |
-| `3 + 4 = 7⏎#### 7` | `7` | GSM8K's line |
-| `#### Step 1⏎The answer is 7.` | `7` | which is no heading of Markdown |
-| `3 + 4 = 7⏎A: 7` | `7` | GSM8K's older last line |
-| `<answer>A: 7</answer>` | `A: 7` | but in a span it may be a choice |
-| `# Answer⏎⏎7` | `7` | PRM800K's heading |
-| `**Final Answer**⏎7` | `7` | the same in bold |
-| `Final Answer: The final answer is $7$. I hope it is correct.` | `$7$` | Minerva's sentence |
-| `The answer is 12.` | `12` | up to the end of the sentence |
-| `the answer is 12.5 dollars` | `12.5 dollars` | whose full stop has space after it |
-| `The answer is 3. Wait, the answer is 4.` | `4` | the last phrase |
-| `**Answer:** (B) because it rains` | `(B)` | reasons are left out |
-| `所以答案是 7。` | `7` | the phrase in Chinese |
-| `The answer is:⏎$$12$$` | `12` | a display below |
-| `Final Answer: The largest $n$ is 34.` | `34` | what the sentence says |
-| `The answer is 12 or 13.` | `12 or 13` | a hedge stays one |
-| `so it must be 12` | `none` | no mark, no answer |
-| `<think>3*4 = 12</think>` | `none` | thoughts only |
-
-# When two answers are the same
-
-By value, exactly. Spelling (spaces, `$`, `\left`, `\dfrac`, `\text`, Unicode signs) never counts. A
-column `kind` says what the gold answer is: `integer`, `latex` or `choice`; without one of these a
-gold answer that is one letter A to E is a choice. Expressions, equations and inequalities are
-compared by math-verify, in a process with a time-out: too late is wrong.
-
-| answer | gold | kind | verdict | rule |
-|---|---|---|---|---|
-| `12.0` | `12` | | right | numbers are values |
-| `12.0000001` | `12` | | wrong | and exact |
-| `.5` | `\frac12` | | right | decimals and fractions too |
-| `2/4` | `1/2` | | right | reduced or not |
-| `0.333333` | `1/3` | | wrong | a rounded decimal is another number |
-| `0.3333333333333333` | `1/3` | | right | unless to 12 places or more, as machines print |
-| `0.\overline{3}` | `1/3` | | right | a repeating one is not |
-| `3.14159` | `\pi` | | wrong | nor is a decimal an irrational |
-| `1 1/2` | `\frac{3}{2}` | | right | mixed numbers |
-| `1.2 \times 10^5` | `120000` | | right | powers of ten |
-| `3 million` | `3,000,000` | | right | and their names |
-| `−12` | `-12` | | right | Unicode signs; digits are ASCII |
-| `１２` | `12` | | wrong | full-width digits are none |
-| `1,234` | `1234` | | right | thousands in groups of three |
-| `1{,}234` | `1234` | | right | with TeX's marks |
-| `1\,234` | `1234` | | right | or spaces |
-| `12,34` | `1234` | | wrong | other groups are a list |
-| `1, 234` | `1234` | | wrong | and so is a comma with a space |
-| `12\%` | `12` | | right | the percent sign may be left out |
-| `0.12` | `12\%` | | right | or carried out |
-| `0.12` | `12` | | wrong | not guessed |
-| `$12` | `12 dollars` | | right | currency |
-| `12\text{ cm}` | `12` | | right | a unit may be left out on either side |
-| `12` | `12\text{ cm}^2` | | right | also of the gold answer |
-| `12 \text{ inches}` | `12 in` | | right | or spelled otherwise |
-| `12 m` | `12 cm` | | wrong | two units of measure must agree |
-| `90` | `90^\circ` | | right | degrees |
-| `12x` | `12` | | wrong | a variable is no unit |
-| `12 or 13` | `12` | | wrong | a hedge is two answers |
-| `12 or 13` | `13, 12` | | right | where two are asked, it is a list |
-| `13 = 12` | `12` | | wrong | and so are two numbers made equal |
-| `3, 1` | `1, 3` | | right | bare lists are not ordered |
-| `\{3, 1\}` | `1,3` | | right | nor are sets |
-| `(3, 1)` | `(1, 3)` | | wrong | what stands in parentheses is |
-| `1, 3` | `(1, 3)` | | right | parentheses may be left out |
-| `\pm 2` | `2, -2` | | right | both signs |
-| `[0, 1)` | `[0, 1]` | | wrong | ends of intervals must agree |
-| `(3,4) \cup (1,2)` | `(1,2) \cup (3,4)` | | right | unions are not ordered |
-| `x \in [0, 1]` | `[0,1]` | | right | the name may be left out |
-| `x = 5` | `5` | | right | of a number |
-| `2x + 3` | `y = 3 + 2x` | | right | or a function |
-| `x = 5` | `y = 5` | | wrong | two names must agree |
-| `2x + y = 0` | `0` | | wrong | an equation is no number |
-| `\begin{bmatrix} 1 \\ 2 \end{bmatrix}` | `\begin{pmatrix}1\\2\end{pmatrix}` | | right | matrices |
-| `4210_{7}` | `4210_7` | | right | bases |
-| `4210` | `4210_7` | | right | may be left out |
-| `4210_8` | `4210_7` | | wrong | must agree |
-| `10:30` | `10:30 \text{ a.m.}` | | right | times of day |
-| `6:4` | `3:2` | | right | ratios |
-| `evelyn` | `\text{Evelyn}` | | right | words: case and spaces do not count |
-| `seat` | `\text{east}` | | wrong | their letters are no product |
-| `No` | `yes` | | wrong | yes and no, true and false |
-| `\varnothing` | `\emptyset` | | right | the empty set |
-| `+\infty` | `∞` | | right | infinity |
-| `1 + x` | `x + 1` | | right | algebra |
-| `\sqrt{12}` | `2\sqrt{3}` | | right | roots |
-| `2^{10}` | `1024` | integer | right | a value, however it is written |
-| `twelve` | `12` | integer | wrong | with digits |
-| `(b) rain` | `B` | | right | a choice by its letter and what it says |
-| `\textbf{(B)}` | `B` | | right | in bold |
-| `B` | `(B) rain` | choice | right | also where the gold answer says it |
-| `Option B.` | `B` | choice | right | named as one |
-| `h` | `H` | choice | right | any letter by kind |
-| `A or B` | `B` | | wrong | a hedge |
-| `A=B` | `B` | | wrong | no choice |
-| `rain` | `B` | choice | wrong | the letter is asked |
-| `B` | `b` | latex | wrong | quantities keep their case |
-| `I don't know but 12` | `12` | | wrong | nothing is picked out of a sentence |
-| `2^{2^{2^{2^{2^{2}}}}}` | `16` | | wrong | what has no end is ended |
-| `\boxed{}` | `0` | | wrong | nothing is not right |
+it begins, on a few rows (`try_rewards`). `docs/answers.md` states when an answer is correct.
 """
 
 from __future__ import annotations
@@ -144,8 +21,6 @@ from iapo_jax.answers.extraction import whole_texts
 from iapo_jax.data.problems import Problems
 from iapo_jax.errors import UserError
 from iapo_jax.runtime import plugins
-
-POLICY = 1  # counts up whenever a verdict of the tables above changes
 
 
 class RewardError(UserError):
