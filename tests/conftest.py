@@ -3,27 +3,21 @@
 import functools
 import gc
 import json
-import os
-from pathlib import Path
 from typing import NamedTuple
 
-import xla_flags
-
-os.environ["XLA_FLAGS"] = " ".join([xla_flags.EIGHT_DEVICES, os.environ.get("XLA_FLAGS", "")])
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_DATASETS_OFFLINE"] = "1"
-
+import before_jax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from before_jax import ROOT
+from costs import Costs
 
 from iapo_jax.model.decoder import DecoderConfig, make_model, param_shapes
 from iapo_jax.pretrained.architecture import decoder_config
 from iapo_jax.pretrained.weights import load_params
 from iapo_jax.types import Model
 
-ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -36,13 +30,13 @@ def pytest_configure(config):
     # comes from.
     gc.set_threshold(200_000, 20, 100)
     jax.config.update("jax_traceback_in_locations_limit", 0)
+    config.pluginmanager.register(Costs())
+    if not hasattr(config, "workerinput"):
+        before_jax.empty_large_cache()
 
 
-# From the longest on: else one worker would wait for what the other has begun last.
-LONG = [
-    *("test_train", "test_information", "test_faults", "test_processes", "test_torture"),
-    *("test_inspect", "test_topology", "test_gsm8k", "test_report", "test_checkpoint"),
-]
+# The longest first: otherwise one worker would wait for the file that the other began last.
+LONG = ["test_train", "test_information", "test_faults", "test_inspect", "test_report"]
 
 
 def pytest_collection_modifyitems(items):
@@ -89,15 +83,6 @@ def forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    """A folder of compiled programs, shared by all workers and by processes that tests start."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    (shared / "programs").mkdir(exist_ok=True)
-    return shared / "programs"
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from before_jax import MESHES
 
 from iapo_jax.config.schema import OptimizerSection
 from iapo_jax.errors import RunError, UserError
@@ -70,7 +71,7 @@ def test_save_and_restore(open_checkpoints, build):
     assert_equal(restored, build(mesh, 1))
 
 
-@pytest.mark.parametrize("before, after", [((2, 2, 2), (1, 2, 1)), ((1, 1, 1), (2, 2, 2))])
+@pytest.mark.parametrize("before, after", [(MESHES[0], MESHES[1]), ((1, 1, 1), MESHES[2])])
 def test_restore_onto_another_mesh(open_checkpoints, build, before, after):
     saved(open_checkpoints(), step_1=build(make_mesh(*before), 1))
     mesh = make_mesh(*after)
@@ -87,7 +88,7 @@ def test_restore_onto_another_mesh(open_checkpoints, build, before, after):
 
 
 def test_shapes_with_shardings_are_enough(open_checkpoints, build):
-    mesh = make_mesh(2, 2, 1)
+    mesh = make_mesh(*MESHES[1])
     state = build(mesh, 1)
     saved(open_checkpoints(), step_1=state)
     like = update.abstract_state(mesh, OPTIMIZER, jax.eval_shape(lambda: state.params))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from before_jax import MESHES
 
 from iapo_jax.data.problems import Problems
 from iapo_jax.errors import UserError
@@ -100,7 +101,7 @@ def test_every_sample_of_every_problem_is_there_once(whole):
         ((1, 1, 1), dict(prompts_per_batch=2)),
         ((1, 1, 1), dict(prompts_per_batch=3, samples_per_batch=1)),
         ((1, 1, 1), dict(prompts_per_batch=5, samples_per_batch=3)),
-        ((2, 4, 1), dict(prompts_per_batch=8)),
+        (MESHES[1], dict(prompts_per_batch=8)),
     ],
 )
 def test_the_batch_and_the_mesh_do_not_change_the_result(make, tiny_params, whole, mesh, batch):
@@ -300,13 +301,13 @@ def test_what_cannot_be_written_is_one_sentence(make, tiny_params, tmp_path):
 
 
 def test_a_batch_must_fit_the_devices(make):
-    with pytest.raises(UserError, match="eval.prompts_per_batch is 7; .* multiple of the 8 dev"):
-        make((8, 1, 1), prompts_per_batch=7)
+    with pytest.raises(UserError, match="eval.prompts_per_batch is 7; .* multiple of the . dev"):
+        make(MESHES[0], prompts_per_batch=7)
 
 
 def test_the_fingerprint_is_of_every_bit_and_of_no_mesh(tiny_params):
     one = checksums.fingerprint(tiny_params)
-    split = jax.device_put(tiny_params, param_shardings(make_mesh(2, 2, 2), tiny_params))
+    split = jax.device_put(tiny_params, param_shardings(make_mesh(*MESHES[2]), tiny_params))
     assert checksums.fingerprint(split) == one
     for leaf in range(len(jax.tree.leaves(tiny_params))):
         leaves, tree = jax.tree.flatten(tiny_params)

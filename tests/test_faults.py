@@ -44,9 +44,9 @@ QUICK = (
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, root, programs):
-    """The tiny model's folder; programs are compiled once for all tests."""
-    return make_world(tmp_path_factory.mktemp("world"), root, programs)
+def world(tmp_path_factory, root):
+    """The tiny model's folder."""
+    return make_world(tmp_path_factory.mktemp("world"), root)
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +212,7 @@ def test_fine_tuning_skips_too(world, tmp_path):
         "max_skipped=2",
         "log.progress=false",
         "log.tensorboard=false",
-        f"log.compilation_cache={world / 'programs'}",
+        "log.compilation_cache=''",
         "mesh.data=1",
     ]
     with pytest.raises(RunError, match="2 steps in a row, up to step 2, .* \\((loss|grad_norm)"):
@@ -395,7 +395,7 @@ def test_a_disk_that_is_full_in_earnest(half, configure, calm, capfd):
 
 
 def test_another_command_has_another_directory(half, world, configure, capsys):
-    options = [f"output_dir={half}", f"model.path={world / 'model'}", "log.compilation_cache="]
+    options = [f"output_dir={half}", f"model.path={world / 'model'}", "log.compilation_cache=''"]
     (half / "rows.jsonl").write_text('{"question": "1+1", "completion": "2"}\n')
     config = load_config(
         SftConfig, None, [*options, f"data.dataset={half / 'rows.jsonl'}", "batch.rows_per_step=8"]

@@ -16,6 +16,8 @@ from safetensors.numpy import save_file
 
 from iapo_jax.runtime import files
 
+pytestmark = pytest.mark.nightly
+
 VOCABULARY, WIDTH, HIDDEN = 151_936, 32, 64
 
 

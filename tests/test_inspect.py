@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xla_flags
+from before_jax import DEVICES
 from conftest import plain_logits
 
 from iapo_jax import inspect
@@ -85,11 +86,12 @@ def test_uncertainty_is_a_full_forward_of_every_prefix(opened, seen):
         np.testing.assert_allclose(one.uncertainty, want, atol=1e-4)
 
 
+@pytest.mark.nightly
 def test_devices_change_nothing(directory, prompt, seen, monkeypatch):
     """The command takes all that it finds."""
-    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    monkeypatch.setattr(jax, "device_count", lambda: DEVICES)
     opened = open_model(directory)
-    assert opened.run.mesh.size == 8 and opened.run.mesh.shape["tensor"] == 8
+    assert opened.run.mesh.size == opened.run.mesh.shape["tensor"] == DEVICES
     found = inspect_completions(opened, prompt, [TEXT, "12+30=", ""], answer="42", postfix=POSTFIX)
     for one, other in zip(found, seen, strict=True):
         for name in ("uncertainty", "informativeness", "entropy", "log_prob"):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from before_jax import MESHES
 
 from iapo_jax.model import scoring
 from iapo_jax.model.decoder import DecoderConfig, make_model, param_shapes
@@ -30,7 +31,7 @@ def collectives_in_loops(compiled):
     return [tuple(map(int, shape.split(","))) for shape in found]
 
 
-@pytest.mark.parametrize("axes", [(8, 1, 1), (1, 8, 1), (2, 4, 1)])
+@pytest.mark.parametrize("axes", MESHES[:2])
 def test_no_table_crosses_devices_in_the_loop_of_the_head(axes, monkeypatch):
     monkeypatch.setattr(scoring, "_LOGITS", V)  # many chunks
     config = DecoderConfig(V, D, 32, 1, 2, 2, 8, tie_word_embeddings=True)

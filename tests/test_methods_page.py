@@ -12,6 +12,8 @@ from groups import usual_group
 from iapo_jax.algorithms.diagnostics import stop_margin
 from iapo_jax.algorithms.methods import ALGORITHMS, make_algorithm
 
+pytestmark = pytest.mark.nightly
+
 
 @pytest.fixture(scope="module")
 def page(root):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from before_jax import DEVICES
 
 from iapo_jax import evaluate, export, inspect, train
 from iapo_jax.config.loading import load_config
@@ -92,11 +93,14 @@ def refusal(configure, tmp_path, *overrides, **more):
             ["batch.num_generations=1", "algorithm.name=length_penalty"],
             "batch.num_generations is 1: the rule rloo compares",
         ),
-        (["batch.prompts_per_step=4"], "batch.prompts_per_step is 4; expected a multiple of the 8"),
         (
-            ["batch.prompts_per_step=12", "batch.mini_batches=2"],
-            "batch.prompts_per_step is 12; expected a multiple of the 8 devices that share a "
-            "batch times batch.mini_batches (2)",
+            ["batch.prompts_per_step=3"],
+            f"batch.prompts_per_step is 3; expected a multiple of the {DEVICES}",
+        ),
+        (
+            ["batch.prompts_per_step=6", "batch.mini_batches=2"],
+            f"batch.prompts_per_step is 6; expected a multiple of the {DEVICES} devices that share "
+            "a batch times batch.mini_batches (2)",
         ),
         (["reward.weights=[1, 2]"], "reward.weights has 2 entries, reward.functions 1"),
         (["selection.problems=8"], "selection.problems is 8: cannot hold out 8 of 8 distinct"),
@@ -318,8 +322,8 @@ def no_weights(monkeypatch):
         (["--model", "b=RUN/checkpoints/5"], "the step of --model is '5'; expected auto or one of"),
         (["--model", "b=RUN"], "checkpoints holds no checkpoint"),
         (["--top_k", "65"], "top_k is 65; expected at most the vocabulary of 64"),
-        (["--prompts_per_batch", "3"], "prompts_per_batch is 3; expected a multiple of the 8"),
-        (["mesh.data=64"], "needs 64 devices, found 8"),
+        (["--prompts_per_batch", "3"], f"batch is 3; expected a multiple of the {DEVICES}"),
+        (["mesh.data=64"], f"needs 64 devices, found {DEVICES}"),
         (["--max_completion_length", "64", "budgets=[65]"], "budgets has 65; expected numbers of"),
         (["budgets=[0]"], "budgets has 0; expected numbers of tokens from 1"),
         (["--k", "1,3"], "k is [1, 3]; expected numbers from 1 to num_samples (2)"),

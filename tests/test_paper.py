@@ -14,6 +14,8 @@ from iapo_jax.config.loading import load_config, to_yaml
 from iapo_jax.config.schema import EvaluateConfig, TrainConfig
 from iapo_jax.training.checkpoint_selection import Candidate
 
+pytestmark = pytest.mark.nightly
+
 FOLDER = Path(__file__).parents[1] / "experiments" / "paper"
 FILES = sorted(FOLDER.glob("*.yaml"))
 

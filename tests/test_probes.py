@@ -8,6 +8,7 @@ from fractions import Fraction
 import jax
 import numpy as np
 import pytest
+from before_jax import MESHES
 
 from iapo_jax.config.schema import InformationSection, ModelSection
 from iapo_jax.errors import UserError
@@ -382,7 +383,7 @@ def test_probes_stand_after_tokens_that_hold_a_text(opened):
 def test_a_dry_run_knows_the_places(opened):
     """Not the shapes alone: `abstract_probe` lies on the devices where `ask` puts it."""
     section = InformationSection(postfix="</think><answer>", estimator="answer_set_entropy")
-    mesh = make_mesh(2, 2, 2)
+    mesh = make_mesh(*MESHES[2])
     probe_maker = probes.make_probe_maker(section, opened, mesh, ["49"] * 4)
     split = by_prompt(mesh)
     tokens = put(np.zeros((4, 2, 10), np.int32), split)

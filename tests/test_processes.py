@@ -41,9 +41,9 @@ def digits(prompts, completions, answer, **columns):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, root, programs):
-    """The tiny model's folder; programs are compiled once for all processes."""
-    folder = make_world(tmp_path_factory.mktemp("world"), root, programs, num_hidden_layers=1)
+def world(tmp_path_factory, root):
+    """The tiny model's folder."""
+    folder = make_world(tmp_path_factory.mktemp("world"), root, num_hidden_layers=1)
     (folder / "pay.py").write_text(PAY.format(log=str(folder / "calls.txt")))
     return folder
 
@@ -70,6 +70,7 @@ def wait_for_step(directory, number, pair):
         time.sleep(0.01)
 
 
+@pytest.mark.nightly
 def test_two_processes_are_one_run_and_die_as_one(configure, world, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     said = lambda number: (tmp_path / f"log.{number}").read_text()  # noqa: E731

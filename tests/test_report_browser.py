@@ -16,6 +16,8 @@ from result_directories import (
 
 from iapo_jax.report import command as report
 
+pytestmark = pytest.mark.nightly
+
 HOSTILE = "<script>window.hacked = 1</script>"
 LONG = "antidisestablishmentarianism" * 3
 

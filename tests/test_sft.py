@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from before_jax import DEVICES, MESHES
 from conftest import plain_logits
-from tiny_runs import ARCHITECTURE, arithmetic_tokenizer
+from tiny_runs import ARCHITECTURE, arithmetic_tokenizer, mesh_words
 
 from iapo_jax import sft
 from iapo_jax.config.loading import load_config, to_yaml
@@ -68,7 +69,7 @@ def configure(world):
             "optimizer.lr_scheduler_type=constant",
             "optimizer.adam_epsilon=1e-3",  # see test_train.py: rounding must not become a step
             "mesh.data=1",
-            f"log.compilation_cache={world / 'programs'}",
+            "log.compilation_cache=''",
             "log.progress=false",
             "log.tensorboard=false",
         ]
@@ -121,7 +122,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(straight, finish):
 
 
 def test_micro_batches_and_devices_change_nothing(straight, finish):
-    cut_up = ["batch.micro_batch_size=4", "mesh.data=2", "mesh.tensor=2"]
+    cut_up = ["batch.micro_batch_size=4", *mesh_words(MESHES[2])]
     run = finish("max_steps=6", "save_steps=0", *cut_up)
     for row, expected in zip(run.rows, straight.rows, strict=False):
         for name in ("loss", "grad_norm", "entropy", "num_tokens"):
@@ -235,7 +236,7 @@ def test_a_wrong_row_is_named(configure, tmp_path, row, sentence):
     "overrides, sentence",
     [
         ("batch.micro_batch_size=3", "micro_batch_size is 3; it must divide rows_per_step (8)"),
-        ("mesh.data=8 batch.micro_batch_size=4", "multiple of the 8 devices"),
+        (f"mesh.data={DEVICES} batch.micro_batch_size=1", f"multiple of the {DEVICES} devices"),
         ("model.tokenizer=null", "needs model.tokenizer beside it"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate is -1.0; expected at least 0"),
         ("batch.rows_per_step=0", "batch.rows_per_step is 0; expected at least 1"),

@@ -30,6 +30,8 @@ from iapo_jax.runtime.interruption import Stopped
 from iapo_jax.runtime.plugins import load
 from iapo_jax.types import Group
 
+pytestmark = pytest.mark.nightly
+
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "arithmetic"
 SETTINGS = ("chain", "easy", "hard", "growing")

@@ -17,6 +17,8 @@ import transformers
 from iapo_jax.model.decoder import param_shapes
 from iapo_jax.pretrained.architecture import decoder_config
 
+pytestmark = pytest.mark.nightly
+
 FOLDER = Path(__file__).parents[1] / "experiments" / "arithmetic"
 PUBLISHED = ("chain", "easy", "hard", "growing")
 SETTINGS = (*PUBLISHED, "large")  # of which nothing is published: a GPU makes it

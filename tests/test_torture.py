@@ -3,10 +3,12 @@
 The long form is `python tests/faults/torture.py`.
 """
 
+import pytest
 import torture
 import victims
 
 
+@pytest.mark.nightly
 def test_killed_in_a_checkpoint_in_an_update_and_in_the_export(tmp_path):
     told = []
     places = ("checkpoint", "update", "export")

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from before_jax import DEVICES, MESHES
 from tiny_runs import (
     ARCHITECTURE,
     assert_same_run,
     completions,
     finished,
     make_world,
+    mesh_words,
     reproducible,
     train_config,
 )
@@ -44,9 +46,9 @@ from iapo_jax.types import Credit
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, root, programs):
-    """A folder with a tiny model and its tokenizer, a reward file, and compiled programs."""
-    return make_world(tmp_path_factory.mktemp("world"), root, programs)
+def world(tmp_path_factory, root):
+    """A folder with a tiny model and its tokenizer, and a reward file."""
+    return make_world(tmp_path_factory.mktemp("world"), root)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,7 @@ def test_a_run_writes_its_directory(straight):
     assert config.optimizer.learning_rate == 1e-2
     environment = json.loads((straight.directory / "env.json").read_text())
     assert environment["packages"]["jax"] == jax.__version__
-    assert len(environment["devices"]) == 8
+    assert len(environment["devices"]) == DEVICES
     assert sorted(p.name for p in (straight.directory / "checkpoints").iterdir()) == ["2", "4"]
     assert len(list((straight.directory / "tensorboard").iterdir())) == 1
     assert [row["step"] for row in straight.rows] == [1, 2, 3, 4]
@@ -275,12 +277,9 @@ def test_a_resumed_run_is_the_same_bit_for_bit(straight, finish):
     assert checkpoint.stat().st_mtime_ns > written
 
 
-MESHES = ["mesh.data=8", "mesh.data=2 mesh.fsdp=4", "mesh.data=2 mesh.fsdp=2 mesh.tensor=2"]
-
-
-@pytest.mark.parametrize("mesh", MESHES)
-def test_devices_change_nothing(straight, finish, mesh):
-    run = finish("eval.dataset=''", "save_steps=0", *mesh.split())
+@pytest.mark.parametrize("axes", MESHES)
+def test_devices_change_nothing(straight, finish, axes):
+    run = finish("eval.dataset=''", "save_steps=0", *mesh_words(axes))
     for step in (1, 2, 3, 4):  # the same tokens, or else nothing could agree
         assert completions(run, step) == completions(straight, step)
     assert_same_run(run, straight, atol=1e-5)
@@ -514,10 +513,10 @@ def test_rewards_of_your_own(finish):
         ),
         ("information.postfix=\u2603", "information.postfix is '\u2603', which this tokenizer"),
         ("batch.micro_batch_size=3", "batch.micro_batch_size is 3; it must divide the 8 prompts"),
-        ("mesh.data=8 batch.micro_batch_size=4", "multiple of the 8 devices"),
+        (f"mesh.data={DEVICES} batch.micro_batch_size=1", f"multiple of the {DEVICES} devices"),
         ("batch.mini_batches=3", "batch.mini_batches is 3; it must divide prompts_per_step (8)"),
         ("batch.num_generations=0", "batch.num_generations is 0; expected at least 1"),
-        ("mesh.data=16", "needs 16 devices, found 8"),
+        ("mesh.data=16", f"needs 16 devices, found {DEVICES}"),
         ("model.path=/nowhere/model", "'/nowhere/model' does not exist"),
         ("model.path=''", "model.path is empty"),
         ("data.dataset=''", "data.dataset is empty"),

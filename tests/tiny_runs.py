@@ -15,7 +15,7 @@ from iapo_jax.model.decoder import init_params
 from iapo_jax.pretrained import architecture as architecture_module
 from iapo_jax.pretrained import directory as pretrained
 from iapo_jax.runtime.files import read_jsonl
-from iapo_jax.sharding import fetch
+from iapo_jax.sharding import AXES, fetch
 from iapo_jax.training.optimizer import TrainState
 
 ARCHITECTURE = {
@@ -51,19 +51,23 @@ def arithmetic_tokenizer(root):
     return tokenizer
 
 
-def make_world(folder, root, programs, **changed):
+def make_world(folder, root, **changed):
     """Fills a folder with a tiny model and its tokenizer, and a reward file; returns it.
 
     `changed` are fields of ARCHITECTURE.
     """
     architecture = ARCHITECTURE | changed
-    (folder / "programs").symlink_to(programs)
     params = init_params(architecture_module.decoder_config(architecture), jax.random.key(0))
     pretrained.save_pretrained(
         fetch(params), architecture, arithmetic_tokenizer(root), folder / "model"
     )
     (folder / "pay.py").write_text(REWARD)
     return folder
+
+
+def mesh_words(axes):
+    """Overrides for a mesh of these axes."""
+    return [f"mesh.{name}={size}" for name, size in zip(AXES, axes, strict=True)]
 
 
 def train_config(world, root, output_dir, *overrides):
@@ -89,7 +93,7 @@ def train_config(world, root, output_dir, *overrides):
         # of summation would become steps of full length. 1e-3 keeps small gradients small.
         "optimizer.adam_epsilon=1e-3",
         "mesh.data=1",
-        f"log.compilation_cache={world / 'programs'}",
+        "log.compilation_cache=''",  # that of the session stays
         "log.progress=false",
         "log.tensorboard=false",
     ]

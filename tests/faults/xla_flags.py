@@ -10,4 +10,8 @@ QUICK = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_cou
 # JAX ends the process for a flag that it does not know.
 if Version(version("jaxlib")) < Version("0.11.1.dev0"):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
-EIGHT_DEVICES = f"{QUICK} --xla_force_host_platform_device_count=8"
+
+
+def devices(number: int) -> str:
+    """The flag that makes this many devices of the processor."""
+    return f"--xla_force_host_platform_device_count={number}"
