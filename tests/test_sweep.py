@@ -671,7 +671,6 @@ def test_the_readme_shows_what_was_measured(sweep, published):
     assert all((FOLDER / "pictures" / name).is_file() for name in names)
 
 
-@pytest.mark.nightly
 def test_the_published_tables_are_those_of_the_results(sweep, published):
     assert sweep["findings"].render(published) + "\n" == (FOLDER / "tables.md").read_text()
 
@@ -701,7 +700,6 @@ def made(sweep, tmp_path, monkeypatch):
     sweep["problems"].digest_of.cache_clear()
 
 
-@pytest.mark.nightly
 def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, made, tmp_path, monkeypatch):
     """One real job on a few problems; the result repeats the run directory's own figures."""
     assert [text.partition(" ")[0].rpartition("/")[2] for text in made] == [

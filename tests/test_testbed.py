@@ -211,7 +211,6 @@ def test_the_problems_are_those_of_the_published_results(bed, problems_of, name)
         assert module.problems_by_question(setting, split, list(problems)) == problems
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["hard", "growing"])
 def test_the_last_problems_are_those_of_the_published_results(bed, name, tmp_path):
     """The files as make_testbed.py writes them: after its supervised rows, and without theirs."""
