@@ -260,7 +260,7 @@ def test_a_vocabulary_that_cannot_spell_a_control_token_says_so(arithmetic):
     )
     data.make_problems(rows[:1], arithmetic, NOTHING, 50)
     with pytest.raises(
-        UserError, match="^row 2: the question holds '</think>' that this tokenizer"
+        UserError, match="^row 2: the question contains '</think>' that this tokenizer"
     ):
         data.make_problems(rows, arithmetic, NOTHING, 50)
 
@@ -320,7 +320,7 @@ def test_inspection_takes_the_ids_of_an_untrusted_prompt(root, capsys):
     assert one.prompt_ids == [3, 10, 4, 5]
     argv = ["--model", str(root / "experiments" / "arithmetic" / "model"), "--chat"]
     assert inspect.main([*argv, "--prompt", "1<eos>2", "--completion", "3"]) == 2
-    assert "--prompt holds '<eos>' that this tokenizer" in capsys.readouterr().err
+    assert "--prompt contains '<eos>' that this tokenizer" in capsys.readouterr().err
 
 
 def test_an_evaluation_probes_the_ids_that_were_sampled_from(tokenizer, tmp_path, monkeypatch):

@@ -141,7 +141,7 @@ def test_a_run_does_not_write_over_its_model(configure, tmp_path, model):
 def test_what_the_export_would_refuse_is_refused_at_the_start(configure, tmp_path, capsys):
     (tmp_path / "other" / "hf").mkdir(parents=True)
     (tmp_path / "other" / "hf" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="hf holds thesis.tex, which belongs to no exported model"):
+    with pytest.raises(UserError, match="contains thesis.tex, which is not a file of an exported"):
         set_up(configure(f"output_dir={tmp_path / 'other'}"))
     assert export.main([str(tmp_path), "--out", str(tmp_path / "other" / "hf")]) == 2
     assert "holds thesis.tex" in capsys.readouterr().err
@@ -265,7 +265,7 @@ def changed(model, tmp_path):
 @pytest.mark.parametrize(
     "file, fields, sentence",
     [
-        ("config.json", {"vocab_size": 40}, "ids up to 60, the model only 40 rows: they do"),
+        ("config.json", {"vocab_size": 40}, "ids up to 60, but the model has only 40 rows"),
         ("config.json", {"eos_token_id": 99}, "config.json: eos_token_id is 99, but the token"),
         ("generation_config.json", {"eos_token_id": [1, 99]}, "config.json: eos_token_id is [1, 9"),
         ("generation_config.json", {"eos_token_id": "<eos>"}, "eos_token_id is '<eos>'; expect"),

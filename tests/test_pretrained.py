@@ -178,7 +178,7 @@ def test_a_directory_with_other_files_is_not_replaced(place, tmp_path):
     (tmp_path / place).mkdir()
     (tmp_path / place / "config.json").write_text("{}")
     (tmp_path / place / "precious.py").write_text("mine")
-    with pytest.raises(UserError, match=r"precious\.py, which belongs to no exported model"):
+    with pytest.raises(UserError, match=r"precious\.py, which is not a file of an exported model"):
         save_pretrained(golden.params, hf, None, out)
     assert (tmp_path / place / "precious.py").read_text() == "mine"
     (tmp_path / "file").write_text("mine")
@@ -237,7 +237,7 @@ def test_a_wrong_shape_is_named_with_both(copy, name, found, expected):
 )
 def test_a_superfluous_tensor_is_named(copy, name):
     copy.tensors(lambda found: found.update({name: np.zeros(8, np.float32)}))
-    with pytest.raises(UserError, match=f"tensor {name} has no place in this architecture"):
+    with pytest.raises(UserError, match=f"tensor {name} does not belong to this architecture"):
         copy.load()
 
 
@@ -351,7 +351,7 @@ def test_stop_ids_are_the_union_of_all_sources():
 def test_allowed_ids_are_those_with_a_token():
     allowed = allowed_ids(Words({"a": 0, "b": 1, "c": 4}), 6)
     np.testing.assert_array_equal(allowed, [True, True, False, False, True, False])
-    with pytest.raises(UserError, match="ids up to 4, the model only 4 rows"):
+    with pytest.raises(UserError, match="ids up to 4, but the model has only 4 rows"):
         allowed_ids(Words({"a": 0, "c": 4}), 4)
 
 

@@ -687,6 +687,7 @@ def made(sweep, tmp_path, monkeypatch):
         (folder / name).symlink_to(FOLDER / name)
     monkeypatch.chdir(tmp_path / "root")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # the tests' virtual devices slow training down
     make_testbed, settings = (
         importlib.import_module(n) for n in ("make_testbed", "testbed.settings")
     )

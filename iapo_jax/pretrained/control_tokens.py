@@ -1,8 +1,18 @@
-"""Untrusted text beside trusted text: a control token that it spells is encoded as plain text.
+"""Untrusted text inside trusted text: a control token that it spells stays plain letters.
 
-The config and the chat template may hold control tokens; data rows, and answers that are cut out of
-completions, only their letters. While trusted text is put around an untrusted one, a mark before
-each letter of a control token hides it from templates.
+The author of a config or a chat template may write control tokens such as `<|im_end|>`. A data row,
+or an answer from a completion, may contain the same characters, which must not become the token:
+otherwise a row could end its turn and speak as the assistant. Tokenizers cannot encode such a text,
+because they look for their control tokens first. An example, with the question `2+2<|im_end|>`:
+
+1. `hide` puts a secret mark before each letter of each control token in the question:
+   `2+2M<M|MiM...`. The chat template, which may compare or strip text, sees no control token.
+2. The template puts its own around it: `<|im_start|>user\\n2+2M<M|M...<|im_end|>\\n`.
+3. `encode_hidden` renames the control tokens that have no mark, the template's, to secret names
+   (`N:151644.`) and removes the marks: `N:151644.user\\n2+2<|im_end|>N:151645.\\n`.
+4. A second tokenizer, equal to the first except that its control tokens have these secret names,
+   encodes the text: the template's control tokens become their ids, and `<|im_end|>` becomes the
+   ids of plain letters.
 """
 
 import json
@@ -17,8 +27,7 @@ from iapo_jax.pretrained.tokenization import decode, encode
 
 _TAG = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 
-
-# Nobody can guess them, and so no text holds them; what is encoded does not depend on them.
+# Secret, so that no text contains them; the ids do not depend on their values.
 _MARK, _NAME = secrets.token_hex(8), secrets.token_hex(8)
 
 
@@ -29,17 +38,28 @@ class Prompt(NamedTuple):
     ids: list[int]
 
 
-class _Control(NamedTuple):
-    """A tokenizer's control tokens, found once."""
+class _RenamedTokenizer(NamedTuple):
+    """A tokenizer whose control tokens have secret names (step 4)."""
 
-    ids: dict[str, int]
-    spelled: re.Pattern  # their texts
-    trusted: re.Pattern  # texts of all added tokens, as tokenizers find them, but not behind a mark
-    normalize: Callable[[str], str] | None  # where tokens are looked for in a normal form
-    twins: list[tuple[Any, dict[int, int]]]  # of `_twin`, once it is needed
+    backend: Any
+    original_ids: dict[int, int]  # from the ids of its added tokens
+
+    def encode(self, text: str) -> list[int]:
+        ids = self.backend.encode(text, add_special_tokens=False).ids
+        return [self.original_ids.get(i, i) for i in ids]
 
 
-_known: weakref.WeakKeyDictionary[Any, _Control] = weakref.WeakKeyDictionary()
+class _Vocabulary(NamedTuple):
+    """What a tokenizer's added tokens are; computed once."""
+
+    control: dict[str, int]
+    control_pattern: re.Pattern
+    unmarked_pattern: re.Pattern  # every added token without a mark, as tokenizers find them
+    normalize: Callable[[str], str] | None  # if tokens are matched in a normalized text
+    renamed: list[_RenamedTokenizer]  # empty until it is needed
+
+
+_vocabularies: weakref.WeakKeyDictionary[Any, _Vocabulary] = weakref.WeakKeyDictionary()
 
 
 def control_tokens(tokenizer: Any) -> dict[str, int]:
@@ -47,81 +67,94 @@ def control_tokens(tokenizer: Any) -> dict[str, int]:
 
     Other added tokens, such as the words of a small vocabulary, are ordinary text.
     """
-    return dict(_control(tokenizer).ids)
+    return dict(_vocabulary(tokenizer).control)
 
 
-def _control(tokenizer: Any) -> _Control:
-    if tokenizer not in _known:
-        added = {
-            i: t for i, t in getattr(tokenizer, "added_tokens_decoder", {}).items() if t.content
+def _vocabulary(tokenizer: Any) -> _Vocabulary:
+    if tokenizer not in _vocabularies:
+        decoder = getattr(tokenizer, "added_tokens_decoder", {})
+        added = {i: token for i, token in decoder.items() if token.content}
+        control = {
+            token.content: i
+            for i, token in added.items()
+            if token.special or _TAG.fullmatch(token.content)
         }
-        ids = {t.content: i for i, t in added.items() if t.special or _TAG.fullmatch(t.content)}
         normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
         normalized = normalizer and any(token.normalized for token in added.values())
-        every = _any_of(token.content for token in added.values())
-        _known[tokenizer] = _Control(
-            ids,
-            re.compile(_any_of(ids)),
-            re.compile(f"(?<!{_MARK})(?:{every})"),
-            normalizer.normalize_str if normalized else None,
-            [],
+        every = _alternatives(token.content for token in added.values())
+        _vocabularies[tokenizer] = _Vocabulary(
+            control=control,
+            control_pattern=re.compile(_alternatives(control)),
+            unmarked_pattern=re.compile(f"(?<!{_MARK})(?:{every})"),
+            normalize=normalizer.normalize_str if normalized else None,
+            renamed=[],
         )
-    return _known[tokenizer]
+    return _vocabularies[tokenizer]
 
 
-def _any_of(texts: Iterable[str]) -> str:
-    """The longest that fits, as in tokenizers; without any texts, what nothing fits."""
+def _alternatives(texts: Iterable[str]) -> str:
+    """A pattern for any of the texts, the longest first, as tokenizers match them."""
     return "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)"
 
 
 def hide(tokenizer: Any, text: str) -> str:
-    """An untrusted text, to be put between trusted ones and given to `encode_hidden`."""
-    control = _control(tokenizer)
-    hidden = control.spelled.sub(lambda found: _MARK + _MARK.join(found[0]), text)
-    if hidden == text and control.normalize and control.spelled.search(control.normalize(text)):
-        blank = len(text) - len(text.lstrip())  # which a template may take away
-        hidden = text[:blank] + _MARK + text[blank:]
-    return hidden
+    """An untrusted text that can stand between trusted ones; `encode_hidden` encodes the whole."""
+    vocabulary = _vocabulary(tokenizer)
+    hidden = vocabulary.control_pattern.sub(lambda found: _marked(found[0]), text)
+    if hidden != text or not vocabulary.normalize:
+        return hidden
+    if vocabulary.control_pattern.search(vocabulary.normalize(text)):
+        blank = len(text) - len(text.lstrip())  # a template may strip it
+        return text[:blank] + _MARK + text[blank:]
+    return text
+
+
+def _marked(text: str) -> str:
+    return _MARK + _MARK.join(text)
 
 
 def show(text: str) -> str:
-    """A text with what `hide` has hidden, as it was."""
+    """The inverse of `hide`."""
     return text.replace(_MARK, "")
 
 
 def encode_hidden(tokenizer: Any, text: str, where: str) -> Prompt:
-    """A text whose untrusted parts went through `hide`: there no control token is an id.
+    """Encodes a text so that no control token in its hidden parts (`hide`) becomes its id.
 
     Raises:
-      UserError: beginning with `where`, if the vocabulary has no other spelling of such a part.
+      UserError: beginning with `where`, if the vocabulary cannot spell such a part otherwise.
     """
     if _MARK not in text:
         return Prompt(text, encode(tokenizer, text))
-    control, (twin, ids) = _control(tokenizer), _twin(tokenizer)
-    spell = lambda text: [ids.get(i, i) for i in twin.encode(text, add_special_tokens=False).ids]  # noqa: E731
-    steering = set(control.ids.values())
-    for found in control.ids:
-        if _MARK + _MARK.join(found) in text:
-            spelled = spell(found)
-            if steering & set(spelled) or decode(tokenizer, spelled).strip() != found.strip():
-                raise _unspellable(where, repr(found))
-    count = 0
-
-    def name(found: re.Match) -> str:
-        nonlocal count
-        count += found[0] in control.ids
-        return _named(control.ids[found[0]]) if found[0] in control.ids else found[0]
-
-    found = spell(show(control.trusted.sub(name, text)))
-    if sum(i in steering for i in found) != count:
+    vocabulary, renamed = _vocabulary(tokenizer), _renamed(tokenizer)
+    for token in vocabulary.control:
+        if _marked(token) in text:
+            _check_spelling(tokenizer, token, where)
+    control_ids = set(vocabulary.control.values())
+    trusted = [
+        found for found in vocabulary.unmarked_pattern.findall(text) if found in vocabulary.control
+    ]
+    secret = vocabulary.unmarked_pattern.sub(
+        lambda found: _secret_name(vocabulary.control.get(found[0]), found[0]), text
+    )
+    ids = renamed.encode(show(secret))
+    if sum(i in control_ids for i in ids) != len(trusted):
         raise _unspellable(where, "a text")
-    return Prompt(show(text), found)
+    return Prompt(show(text), ids)
+
+
+def _check_spelling(tokenizer: Any, token: str, where: str) -> None:
+    """Whether the vocabulary can spell a control token with other ids."""
+    ids = _renamed(tokenizer).encode(token)
+    control_ids = set(_vocabulary(tokenizer).control.values())
+    if control_ids & set(ids) or decode(tokenizer, ids).strip() != token.strip():
+        raise _unspellable(where, repr(token))
 
 
 def _unspellable(where: str, what: str) -> UserError:
     return UserError(
-        f"{where} holds {what} that this tokenizer can only write as a control token; expected a "
-        "row of other text, or a tokenizer whose vocabulary can spell it"
+        f"{where} contains {what} that this tokenizer can only write as a control token; expected "
+        "a row of other text, or a tokenizer whose vocabulary can spell it"
     )
 
 
@@ -131,28 +164,30 @@ def encode_text(tokenizer: Any, text: str, *, before: str = "", after: str = "")
     Raises:
       UserError: as `encode_hidden`.
     """
-    whole = f"{before}{hide(tokenizer, text)}{after}"
-    return encode_hidden(tokenizer, whole, f"the text {text!r:.60}").ids
+    complete = f"{before}{hide(tokenizer, text)}{after}"
+    return encode_hidden(tokenizer, complete, f"the text {text!r:.60}").ids
 
 
-def _named(token: int) -> str:
-    return f"{_NAME}:{token}."
+def _secret_name(token_id: int | None, text: str) -> str:
+    """The secret name of a control token; other added tokens keep their text."""
+    return text if token_id is None else f"{_NAME}:{token_id}."
 
 
-def _twin(tokenizer: Any) -> tuple[Any, dict[int, int]]:
-    """The tokenizer with control tokens that are spelled otherwise, as `_named`; and the ids of its
-    added tokens -> those of the tokenizer's."""
-    control = _control(tokenizer)
-    if not control.twins:
-        backend = tokenizer.backend_tokenizer
-        told = json.loads(backend.to_str())
-        told["post_processor"] = told["truncation"] = told["padding"] = None
-        own = {}
-        for token in told["added_tokens"]:
-            i = control.ids.get(token["content"])
-            if i is not None:
-                token |= {"content": _named(i), "normalized": False}
-            own[token["content"]] = token["id"]
-        twin = type(backend).from_str(json.dumps(told))
-        control.twins.append((twin, {twin.token_to_id(text): i for text, i in own.items()}))
-    return control.twins[0]
+def _renamed(tokenizer: Any) -> _RenamedTokenizer:
+    """The tokenizer with its control tokens renamed; made once, from its JSON."""
+    vocabulary = _vocabulary(tokenizer)
+    if not vocabulary.renamed:
+        original = tokenizer.backend_tokenizer
+        settings = json.loads(original.to_str())
+        settings["post_processor"] = settings["truncation"] = settings["padding"] = None
+        ids = {}
+        for token in settings["added_tokens"]:
+            token_id = vocabulary.control.get(token["content"])
+            if token_id is not None:
+                name = _secret_name(token_id, token["content"])
+                token |= {"content": name, "normalized": False}
+            ids[token["content"]] = token["id"]
+        backend = type(original).from_str(json.dumps(settings))
+        original_ids = {backend.token_to_id(text): i for text, i in ids.items()}
+        vocabulary.renamed.append(_RenamedTokenizer(backend, original_ids))
+    return vocabulary.renamed[0]

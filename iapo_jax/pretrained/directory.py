@@ -1,6 +1,6 @@
-"""Hugging Face directories in and out: config, tokenizer, chat template, stop tokens.
+"""Hugging Face model directories, read and written: config, tokenizer, chat template, stop tokens.
 
-Never runs code from a model's directory. The home of transformers.
+Nothing here runs code from a model directory.
 """
 
 import os
@@ -26,19 +26,21 @@ from iapo_jax.types import Params
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "PyTorch was not found"
 
-
 _MODEL_FILES = {
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
     *("chat_template.jinja", "chat_template.json", "tokenizer.model"),
 }
 
-
 _WEIGHT_FILES = (".safetensors", ".safetensors.index.json")
 
 
 def resolve_directory(name: str, revision: str | None = None) -> Path:
-    """A local directory as it is, or a snapshot of a hub model (weights and text files only)."""
+    """A local directory, or a snapshot of a hub model (weights and text files only).
+
+    Raises:
+      UserError: if it is neither.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -55,7 +57,7 @@ def resolve_directory(name: str, revision: str | None = None) -> Path:
     except Exception as error:  # offline, unknown name, gated: each with its own class
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{name!r} is neither a local directory nor a model that the hub would give: {reason}"
+            f"{name!r} is neither a local directory nor a model that the hub provides: {reason}"
         ) from None
 
 
@@ -68,12 +70,12 @@ def save_pretrained(
     generation_config: dict | None = None,
     dtype: str = "float32",
 ) -> None:
-    """Writes a directory that transformers opens as it is; complete or not there at all.
+    """Writes a directory that transformers opens without changes, atomically.
 
-    An older model directory of that name is replaced, once the new one is complete.
+    It replaces an older model directory of that name once the new one is complete.
 
     Raises:
-      UserError: if `directory` holds anything but a model.
+      UserError: if `directory` contains anything but a model.
     """
     final, directory = directory, directory.with_name(directory.name + ".partial")
     for place in (final, directory, final.with_name(final.name + ".replaced")):
@@ -99,10 +101,10 @@ def save_pretrained(
 
 
 def check_replaceable(directory: Path) -> None:
-    """Only what a model directory consists of may be replaced by one.
+    """Whether a directory contains nothing but a model's files, so that a model may replace it.
 
     Raises:
-      UserError: naming what else is there.
+      UserError: naming the first other file.
     """
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file; expected a directory to write a model to")
@@ -110,19 +112,19 @@ def check_replaceable(directory: Path) -> None:
         known = path.name in _MODEL_FILES or path.name.endswith(_WEIGHT_FILES)
         if path.is_dir() or not known:
             raise UserError(
-                f"{directory} holds {path.name}, which belongs to no exported model: not replaced; "
-                "expected a new or empty directory, or one that an export wrote"
+                f"{directory} contains {path.name}, which is not a file of an exported model, and "
+                "is not replaced; expected a new or empty directory, or one that an export wrote"
             )
 
 
 def read_generation_config(directory: Path) -> dict:
-    """generation_config.json, or an empty dict where there is none."""
+    """generation_config.json, or an empty dict if there is none."""
     path = directory / "generation_config.json"
     return read_json(path) if path.is_file() else {}
 
 
 class Pretrained(NamedTuple):
-    """A model directory, read: all but the weights."""
+    """A model directory without its weights."""
 
     directory: Path | None  # None for a new random model
     hf_config: dict
@@ -134,11 +136,15 @@ class Pretrained(NamedTuple):
 
 
 def open_pretrained(section: Any) -> Pretrained:
-    """Reads what `config.ModelSection` names: a directory, a hub name, or a new architecture."""
+    """Reads the model of a `config.ModelSection`: a directory, a hub name, or a new architecture.
+
+    Raises:
+      UserError: naming the field or the file that is missing, damaged or not supported.
+    """
     if section.config:
         directory, hf = None, read_json(Path(section.config))
         if not section.tokenizer:
-            raise UserError("model.config starts a new model and needs model.tokenizer beside it")
+            raise UserError("model.config makes a new model and also needs model.tokenizer")
         source, generation = section.config, {}
     elif section.path:
         directory = resolve_directory(section.path, section.revision)
@@ -167,4 +173,12 @@ def open_pretrained(section: Any) -> Pretrained:
     if not stops:
         raise UserError(f"{source}: no token ends a completion: set eos_token_id of the tokenizer")
     allowed = allowed_ids(tokenizer, config.vocab_size)
-    return Pretrained(directory, hf, config, tokenizer, generation, stops, allowed)
+    return Pretrained(
+        directory=directory,
+        hf_config=hf,
+        config=config,
+        tokenizer=tokenizer,
+        generation_config=generation,
+        stop_ids=stops,
+        allowed=allowed,
+    )

@@ -1,4 +1,4 @@
-"""Tokenizers: ids and texts, stop tokens, where the thinking ends. The home of transformers."""
+"""Tokenizers: ids and texts, stop tokens, the end of thinking. The home of transformers."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,20 +14,24 @@ _END_OF_TURN = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 
 
 def load_tokenizer(directory: str | Path) -> Any:
-    """The directory's fast tokenizer, with its chat template."""
+    """The directory's fast tokenizer, with its chat template.
+
+    Raises:
+      UserError: if transformers cannot open it, or if it has no vocabulary.
+    """
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises the bare class for a damaged file
+    except Exception as error:  # for a damaged file, tokenizers raises Exception itself
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise UserError(f"{directory}: no tokenizer that transformers can open: {reason}") from None
-    # Beside a qwen2 config.json transformers opens a directory without one as an empty tokenizer.
+    # transformers opens a directory that has a qwen2 config.json but no tokenizer as an empty one.
     if tokenizer.get_vocab().keys() <= tokenizer.get_added_vocab().keys():
         raise UserError(f"{directory}: the tokenizer has no vocabulary (tokenizer.json is missing)")
     return tokenizer
 
 
 def stop_ids(tokenizer: Any, generation_config: dict) -> list[int]:
-    """Ids that end a completion: EOS of tokenizer and generation_config, end-of-turn tokens."""
+    """The ids that end a completion: EOS of the tokenizer and of generation_config, end of turn."""
     configured = generation_config.get("eos_token_id")
     ids = set(configured) if isinstance(configured, list) else {configured}
     vocabulary = tokenizer.get_vocab()
@@ -36,7 +40,7 @@ def stop_ids(tokenizer: Any, generation_config: dict) -> list[int]:
 
 
 def allowed_ids(tokenizer: Any, vocab_size: int) -> np.ndarray:
-    """[V] bool: ids that stand for a token. Embedding rows beyond the tokenizer's are padding.
+    """[V] bool: the ids that the tokenizer has; further rows of the embedding are padding.
 
     Raises:
       UserError: if the tokenizer has ids that the model has no row for.
@@ -44,49 +48,50 @@ def allowed_ids(tokenizer: Any, vocab_size: int) -> np.ndarray:
     ids = np.fromiter(tokenizer.get_vocab().values(), dtype=np.int64)
     if ids.max() >= vocab_size:
         raise UserError(
-            f"the tokenizer has ids up to {ids.max()}, the model only {vocab_size} rows: "
+            f"the tokenizer has ids up to {ids.max()}, but the model has only {vocab_size} rows: "
             "they do not belong together"
         )
     return np.isin(np.arange(vocab_size), ids)
 
 
 def _check_ends(tokenizer: Any, configured: dict, source: str) -> None:
-    """Whether the ids that the model ends with are the tokenizer's.
+    """Whether the tokenizer has the end-of-sequence ids of the model.
 
     Raises:
       UserError: naming the file and the id.
     """
     value = configured.get("eos_token_id")
     known = set(tokenizer.get_vocab().values())
-    for one in value if isinstance(value, list) else [] if value is None else [value]:
-        if not isinstance(one, int) or isinstance(one, bool):
+    ids = value if isinstance(value, list) else [value]
+    for token in ids if value is not None else ():
+        if not isinstance(token, int) or isinstance(token, bool):
             raise UserError(f"{source}: eos_token_id is {value!r:.60}; expected ids")
-        if one not in known:
+        if token not in known:
             raise UserError(
-                f"{source}: eos_token_id is {value!r:.60}, but the tokenizer has no token of the "
-                f"id {one}: they do not belong together"
+                f"{source}: eos_token_id is {value!r:.60}, but the tokenizer has no token with the "
+                f"id {token}: they do not belong together"
             )
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a text as it is, without special tokens around it."""
+    """The ids of a text, without special tokens around it."""
     return tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of ids as it is, special tokens too."""
+    """The text of ids, special tokens included."""
     return tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
 
 def token_texts(tokenizer: Any, size: int) -> list[str]:
-    """The text of each id alone; "" for ids that stand for no token."""
+    """The text of each single id; "" for ids that the tokenizer does not have."""
     known = min(size, len(tokenizer))
     texts = tokenizer.batch_decode([[i] for i in range(known)], clean_up_tokenization_spaces=False)
     return texts + [""] * (size - known)
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    r"""The text of one id alone; bytes of a character that is split over ids as \xf0."""
+    r"""The text of a single id; a byte of a character that several ids share is written as \xf0."""
     text = decode(tokenizer, [token])
     if "\ufffd" not in text:
         return text
@@ -97,7 +102,7 @@ def token_text(tokenizer: Any, token: int) -> str:
 
 
 def _byte_letters() -> dict[str, int]:
-    """The printable letters by which byte-level vocabularies write bytes (GPT-2's table)."""
+    """The printable characters that stand for bytes in byte-level vocabularies (GPT-2's table)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
@@ -109,7 +114,7 @@ _BYTES = _byte_letters()
 def decode_completions(
     tokenizer: Any, rows: Iterable[np.ndarray], stop: Iterable[int]
 ) -> list[str]:
-    """Texts of completions; the stop token is left out, other tokens stay visible."""
+    """The texts of completions without their stop token; all other tokens stay visible."""
     stop = set(stop)
     trimmed = [row[:-1] if len(row) and int(row[-1]) in stop else row for row in rows]
     return tokenizer.batch_decode(
@@ -118,9 +123,9 @@ def decode_completions(
 
 
 def tokens_before(tokenizer: Any, rows: Iterable[np.ndarray], end: str) -> list[int]:
-    """How many tokens of each row stand before the text `end`; all of them where it is missing.
+    """The number of tokens in each row before the text `end`; all tokens if it is missing.
 
-    A token that holds the first characters of `end` together with others already ends the thinking.
+    A token that contains the first characters of `end` after others already ends the thinking.
     """
     rows = list(rows)
     single = encode(tokenizer, end)
@@ -142,7 +147,7 @@ def tokens_before(tokenizer: Any, rows: Iterable[np.ndarray], end: str) -> list[
 
 
 def real_tokens(rollout: Rollout) -> list[np.ndarray]:
-    """The tokens of all P * G completions without padding."""
+    """The tokens of all P * G completions, without padding."""
     tokens = rollout.tokens.reshape(-1, rollout.tokens.shape[-1])
     return [row[:n] for row, n in zip(tokens, rollout.length.ravel(), strict=True)]
 
@@ -150,7 +155,7 @@ def real_tokens(rollout: Rollout) -> list[np.ndarray]:
 def thinking_lengths(
     tokenizer: Any, tokens: list[np.ndarray], stops: Sequence[int], ends: Sequence[str]
 ) -> np.ndarray:
-    """Tokens of each completion before the first text of `ends`, or the first stop token."""
+    """The number of tokens of each completion before the first of `ends` or of the stop tokens."""
     open_rows = [row[: np.argmax(np.append(np.isin(row, stops), True))] for row in tokens]
     lengths = [[len(row) for row in open_rows]]
     lengths += [tokens_before(tokenizer, open_rows, end) for end in ends]

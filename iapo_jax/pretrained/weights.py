@@ -1,7 +1,7 @@
 """The weights of a Hugging Face directory: names, shapes, reading, writing.
 
-safetensors only. Our leaves are stacked over layers, and kernels are [in..., out...]; Hugging Face
-has one tensor a layer, stored [out, in]. The home of safetensors.
+Only safetensors. Our leaves are stacked over layers, and kernels are [in..., out...]; Hugging Face
+has one tensor for each layer, stored as [out, in]. The home of safetensors.
 """
 
 from pathlib import Path
@@ -32,19 +32,17 @@ _MODULES = {
     "down": "mlp.down_proj",
 }
 
-
 _TOP = {
     "embedding": "model.embed_tokens.weight",
     "final_norm.scale": "model.norm.weight",
     "head": "lm_head.weight",
 }
 
-
 _SHARD = "5GB"
 
 
 def hf_names(path: str, num_layers: int) -> list[str]:
-    """HF tensor names of one of our leaves: one, or one for each stacked layer."""
+    """The HF tensor names of one of our leaves: a single one, or one for each layer."""
     if path in _TOP:
         return [_TOP[path]]
     _, module, leaf = path.split(".")
@@ -53,7 +51,7 @@ def hf_names(path: str, num_layers: int) -> list[str]:
 
 
 def _hf_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The HF shape of one layer's leaf: kernels [in..., out...] are stored as [out, in]."""
+    """The HF shape of the leaf of one layer: kernels [in..., out...] are stored as [out, in]."""
     if not path.endswith("kernel"):
         return shape if path in _TOP else (int(np.prod(shape)),)
     inputs = 2 if path.endswith("output.kernel") else 1
@@ -121,12 +119,12 @@ def _open_checked(directory: Path, config: DecoderConfig) -> _Tensors:
     for name in tensors.where:
         tied = name == _TOP["head"] and config.tie_word_embeddings
         if name not in known and not tied and not name.endswith("rotary_emb.inv_freq"):
-            raise UserError(f"{directory}: tensor {name} has no place in this architecture")
+            raise UserError(f"{directory}: tensor {name} does not belong to this architecture")
     return tensors
 
 
 def load_params(directory: Path, config: DecoderConfig, shardings: Any = None) -> Params:
-    """float32 parameters from a directory, stacked over layers, placed by `shardings`.
+    """The float32 parameters of a directory, stacked over layers and placed by `shardings`.
 
     Raises:
       UserError: as `check_tensors`.
@@ -174,9 +172,9 @@ def save_weights(params: Params, directory: Path, num_layers: int, dtype: str) -
     for file, names in split.filename_to_tensors.items():
         try:
             save_file({n: tensors[n] for n in names}, directory / file, metadata={"format": "pt"})
-        except SafetensorError as error:  # which hides what the system said
+        except SafetensorError as error:  # which hides the reason of the system
             raise OSError(f"{directory / file}: {error}") from error
-        (directory / file).chmod(0o644)  # safetensors leaves it readable by its owner alone
+        (directory / file).chmod(0o644)  # safetensors makes it readable by its owner only
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_json(directory / "model.safetensors.index.json", index, sort_keys=True)
