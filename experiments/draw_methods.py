@@ -71,7 +71,7 @@ def _first_groups(estimator: str, method: str) -> tuple[Group, Setup, np.ndarray
     ]
     path = ROOT / "experiments" / "quickstart.yaml"
     setup = set_up(load_config(TrainConfig, str(path), overrides))
-    params = initial_params(setup.run, setup.config.seed)
+    params = initial_params(setup.loaded, setup.config.seed)
     scored, _ = collect_groups(setup, params, 0, lambda _: None)
     return fetch(score_rollout(setup, params, None, scored).groups), setup, scored.indices
 

@@ -33,14 +33,13 @@ from iapo_jax.evaluation.sampling import (
 )
 from iapo_jax.evaluation.summary import summarize, table
 from iapo_jax.information import probes
-from iapo_jax.pretrained.loaded import open_mesh
+from iapo_jax.pretrained.loaded import LoadedModel, open_mesh, start_mesh
 from iapo_jax.runtime import cli
 from iapo_jax.runtime.console import is_writer, say
 from iapo_jax.runtime.files import write_atomically, write_json, writing
 from iapo_jax.runtime.interruption import handling_signals
 from iapo_jax.runtime.processes import exit_with
-from iapo_jax.training import sources
-from iapo_jax.training.sources import Source
+from iapo_jax.training import model_sources
 
 _FLAGS = {  # flag: metavar, meaning; the others are fields of the config, as key=value
     "num_samples": ("N", "completions of each problem; default 32"),
@@ -212,12 +211,12 @@ def check_training_data(
         loaded = data.load_set(parse_spec(text, "training_data"), "training_data", strict=None)
         training[text] = [row.question for row in loaded.rows]
     for member in members:
-        run_dir = sources.training_run(member.source)
+        run_dir = model_sources.training_run(member.source)
         if run_dir is None:
             continue
-        key = f"{sources.run_config(run_dir).data.dataset} (of {run_dir})"
+        key = f"{model_sources.run_config(run_dir).data.dataset} (of {run_dir})"
         try:
-            training[key] = sources.training_questions(run_dir)
+            training[key] = model_sources.training_questions(run_dir)
         except UserError as error:
             say(f"note: no check against the training data of {run_dir}: {error}")
     for name, trained in training.items():
@@ -236,8 +235,8 @@ def say_other_prompts(
     """Where a run is asked otherwise than it was trained, which its accuracy may suffer from."""
     said = set()
     for member in members:
-        run_dir = sources.training_run(member.source)
-        trained = None if run_dir is None else sources.run_config(run_dir)
+        run_dir = model_sources.training_run(member.source)
+        trained = None if run_dir is None else model_sources.run_config(run_dir)
         if not isinstance(trained, TrainConfig):
             continue
         then = prompts.resolve_prompt(trained.prompt, data.own_prompt(trained.data))
@@ -281,7 +280,7 @@ def prepare(
         check_batch(config.prompts_per_batch, open_mesh(config.mesh))
     made, said = {}, set()
     for member in members:
-        opened = sources.look(member.source, config.model)
+        opened = model_sources.look(member.source, config.model)
         size = opened.config.vocab_size
         if config.top_k > size:
             raise UserError(f"top_k is {config.top_k}; expected at most the vocabulary of {size}")
@@ -325,30 +324,30 @@ def _check_known(config: EvaluateConfig, member: Member, name: str) -> None:
 def evaluate_member(
     config: EvaluateConfig,
     member: Member,
-    source: Source,
+    model: LoadedModel,
     name: str,
     loaded: LoadedSet,
     problems: Problems,
 ) -> Record:
     """One model on one data set."""
     protocol = _protocol(config)
-    task = make_task(source.run, problems, protocol)
+    task = make_task(model, problems, protocol)
     record = describe(
         task,
-        source.params,
+        model.params,
         model=member.label,
         dataset=_canonical(loaded),
         dataset_name=loaded.name,
         member=member.number,
         members=member.count,
         source=member.source,
-        step=source.step,
+        step=model.step,
     )
     return evaluate_to(
         Path(config.output_dir),
         f"{member.stem()}.{name}",
         task,
-        source.params,
+        model.params,
         record,
         information=config.information,
         shown=config.progress,
@@ -373,17 +372,15 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict:
     check_training_data(config, members, sets)
     say_other_prompts(config, members, sets)
     problems = prepare(config, members, sets)
-    records, mesh = [], config.mesh
+    records = []
     with handling_signals():
+        mesh = start_mesh(config.mesh, compilation_cache=config.compilation_cache)
         for member in members:
-            source = sources.open_source(
-                member.source, config.model, mesh, config.compilation_cache
-            )
-            mesh = dataclasses.replace(mesh, distributed=False)  # once is enough
+            model = model_sources.load_source(member.source, config.model, mesh)
             for name, loaded in sets.items():
                 of = problems[member.stem(), name]
-                records.append(evaluate_member(config, member, source, name, loaded, of))
-            del source  # before the next one needs the memory
+                records.append(evaluate_member(config, member, model, name, loaded, of))
+            del model  # before the next one needs the memory
     if not is_writer():
         return {}
     told = {"command": command, **summarize(records, config.k, config.budgets)}

@@ -8,9 +8,10 @@ from iapo_jax.config.checks import check_writable
 from iapo_jax.config.schema import MeshSection
 from iapo_jax.errors import RunError, UserError
 from iapo_jax.pretrained import directory
+from iapo_jax.pretrained.loaded import start_mesh
 from iapo_jax.runtime.cli import exit_code
 from iapo_jax.sharding import fetch
-from iapo_jax.training.sources import open_checkpoint
+from iapo_jax.training.model_sources import load_checkpoint
 
 
 def export(
@@ -32,16 +33,17 @@ def export(
     if out is not None:
         check_writable(out.parent, "the directory of --out")
         directory.check_replaceable(out)
-    opened, params, number = open_checkpoint(run_dir, step, mesh=MeshSection(data=1, fsdp=-1))
-    out = out or run_dir / f"hf_{number}"
+    mesh = start_mesh(MeshSection(data=1, fsdp=-1))
+    loaded = load_checkpoint(run_dir, step, mesh=mesh)
+    out = out or run_dir / f"hf_{loaded.step}"
     check_writable(out.parent, "the directory of --out")
     try:
         directory.save_pretrained(
-            fetch(params),
-            opened.pretrained.hf_config,
-            opened.pretrained.tokenizer,
+            fetch(loaded.params),
+            loaded.pretrained.hf_config,
+            loaded.pretrained.tokenizer,
             out,
-            generation_config=opened.pretrained.generation_config,
+            generation_config=loaded.pretrained.generation_config,
             dtype=dtype,
         )
     except OSError as error:

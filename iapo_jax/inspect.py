@@ -93,7 +93,7 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
     if arguments.json and arguments.html and arguments.json.resolve() == arguments.html.resolve():
         raise UserError(f"--json and --html are both {str(arguments.json)!r}; expected two files")
     opened = open_model(config.model)
-    tokenizer, prompt = opened.run.pretrained.tokenizer, arguments.prompt
+    tokenizer, prompt = opened.pretrained.tokenizer, arguments.prompt
     if arguments.chat:
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(f"--chat: the tokenizer of {config.model.path} has no chat template")

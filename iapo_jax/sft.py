@@ -31,7 +31,13 @@ from iapo_jax.errors import UserError, check_unicode
 from iapo_jax.model.scoring import score_completions
 from iapo_jax.pretrained.control_tokens import hide
 from iapo_jax.pretrained.directory import check_replaceable
-from iapo_jax.pretrained.loaded import Run, abstract_params, initial_params, open_run
+from iapo_jax.pretrained.loaded import (
+    LoadedModel,
+    abstract_params,
+    initial_params,
+    prepare_model,
+    start_mesh,
+)
 from iapo_jax.pretrained.tokenization import encode
 from iapo_jax.runtime.cli import run_cli
 from iapo_jax.runtime.console import compiles, progress_bar, report_memory, say
@@ -231,11 +237,11 @@ def sft_step(
     return state, told | metrics | {"num_tokens": total}
 
 
-def _check(config: SftConfig, run: Run) -> int:
+def _check(config: SftConfig, loaded: LoadedModel) -> int:
     """The number of micro-batches of a step."""
     rows = config.batch.rows_per_step
     micro = config.batch.micro_batch_size or rows
-    devices = batch_devices(run.mesh)
+    devices = batch_devices(loaded.mesh)
     if not config.batch.micro_batch_size and rows % devices:
         raise UserError(
             f"batch.rows_per_step is {rows}; expected a multiple of the {devices} devices that "
@@ -259,27 +265,32 @@ def train_sft(
     """
     check_config(config)
     check_replaceable(Path(config.output_dir) / "hf")
-    run = open_run(config, topology)
-    micro = _check(config, run)
-    rows = _Rows(config, run.pretrained.tokenizer)
+    mesh = start_mesh(
+        config.mesh, compilation_cache=config.log.compilation_cache, topology=topology
+    )
+    loaded = prepare_model(config.model, mesh)
+    micro = _check(config, loaded)
+    rows = _Rows(config, loaded.pretrained.tokenizer)
     for note in rows.notes:
         say(note)
     optimizer = update.make_optimizer(config.optimizer, config.max_steps)
     schedule = update.make_schedule(config.optimizer, config.max_steps)
-    fixed = dict(mesh=run.mesh, model=run.model, optimizer=optimizer, micro=micro)
+    fixed = dict(mesh=loaded.mesh, model=loaded.model, optimizer=optimizer, micro=micro)
     if dry_run or topology is not None:
-        state = update.abstract_state(run.mesh, optimizer, abstract_params(run))
-        batch = put(rows.batch(0), by_prompt(run.mesh))
+        state = update.abstract_state(loaded.mesh, optimizer, abstract_params(loaded))
+        batch = put(rows.batch(0), by_prompt(loaded.mesh))
         report_memory({"update": sft_step.lower(state, batch, **fixed)})
         return None
-    with run_directory(run, config) as checkpoints:
-        like = update.abstract_state(run.mesh, optimizer, abstract_params(run))
+    with run_directory(config) as checkpoints:
+        like = update.abstract_state(loaded.mesh, optimizer, abstract_params(loaded))
         state, first, notes = resume_state(checkpoints, config, like)
         if state is None:
-            state = update.init_state(run.mesh, optimizer, initial_params(run, config.seed))
+            state = update.init_state(loaded.mesh, optimizer, initial_params(loaded, config.seed))
         checkpoints.compile(state)
-        prepare_directory(run, config)
-        writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
+        prepare_directory(config)
+        writer = RunWriter(
+            Path(config.output_dir), tensorboard=config.log.tensorboard, resume_step=first
+        )
         try:
             progress = Progress(config, checkpoints, writer, notes)
             state = _steps(progress, rows, partial(sft_step, **fixed), schedule, state, first)
@@ -287,7 +298,7 @@ def train_sft(
             writer.close()
         if rows.left_out:
             say(f"{rows.told_left_out()}; left out ({rows.left_out} rows)")
-        say(f"model: {export_final(run, state.params)}")
+        say(f"model: {export_final(loaded, state.params, Path(config.output_dir))}")
     return state
 
 

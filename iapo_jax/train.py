@@ -5,6 +5,7 @@ The loop around `step.train_step`: checkpoints, metrics, the table before and af
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -65,35 +66,36 @@ def train(
     """
     own = {"advantage": advantage, "reward_functions": reward_functions}
     setup = set_up(config, **own, topology=topology)
-    run = setup.run
-    held_out = HeldOut(setup.config, run, setup.questions)
+    held_out = HeldOut(setup.config, setup.loaded, setup.questions)
     say(step_metrics.describe_run(setup))
     for note in held_out.notes:
         say(f"eval        {note}")
     if dry_run or topology is not None:
         compile_only(setup)
         return None
-    with run_directory(run, config) as checkpoints:
+    with run_directory(setup.config) as checkpoints:
         return _train(setup, held_out, checkpoints)
 
 
 def _train(setup: Setup, held_out: HeldOut, checkpoints: Checkpoints) -> TrainState:
-    config, run, selection = setup.config, setup.run, setup.selection
+    config, loaded, selection = setup.config, setup.loaded, setup.selection
     adapt, optimizer = setup.algorithm.adapt, setup.spec.optimizer
-    adaptation = () if adapt is None else put(adapt.init(), replicated(run.mesh))
-    like = update.abstract_state(run.mesh, optimizer, abstract_params(run), adaptation)
+    adaptation = () if adapt is None else put(adapt.init(), replicated(loaded.mesh))
+    like = update.abstract_state(loaded.mesh, optimizer, abstract_params(loaded), adaptation)
     state, first, notes = resume_state(checkpoints, config, like)
     selection.resume(first)
-    params = initial_params(run, config.seed)
+    params = initial_params(loaded, config.seed)
     if state is None:
-        state = update.init_state(run.mesh, optimizer, params, adaptation)
+        state = update.init_state(loaded.mesh, optimizer, params, adaptation)
     checkpoints.compile(state)
-    prepare_directory(run, config)
+    prepare_directory(config)
     before = held_out.before(params)
     selection.measure(params, 0)
     ref_params = params if setup.algorithm.loss.beta else None
     del params
-    writer = RunWriter(run.output_dir, tensorboard=config.log.tensorboard, resume_step=first)
+    writer = RunWriter(
+        Path(config.output_dir), tensorboard=config.log.tensorboard, resume_step=first
+    )
     found = selection.measure, selection.best, config.max_sampled_tokens
     progress = Progress(config, checkpoints, writer, notes, *found)
     try:
@@ -101,7 +103,7 @@ def _train(setup: Setup, held_out: HeldOut, checkpoints: Checkpoints) -> TrainSt
         state, chosen = choose_state(setup, checkpoints, state, last)
     finally:
         writer.close()
-    exported = export_final(run, state.params)
+    exported = export_final(loaded, state.params, Path(config.output_dir))
     after = held_out.after(state.params, chosen)
     if before is not None and is_writer():
         say(held_out.compare(before, after))
@@ -180,10 +182,12 @@ def compile_only(setup: Setup) -> None:
 
     Parameters and batches are shapes only: a machine too small for the model can ask, too.
     """
-    config, run, split = setup.config, setup.run, by_prompt(setup.run.mesh)
+    config, loaded, split = setup.config, setup.loaded, by_prompt(setup.loaded.mesh)
     adapt = setup.algorithm.adapt
     adaptation = () if adapt is None else jax.eval_shape(adapt.init)
-    state = update.abstract_state(run.mesh, setup.spec.optimizer, abstract_params(run), adaptation)
+    state = update.abstract_state(
+        loaded.mesh, setup.spec.optimizer, abstract_params(loaded), adaptation
+    )
     ref_params = state.params if setup.algorithm.loss.beta else None
     unroll = setup.sampler.prepare.lower(state.params)
     sampler_params = jax.tree.map(
@@ -205,7 +209,7 @@ def compile_only(setup: Setup) -> None:
     programs = {
         "sample": draw.func.lower(*draw.args, sampler_params, prompts, keys, **draw.keywords),
         "signals": compute_signals.lower(
-            run.model,
+            loaded.model,
             state.params,
             ref_params,
             rollout,

@@ -14,7 +14,7 @@ from iapo_jax import evaluate as command
 from iapo_jax.errors import UserError
 from iapo_jax.evaluate import parse_models
 from iapo_jax.evaluation.records import read_completions, read_record
-from iapo_jax.training import sources
+from iapo_jax.training import model_sources
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_training_data_is_read_where_the_run_was_started(tmp_path, monkeypatch, 
     (tmp_path / "run" / "env.json").write_text(json.dumps({"directory": str(tmp_path / "start")}))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr(sources, "open_source", lambda *_: pytest.fail("a model was opened"))
+    monkeypatch.setattr(model_sources, "load_source", lambda *_: pytest.fail("a model was opened"))
     words = ["--model", "../run", "--dataset", "arithmetic:train:first 5"]
     assert command.main(words) == 2
     assert "shares 1 of its 5 questions with the training data" in capsys.readouterr().err
@@ -229,7 +229,7 @@ def test_another_prompt_than_in_training_is_said(tmp_path, capsys):
 
 
 def test_what_a_run_was_trained_on_is_looked_at(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sources, "open_source", lambda *_: pytest.fail("a model was opened"))
+    monkeypatch.setattr(model_sources, "load_source", lambda *_: pytest.fail("a model was opened"))
     (tmp_path / "run" / "hf").mkdir(parents=True)
     (tmp_path / "run" / "config.yaml").write_text(
         "data: {dataset: arithmetic, split: train}\nsampling: {}\n"

@@ -26,6 +26,7 @@ from iapo_jax.evaluation.sampling import (
     missing_chunks,
 )
 from iapo_jax.model import checksums
+from iapo_jax.pretrained.loaded import LoadedModel
 from iapo_jax.runtime.locks import file_lock
 from iapo_jax.sharding import make_mesh, param_shardings
 
@@ -58,9 +59,7 @@ def make(tiny_config, tiny_model):
             stop_ids=[1, 2, 3],
             allowed=np.ones(tiny_config.vocab_size, bool),
         )
-        run = SimpleNamespace(
-            mesh=make_mesh(*mesh), model=tiny_model, pretrained=opened, output_dir=None
-        )
+        loaded = LoadedModel(mesh=make_mesh(*mesh), pretrained=opened, model=tiny_model)
         fields = dict(
             seed=5,
             num_samples=4,
@@ -71,7 +70,7 @@ def make(tiny_config, tiny_model):
             end_of_thinking=["</think>"],
             prompts_per_batch=7,
         )
-        return make_task(run, problems, Protocol(**(fields | changed)), field="eval")
+        return make_task(loaded, problems, Protocol(**(fields | changed)), field="eval")
 
     return build
 
@@ -106,7 +105,7 @@ def test_every_sample_of_every_problem_is_there_once(whole):
 )
 def test_the_batch_and_the_mesh_do_not_change_the_result(make, tiny_params, whole, mesh, batch):
     task = make(mesh, **batch)
-    params = jax.device_put(tiny_params, param_shardings(task.run.mesh, tiny_params))
+    params = jax.device_put(tiny_params, param_shardings(task.loaded.mesh, tiny_params))
     assert by_place(evaluate(task, params, name="", shown=False)) == by_place(whole)
 
 

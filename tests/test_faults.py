@@ -20,6 +20,7 @@ from iapo_jax.config.schema import SftConfig
 from iapo_jax.errors import FAILED, STOPPED, RunError, UserError
 from iapo_jax.evaluation import sampling as evaluation
 from iapo_jax.pretrained import weights
+from iapo_jax.pretrained.loaded import open_mesh
 from iapo_jax.runtime import interruption
 from iapo_jax.runtime.cli import exit_code
 from iapo_jax.runtime.files import read_jsonl
@@ -29,8 +30,8 @@ from iapo_jax.sft import train_sft
 from iapo_jax.train import train
 from iapo_jax.training import progress, step
 from iapo_jax.training.checkpoint import Checkpoints
+from iapo_jax.training.model_sources import load_checkpoint
 from iapo_jax.training.run_writer import RunWriter
-from iapo_jax.training.sources import open_checkpoint
 from iapo_jax.types import Credit
 
 # The shapes are those of other tests of training, whose compiled programs serve here, too.
@@ -128,7 +129,8 @@ def test_a_step_that_is_not_finite_changes_nothing(configure, tmp_path, spoil, n
     for text in (tmp_path / "metrics.jsonl").read_text().splitlines():
         json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
     config = configure(tmp_path)
-    one, two = (open_checkpoint(tmp_path, str(n), mesh=config.mesh).params for n in (1, 2))
+    mesh = open_mesh(config.mesh)
+    one, two = (load_checkpoint(tmp_path, str(n), mesh=mesh).params for n in (1, 2))
     jax.tree.map(np.testing.assert_array_equal, one, two)
     assert int(run.state.updates) == 3
     folder = tmp_path / "skipped"
@@ -177,8 +179,8 @@ def test_parameters_that_explode_are_not_taken(configure, tmp_path):
     options = ("optimizer.learning_rate=1e30", "log.save_total_limit=1", "max_skipped=2")
     with pytest.raises(RunError, match="2 steps in a row, up to step 2, .* none"):
         train(configure(tmp_path, *options))
-    found = open_checkpoint(tmp_path, mesh=configure(tmp_path).mesh)
-    start = weights.load_params(found.run.pretrained.directory, found.run.pretrained.config)
+    found = load_checkpoint(tmp_path, mesh=open_mesh(configure(tmp_path).mesh))
+    start = weights.load_params(found.pretrained.directory, found.pretrained.config)
     jax.tree.map(np.testing.assert_array_equal, found.params, start)
 
 
@@ -328,7 +330,7 @@ def test_damage_is_named_and_the_newest_whole_checkpoint_taken(half, configure, 
     assert sorted(os.listdir(half / "checkpoints")) == ["1", "2", "3", "4"]
     assert not (half / "completions" / "step_9.jsonl").exists()
     assert_same(run, calm)
-    source = open_checkpoint(half, mesh=configure(half).mesh)
+    source = load_checkpoint(half, mesh=open_mesh(configure(half).mesh))
     jax.tree.map(np.testing.assert_array_equal, source.params, jax.tree.map(np.asarray, run.params))
 
 

@@ -52,7 +52,7 @@ def opened(directory):
 @pytest.fixture(scope="module")
 def prompt(opened):
     chat = [{"role": "user", "content": "12+30"}]
-    tokenizer = opened.run.pretrained.tokenizer
+    tokenizer = opened.pretrained.tokenizer
     return tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 
 
@@ -68,7 +68,7 @@ def log_softmax(opened, rows):
     tokens = np.zeros((64, 128), np.int32)  # one program for all
     for number, row in enumerate(rows):
         tokens[number, : len(row)] = row
-    logits = np.float64(np.asarray(plain_logits(opened.run.model, opened.params, tokens)))
+    logits = np.float64(np.asarray(plain_logits(opened.model, opened.params, tokens)))
     return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
 
 
@@ -91,7 +91,7 @@ def test_devices_change_nothing(directory, prompt, seen, monkeypatch):
     """The command takes all that it finds."""
     monkeypatch.setattr(jax, "device_count", lambda: DEVICES)
     opened = open_model(directory)
-    assert opened.run.mesh.size == opened.run.mesh.shape["tensor"] == DEVICES
+    assert opened.mesh.size == opened.mesh.shape["tensor"] == DEVICES
     found = inspect_completions(opened, prompt, [TEXT, "12+30=", ""], answer="42", postfix=POSTFIX)
     for one, other in zip(found, seen, strict=True):
         for name in ("uncertainty", "informativeness", "entropy", "log_prob"):
@@ -137,7 +137,7 @@ def test_the_reference_answer_is_teacher_forced(opened, prompt):
     """-log p of 42 and its closing tag behind every prefix, by plain forwards."""
     options = dict(answer="42", estimator="answer_log_prob", postfix=POSTFIX)
     (one,) = inspect_completions(opened, prompt, [TEXT], **options, max_answer_length=4)
-    answer = opened.run.pretrained.tokenizer.encode("42</answer>", add_special_tokens=False)
+    answer = opened.pretrained.tokenizer.encode("42</answer>", add_special_tokens=False)
     assert one.answer_ids == [answer] and one.answer_meanings == [0]
     for t in (0, 5, len(one.tokens)):
         row = one.prompt_ids + one.completion_ids[:t] + one.postfix_ids + answer
@@ -182,7 +182,7 @@ def test_samples_are_those_of_the_seed(opened, prompt):
     draw = lambda seed: sample_completions(opened, prompt, 2, max_length=64, seed=seed)  # noqa: E731
     first = draw(0)
     assert first == draw(0) != draw(1)
-    stops = opened.run.pretrained.stop_ids
+    stops = opened.pretrained.stop_ids
     assert all(len(row) == 64 or (0 < len(row) < 64 and row[-1] in stops) for row in first)
 
 
@@ -337,7 +337,7 @@ def test_a_mistake_in_sampling_is_one_sentence(opened, options, sentence):
 @pytest.mark.parametrize("estimator, room", [("answer_entropy", 0), ("answer_set_entropy", 31)])
 def test_samples_leave_room_for_what_will_be_asked_and_no_more(opened, estimator, room):
     """The longest prompt that fits beside one token, the postfix and the longest answer."""
-    limit = opened.run.pretrained.hf_config["max_position_embeddings"]
+    limit = opened.pretrained.hf_config["max_position_embeddings"]
     options = dict(estimator=estimator, postfix=POSTFIX)
     longest = limit - 1 - 2 - room
     rows = sample_completions(opened, "1" * longest, 1, **options)
@@ -361,7 +361,7 @@ def test_temperature_is_that_of_the_policy_and_not_of_the_probe(opened, prompt, 
 
 
 def test_behind_the_first_stop_token_nothing_thinks(opened, prompt):
-    stop = opened.run.pretrained.stop_ids[0]
+    stop = opened.pretrained.stop_ids[0]
     (one,) = inspect_completions(opened, prompt, [[10, 11, stop, 12, stop]], postfix=POSTFIX)
     assert one.thinking_length == 2 and not any(one.informativeness[2:])
 

@@ -18,7 +18,7 @@ from iapo_jax.config.schema import TrainConfig
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation.records import Record, write_record
 from iapo_jax.report import command as report
-from iapo_jax.training import sources
+from iapo_jax.training import model_sources
 from iapo_jax.training.setup import set_up
 
 SUMS = [{"question": f"{n}+{n}", "answer": str(2 * n), "level": n} for n in range(1, 9)]
@@ -312,7 +312,7 @@ def evaluation(**settings):
 
 @pytest.fixture
 def no_weights(monkeypatch):
-    monkeypatch.setattr(sources, "open_source", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(model_sources, "load_source", lambda *_: pytest.fail("weights were loaded"))
 
 
 @pytest.mark.parametrize(

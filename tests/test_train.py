@@ -28,7 +28,7 @@ from iapo_jax.algorithms.advantages import grpo
 from iapo_jax.algorithms.losses import LossOptions
 from iapo_jax.algorithms.methods import ALGORITHMS, Algorithm
 from iapo_jax.config.loading import load_config, to_yaml
-from iapo_jax.config.schema import MeshSection, TrainConfig
+from iapo_jax.config.schema import TrainConfig
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation import records
 from iapo_jax.model import attention
@@ -36,11 +36,11 @@ from iapo_jax.pretrained import architecture, loaded, tokenization, weights
 from iapo_jax.rollout import collect as rollouts
 from iapo_jax.runtime.console import report_memory, use_compilation_cache
 from iapo_jax.runtime.files import read_jsonl
-from iapo_jax.sharding import fetch
+from iapo_jax.sharding import fetch, make_mesh
 from iapo_jax.train import train
 from iapo_jax.training import step_metrics as reporting
+from iapo_jax.training.model_sources import load_checkpoint
 from iapo_jax.training.setup import set_up
-from iapo_jax.training.sources import open_checkpoint
 from iapo_jax.training.step_metrics import headline
 from iapo_jax.types import Credit
 
@@ -180,9 +180,9 @@ def test_the_checkpoint_of_the_selection_split_is_exported(selected):
     config = architecture.decoder_config(ARCHITECTURE)
     exported = fetch(weights.load_params(selected.directory / "hf", config))
     jax.tree.map(np.testing.assert_array_equal, exported, selected.params)
-    of_best = open_checkpoint(selected.directory, str(best), mesh=MeshSection(1, 1, 1))
+    of_best = load_checkpoint(selected.directory, str(best), mesh=make_mesh(1, 1, 1))
     jax.tree.map(np.testing.assert_array_equal, fetch(of_best.params), selected.params)
-    assert open_checkpoint(selected.directory, mesh=MeshSection(1, 1, 1)).step == best
+    assert load_checkpoint(selected.directory, mesh=make_mesh(1, 1, 1)).step == best
     after = records.read_record(selected.directory / "eval" / "after.json")
     assert after.step == best
 

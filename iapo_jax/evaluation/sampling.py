@@ -29,12 +29,12 @@ from iapo_jax.evaluation.records import (
     read_record,
     write_record,
 )
-from iapo_jax.information.completions import Asked, OpenModel, inspect_problems
+from iapo_jax.information.completions import Asked, inspect_problems
 from iapo_jax.information.inspection import to_json as to_dict
 from iapo_jax.model import checksums
 from iapo_jax.pretrained import tokenization
 from iapo_jax.pretrained.control_tokens import Prompt
-from iapo_jax.pretrained.loaded import Run
+from iapo_jax.pretrained.loaded import LoadedModel
 from iapo_jax.rollout import collect
 from iapo_jax.rollout import sampler as sampler_module
 from iapo_jax.rollout.sampler import Sampler
@@ -72,28 +72,30 @@ class Protocol(NamedTuple):
 class Task(NamedTuple):
     """Problems, how they are sampled, and by what."""
 
-    run: Run
+    loaded: LoadedModel  # its parameters are passed beside it
     problems: Problems
     protocol: Protocol
     sampler: Sampler
 
 
-def make_task(run: Run, problems: Problems, protocol: Protocol, *, field: str = "") -> Task:
+def make_task(
+    loaded: LoadedModel, problems: Problems, protocol: Protocol, *, field: str = ""
+) -> Task:
     """The task, compiled when it is first run.
 
     Raises:
       UserError: if a batch cannot be spread over the devices.
     """
-    check_batch(protocol.prompts_per_batch, run.mesh, field)
+    check_batch(protocol.prompts_per_batch, loaded.mesh, field)
     at_once = min(protocol.samples_per_batch or protocol.num_samples, protocol.num_samples)
     sampler = sampler_module.make_sampler(
-        run,
+        loaded,
         problems,
         num_generations=at_once,
         max_length=protocol.max_completion_length,
         sampling=protocol,
     )
-    return Task(run, problems, protocol, sampler)
+    return Task(loaded=loaded, problems=problems, protocol=protocol, sampler=sampler)
 
 
 def check_batch(prompts_per_batch: int, mesh: Mesh, field: str = "") -> None:
@@ -147,14 +149,14 @@ def _draw(task: Task, prepared: Params, chunks: Sequence[tuple[int, int]]) -> co
     rows = np.asarray(task.problems.rows, np.int32)[indices]
     prompts = sampler_module.prompts_of(task.sampler, task.problems, indices)
     keys = task.sampler.keys(task.protocol.seed, _EVAL_STEP, rows)
-    first = put(first, by_prompt(task.run.mesh))
+    first = put(first, by_prompt(task.loaded.mesh))
     return fetch(task.sampler.draw(prepared, prompts, keys, first=first))
 
 
 def _judge(
     task: Task, chunks: Sequence[tuple[int, int]], drawn: collect.Rollout
 ) -> list[Completion]:
-    problems, opened = task.problems, task.run.pretrained
+    problems, opened = task.problems, task.loaded.pretrained
     samples = drawn.length.shape[1]
     tokens = tokenization.real_tokens(drawn)[: len(chunks) * samples]
     texts = tokenization.decode_completions(opened.tokenizer, tokens, opened.stop_ids)
@@ -261,8 +263,8 @@ def describe(
         dataset_name=dataset_name or dataset,
         settings=task.protocol.settings()
         | {
-            "dtype": task.run.pretrained.config.dtype,
-            "stop_ids": [int(i) for i in task.run.pretrained.stop_ids],
+            "dtype": task.loaded.pretrained.config.dtype,
+            "stop_ids": [int(i) for i in task.loaded.pretrained.stop_ids],
             "answer_policy": POLICY,
         },
         fingerprint=checksums.fingerprint(params),
@@ -392,7 +394,7 @@ def inspect_to(
     if not asked:
         say("no completion to probe: they were sampled without eval.inspect (--inspect)")
         return
-    opened = OpenModel(task.run, params)
+    opened = task.loaded._replace(params=params)
     with progress_bar(0, len(asked), unit="completion", shown=shown) as bar:
         bar.set_description("probing")
         found = inspect_problems(

@@ -12,6 +12,7 @@ from iapo_jax.answers import checker, extraction
 from iapo_jax.config import checks
 from iapo_jax.config.schema import (
     InformationSection,
+    LogSection,
     MeshSection,
     ModelSection,
     SamplingSection,
@@ -24,22 +25,15 @@ from iapo_jax.information.estimators import Probe
 from iapo_jax.information.inspection import Inspection
 from iapo_jax.information.signals import compute_signals
 from iapo_jax.model.sampling import prompt_keys, sample
-from iapo_jax.pretrained import control_tokens, loaded, tokenization
+from iapo_jax.pretrained import control_tokens, tokenization
 from iapo_jax.pretrained.control_tokens import Prompt
-from iapo_jax.pretrained.loaded import Run
+from iapo_jax.pretrained.loaded import LoadedModel, load_model, start_mesh
 from iapo_jax.pretrained.tokenization import real_tokens, thinking_lengths
 from iapo_jax.runtime.console import say
 from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
-from iapo_jax.types import Answers, Array, Params, Prompts, Rollout, Signals
+from iapo_jax.types import Answers, Array, Prompts, Rollout, Signals
 
 _LENGTHS = 64  # completions are padded to a multiple of it: few shapes, few compilations
-
-
-class OpenModel(NamedTuple):
-    """A model that can be asked."""
-
-    run: Run
-    params: Params
 
 
 class Asked(NamedTuple):
@@ -51,7 +45,7 @@ class Asked(NamedTuple):
     kind: str | None = None  # of the answer
 
 
-def open_model(model: str | ModelSection) -> OpenModel:
+def open_model(model: str | ModelSection) -> LoadedModel:
     """A Hugging Face directory or hub name, its weights split over all devices.
 
     Raises:
@@ -60,12 +54,12 @@ def open_model(model: str | ModelSection) -> OpenModel:
     section = ModelSection(path=model) if isinstance(model, str) else model
     if section.config:
         raise UserError("model.config starts a random model: there is nothing to look at")
-    opened = loaded.open_run(TrainConfig(model=section, mesh=MeshSection(1, 1, -1)))
-    return OpenModel(opened, loaded.initial_params(opened, 0))
+    mesh = start_mesh(MeshSection(1, 1, -1), compilation_cache=LogSection().compilation_cache)
+    return load_model(section, mesh)
 
 
 def encode_prompt(
-    opened: OpenModel, prompt: str | Prompt, completion: int, probe: int
+    opened: LoadedModel, prompt: str | Prompt, completion: int, probe: int
 ) -> list[int]:
     """The prompt's ids, without special tokens around them.
 
@@ -81,7 +75,7 @@ def encode_prompt(
         check_text(prompt, "the prompt")
     ids = _bare_ids(opened, prompt)
     if not known:
-        _noted(opened.run.pretrained.tokenizer, ids, prompt, "the prompt")
+        _noted(opened.pretrained.tokenizer, ids, prompt, "the prompt")
     if not ids:
         raise UserError("the prompt is empty: expected a text")
     limit = _context_length(opened)
@@ -105,10 +99,10 @@ def check_text(text: str, field: str) -> None:
     check_unicode(text, field)
 
 
-def _encode(opened: OpenModel, text: str, field: str) -> list[int]:
+def _encode(opened: LoadedModel, text: str, field: str) -> list[int]:
     """Ids of a text; says so where they are those of another one, as of unknown characters."""
     check_text(text, field)
-    tokenizer = opened.run.pretrained.tokenizer
+    tokenizer = opened.pretrained.tokenizer
     return _noted(tokenizer, tokenization.encode(tokenizer, text), text, field)
 
 
@@ -123,13 +117,13 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
-def _context_length(opened: OpenModel) -> int:
+def _context_length(opened: LoadedModel) -> int:
     """Tokens that the model was made for; unbounded where its config.json does not say."""
-    return opened.run.pretrained.hf_config.get("max_position_embeddings") or sys.maxsize
+    return opened.pretrained.hf_config.get("max_position_embeddings") or sys.maxsize
 
 
 def sample_completions(
-    opened: OpenModel,
+    opened: LoadedModel,
     prompt: str | Prompt,
     count: int,
     *,
@@ -155,7 +149,7 @@ def sample_completions(
         temperature=temperature, top_p=top_p, top_k=top_k, max_completion_length=max_length
     )
     section = _section(information, sampling)
-    known, mesh = opened.run.pretrained, opened.run.mesh
+    known, mesh = opened.pretrained, opened.mesh
     room = len(tokenization.encode(known.tokenizer, section.postfix))
     if section.estimator != "answer_entropy":
         room += section.max_answer_length - 1
@@ -163,8 +157,8 @@ def sample_completions(
     max_length = min(max_length, _context_length(opened) - len(ids) - room)
     say(f"sampling {count} completion(s) of at most {max_length} tokens")
     made = sample(
-        opened.run.model,
-        jax.jit(opened.run.model.unroll)(opened.params),
+        opened.model,
+        jax.jit(opened.model.unroll)(opened.params),
         _prompts(opened, [ids]),
         jax.jit(prompt_keys, out_shardings=by_prompt(mesh))(seed, 0, np.zeros(1, np.int32)),
         num_generations=count,
@@ -179,7 +173,7 @@ def sample_completions(
 
 
 def inspect_completions(
-    opened: OpenModel,
+    opened: LoadedModel,
     prompt: str | Prompt,
     completions: Sequence[str | Sequence[int]],
     *,
@@ -226,7 +220,7 @@ def inspect_completions(
 
 
 def inspect_problems(
-    opened: OpenModel,
+    opened: LoadedModel,
     asked: Sequence[Asked],
     section: InformationSection,
     *,
@@ -242,7 +236,7 @@ def inspect_problems(
     probe_maker = _asker(opened, section, asked, _texts(opened, asked))
     size = _round_up(max((len(row) for one in asked for row in one.completions), default=0))
     width = max(len(_bare_ids(opened, one.prompt)) for one in asked)
-    devices = batch_devices(opened.run.mesh)
+    devices = batch_devices(opened.mesh)
     found = []
     for start in range(0, len(asked), devices):
         part = list(asked[start : start + devices])
@@ -258,18 +252,18 @@ def _text(prompt: str | Prompt) -> str:
     return prompt.text if isinstance(prompt, Prompt) else prompt
 
 
-def _bare_ids(opened: OpenModel, prompt: str | Prompt) -> list[int]:
+def _bare_ids(opened: LoadedModel, prompt: str | Prompt) -> list[int]:
     known = isinstance(prompt, Prompt)
-    return prompt.ids if known else tokenization.encode(opened.run.pretrained.tokenizer, prompt)
+    return prompt.ids if known else tokenization.encode(opened.pretrained.tokenizer, prompt)
 
 
 def _round_up(longest: int) -> int:
     return max(-(-longest // _LENGTHS), 1) * _LENGTHS
 
 
-def _texts(opened: OpenModel, asked: Sequence[Asked]) -> list[list[str]]:
+def _texts(opened: LoadedModel, asked: Sequence[Asked]) -> list[list[str]]:
     """The completions' texts, with the `<think>` of a prompt that ended in it."""
-    known = opened.run.pretrained
+    known = opened.pretrained
     return [
         extraction.whole_texts(
             [_text(one.prompt)] * len(one.completions),
@@ -280,7 +274,7 @@ def _texts(opened: OpenModel, asked: Sequence[Asked]) -> list[list[str]]:
 
 
 def _inspect(
-    opened: OpenModel,
+    opened: LoadedModel,
     probe_maker: probes.ProbeMaker,
     section: InformationSection,
     asked: Sequence[Asked],
@@ -289,7 +283,7 @@ def _inspect(
     width: int = 0,
 ) -> list[Inspection]:
     """The completions of P prompts in one batch, those of a prompt beside each other."""
-    known, split = opened.run.pretrained, by_prompt(opened.run.mesh)
+    known, split = opened.pretrained, by_prompt(opened.mesh)
     whole = _texts(opened, asked)
     rows = [row for one in asked for row in one.completions]
     flat = [text for group in whole for text in group]
@@ -379,7 +373,7 @@ def _section(information: dict[str, Any], sampling: SamplingSection) -> Informat
     return probes.settle(section)
 
 
-def _ids(opened: OpenModel, completion: str | Sequence[int], field: str) -> np.ndarray:
+def _ids(opened: LoadedModel, completion: str | Sequence[int], field: str) -> np.ndarray:
     """Ids of a text, or given ones.
 
     Raises:
@@ -387,7 +381,7 @@ def _ids(opened: OpenModel, completion: str | Sequence[int], field: str) -> np.n
     """
     if isinstance(completion, str):
         return np.asarray(_encode(opened, completion, field), np.int32)
-    ids, size = np.asarray(completion), opened.run.pretrained.config.vocab_size
+    ids, size = np.asarray(completion), opened.pretrained.config.vocab_size
     if ids.size == 0:
         return ids.astype(np.int32)
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
@@ -410,13 +404,13 @@ def check_answer(section: InformationSection, answer: str | None, field: str) ->
 
 
 def _asker(
-    opened: OpenModel,
+    opened: LoadedModel,
     section: InformationSection,
     asked: Sequence[Asked],
     texts: Sequence[Sequence[str]],
 ) -> probes.ProbeMaker:
     """The probe at every prefix, checked."""
-    known, tokenizer = opened.run.pretrained, opened.run.pretrained.tokenizer
+    known, tokenizer = opened.pretrained, opened.pretrained.tokenizer
     extracted = [checker.extract_answer(text) for group in texts for text in group]
     own = [text for text in extracted if text and _writable(tokenizer, text)]
     golds = [one.answer for one in asked if one.answer is not None]
@@ -429,7 +423,7 @@ def _asker(
         golds += own
     elif section.reference == "own":
         golds = own
-    return probes.make_probe_maker(section, known, opened.run.mesh, list(dict.fromkeys(golds)))
+    return probes.make_probe_maker(section, known, opened.mesh, list(dict.fromkeys(golds)))
 
 
 def _writable(tokenizer: Any, text: str) -> bool:
@@ -441,7 +435,7 @@ def _writable(tokenizer: Any, text: str) -> bool:
 
 
 def _signals(
-    opened: OpenModel,
+    opened: LoadedModel,
     prompts: Prompts,
     tokens: Array,
     length: Array,
@@ -454,10 +448,10 @@ def _signals(
     Raises:
       UserError: if the model gives figures that are not finite.
     """
-    floats = put(np.zeros(tokens.shape, np.float32), by_prompt(opened.run.mesh))
+    floats = put(np.zeros(tokens.shape, np.float32), by_prompt(opened.mesh))
     rollout = Rollout(prompts, tokens, length, floats, length > 0)
     made = compute_signals(
-        opened.run.model,
+        opened.model,
         opened.params,
         None,
         rollout,
@@ -472,7 +466,7 @@ def _signals(
     return made
 
 
-def _prompts(opened: OpenModel, prompts: Sequence[list[int]], width: int = 0) -> Prompts:
+def _prompts(opened: LoadedModel, prompts: Sequence[list[int]], width: int = 0) -> Prompts:
     longest = max([width, *map(len, prompts)])
     padded = Prompts(*pad_rows(prompts, -(-longest // 16) * 16))
-    return put(padded, by_prompt(opened.run.mesh))
+    return put(padded, by_prompt(opened.mesh))

@@ -1,13 +1,12 @@
 """A model on its mesh: its directory read, its weights placed."""
 
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
-from iapo_jax.config.schema import MeshSection
+from iapo_jax.config.schema import MeshSection, ModelSection
 from iapo_jax.errors import UserError
 from iapo_jax.model.decoder import init_params, make_model, param_shapes
 from iapo_jax.pretrained import directory, weights
@@ -18,27 +17,35 @@ from iapo_jax.sharding import described_devices, make_mesh, param_shardings
 from iapo_jax.types import Model, Params
 
 
-class Run(NamedTuple):
-    """A run's fixed surroundings."""
+class LoadedModel(NamedTuple):
+    """A model on its mesh.
+
+    Commands check everything else before they read weights; until then `params` is None.
+    """
 
     mesh: Mesh
-    pretrained: Pretrained
-    model: Model
-    output_dir: Path
+    pretrained: Pretrained  # config, tokenizer and stop tokens
+    model: Model  # pure functions of the parameters
+    params: Params | None = None
+    step: int | None = None  # of the checkpoint that the parameters were read from
 
 
-def open_run(config: Any, topology: str | None = None) -> Run:
-    """Reads the model directory and builds the mesh; touches nothing on disk yet.
+def start_mesh(
+    section: MeshSection, *, compilation_cache: str = "", topology: str | None = None
+) -> Mesh:
+    """Joins the processes of a distributed run and builds the mesh of a config.
 
     Args:
-      topology: chips to compile for, in place of the devices that are here.
+      compilation_cache: directory in which compiled programs are kept; "" for none.
+      topology: chips to compile for, in place of the devices of this machine.
+
+    Raises:
+      UserError: as `open_mesh`.
     """
-    join(config.mesh)
-    if topology is None:  # JAX cannot read back what was compiled for devices that are not here
-        use_compilation_cache(config.log.compilation_cache)
-    mesh = open_mesh(config.mesh, topology)
-    opened = directory.open_pretrained(config.model)
-    return Run(mesh, opened, make_model(opened.config, mesh), Path(config.output_dir))
+    join(section)
+    if topology is None:  # JAX cannot read back what was compiled for devices that are absent
+        use_compilation_cache(compilation_cache)
+    return open_mesh(section, topology)
 
 
 def open_mesh(section: MeshSection, topology: str | None = None) -> Mesh:
@@ -54,18 +61,46 @@ def open_mesh(section: MeshSection, topology: str | None = None) -> Mesh:
         raise UserError(str(error)) from None
 
 
-def abstract_params(run: Run) -> Params:
-    """Shapes of the parameters; of a directory, its tensors are checked against them."""
-    if run.pretrained.directory is not None:
-        weights.check_tensors(run.pretrained.directory, run.pretrained.config)
-    return param_shapes(run.pretrained.config)
+def prepare_model(section: ModelSection, mesh: Mesh) -> LoadedModel:
+    """The model of a config without its weights: only config and tokenizer are read.
+
+    Raises:
+      UserError: if the directory is not a complete model directory.
+    """
+    opened = directory.open_pretrained(section)
+    return LoadedModel(mesh=mesh, pretrained=opened, model=make_model(opened.config, mesh))
 
 
-def initial_params(run: Run, seed: int) -> Params:
-    """The directory's weights, or random ones for a new model, placed on the mesh."""
-    config = run.pretrained.config
-    places = param_shardings(run.mesh, param_shapes(config))
-    if run.pretrained.directory is None:
-        init = partial(init_params, config)
+def load_model(section: ModelSection, mesh: Mesh, *, seed: int = 0) -> LoadedModel:
+    """The model of a config with its weights on the mesh.
+
+    Args:
+      seed: of the random weights of a new model (`model.config`).
+
+    Raises:
+      UserError: as `prepare_model`; if a tensor is missing or has another shape.
+    """
+    loaded = prepare_model(section, mesh)
+    return loaded._replace(params=initial_params(loaded, seed))
+
+
+def abstract_params(loaded: LoadedModel) -> Params:
+    """Shapes of the parameters; the tensors of a model directory are checked against them.
+
+    Raises:
+      UserError: if a tensor is missing or has another shape.
+    """
+    opened = loaded.pretrained
+    if opened.directory is not None:
+        weights.check_tensors(opened.directory, opened.config)
+    return param_shapes(opened.config)
+
+
+def initial_params(loaded: LoadedModel, seed: int) -> Params:
+    """The weights of the model directory on the mesh; random ones for a new model."""
+    opened = loaded.pretrained
+    places = param_shardings(loaded.mesh, param_shapes(opened.config))
+    if opened.directory is None:
+        init = partial(init_params, opened.config)
         return jax.jit(init, out_shardings=places)(jax.random.key(seed))
-    return weights.load_params(run.pretrained.directory, config, places)
+    return weights.load_params(opened.directory, opened.config, places)

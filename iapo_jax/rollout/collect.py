@@ -15,6 +15,7 @@ from iapo_jax.config.schema import TrainConfig
 from iapo_jax.data import problems as data
 from iapo_jax.data.problems import Problems
 from iapo_jax.pretrained import tokenization
+from iapo_jax.pretrained.directory import Pretrained
 from iapo_jax.pretrained.tokenization import real_tokens, thinking_lengths
 from iapo_jax.rollout import rewards as rewards_module
 from iapo_jax.rollout.rewards import RewardFunctions, _columns
@@ -56,6 +57,7 @@ def answered(problems: Problems, scored: Scored) -> tuple[list[str], list[list[s
 
 def generate_and_score(
     sampler: Sampler,
+    pretrained: Pretrained,
     params: Params,
     problems: Problems,
     indices: np.ndarray,
@@ -69,7 +71,7 @@ def generate_and_score(
     rollout = draw_rollout(sampler, params, problems, indices, config.seed, step, round)
     sampled = time.perf_counter()
     shape = rollout.length.shape
-    tokenizer, stops = sampler.run.pretrained.tokenizer, sampler.run.pretrained.stop_ids
+    tokenizer, stops = pretrained.tokenizer, pretrained.stop_ids
     tokens = real_tokens(rollout)
     texts = tokenization.decode_completions(tokenizer, tokens, stops)
     rows = np.repeat(indices, shape[1])

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 
 from iapo_jax.data import problems as data
 from iapo_jax.data.problems import Problems
 from iapo_jax.model.decoder import param_shapes
 from iapo_jax.model.sampling import prompt_keys, sample
-from iapo_jax.pretrained.loaded import Run
+from iapo_jax.pretrained.loaded import LoadedModel
 from iapo_jax.sharding import AXES, by_prompt, fetch, param_shardings, put, replicated
 from iapo_jax.types import Params, Prompts, Rollout
 
@@ -19,47 +20,55 @@ from iapo_jax.types import Params, Prompts, Rollout
 class Sampler(NamedTuple):
     """`sampling.sample` with everything bound but parameters, prompts and keys."""
 
-    run: Run
     draw: Callable[..., Rollout]
     prepare: Callable[[Params], Params]
     keys: Callable[[int, int, np.ndarray], jax.Array]
     prompt_width: int
+    placement: NamedSharding  # of prompts
 
 
 def make_sampler(
-    run: Run, problems: Problems, *, num_generations: int, max_length: int, sampling: Any
+    loaded: LoadedModel, problems: Problems, *, num_generations: int, max_length: int, sampling: Any
 ) -> Sampler:
     """A sampler for these problems, as a `config.SamplingSection` or `EvalSection` asks."""
-    opened = run.pretrained
+    opened = loaded.pretrained
     draw = partial(
         sample,
-        run.model,
+        loaded.model,
         num_generations=num_generations,
         max_length=max_length,
-        stop_ids=put(np.asarray(opened.stop_ids, np.int32), replicated(run.mesh)),
-        allowed=put(opened.allowed, replicated(run.mesh)),
-        temperature=put(np.float32(sampling.temperature), replicated(run.mesh)),
+        stop_ids=put(np.asarray(opened.stop_ids, np.int32), replicated(loaded.mesh)),
+        allowed=put(opened.allowed, replicated(loaded.mesh)),
+        temperature=put(np.float32(sampling.temperature), replicated(loaded.mesh)),
         top_k=sampling.top_k,
         top_p=sampling.top_p,
     )
     longest = max(map(len, problems.tokens))
-    keys = jax.jit(prompt_keys, out_shardings=by_prompt(run.mesh))
+    keys = jax.jit(prompt_keys, out_shardings=by_prompt(loaded.mesh))
     width = -(-longest // 16) * 16
-    return Sampler(run, draw, _unroll(run, sampling.gather_weights), keys, width)
+    return Sampler(
+        draw=draw,
+        prepare=_unroll(loaded, sampling.gather_weights),
+        keys=keys,
+        prompt_width=width,
+        placement=by_prompt(loaded.mesh),
+    )
 
 
-def _unroll(run: Run, gather: bool) -> Callable[[Params], Params]:
+def _unroll(loaded: LoadedModel, gather: bool) -> Callable[[Params], Params]:
     """`model.unroll`, jitted, onto the tensor axis alone or onto all axes."""
-    shapes = jax.eval_shape(run.model.unroll, param_shapes(run.pretrained.config))
+    shapes = jax.eval_shape(loaded.model.unroll, param_shapes(loaded.pretrained.config))
     axes = ("tensor",) if gather else AXES
-    return jax.jit(run.model.unroll, out_shardings=param_shardings(run.mesh, shapes, axes=axes))
+    return jax.jit(
+        loaded.model.unroll, out_shardings=param_shardings(loaded.mesh, shapes, axes=axes)
+    )
 
 
 def prompts_of(sampler: Sampler, problems: Problems, indices: Sequence[int]) -> Prompts:
     """Prompts of these rows on the mesh, padded to the data set's longest."""
     rows = [problems.tokens[i] for i in indices]
     prompts = Prompts(*data.pad_rows(rows, sampler.prompt_width))
-    return put(prompts, by_prompt(sampler.run.mesh))
+    return put(prompts, sampler.placement)
 
 
 def draw_rollout(

@@ -18,7 +18,7 @@ from iapo_jax.evaluation import metrics
 from iapo_jax.evaluation.metrics import Outcomes, figure_terms
 from iapo_jax.evaluation.records import digest
 from iapo_jax.evaluation.sampling import Protocol, evaluate, make_task
-from iapo_jax.pretrained.loaded import Run
+from iapo_jax.pretrained.loaded import LoadedModel
 from iapo_jax.runtime.console import is_writer
 from iapo_jax.runtime.files import read_jsonl, write_jsonl
 from iapo_jax.runtime.processes import broadcast
@@ -60,9 +60,9 @@ class Selection:
       problems: of the split; None: no split, and the last checkpoint is kept.
     """
 
-    def __init__(self, config: TrainConfig, run: Run, problems: Problems | None):
+    def __init__(self, config: TrainConfig, loaded: LoadedModel, problems: Problems | None):
         self.section, self.shown = config.selection, config.log.progress
-        self.path = run.output_dir / "selection.jsonl"
+        self.path = Path(config.output_dir) / "selection.jsonl"
         self.candidates: list[Candidate] = []
         self.task = None
         if problems is None:
@@ -78,7 +78,7 @@ class Selection:
             prompts_per_batch=self.section.prompts_per_batch,
             gather_weights=config.sampling.gather_weights,
         )
-        self.task = make_task(run, problems, protocol, field="selection")
+        self.task = make_task(loaded, problems, protocol, field="selection")
         self.split = digest(problems.texts, problems.answers, protocol.settings())
 
     def resume(self, step: int) -> None:

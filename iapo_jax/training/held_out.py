@@ -4,6 +4,7 @@ Nothing depends on it; which checkpoint is kept is decided on another set (`mode
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from iapo_jax.config.schema import TrainConfig
@@ -15,7 +16,7 @@ from iapo_jax.evaluation.metrics import figure_terms
 from iapo_jax.evaluation.records import Record
 from iapo_jax.evaluation.sampling import Protocol, describe, evaluate_to, make_task
 from iapo_jax.evaluation.summary import summarize
-from iapo_jax.pretrained.loaded import Run
+from iapo_jax.pretrained.loaded import LoadedModel
 from iapo_jax.runtime.files import write_json
 from iapo_jax.types import Params
 
@@ -30,26 +31,26 @@ class HeldOut:
       UserError: if it cannot be read, or shares a question with the training data.
     """
 
-    def __init__(self, config: TrainConfig, run: Run, training: Sequence[Any]):
-        self.config, self.run, self.task = config, run, None
+    def __init__(self, config: TrainConfig, loaded: LoadedModel, training: Sequence[Any]):
+        self.config, self.task = config, None
         self.notes: list[str] = []  # what was done to its rows
         section = config.eval
         if not section.dataset:
             return
-        self.loaded = data.load_section(section, "eval.dataset")
+        self.data_set = data.load_section(section, "eval.dataset")
         problems = data.make_problems(
-            self.loaded.rows,
-            run.pretrained.tokenizer,
-            prompts.resolve_prompt(config.prompt, self.loaded.prompt),
+            self.data_set.rows,
+            loaded.pretrained.tokenizer,
+            prompts.resolve_prompt(config.prompt, self.data_set.prompt),
             config.data.max_prompt_length,
-            loaded=self.loaded,
+            loaded=self.data_set,
         )
         limit = config.data.max_prompt_length
-        long = data.told_left_out(problems, self.loaded, limit, strict=section.strict)
-        self.notes = [*self.loaded.notes, *long]
+        long = data.told_left_out(problems, self.data_set, limit, strict=section.strict)
+        self.notes = [*self.data_set.notes, *long]
         check_overlap(
             training,
-            [row.question for row in self.loaded.rows],
+            [row.question for row in self.data_set.rows],
             repr(config.data.dataset),
             f"eval.dataset {section.dataset!r}",
         )
@@ -65,7 +66,7 @@ class HeldOut:
             gather_weights=section.gather_weights,
             inspected=section.inspect,
         )
-        self.task = make_task(run, problems, protocol, field="eval")
+        self.task = make_task(loaded, problems, protocol, field="eval")
 
     def before(self, params: Params) -> Record | None:
         """The start model's record; what was sampled of it before is not sampled again."""
@@ -83,12 +84,12 @@ class HeldOut:
             params,
             model=name,
             dataset=self.config.eval.dataset,
-            dataset_name=self.loaded.name,
-            source=self.config.model.path if step is None else str(self.run.output_dir),
+            dataset_name=self.data_set.name,
+            source=self.config.model.path if step is None else str(Path(self.config.output_dir)),
             step=step,
         )
         return evaluate_to(
-            self.run.output_dir / "eval",
+            Path(self.config.output_dir) / "eval",
             name,
             self.task,
             params,
@@ -101,7 +102,7 @@ class HeldOut:
     def compare(self, before: Record, after: Record) -> str:
         """Writes eval/summary.json and returns the table."""
         told = summarize([before, after])
-        path = self.run.output_dir / "eval" / "summary.json"
+        path = Path(self.config.output_dir) / "eval" / "summary.json"
         write_json(path, told)
         return before_and_after(before, after)
 

@@ -15,7 +15,7 @@ from iapo_jax.config.loading import load_run_config, to_yaml
 from iapo_jax.config.schema import SftConfig, TrainConfig
 from iapo_jax.errors import UserError
 from iapo_jax.pretrained import directory as pretrained
-from iapo_jax.pretrained.loaded import Run
+from iapo_jax.pretrained.loaded import LoadedModel
 from iapo_jax.runtime.console import is_writer, say, write_environment
 from iapo_jax.runtime.files import write_atomically, writing
 from iapo_jax.runtime.interruption import handling_signals
@@ -28,7 +28,7 @@ from iapo_jax.types import Params
 
 
 @contextlib.contextmanager
-def run_directory(run: Run, config: Any) -> Iterator[Checkpoints]:
+def run_directory(config: Any) -> Iterator[Checkpoints]:
     """Makes the run directory, holds it for this run alone, and opens its checkpoints.
 
     SIGTERM and SIGINT are handled meanwhile (`interruption`).
@@ -38,23 +38,24 @@ def run_directory(run: Run, config: Any) -> Iterator[Checkpoints]:
         what it lacks; before weights are loaded.
       RunError: if it can no longer be written.
     """
-    checkpoints = Checkpoints(run.output_dir, config.log.save_total_limit, writes=True)
+    output_dir = Path(config.output_dir)
+    checkpoints = Checkpoints(output_dir, config.log.save_total_limit, writes=True)
     with contextlib.ExitStack() as stack:
         check_writable(checkpoints.directory, "the directory of checkpoints")
-        _step_to_resume(Checkpoints(run.output_dir), config)  # before anything is made
-        on_process_zero(lambda: _make_directory(run, stack), ())
+        _step_to_resume(Checkpoints(output_dir), config)  # before anything is made
+        on_process_zero(lambda: _make_directory(output_dir, stack), ())
         stack.enter_context(handling_signals())
         stack.callback(checkpoints.close)
-        with writing(run.output_dir):
+        with writing(output_dir):
             yield checkpoints
 
 
-def _make_directory(run: Run, stack: contextlib.ExitStack) -> tuple:
-    with writing(f"output_dir {str(run.output_dir)!r}", UserError):
-        run.output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=run.output_dir):
+def _make_directory(output_dir: Path, stack: contextlib.ExitStack) -> tuple:
+    with writing(f"output_dir {str(output_dir)!r}", UserError):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
             pass
-        lock = run.output_dir / ".lock"
+        lock = output_dir / ".lock"
         if not stack.enter_context(file_lock(lock, instead="another output_dir", sign=True)):
             say("note: the disk of output_dir has no locks: a second run here would not be noticed")
     return ()
@@ -153,25 +154,26 @@ def _check_space(checkpoints: Checkpoints, config: Any, like: TrainState) -> tup
     return ()
 
 
-def prepare_directory(run: Run, config: Any) -> None:
+def prepare_directory(config: Any) -> None:
     """config.yaml and env.json of the run directory."""
     if not is_writer():
         return
-    write_atomically(run.output_dir / "config.yaml", to_yaml(config))
-    write_environment(run.output_dir)
+    output_dir = Path(config.output_dir)
+    write_atomically(output_dir / "config.yaml", to_yaml(config))
+    write_environment(output_dir)
 
 
-def export_final(run: Run, params: Params) -> Path:
+def export_final(loaded: LoadedModel, params: Params, output_dir: Path) -> Path:
     """Writes `OUTPUT_DIR/hf`, which transformers opens as it is."""
-    directory = run.output_dir / "hf"
+    directory = output_dir / "hf"
     host = fetch(params)
     if is_writer():
         with writing(directory):
             pretrained.save_pretrained(
                 host,
-                run.pretrained.hf_config,
-                run.pretrained.tokenizer,
+                loaded.pretrained.hf_config,
+                loaded.pretrained.tokenizer,
                 directory,
-                generation_config=run.pretrained.generation_config,
+                generation_config=loaded.pretrained.generation_config,
             )
     return directory

@@ -21,7 +21,7 @@ from iapo_jax.data.order import batch_order
 from iapo_jax.errors import UserError
 from iapo_jax.information import probes
 from iapo_jax.pretrained.directory import check_replaceable
-from iapo_jax.pretrained.loaded import Run, open_run
+from iapo_jax.pretrained.loaded import LoadedModel, prepare_model, start_mesh
 from iapo_jax.rollout import rewards
 from iapo_jax.rollout import sampler as sampler_module
 from iapo_jax.runtime import plugins, processes
@@ -39,10 +39,10 @@ _SPARE = 0x5DA90  # apart from the seed of the order itself
 
 
 class Setup(NamedTuple):
-    """Everything that stays fixed over the steps of a run."""
+    """Everything that stays fixed over the steps of a loaded."""
 
     config: TrainConfig
-    run: Run
+    loaded: LoadedModel  # without parameters
     algorithm: Algorithm
     problems: data.Problems
     questions: list[Any]  # of all its rows, also of those that are not trained on
@@ -91,22 +91,25 @@ def set_up(
     probes.check_section(config.information)
     asked = probes.settle(config.information, algorithm.estimator)
     config = dataclasses.replace(config, information=asked)
-    run = open_run(config, topology)
+    mesh = start_mesh(
+        config.mesh, compilation_cache=config.log.compilation_cache, topology=topology
+    )
+    loaded = prepare_model(config.model, mesh)
     own = plugins.names_a_place(config.algorithm.name)
     source = f"algorithm.name {config.algorithm.name!r}" if own else "algorithm.options"
     _check_rule(config, algorithm, "advantage" if advantage else source)
-    _check_top_k(config, run)
-    micro = _micro_batch_size(config, run)
-    loaded = data.load_training(config)
+    _check_top_k(config, loaded)
+    micro = _micro_batch_size(config, loaded)
+    rows = data.load_training(config)
     problems = data.make_problems(
-        loaded.rows,
-        run.pretrained.tokenizer,
-        chat_prompts.resolve_prompt(config.prompt, loaded.prompt),
+        rows.rows,
+        loaded.pretrained.tokenizer,
+        chat_prompts.resolve_prompt(config.prompt, rows.prompt),
         config.data.max_prompt_length,
-        loaded=loaded,
+        loaded=rows,
     )
     limit, strict = config.data.max_prompt_length, config.data.strict
-    notes = [*loaded.notes, *data.told_left_out(problems, loaded, limit, strict=strict)]
+    notes = [*rows.notes, *data.told_left_out(problems, rows, limit, strict=strict)]
     problems, held = split_problems(problems, config.selection, config.seed)
     processes.on_process_zero(
         lambda: rewards.try_on_problems(
@@ -115,7 +118,7 @@ def set_up(
         None,
     )
     sampler = sampler_module.make_sampler(
-        run,
+        loaded,
         problems,
         num_generations=config.batch.num_generations,
         max_length=config.sampling.max_completion_length,
@@ -124,14 +127,14 @@ def set_up(
     probe_maker = None
     if algorithm.needs_information or config.information.always:
         probe_maker = probes.make_probe_maker(
-            config.information, run.pretrained, run.mesh, problems.answers
+            config.information, loaded.pretrained, loaded.mesh, problems.answers
         )
-    everywhere = replicated(run.mesh)
+    everywhere = replicated(loaded.mesh)
     batch = config.batch
     updates = config.max_steps * batch.mini_batches * batch.num_iterations
     spec = UpdateSpec(
-        run.mesh,
-        run.model,
+        loaded.mesh,
+        loaded.model,
         optimizer.make_optimizer(config.optimizer, updates),
         algorithm.loss,
         batch.mini_batches,
@@ -140,12 +143,12 @@ def set_up(
     )
     return Setup(
         config,
-        run,
+        loaded,
         algorithm,
         problems,
-        [row.question for row in loaded.rows],
+        [row.question for row in rows.rows],
         notes,
-        Selection(config, run, held),
+        Selection(config, loaded, held),
         sampler,
         reward_functions,
         batch_order(len(problems.tokens), batch.prompts_per_step, config.seed),
@@ -245,8 +248,8 @@ def _first_line(error: Exception) -> str:
     return text[0] if plain else f"{type(error).__name__}: {text[0]}"
 
 
-def _check_top_k(config: TrainConfig, run: Run) -> None:
-    size = run.pretrained.config.vocab_size
+def _check_top_k(config: TrainConfig, loaded: LoadedModel) -> None:
+    size = loaded.pretrained.config.vocab_size
     for name in ("sampling", "eval"):
         k = getattr(config, name).top_k
         if k > size:
@@ -264,9 +267,9 @@ def _check_sampling(config: TrainConfig) -> None:
         )
 
 
-def _micro_batch_size(config: TrainConfig, run: Run) -> int:
+def _micro_batch_size(config: TrainConfig, loaded: LoadedModel) -> int:
     """Prompts in one forward and backward pass, checked against the rest of the batch."""
-    batch, devices = config.batch, batch_devices(run.mesh)
+    batch, devices = config.batch, batch_devices(loaded.mesh)
     prompts, minis = batch.prompts_per_step, batch.mini_batches
     if prompts % minis:
         raise UserError(

@@ -51,7 +51,7 @@ def score_rollout(
     setup: Setup, params: Params, ref_params: Params | None, scored: Scored
 ) -> ScoredRollout:
     """Scores and probes a rollout; its groups as the credit rules see them."""
-    split, section = by_prompt(setup.run.mesh), setup.config.information
+    split, section = by_prompt(setup.loaded.mesh), setup.config.information
     rollout = put(scored.rollout, split)
     host = put((scored.reward, scored.correct, scored.thinking_length), split)
     probe = None
@@ -60,7 +60,7 @@ def score_rollout(
         until = rollout.length if setup.algorithm.after_thinking else host[-1]
         probe = probes.make_probe(setup.probe_maker, rollout.tokens, until, golds, texts)
     signals = compute_signals(
-        setup.run.model,
+        setup.loaded.model,
         params,
         ref_params,
         rollout,
@@ -118,6 +118,7 @@ def collect_groups(
         )
         return rollouts.generate_and_score(
             setup.sampler,
+            setup.loaded.pretrained,
             params,
             setup.problems,
             indices,

@@ -131,7 +131,7 @@ def headline(row: dict[str, float]) -> str:
 
 def describe_run(setup: Any) -> str:
     """What is about to run, with every derived number."""
-    config, opened, spec = setup.config, setup.run.pretrained, setup.spec
+    config, opened, spec = setup.config, setup.loaded.pretrained, setup.spec
     batch, c = config.batch, opened.config
     weights = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(param_shapes(c)))
     stops = {i: opened.tokenizer.convert_ids_to_tokens(i) for i in opened.stop_ids}
@@ -151,7 +151,7 @@ def describe_run(setup: Any) -> str:
         "prompts",
         f"algorithm   {describe_algorithm(setup)}",
         *([f"asks        {probes.describe(setup.probe_maker)}"] if setup.probe_maker else []),
-        f"devices     {_describe_devices(setup.run.mesh)}",
+        f"devices     {_describe_devices(setup.loaded.mesh)}",
         f"output      {config.output_dir}",
     ]
     return "\n".join(lines)

@@ -1,38 +1,29 @@
-"""Where parameters come from: a model directory, a hub name, a training run's checkpoint."""
+"""Models by the place where they are: a model directory, a hub name, a run, a checkpoint."""
 
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from jax.sharding import Mesh
 
 from iapo_jax.config.loading import load_run_config
 from iapo_jax.config.schema import (
-    LogSection,
-    MeshSection,
     ModelSection,
     SftConfig,
     TrainConfig,
 )
 from iapo_jax.data import problems, prompts
 from iapo_jax.errors import UserError
-from iapo_jax.pretrained import directory, loaded, weights
+from iapo_jax.pretrained import directory, weights
 from iapo_jax.pretrained.directory import Pretrained
-from iapo_jax.pretrained.loaded import Run
+from iapo_jax.pretrained.loaded import LoadedModel, abstract_params, load_model, prepare_model
 from iapo_jax.runtime.console import say
 from iapo_jax.runtime.files import read_json
 from iapo_jax.sharding import replicated
 from iapo_jax.training import optimizer as update
 from iapo_jax.training.checkpoint import Checkpoints, step_to_resume
 from iapo_jax.training.checkpoint_selection import chosen_step
-from iapo_jax.types import Params
-
-
-class Source(NamedTuple):
-    """Parameters on a mesh, and what is known of where they came from."""
-
-    run: Run
-    params: Params
-    step: int | None = None  # of a run's checkpoint
 
 
 def run_config(run_dir: Path) -> TrainConfig | SftConfig:
@@ -98,10 +89,10 @@ def _model_section(
 
 
 def look(text: str, model: ModelSection) -> Pretrained:
-    """What `open_source` would open, without its weights.
+    """What `load_source` would open, without its weights.
 
     Raises:
-      UserError: as `open_source`, as far as it can be told so.
+      UserError: as `load_source`, as far as it can be told so.
     """
     place = run_directory(text)
     if place is not None and (place[0] / "checkpoints").is_dir():
@@ -118,15 +109,15 @@ def look(text: str, model: ModelSection) -> Pretrained:
     return opened
 
 
-def open_checkpoint(
+def load_checkpoint(
     run_dir: Path,
     step: str = "auto",
     *,
     model: ModelSection | None = None,
-    mesh: MeshSection,
+    mesh: Mesh,
     option: str = "--step",
-) -> Source:
-    """The parameters of a run's checkpoint.
+) -> LoadedModel:
+    """The model of a run's checkpoint.
 
     Args:
       step: a number; or auto for the one that the run chose, and the newest where it chose none.
@@ -137,7 +128,7 @@ def open_checkpoint(
     """
     config = run_config(run_dir)
     section = _model_section(run_dir, config, model)
-    opened = loaded.open_run(dataclasses.replace(config, mesh=mesh, model=section))
+    loaded = prepare_model(section, mesh)
     checkpoints = Checkpoints(run_dir)
     chosen = chosen_step(run_dir) if step == "auto" else None
     wanted = str(chosen) if chosen in checkpoints.steps() else step
@@ -150,22 +141,20 @@ def open_checkpoint(
     if step == "auto":
         steps += [other for other in checkpoints.steps()[::-1] if other != number]
     optimizer = update.make_optimizer(config.optimizer, 1)
-    shapes, everywhere = loaded.abstract_params(opened), replicated(opened.mesh)
+    shapes, everywhere = abstract_params(loaded), replicated(mesh)
 
     def like(step: int) -> update.TrainState:
         adaptation = checkpoints.saved_adaptation(step, everywhere)
-        return update.abstract_state(opened.mesh, optimizer, shapes, adaptation)
+        return update.abstract_state(mesh, optimizer, shapes, adaptation)
 
     number, state, damaged = checkpoints.restore_whole(steps, like)
     for error in damaged:
         say(f"note: {error}; going on with step {number}")
     checkpoints.close()
-    return Source(opened, state.params, number)
+    return loaded._replace(params=state.params, step=number)
 
 
-def open_source(
-    text: str, model: ModelSection, mesh: MeshSection, compilation_cache: str = ""
-) -> Source:
+def load_source(text: str, model: ModelSection, mesh: Mesh) -> LoadedModel:
     """What a command line names: a model directory, a run directory, RUN/checkpoints/N, a hub name.
 
     A run without checkpoints is taken by its exported model.
@@ -175,14 +164,7 @@ def open_source(
     """
     place = run_directory(text)
     if place is not None and (place[0] / "checkpoints").is_dir():
-        return open_checkpoint(*place, model=model, mesh=mesh, option="the step of --model")
+        return load_checkpoint(*place, model=model, mesh=mesh, option="the step of --model")
     if place is not None:
         text = str(place[0] / "hf")
-    opened = loaded.open_run(
-        TrainConfig(
-            model=dataclasses.replace(model, path=text, config=None),
-            mesh=mesh,
-            log=LogSection(compilation_cache=compilation_cache),
-        )
-    )
-    return Source(opened, loaded.initial_params(opened, 0))
+    return load_model(dataclasses.replace(model, path=text, config=None), mesh)
