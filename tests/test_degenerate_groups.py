@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 
 from iapo_jax.algorithms.losses import (
     LOSS_TYPES,
-    LossOptions,
     k3,
-    loss_scale,
+    loss_statistics,
     policy_loss,
 )
 from iapo_jax.algorithms.methods import ALGORITHMS, make_algorithm
-from iapo_jax.types import Group
+from iapo_jax.types import Credit, Group
 
 N, G, T, WIDE = 8, 6, 12, 17
 VARIANTS = {  # beside every method as it is
@@ -418,13 +417,15 @@ def test_what_a_filter_leaves_out_stays_in_the_loss_with_nothing():
 
 @jax.jit
 def _losses(log_prob, old, ref, advantage, weight):
-    """Loss type -> ((loss, metrics), gradient of log_prob) for each credit [M, G, T]."""
+    """Loss type -> ((loss, statistics), gradient of log_prob) for each credit [M, G, T]."""
 
     def one(loss_type, advantage, weight):
-        pull = jax.value_and_grad(policy_loss, has_aux=True)
-        options = LossOptions(loss_type, 0.2, 0.28, 0.04)
-        scale = loss_scale(weight)
-        return pull(log_prob, old, ref, advantage, weight, scale, options=options, max_length=T)
+        def loss(log_prob):
+            read = log_prob, old, Credit(advantage, weight)
+            value = policy_loss(*read, loss_type=loss_type, beta=0.04, ref_log_prob=ref)
+            return value, loss_statistics(*read, ref_log_prob=ref)
+
+        return jax.value_and_grad(loss, has_aux=True)(log_prob)
 
     return {kind: jax.vmap(partial(one, kind))(advantage, weight) for kind in LOSS_TYPES}
 
@@ -449,8 +450,8 @@ def test_loss_and_gradient_are_finite(drawn, old, ref):
     credits = {name: found[0] for name, found in credits_of(group, group).items()}
     advantage, weight = (np.stack([credits[name][i] for name in METHODS]) for i in (0, 1))
     found = jax.device_get(_losses(nonsense(group.log_prob), *far, advantage, weight))
-    for kind, ((loss, metrics), gradient) in found.items():
-        for value in jax.tree.leaves((loss, metrics, gradient)):
+    for kind, ((loss, statistics), gradient) in found.items():
+        for value in jax.tree.leaves((loss, statistics, gradient)):
             assert np.isfinite(value).all(), kind
         assert (gradient[weight == 0] == 0).all(), kind
         nothing = ~weight.any((1, 2))
@@ -463,9 +464,7 @@ def test_a_ratio_counts_up_to_its_limit():
     ones = jnp.ones((1, 1))
 
     def loss(log_prob, advantage):
-        options = LossOptions("bnpo", 0.2, 0.28, 0.0)
-        rest = (0 * ones, 0 * ones, advantage * ones, ones, loss_scale(ones))
-        return policy_loss(log_prob * ones, *rest, options=options, max_length=1)[0]
+        return policy_loss(log_prob * ones, 0 * ones, Credit(advantage * ones, ones))
 
     values, slopes = jax.jit(jax.vmap(jax.value_and_grad(loss)))(
         jnp.array([19.0, 25.0, 1e4, 1e4, -1e4]), jnp.array([-1.0, -1.0, -1.0, 1.0, -1.0])

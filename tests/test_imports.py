@@ -9,7 +9,17 @@ import pytest
 
 # Each package imports only from those before it.
 ORDER = [
-    *("types", "errors", "sharding", "config", "algorithms", "model", "runtime", "answers"),
+    *(
+        "types",
+        "errors",
+        "sharding",
+        "config",
+        "algorithms",
+        "losses",
+        "model",
+        "runtime",
+        "answers",
+    ),
     *("pretrained", "data", "rollout", "information", "evaluation", "training"),
     *("train", "sft", "evaluate", "inspect", "export", "report"),
 ]

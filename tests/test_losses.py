@@ -14,6 +14,7 @@ from iapo_jax.algorithms.losses import (
     aggregate,
     k3,
     loss_scale,
+    loss_statistics,
     policy_loss,
 )
 from iapo_jax.model.decoder import make_model
@@ -70,12 +71,12 @@ def loss_and_gradient(model, params, batch, temperature, chosen, *, options, max
 
     def loss(params, part):
         scores = score_completions(model, params, part.prompts, part.tokens, temperature)
-        rest = (part.old_log_prob, part.ref_log_prob, *part.credit[:2], scale)
-        results = [
-            policy_loss(scores.log_prob, *rest, options=option, max_length=max_length)
-            for option in options
-        ]
-        return jnp.dot(chosen, jnp.stack([value for value, _ in results])), results[0][1]
+        read = scores.log_prob, part.old_log_prob, part.credit
+        more = dict(ref_log_prob=part.ref_log_prob, max_length=max_length, scale=scale)
+        values = [policy_loss(*read, **option._asdict(), **more) for option in options]
+        limits = dict(epsilon=options[0].epsilon, epsilon_high=options[0].epsilon_high)
+        found = loss_statistics(*read, **limits, ref_log_prob=part.ref_log_prob)
+        return jnp.dot(chosen, jnp.stack(values)), found
 
     return update.accumulate_gradients(loss, params, batch, micro)
 
@@ -110,10 +111,12 @@ def test_loss_and_every_gradient_are_trls(golden, policy, loss_type, which):
 
 @pytest.mark.parametrize("which", ["B", "BT"])
 def test_metrics_are_trls(golden, policy, which):
-    *_, metrics = run(golden, policy, "grpo", batch_of(golden, which))
-    for name in ("kl", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean"):
+    *_, found = run(golden, policy, "grpo", batch_of(golden, which))
+    ours = {"kl": found.kl, "clip_ratio/low_mean": found.clipped_low}
+    ours |= {"clip_ratio/high_mean": found.clipped_high, "clip_ratio/region_mean": found.clipped}
+    for name, mean in ours.items():
         expected = golden[f"metric/{which}/{name}"]
-        np.testing.assert_allclose(metrics[name].value(), expected, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(mean.value(), expected, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("loss_type", LOSS_TYPES)
@@ -134,13 +137,14 @@ def test_a_micro_batchs_share_is_trls(golden, loss_type):
     batch = batch_of(golden, "BT")
     scale = loss_scale(batch.credit.weight)
     for p, expected in enumerate(golden[f"micro_loss/{loss_type}/BT"]):
-        share, _ = policy_loss(
-            *(jnp.asarray(golden[n][p]) for n in ("log_prob", "old_log_prob", "ref_log_prob")),
-            batch.credit.advantage[p],
-            batch.credit.weight[p],
-            scale,
-            options=options_of(golden, loss_type),
+        policies = [jnp.asarray(golden[f"{n}log_prob"][p]) for n in ("", "old_", "ref_")]
+        share = policy_loss(
+            *policies[:2],
+            Credit(batch.credit.advantage[p], batch.credit.weight[p]),
+            **options_of(golden, loss_type)._asdict(),
+            ref_log_prob=policies[2],
             max_length=int(golden["max_completion_length"]),
+            scale=scale,
         )
         np.testing.assert_allclose(share, expected, atol=1e-6)
 
@@ -152,7 +156,7 @@ def test_nothing_weighted_gives_no_loss_and_no_gradient(golden, policy, loss_typ
     gradient, loss, metrics = run(golden, policy, loss_type, nothing)
     assert loss == 0
     assert all((x == 0).all() for x in jax.tree.leaves(gradient))
-    assert all(mean.value() == 0 for mean in metrics.values())
+    assert all(mean.value() == 0 for mean in metrics)
 
 
 def test_what_stands_on_padding_changes_nothing(golden, policy):
@@ -215,20 +219,32 @@ def test_clip_by_hand():
     weight = jnp.ones((4, 1))
 
     def total(log_prob):
-        return policy_loss(
-            log_prob,
-            jnp.zeros((4, 1)),
-            log_prob,
-            advantage,
-            weight,
-            loss_scale(weight),
-            options=LossOptions("bnpo", 0.2, 0.3, 0.0),
-            max_length=1,
-        )
+        read = log_prob, jnp.zeros((4, 1)), Credit(advantage, weight)
+        limits = dict(epsilon=0.2, epsilon_high=0.3)
+        return policy_loss(*read, loss_type="bnpo", **limits), loss_statistics(*read, **limits)
 
-    (loss, metrics), gradient = jax.value_and_grad(total, has_aux=True)(jnp.log(ratio))
+    (loss, found), gradient = jax.value_and_grad(total, has_aux=True)(jnp.log(ratio))
     np.testing.assert_allclose(loss, (-1.3 + 2.0 + 0.8 - 0.5) / 4, rtol=1e-6)
     # d(-ratio A)/d log_prob = -ratio A where it is not cut
     np.testing.assert_allclose(gradient[:, 0], [0.0, 2.0 / 4, 0.0, -0.5 / 4], atol=1e-7)
-    assert metrics["clip_ratio/low_mean"].value() == metrics["clip_ratio/high_mean"].value() == 0.25
-    assert metrics["clip_ratio/region_mean"].value() == 0.5
+    assert found.clipped_low.value() == found.clipped_high.value() == 0.25
+    assert found.clipped.value() == 0.5
+
+
+def test_the_loss_alone_counts_its_own_batch(golden):
+    """Without a scale and a length the completions are the batch, T the length."""
+    read = [jnp.asarray(golden[f"{n}log_prob"]) for n in ("", "old_")]
+    credit = batch_of(golden, "BT").credit
+    more = dict(scale=loss_scale(credit.weight), max_length=credit.weight.shape[-1])
+    for name in LOSS_TYPES:
+        alone = policy_loss(*read, credit, loss_type=name)
+        np.testing.assert_array_equal(alone, policy_loss(*read, credit, loss_type=name, **more))
+    of = lambda p: [jax.tree.map(lambda x: x[p], x) for x in (*read, credit)]  # noqa: E731
+    parts = [policy_loss(*of(p), scale=more["scale"]) for p in range(2)]
+    np.testing.assert_allclose(sum(parts), policy_loss(*read, credit), atol=1e-6)
+
+
+def test_a_kl_needs_a_reference():
+    x = jnp.zeros((1, 1))
+    with pytest.raises(ValueError, match="^beta is 0.1 and ref_log_prob is None; expected"):
+        policy_loss(x, x, Credit(x, x), beta=0.1)

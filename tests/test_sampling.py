@@ -130,6 +130,18 @@ def test_the_loop_ends_when_all_are_done(monkeypatch):
     assert len(steps) == 1
 
 
+def test_defaults_are_one_key_stacked_parameters_and_every_token():
+    """The same completions as from a key for each prompt, unrolled parameters, all ids allowed."""
+    prompts, key = Prompts(jnp.asarray(TOKENS), jnp.asarray(LENGTH)), jax.random.key(5)
+    options = dict(num_generations=G, max_length=T)
+    short = sample(MODEL, PARAMS, prompts, key, stop_ids=STOP.tolist(), **options)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(3))
+    more = dict(allowed=ALL, temperature=jnp.float32(1), first=jnp.zeros(3, jnp.int32))
+    long = sample(MODEL, UNROLLED, prompts, keys, stop_ids=STOP, **more, **options)
+    jax.tree.map(np.testing.assert_array_equal, short, long)
+    assert short.finished.any() and len({row.tobytes() for row in np.asarray(short.tokens[0])}) > 1
+
+
 def test_ids_without_a_token_are_never_drawn():
     """Rows of the head that beat all others by far, but are not allowed."""
     padding = np.arange(V) >= 80

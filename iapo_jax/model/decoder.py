@@ -238,8 +238,11 @@ def unroll(config: DecoderConfig, params: Params) -> Params:
 
     A one-token step then reads each layer's weights in place instead of slicing them out of a
     stack, and reads half the bytes in bfloat16. Norms multiply in float32: with their scales
-    rounded, the sampler would be another policy than the scorer.
+    rounded, the sampler would be another policy than the scorer. Unrolled parameters stay as they
+    are.
     """
+    if isinstance(params["layers"], list | tuple):
+        return params
 
     def take(index, path, x):
         return x[index] if path[-1].key == "scale" else x[index].astype(config.dtype)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from iapo_jax.algorithms import diagnostics
+from iapo_jax.algorithms.losses import LossStatistics
 from iapo_jax.data.problems import Problems
 from iapo_jax.information import probes
 from iapo_jax.model.decoder import param_shapes
@@ -47,6 +48,18 @@ def device_metrics(
         "advantage/mean": mean(credit.advantage, credit.weight > 0),
         "advantage/abs_mean": mean(jnp.abs(credit.advantage), credit.weight > 0),
     }
+
+
+def loss_metrics(found: LossStatistics) -> dict[str, Mean]:
+    """What the loss of an update measured, by name; the KL where there is a reference."""
+    named = {
+        "kl": found.kl,
+        "clip_ratio/low_mean": found.clipped_low,
+        "clip_ratio/high_mean": found.clipped_high,
+        "clip_ratio/region_mean": found.clipped,
+        "ratio/mean": found.ratio,
+    }
+    return {name: mean for name, mean in named.items() if mean is not None}
 
 
 def setting_metrics(settings: dict[str, Array]) -> dict[str, Array]:

@@ -7,12 +7,13 @@ import jax
 from jax.sharding import Mesh
 
 from iapo_jax.algorithms.adaptation import Adaptation
-from iapo_jax.algorithms.losses import LossOptions, loss_scale, policy_loss
+from iapo_jax.algorithms.losses import LossOptions, loss_scale, loss_statistics, policy_loss
 from iapo_jax.algorithms.methods import Algorithm
 from iapo_jax.model.scoring import score_completions
 from iapo_jax.sharding import micro_batches
 from iapo_jax.training import optimizer as update
 from iapo_jax.training.optimizer import TrainState
+from iapo_jax.training.step_metrics import loss_metrics
 from iapo_jax.types import Array, Credit, Group, Mean, Model, Params, Prompts
 
 
@@ -51,16 +52,24 @@ def policy_update(
 
     def loss(params: Params, part: TrainBatch) -> tuple[Array, dict[str, Mean]]:
         scores = score_completions(spec.model, params, part.prompts, part.tokens, temperature)
-        return policy_loss(
-            scores.log_prob,
-            part.old_log_prob,
-            part.ref_log_prob,
-            part.credit.advantage,
-            part.credit.weight,
-            scale,
-            options=spec.loss,
+        policies = scores.log_prob, part.old_log_prob
+        reference = part.ref_log_prob if spec.loss.beta else None
+        value = policy_loss(
+            *policies,
+            part.credit,
+            **spec.loss._asdict(),
+            ref_log_prob=reference,
             max_length=spec.max_length,
+            scale=scale,
         )
+        statistics = loss_statistics(
+            *policies,
+            part.credit,
+            epsilon=spec.loss.epsilon,
+            epsilon_high=spec.loss.epsilon_high,
+            ref_log_prob=reference,
+        )
+        return value, loss_metrics(statistics)
 
     gradient, value, metrics = update.accumulate_gradients(
         loss, state.params, batch, spec.micro_batches
