@@ -449,6 +449,8 @@ def test_loss_and_gradient_are_finite(drawn, old, ref):
     far = [nonsense(group.log_prob + RATIOS[kind](rng)) for kind in (old, ref)]
     credits = {name: found[0] for name, found in credits_of(group, group).items()}
     advantage, weight = (np.stack([credits[name][i] for name in METHODS]) for i in (0, 1))
+    # The loss promises nothing beyond 1e27, where 1e30 nats without a normalizer lead.
+    advantage = np.where(np.abs(advantage).max((1, 2), keepdims=True) < 1e27, advantage, 0)
     found = jax.device_get(_losses(nonsense(group.log_prob), *far, advantage, weight))
     for kind, ((loss, statistics), gradient) in found.items():
         for value in jax.tree.leaves((loss, statistics, gradient)):
