@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iapo_jax.config.checks import check_config
+from iapo_jax.config.evaluate import EvaluateConfig
 from iapo_jax.config.loading import load_config, to_yaml
-from iapo_jax.config.schema import EvaluateConfig, TrainConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts
 from iapo_jax.data.catalogue import parse_spec
@@ -73,9 +74,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m iapo_jax.evaluate",
         description=__doc__,
-        epilog="fields of --config FILE, and of key=value:\n" + cli.describe(EvaluateConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    cli.add_field_help(parser, EvaluateConfig, "fields of --config FILE, and of key=value:")
     add = parser.add_argument
     model = "Hugging Face or run directory, RUN/checkpoints/N, hub name; LABEL=DIR,DIR: seeds"
     add("--model", metavar="[LABEL=]DIR", action="append", default=[], help=model)

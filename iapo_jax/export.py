@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from iapo_jax.config.checks import check_writable
-from iapo_jax.config.schema import MeshSection
+from iapo_jax.config.sections import MeshSection
 from iapo_jax.errors import RunError, UserError
 from iapo_jax.pretrained import directory
 from iapo_jax.pretrained.loaded import start_mesh

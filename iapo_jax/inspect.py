@@ -13,7 +13,7 @@ from pathlib import Path
 
 from iapo_jax.config.checks import check_config, check_writable
 from iapo_jax.config.loading import load_config
-from iapo_jax.config.schema import TrainConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.data import problems, prompts
 from iapo_jax.errors import UserError
 from iapo_jax.information import probes, terminal

@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from iapo_jax.config.checks import check_config
-from iapo_jax.config.schema import SftConfig
+from iapo_jax.config.sft import SftConfig
 from iapo_jax.data import problems
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.data.cleaning import name_rows

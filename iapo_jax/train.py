@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from iapo_jax.algorithms.methods import Algorithm
-from iapo_jax.config.schema import TrainConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.information.probes import abstract_probe
 from iapo_jax.information.signals import compute_signals
 from iapo_jax.pretrained.loaded import abstract_params, initial_params

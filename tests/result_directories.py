@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from iapo_jax.config.loading import to_yaml
-from iapo_jax.config.schema import TrainConfig
+from iapo_jax.config.train import TrainConfig
 
 METRICS = ("reward", "accuracy", "completions/mean_length", "entropy", "kl",
            "iapo/information_per_token")  # fmt: skip

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iapo_jax.config.schema import DataSection, EvalSection, PromptSection
+from iapo_jax.config.sections import DataSection, PromptSection
+from iapo_jax.config.train import EvalSection
 from iapo_jax.data import arithmetic, catalogue, questions
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts as chat_prompts

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from before_jax import MESHES
 
-from iapo_jax.config.schema import OptimizerSection
+from iapo_jax.config.sections import OptimizerSection
 from iapo_jax.errors import RunError, UserError
 from iapo_jax.model.checksums import digests
 from iapo_jax.model.decoder import param_shapes

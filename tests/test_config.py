@@ -7,23 +7,20 @@ from itertools import pairwise
 
 import pytest
 
+from iapo_jax import evaluate
 from iapo_jax.algorithms.methods import ALGORITHMS, make_algorithm
-from iapo_jax.config.checks import RANGES, check_config
+from iapo_jax.config.checks import check_config
+from iapo_jax.config.evaluate import EvaluateConfig
+from iapo_jax.config.fields import Range, leaves, option, sections
 from iapo_jax.config.loading import load_config, load_run_config, to_yaml
-from iapo_jax.config.schema import EvaluateConfig, PromptSection, SftConfig, TrainConfig
+from iapo_jax.config.reference import describe, summary, to_markdown
+from iapo_jax.config.sections import PromptSection
+from iapo_jax.config.sft import SftConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.errors import UserError
-from iapo_jax.runtime.cli import describe, run_cli
+from iapo_jax.runtime.cli import run_cli
 
 SCHEMAS = [TrainConfig, SftConfig, EvaluateConfig]
-
-
-def leaves(schema, prefix=""):
-    """(dotted name, field) of every field that holds a value."""
-    for field in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(field.default_factory):
-            yield from leaves(field.default_factory, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, field
 
 
 def cli(argv, schema=TrainConfig, main=lambda config, arguments: None):
@@ -43,27 +40,42 @@ def write(tmp_path):
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_every_field_is_documented(schema):
     text = describe(schema)
-    for name, field in leaves(schema):
-        help = field.metadata["help"]
-        assert len(help) > 3, name
-        (line,) = [line for line in text.splitlines() if line.startswith(f"  {name} = ")]
-        assert line.endswith(help)
-    sections = [
-        f for f in dataclasses.fields(schema) if dataclasses.is_dataclass(f.default_factory)
-    ]
-    assert sections
-    for section in sections:
-        assert f"\n{section.name}: {section.default_factory.__doc__}" in text
+    for leaf in leaves(schema):
+        assert len(leaf.help) > 3, leaf.name
+        (line,) = [line for line in text.splitlines() if line.startswith(f"  {leaf.name} = ")]
+        assert line.endswith(leaf.help)
+    assert list(sections(schema))
+    for name, section in sections(schema):
+        assert f"\n{name}: {summary(section)}" in text
+
+
+def printed_help(schema, flag, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        if schema is EvaluateConfig:
+            evaluate.parse([flag])
+        else:
+            cli([flag], schema)
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_help_lists_every_field_and_flag(schema, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        cli(["--help"], schema)
-    assert stopped.value.code == 0
-    printed = capsys.readouterr().out
-    assert all(f"  {name} = " in printed for name, _ in leaves(schema))
-    assert all(f"--{flag}" in printed for flag in ("config", "print_config", "dry_run", "topology"))
+def test_help_lists_the_ordinary_fields_and_help_all_every_one(schema, capsys):
+    ordinary, complete = (printed_help(schema, flag, capsys) for flag in ("--help", "--help-all"))
+    for leaf in leaves(schema):
+        assert (f"  {leaf.name} = " in ordinary) == (not leaf.advanced)
+        assert f"  {leaf.name} = " in complete
+    for flag in ("config", "print_config", "help-all"):
+        assert f"--{flag}" in ordinary and f"--{flag}" in complete
+    if schema is not EvaluateConfig:
+        assert "--dry_run" in ordinary and "--topology" in ordinary
+
+
+def test_the_documentation_is_generated_from_the_fields(root):
+    text = (root / "docs" / "configuration.md").read_text()
+    assert text == to_markdown(), "python -m iapo_jax.config > docs/configuration.md"
+    for schema in SCHEMAS:
+        assert all(f"| `{leaf.name}` | " in text for leaf in leaves(schema))
 
 
 def test_a_file_and_overrides_replace_defaults(write):
@@ -288,18 +300,79 @@ def test_defaults_are_in_their_ranges(schema):
     check_config(schema())
 
 
-def test_every_range_is_that_of_a_field():
-    known = {name for schema in SCHEMAS for name, _ in leaves(schema)}
-    named = [name for names, *_ in RANGES for name in names.split()]
-    assert set(named) <= known
-    assert len(named) == len(set(named))
-    numbers = {
-        name
-        for schema in SCHEMAS
-        for name, field in leaves(schema)
-        if field.type in (int, float, float | None)
-    }
-    assert numbers - set(named) == {"mesh.data", "mesh.fsdp", "mesh.tensor"}  # make_mesh's
+NUMBERS = (int, float, int | None, float | None)
+# The mesh checks its own axes, which depend on the devices.
+UNBOUNDED = {"mesh.data", "mesh.fsdp", "mesh.tensor"}
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_every_number_has_a_range(schema):
+    for leaf in leaves(schema):
+        owner, _, name = leaf.name.rpartition(".")
+        section = dict(sections(schema))[owner] if owner else schema
+        (kind,) = {field.type for field in dataclasses.fields(section) if field.name == name}
+        if kind in NUMBERS:
+            assert (str(leaf.range) != "") == (leaf.name not in UNBOUNDED), leaf.name
+
+
+def out_of_range(leaf):
+    """Values next to each bound of a field, and values that no number may have."""
+    r = leaf.range
+    number = not r.one_of and not r.nonempty
+    if r.at_least is not None:
+        yield r.at_least - 1
+    if r.above is not None:
+        yield from (r.above, r.above - 1)
+    if r.at_most is not None:
+        yield r.at_most + 1
+    if r.below is not None:
+        yield from (r.below, r.below + 1)
+    if r.one_of:
+        yield "neither"
+    if r.nonempty:
+        yield ""
+    if number and isinstance(leaf.default, float):
+        yield from (float("nan"), float("inf"))
+    if number and type(leaf.default) is int:
+        yield 2**31
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_every_bound_of_every_field_is_checked(schema):
+    count = 0
+    for leaf in leaves(schema):
+        for value in out_of_range(leaf):
+            owner, _, name = leaf.name.rpartition(".")
+            config = schema()
+            if owner:
+                section = dataclasses.replace(getattr(config, owner), **{name: value})
+                config = dataclasses.replace(config, **{owner: section})
+            else:
+                config = dataclasses.replace(config, **{name: value})
+            sentence = f"{leaf.name} is {value!r}; expected "
+            expected = [str(leaf.range)] + ["at most 2147483647"] * (value == 2**31)
+            with pytest.raises(UserError) as caught:
+                check_config(config, writes=False)
+            assert str(caught.value) in [sentence + text for text in expected]
+            count += 1
+    assert count > 20
+
+
+@pytest.mark.parametrize(
+    "bounds, text",
+    [
+        (dict(at_least=0), "at least 0"),
+        (dict(at_least=0, at_most=9), "from 0 to 9"),
+        (dict(at_least=0, below=1), "from 0 to below 1"),
+        (dict(above=0, hint="or not"), "more than 0 (or not)"),
+        (dict(above=0, at_most=1), "more than 0 and at most 1"),
+        (dict(one_of=("a", "b", "c")), "a, b or c"),
+        (dict(nonempty="a directory"), "a directory"),
+        ({}, ""),
+    ],
+)
+def test_a_range_in_words(bounds, text):
+    assert str(Range(**bounds)) == text
 
 
 @pytest.mark.parametrize(
@@ -361,7 +434,7 @@ def test_the_ranges_of_fine_tuning(override):
 def test_output_dir_must_be_a_directory(tmp_path):
     (tmp_path / "file").write_text("")
     for wrong in ("file", "file/run"):
-        with pytest.raises(UserError, match="output_dir is '.*', but .*file is no directory"):
+        with pytest.raises(UserError, match="output_dir is '.*', but .*file is not a directory"):
             check_config(TrainConfig(output_dir=str(tmp_path / wrong)))
     check_config(TrainConfig(output_dir=str(tmp_path / "a" / "b")))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -474,6 +547,76 @@ def test_the_nearest_field_of_any_section(override, near):
     with pytest.raises(UserError) as caught:
         load_config(TrainConfig, None, [override])
     assert str(caught.value).endswith(f"did you mean {near}")
+
+
+@pytest.mark.parametrize(
+    "override, near",
+    [
+        ("model_name_or_path=a", "model.path?"),
+        ("model.model_name_or_path=a", "model.path?"),
+        ("dataset_name=a", "data.dataset?"),
+        ("data.dataset_config=a", "data.subset?"),
+        ("dataset_train_split=a", "data.split?"),
+        ("dataset_test_split=a", "eval.split?"),
+        ("model_revision=a", "model.revision?"),
+        ("attn_implementation=a", "model.attention (auto or xla)?"),
+        ("gradient_checkpointing=true", "model.remat?"),
+        ("reward_funcs=a", "reward.functions?"),
+        ("reward_weights=[1]", "reward.weights?"),
+        ("resume_from_checkpoint=a", "resume (auto, never or a step)?"),
+        ("log_completions=true", "log.completion_steps (a number of steps in place of true)?"),
+        ("report_to=none", "log.tensorboard (true or false in place of names)?"),
+        ("disable_tqdm=true", "log.progress (true for false)?"),
+        (
+            "steps_per_generation=2",
+            "batch.mini_batches (counts updates in place of micro-batches)?",
+        ),
+        ("num_train_epochs=2", "max_steps (steps in place of epochs)?"),
+        ("bf16=true", "model.dtype (bfloat16 in place of true)?"),
+        ("max_prompt_length=2", "data.max_prompt_length?"),
+        ("temperature=2", "sampling.temperature?"),
+        ("sampling.learning_rate=2", "optimizer.learning_rate?"),
+    ],
+)
+def test_names_of_trl_are_known(write, override, near):
+    with pytest.raises(UserError) as caught:
+        load_config(TrainConfig, None, [override])
+    assert str(caught.value).endswith(f"did you mean {near}")
+    name, _, value = override.partition("=")
+    *owner, leaf = name.split(".")
+    path = write(f"{owner[0]}: {{{leaf}: {value}}}" if owner else f"{leaf}: {value}")
+    with pytest.raises(UserError) as caught:
+        load_config(TrainConfig, path)
+    assert str(caught.value).endswith(f"did you mean {near}")
+
+
+def test_an_alias_is_no_field_of_another_meaning():
+    """A foreign name that is a field here, too, stands in the table with what differs."""
+    for schema in SCHEMAS:
+        known = {leaf.name.rpartition(".")[2]: leaf for leaf in leaves(schema)}
+        for leaf in leaves(schema):
+            for alias in leaf.aliases:
+                assert alias not in known or alias == leaf.name.rpartition(".")[2], alias
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    """A section."""
+
+    weight: float = option(1.0, "a weight", formerly=("inner.alpha", "alpha", "old.alpha"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed:
+    """A config with a field that had other names."""
+
+    inner: Inner = option(Inner, "")
+
+
+@pytest.mark.parametrize("override", ["inner.alpha=1", "alpha=1", "inner.Alpha=1"])
+def test_an_earlier_name_is_answered_by_the_new_one(override):
+    with pytest.raises(UserError, match="unknown field .*; its name is now inner.weight$"):
+        load_config(Renamed, None, [override])
 
 
 @pytest.mark.parametrize("text", ["${a}", r"\${a}", r"\\${a}", r"\\\${a", r"a\\", "$ {", r"\ ${"])

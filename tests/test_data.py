@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import transformers
 
-from iapo_jax.config.schema import DataSection, EvalSection, PromptSection, TrainConfig
+from iapo_jax.config.sections import DataSection, PromptSection
+from iapo_jax.config.train import EvalSection, TrainConfig
 from iapo_jax.data import order
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts as chat_prompts

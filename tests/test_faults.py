@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from tiny_runs import completions, finished, make_world, reproducible, train_config
 
 from iapo_jax.config.loading import load_config
-from iapo_jax.config.schema import SftConfig
+from iapo_jax.config.sft import SftConfig
 from iapo_jax.errors import FAILED, STOPPED, RunError, UserError
 from iapo_jax.evaluation import sampling as evaluation
 from iapo_jax.pretrained import weights

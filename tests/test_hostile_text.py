@@ -20,7 +20,8 @@ from iapo_jax.answers import checker as answers
 from iapo_jax.answers.checker import AnswerChecker
 from iapo_jax.answers.equivalence import decide
 from iapo_jax.answers.extraction import extract_answer
-from iapo_jax.config.schema import DataSection, PromptSection, SftConfig
+from iapo_jax.config.sections import DataSection, PromptSection
+from iapo_jax.config.sft import SftConfig
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.errors import UserError, printable

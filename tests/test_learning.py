@@ -7,7 +7,7 @@ import pytest
 
 from iapo_jax.algorithms.losses import LossOptions
 from iapo_jax.algorithms.methods import ALGORITHMS
-from iapo_jax.config.schema import OptimizerSection
+from iapo_jax.config.sections import OptimizerSection
 from iapo_jax.information.signals import compute_signals, make_groups
 from iapo_jax.model.decoder import DecoderConfig, init_params, make_model
 from iapo_jax.model.sampling import prompt_keys, sample

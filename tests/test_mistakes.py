@@ -14,7 +14,7 @@ from before_jax import DEVICES
 
 from iapo_jax import evaluate, export, inspect, train
 from iapo_jax.config.loading import load_config
-from iapo_jax.config.schema import TrainConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation.records import Record, write_record
 from iapo_jax.report import command as report
@@ -328,8 +328,8 @@ def no_weights(monkeypatch):
         (["budgets=[0]"], "budgets has 0; expected numbers of tokens from 1"),
         (["--k", "1,3"], "k is [1, 3]; expected numbers from 1 to num_samples (2)"),
         (["model.path=x"], "model.path is 'x'; expected models in models (--model)"),
-        (["--out", "MODEL"], "the directory of a model; expected one of its own"),
-        (["--out", "RUN"], "the directory of a run; expected one of its own"),
+        (["--out", "MODEL"], "the directory of a model; expected another directory"),
+        (["--out", "RUN"], "the directory of a run; expected another directory"),
         (["max_prompt_length=2"], "max_prompt_length is 2, but the shortest of 8 prompts"),
         (["max_prompt_length=6", "strict=true"], "(strict)"),
         (["--seed", "3", "--out", "OLD"], "is of another evaluation: seed 0 there, 3 here"),

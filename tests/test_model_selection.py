@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from iapo_jax.config.schema import PromptSection, SelectionSection
+from iapo_jax.config.sections import PromptSection
+from iapo_jax.config.train import SelectionSection
 from iapo_jax.data.problems import Row, make_problems
 from iapo_jax.errors import UserError
 from iapo_jax.training.checkpoint_selection import (

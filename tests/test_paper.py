@@ -10,8 +10,9 @@ import pytest
 
 from iapo_jax import LossOptions, make_algorithm
 from iapo_jax.config.checks import check_config
+from iapo_jax.config.evaluate import EvaluateConfig
 from iapo_jax.config.loading import load_config, to_yaml
-from iapo_jax.config.schema import EvaluateConfig, TrainConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.training.checkpoint_selection import Candidate
 
 pytestmark = pytest.mark.nightly

@@ -15,12 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 from iapo_jax import export
 from iapo_jax.config.loading import to_yaml
-from iapo_jax.config.schema import (
-    ModelSection,
-    OptimizerSection,
-    PromptSection,
-    TrainConfig,
-)
+from iapo_jax.config.sections import ModelSection, OptimizerSection, PromptSection
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.data.prompts import render_prompt
 from iapo_jax.errors import UserError
 from iapo_jax.pretrained import directory as pretrained

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from before_jax import MESHES
 
-from iapo_jax.config.schema import InformationSection, ModelSection
+from iapo_jax.config.sections import InformationSection, ModelSection
 from iapo_jax.errors import UserError
 from iapo_jax.information import probes
 from iapo_jax.information.probes import make_answers

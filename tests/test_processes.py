@@ -11,7 +11,7 @@ from pairs import HEARTBEAT, ended, start_pair
 from tiny_runs import make_world, reproducible, train_config
 
 from iapo_jax.config.loading import to_yaml
-from iapo_jax.config.schema import MeshSection
+from iapo_jax.config.sections import MeshSection
 from iapo_jax.errors import FAILED, RunError, UserError
 from iapo_jax.runtime import processes
 from iapo_jax.runtime.files import read_jsonl

@@ -14,7 +14,8 @@ from tiny_runs import ARCHITECTURE, arithmetic_tokenizer, mesh_words
 
 from iapo_jax import sft
 from iapo_jax.config.loading import load_config, to_yaml
-from iapo_jax.config.schema import OptimizerSection, SftConfig
+from iapo_jax.config.sections import OptimizerSection
+from iapo_jax.config.sft import SftConfig
 from iapo_jax.data import problems as data
 from iapo_jax.errors import UserError
 from iapo_jax.pretrained import architecture as architecture_module

@@ -22,7 +22,7 @@ from iapo_jax import ALGORITHMS
 from iapo_jax.algorithms.methods import make_algorithm
 from iapo_jax.config.checks import check_config
 from iapo_jax.config.loading import load_config
-from iapo_jax.config.schema import TrainConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation import metrics as figures
 from iapo_jax.evaluation.metrics import Outcomes

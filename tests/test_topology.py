@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import assert_same_run, completions, finished, make_world, train_config
 
 from iapo_jax.config.loading import load_config
-from iapo_jax.config.schema import SftConfig
+from iapo_jax.config.sft import SftConfig
 from iapo_jax.sft import train_sft
 from iapo_jax.train import train
 

@@ -28,7 +28,7 @@ from iapo_jax.algorithms.advantages import grpo
 from iapo_jax.algorithms.losses import LossOptions
 from iapo_jax.algorithms.methods import ALGORITHMS, Algorithm
 from iapo_jax.config.loading import load_config, to_yaml
-from iapo_jax.config.schema import TrainConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation import records
 from iapo_jax.model import attention
@@ -501,7 +501,7 @@ def test_rewards_of_your_own(finish):
         ("max_steps=-1", "max_steps is -1; expected at least 0"),
         (
             "output_dir=/dev/null/run",
-            "output_dir is '/dev/null/run', but /dev/null is no directory",
+            "output_dir is '/dev/null/run', but /dev/null is not a directory",
         ),
         ("reward.functions=[]", "reward.functions is empty"),
         ("reward.functions=[[accuracy]]", "reward.functions has the entry ['accuracy']"),
@@ -654,7 +654,7 @@ def test_a_directory_that_cannot_be_written_costs_nothing(configure, tmp_path, m
     monkeypatch.setattr(train_module, "initial_params", lambda *_: pytest.fail("weights loaded"))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "checkpoints").write_text("a file")
-    with pytest.raises(UserError, match="the directory of checkpoints is .* is no directory"):
+    with pytest.raises(UserError, match="the directory of checkpoints is .* is not a directory"):
         train(configure(tmp_path / "run"))
     with pytest.raises(UserError, match="output_dir .*'/proc/run'.* writ"):
         train(configure("/proc/run"))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from iapo_jax.config.loading import load_config
-from iapo_jax.config.schema import TrainConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.model.decoder import init_params
 from iapo_jax.pretrained import architecture as architecture_module
 from iapo_jax.pretrained import directory as pretrained

@@ -15,7 +15,9 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from iapo_jax.config.schema import SftConfig, TrainConfig
+from iapo_jax.config.fields import leaves, own_fields
+from iapo_jax.config.sft import SftConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.errors import UserError
 
 Config = TypeVar("Config")
@@ -189,8 +191,8 @@ def _read_text(path: str) -> str:
 def _check_names(
     schema: type, layer: Any, source: str, prefix: str = "", root: type | None = None
 ) -> None:
-    """A misspelt field is an error that names the nearest one."""
-    fields = {f.name: f for f in dataclasses.fields(schema)}
+    """Rejects an unknown field with the one that was meant, and a value of another shape."""
+    fields = {f.name: f for f in own_fields(schema)}
     for key in layer:
         if key not in fields:
             hint = _nearest(str(key), fields, prefix, root or schema)
@@ -212,23 +214,23 @@ def _check_names(
 
 
 def _nearest(key: str, fields: dict[str, Any], prefix: str, root: type) -> str:
-    """The field that was meant: of this section, else one of that name in another section."""
+    """The field that was meant: by an earlier or a foreign name, or by its spelling."""
     plain = key.lower().replace("-", "_")
+    found = list(leaves(root))
+    for leaf in found:
+        if prefix + plain in leaf.formerly:
+            return f"its name is now {leaf.name}"
+    if plain in fields:
+        return f"did you mean {prefix}{plain}?"
+    for leaf in found:
+        if leaf.name.rpartition(".")[2] == plain:
+            return f"did you mean {leaf.name}?"
+    for leaf in found:
+        if plain in leaf.aliases:
+            difference = f" ({leaf.aliases[plain]})" if leaf.aliases[plain] else ""
+            return f"did you mean {leaf.name}{difference}?"
     near = difflib.get_close_matches(plain, fields, n=1)
-    own = [f"{prefix}{name}" for name in near]
-    known = [name for name, _ in walk(_defaults(root)) if name.rpartition(".")[2] == plain]
-    found = own if plain in fields else known or own
-    return f"did you mean {found[0]}?" if found else f"known: {', '.join(fields)}"
-
-
-def _defaults(schema: type) -> dict[str, Any]:
-    """Every field by section; what is no section is None."""
-    return {
-        field.name: _defaults(field.default_factory)
-        if dataclasses.is_dataclass(field.default_factory)
-        else None
-        for field in dataclasses.fields(schema)
-    }
+    return f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
 
 
 def to_yaml(config: Any) -> str:

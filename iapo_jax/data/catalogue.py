@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from iapo_jax.config.schema import PromptSection
+from iapo_jax.config.sections import PromptSection
 from iapo_jax.data import arithmetic
 from iapo_jax.errors import UserError
 

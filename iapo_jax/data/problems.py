@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from iapo_jax.answers.equivalence import KINDS
-from iapo_jax.config.schema import DataSection, EvalSection, PromptSection, TrainConfig
+from iapo_jax.config.sections import DataSection, PromptSection
+from iapo_jax.config.train import EvalSection, TrainConfig
 from iapo_jax.data import arithmetic
 from iapo_jax.data.catalogue import DATA_SETS, DataSpec, check_split, parse_spec
 from iapo_jax.data.cleaning import check_repeats, clean_rows, name_rows

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from iapo_jax.config.schema import PromptSection
+from iapo_jax.config.sections import PromptSection
 from iapo_jax.data.questions import question_text
 from iapo_jax.errors import UserError, check_unicode
 from iapo_jax.pretrained.control_tokens import Prompt, encode_hidden, hide, show

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from iapo_jax.answers import extraction
 from iapo_jax.answers.checker import POLICY, extract_answer
-from iapo_jax.config.schema import InformationSection
+from iapo_jax.config.sections import InformationSection
 from iapo_jax.data.problems import Problems
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation.records import (

@@ -10,14 +10,8 @@ import numpy as np
 
 from iapo_jax.answers import checker, extraction
 from iapo_jax.config import checks
-from iapo_jax.config.schema import (
-    InformationSection,
-    LogSection,
-    MeshSection,
-    ModelSection,
-    SamplingSection,
-    TrainConfig,
-)
+from iapo_jax.config.sections import InformationSection, LogSection, MeshSection, ModelSection
+from iapo_jax.config.train import SamplingSection, TrainConfig
 from iapo_jax.data.problems import pad_rows
 from iapo_jax.errors import UserError, check_unicode
 from iapo_jax.information import probes

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from iapo_jax.answers.checker import extract_answer, same_answer
-from iapo_jax.config.schema import InformationSection
+from iapo_jax.config.sections import InformationSection
 from iapo_jax.errors import UserError
 from iapo_jax.information.estimators import ESTIMATORS, Probe, choose_positions
 from iapo_jax.pretrained import control_tokens, tokenization

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from iapo_jax.config.schema import MeshSection, ModelSection
+from iapo_jax.config.sections import MeshSection, ModelSection
 from iapo_jax.errors import UserError
 from iapo_jax.model.decoder import init_params, make_model, param_shapes
 from iapo_jax.pretrained import directory, weights

@@ -11,7 +11,7 @@ import numpy as np
 
 from iapo_jax.answers import checker as answers
 from iapo_jax.answers import extraction
-from iapo_jax.config.schema import TrainConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.data import problems as data
 from iapo_jax.data.problems import Problems
 from iapo_jax.pretrained import tokenization

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from iapo_jax.config.schema import MeshSection
+from iapo_jax.config.sections import MeshSection
 from iapo_jax.errors import FAILED, STOPPED, RunError, UserError
 
 T = TypeVar("T")

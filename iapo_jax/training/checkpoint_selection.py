@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iapo_jax.config.schema import SelectionSection, TrainConfig
+from iapo_jax.config.train import SelectionSection, TrainConfig
 from iapo_jax.data import problems as data
 from iapo_jax.data.problems import Problems
 from iapo_jax.data.questions import hold_out

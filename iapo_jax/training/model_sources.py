@@ -8,11 +8,9 @@ from typing import Any
 from jax.sharding import Mesh
 
 from iapo_jax.config.loading import load_run_config
-from iapo_jax.config.schema import (
-    ModelSection,
-    SftConfig,
-    TrainConfig,
-)
+from iapo_jax.config.sections import ModelSection
+from iapo_jax.config.sft import SftConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.data import problems, prompts
 from iapo_jax.errors import UserError
 from iapo_jax.pretrained import directory, weights

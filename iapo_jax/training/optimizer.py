@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from iapo_jax.config.schema import OptimizerSection
+from iapo_jax.config.sections import OptimizerSection
 from iapo_jax.errors import UserError
 from iapo_jax.sharding import micro_batches, param_shardings, replicated
 from iapo_jax.types import Array, Mean, Params

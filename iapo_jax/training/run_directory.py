@@ -12,7 +12,8 @@ import jax
 
 from iapo_jax.config.checks import check_writable
 from iapo_jax.config.loading import load_run_config, to_yaml
-from iapo_jax.config.schema import SftConfig, TrainConfig
+from iapo_jax.config.sft import SftConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.errors import UserError
 from iapo_jax.pretrained import directory as pretrained
 from iapo_jax.pretrained.loaded import LoadedModel

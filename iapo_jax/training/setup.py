@@ -14,7 +14,7 @@ from iapo_jax.algorithms import advantages
 from iapo_jax.algorithms.methods import ALGORITHMS, OWN, Algorithm, make_algorithm
 from iapo_jax.algorithms.options import parameters_of
 from iapo_jax.config.checks import check_config
-from iapo_jax.config.schema import TrainConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.data.order import batch_order

@@ -24,7 +24,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from iapo_jax.config.schema import EvaluateConfig, MeshSection
+from iapo_jax.config.evaluate import EvaluateConfig
+from iapo_jax.config.sections import MeshSection
 from iapo_jax.data.problems import pad_rows
 from iapo_jax.evaluate import evaluate
 from iapo_jax.evaluation.records import read_completions

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from iapo_jax.config.loading import load_config, load_run_config
-from iapo_jax.config.schema import TrainConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.runtime.files import read_jsonl
 from iapo_jax.train import train
 from sweep.measure import measured

@@ -11,7 +11,8 @@ from testbed.categories import READ, categorize
 from testbed.pieces import EXIT, Problem, split_tokens
 from testbed.settings import SETTINGS, problems_by_question
 
-from iapo_jax.config.schema import EvaluateConfig, InformationSection
+from iapo_jax.config.evaluate import EvaluateConfig
+from iapo_jax.config.sections import InformationSection
 from iapo_jax.evaluate import evaluate
 from iapo_jax.evaluation.metrics import Outcomes
 from iapo_jax.evaluation.records import (

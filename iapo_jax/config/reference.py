@@ -1,0 +1,118 @@
+"""The reference of all fields: the text of --help, and docs/configuration.md."""
+
+import inspect
+from collections.abc import Iterator
+
+from iapo_jax.config.evaluate import EvaluateConfig
+from iapo_jax.config.fields import Leaf, leaves, own_leaves, sections
+from iapo_jax.config.sft import SftConfig
+from iapo_jax.config.train import TrainConfig
+
+_HEAD = """\
+# Configuration
+
+This page is generated from the fields: `python -m iapo_jax.config > docs/configuration.md`.
+
+A config file is YAML and holds only what differs from the defaults; `section.field=value` on the
+command line overrides it. `--print_config` prints the resolved config. `--help` lists the ordinary
+fields of a command, and `--help-all` also the advanced ones, which are marked *advanced* here.
+Every range is checked before a model is loaded.
+"""
+
+
+_COMMANDS = {
+    "train": (TrainConfig, "In these fields a step is a rollout with all its updates."),
+    "sft": (SftConfig, "In these fields a step is one optimizer update."),
+    "evaluate": (
+        EvaluateConfig,
+        "The command's own flags set the same fields; `model.path` and `model.config` stay empty, "
+        "since `models` names the models.",
+    ),
+}
+
+
+_ALIASES = """\
+## Names of TRL and transformers
+
+Fields stand in sections here, and several have a shorter name. A name of the left column in a
+config file is an error that names the field.
+
+| TRL, transformers | here | difference |
+|---|---|---|
+"""
+
+
+def describe(schema: type, *, advanced: bool = True) -> str:
+    """Every field with its default and meaning, one a line, by section.
+
+    Args:
+      advanced: include the advanced fields.
+    """
+    lines = [_line(leaf) for leaf in own_leaves(schema) if advanced or not leaf.advanced]
+    for name, section in sections(schema):
+        inside = [x for x in own_leaves(section, f"{name}.") if advanced or not x.advanced]
+        if inside:
+            lines.append(f"\n{name}: {summary(section)}")
+            lines += map(_line, inside)
+    return "\n".join(lines)
+
+
+def summary(section: type) -> str:
+    """The docstring of a config or a section as one paragraph."""
+    return " ".join(inspect.getdoc(section).split())
+
+
+def _line(leaf: Leaf) -> str:
+    head = f"  {leaf.name} = {leaf.default!r}"
+    return f"{head:<44} {leaf.help}"
+
+
+def to_markdown() -> str:
+    """The text of docs/configuration.md."""
+    parts = [_HEAD]
+    known: dict[tuple[str, type], str] = {}
+    for command, (schema, note) in _COMMANDS.items():
+        parts.append(f"## {command}\n\n{summary(schema)}\n\n{note}\n\n{_table(own_leaves(schema))}")
+        for name, section in sections(schema):
+            first = known.setdefault((name, section), command)
+            text = f"### {command}: {name}\n\n{summary(section)}\n"
+            if first == command:
+                text += "\n" + _table(own_leaves(section, f"{name}."))
+            else:
+                text += f"\nThe fields are those of [{first}](#{first}-{name}).\n"
+            parts.append(text)
+    return "\n".join([*parts, _ALIASES + _alias_rows()])
+
+
+def _alias_rows() -> str:
+    names: dict[str, list[str]] = {}
+    differences: dict[str, str] = {}
+    for leaf in leaves(TrainConfig):
+        for alias, difference in leaf.aliases.items():
+            if alias != leaf.name or difference:
+                names.setdefault(alias, []).append(f"`{leaf.name}`")
+                differences[alias] = difference
+    return "".join(
+        f"| `{alias}` | {', '.join(names[alias])} | {differences[alias]} |\n"
+        for alias in sorted(names)
+    )
+
+
+def _table(found: Iterator[Leaf]) -> str:
+    rows = ["| field | default | meaning |\n|---|---|---|\n"]
+    for leaf in found:
+        notes = [leaf.help]
+        if bounds := str(leaf.range):
+            notes.append(bounds)
+        if leaf.advanced:
+            notes.append("*advanced*")
+        text = "; ".join(notes).replace("|", "\\|").replace("<", "&lt;")
+        rows.append(f"| `{leaf.name}` | {_code(leaf.default)} | {text} |\n")
+    return "".join(rows)
+
+
+def _code(value: object) -> str:
+    text = "null" if value is None else repr(value)
+    if isinstance(value, bool):
+        text = str(value).lower()
+    return f"`{text}`".replace("|", "\\|")

@@ -1,0 +1,277 @@
+"""The sections that several commands share.
+
+Each field names its counterpart in TRL and transformers in `trl`; docs/configuration.md lists them.
+
+"""
+
+import dataclasses
+
+from iapo_jax.config.fields import option
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSection:
+    """The model, and how its layers are computed."""
+
+    path: str = option(
+        "", "Hugging Face directory or hub name (safetensors)", trl="model_name_or_path"
+    )
+    revision: str | None = option(None, "branch, tag or commit on the hub", trl="model_revision")
+    config: str | None = option(
+        None, "a config.json: start a NEW random model of this architecture, without model.path"
+    )
+    tokenizer: str | None = option(None, "directory or hub name; default: that of model.path")
+    dtype: str = option(
+        "float32",
+        "arithmetic of the layers: float32 or bfloat16",
+        trl={"dtype": "", "bf16": "bfloat16 in place of true", "fp16": "bfloat16 or float32"},
+    )
+    attention: str = option(
+        "auto",
+        "auto = the backend's own kernel if it is correct there; xla = never that kernel",
+        advanced=True,
+        trl={"attn_implementation": "auto or xla"},
+    )
+    remat: bool = option(
+        False,
+        "recompute each layer in the backward pass to save memory",
+        trl="gradient_checkpointing",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSection:
+    """The rows: each has `prompt` or `question`, and `answer`."""
+
+    dataset: str = option(
+        "",
+        "a short name (gsm8k, math-500, dapo-math-17k, aime-2024, aime-2025, amc-2023, "
+        "commonsense-qa, arithmetic), NAME=PATH for a local copy of one, a JSONL, JSON or parquet "
+        "file, a directory of datasets.save_to_disk, or a hub name; :SPLIT, :first N and :last M "
+        "(of those) may follow",
+        trl="dataset_name",
+    )
+    subset: str | None = option(
+        None, "configuration name on the hub, such as 'main' of gsm8k", trl="dataset_config"
+    )
+    split: str = option(
+        "train",
+        "split of a named or saved data set, or on the hub",
+        trl="dataset_train_split",
+    )
+    max_rows: int = option(0, "use only the first rows; 0 = all", at_least=0)
+    max_prompt_length: int = option(
+        512,
+        "tokens; longer prompts are left out, and a note counts them",
+        at_least=1,
+        trl={"max_prompt_length": "longer prompts are left out, not truncated"},
+    )
+    strict: bool = option(
+        False, "treat rows that repeat a question or are too long as an error, not as a note"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptSection:
+    """How a question becomes a prompt, through the tokenizer's chat template.
+
+    The default of each field is the prompt of the named data set, if it has one.
+    """
+
+    system: str | None = option(
+        None, "system text; 'r1' = the built-in R1-style text; empty = no system turn"
+    )
+    instruction: str | None = option(
+        None, "appended to every question, such as how to write the answer; empty = nothing"
+    )
+    example_question: str | None = option(
+        None, "a worked turn before the question; empty = none", advanced=True
+    )
+    example_answer: str | None = option(
+        None, "the assistant's text of the worked turn", advanced=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationSection:
+    """How tokens are drawn, in training and in evaluation."""
+
+    temperature: float = option(
+        1.0,
+        "divisor of the logits (in training also in scoring and in the loss)",
+        above=0,
+        hint="for greedy decoding use top_k=1",
+        trl="temperature",
+    )
+    top_p: float = option(
+        1.0,
+        "sample from the most likely tokens of this total probability",
+        above=0,
+        at_most=1,
+        trl="top_p",
+    )
+    top_k: int = option(
+        0,
+        "sample from this many most likely tokens; 0 = all, 1 = greedy",
+        at_least=0,
+        trl="top_k",
+    )
+    gather_weights: bool = option(
+        True,
+        "copy all weights to each device of the fsdp axis while sampling; faster, more memory",
+        advanced=True,
+        trl="ds3_gather_for_generation",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class InformationSection:
+    """The early exit that probes for the answer after every prefix, or after some."""
+
+    estimator: str = option(
+        "auto",
+        "of the uncertainty: answer_entropy, answer_log_prob or answer_set_entropy; auto = the "
+        "algorithm's own, else answer_entropy",
+    )
+    reference: str = option(
+        "gold",
+        "the answer that answer_log_prob teacher-forces: gold, or own = that of each completion",
+    )
+    postfix: str = option("</think>\n<answer>", "text that ends thinking and opens the answer")
+    answer_end: str = option(
+        "</answer>",
+        "text that closes an answer, teacher-forced with it so that 1 is not counted as part of 12",
+        advanced=True,
+    )
+    max_answer_length: int = option(
+        32,
+        "maximum answer length in tokens, closing text included; longer answers are truncated",
+        at_least=1,
+    )
+    stride: int = option(
+        1,
+        "probe after every this many tokens; the tokens between share the information equally",
+        at_least=1,
+    )
+    boundaries: list[str] = option(
+        list, "probe only after tokens that contain one of these texts, such as ['.', \"\\n\"]"
+    )
+    always: bool = option(
+        False,
+        "probe for the metrics even if the algorithm does not use the information",
+        advanced=True,
+    )
+    redundant_below: float = option(
+        0.1,
+        "nats; thinking after the uncertainty has fallen below this for good counts as redundant",
+        above=0,
+        advanced=True,
+    )
+    end_of_thinking: list[str] = option(
+        lambda: ["</think>", "<answer>"],
+        "thinking ends at the first of these texts",
+        advanced=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSection:
+    """AdamW with a schedule and clipping."""
+
+    learning_rate: float = option(1e-6, "peak learning rate", at_least=0, trl="learning_rate")
+    lr_scheduler_type: str = option(
+        "linear",
+        "constant, linear or cosine decay to 0 at max_steps",
+        trl="lr_scheduler_type",
+    )
+    warmup_steps: int = option(
+        0,
+        "optimizer updates of linear rise from 0",
+        at_least=0,
+        trl={"warmup_steps": "", "warmup_ratio": "a number of updates in place of a share"},
+    )
+    adam_beta1: float = option(
+        0.9, "decay of the first moment", at_least=0, below=1, advanced=True, trl="adam_beta1"
+    )
+    adam_beta2: float = option(
+        0.99, "decay of the second moment", at_least=0, below=1, advanced=True, trl="adam_beta2"
+    )
+    adam_epsilon: float = option(
+        1e-8, "added to the root of the second moment", above=0, advanced=True, trl="adam_epsilon"
+    )
+    weight_decay: float = option(
+        0.0,
+        "decoupled; for matrices only, never for norms or biases",
+        at_least=0,
+        trl="weight_decay",
+    )
+    max_grad_norm: float = option(
+        1.0, "clip the global gradient norm; 0 = never", at_least=0, trl="max_grad_norm"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshSection:
+    """Devices along each axis; -1 (on one axis at most) takes all that are left."""
+
+    data: int = option(-1, "replicas of the parameters")
+    fsdp: int = option(
+        1, "parts that parameters and batches are sharded into", trl={"fsdp": "a number of devices"}
+    )
+    tensor: int = option(1, "parts that heads, hidden units and vocabulary are sharded into")
+    distributed: bool = option(
+        False, "join several processes, on one host or many, each started by the same command"
+    )
+    coordinator: str | None = option(
+        None,
+        "HOST:PORT of process 0; default of this and the next two: from the cluster (TPU, Slurm, "
+        "MPI)",
+        advanced=True,
+    )
+    num_processes: int | None = option(None, "number of processes", at_least=1, advanced=True)
+    process_id: int | None = option(
+        None, "number of this process, from 0", at_least=0, advanced=True
+    )
+    join_timeout: int = option(
+        300, "seconds within which all processes must join", at_least=1, advanced=True
+    )
+    heartbeat_timeout: int = option(
+        60,
+        "seconds of silence after which a process is taken for dead and the others end",
+        at_least=1,
+        advanced=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSection:
+    """What a run writes."""
+
+    logging_steps: int = option(
+        1, "steps between two rows of metrics.jsonl", at_least=1, trl="logging_steps"
+    )
+    save_total_limit: int = option(
+        2, "number of newest checkpoints to keep; 0 = all", at_least=0, trl="save_total_limit"
+    )
+    completion_steps: int = option(
+        1,
+        "steps between two files completions/step_N.jsonl; 0 = none",
+        at_least=0,
+        trl={"log_completions": "a number of steps in place of true"},
+    )
+    tensorboard: bool = option(
+        True,
+        "write TensorBoard event files to OUTPUT_DIR/tensorboard",
+        trl={"report_to": "true or false in place of names"},
+    )
+    progress: bool = option(
+        True,
+        "show a bar with reward, length and kl",
+        advanced=True,
+        trl={"disable_tqdm": "true for false"},
+    )
+    compilation_cache: str = option(
+        "~/.cache/iapo_jax/xla",
+        "directory of compiled programs, kept between runs; empty = none",
+        advanced=True,
+    )

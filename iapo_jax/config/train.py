@@ -1,0 +1,237 @@
+"""The config of `python -m iapo_jax.train`.
+
+A step is a rollout with all the updates that are made from it.
+
+"""
+
+import dataclasses
+from typing import Any
+
+from iapo_jax.config.fields import LARGEST, option
+from iapo_jax.config.sections import (
+    DataSection,
+    GenerationSection,
+    InformationSection,
+    LogSection,
+    MeshSection,
+    ModelSection,
+    OptimizerSection,
+    PromptSection,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchSection:
+    """How much goes into one step; the run prints the numbers that follow from it."""
+
+    prompts_per_step: int = option(
+        16,
+        "P: prompts sampled in a step",
+        at_least=1,
+        trl={"generation_batch_size": "prompts in place of completions"},
+    )
+    num_generations: int = option(
+        8, "G: completions of each prompt", at_least=1, trl="num_generations"
+    )
+    micro_batch_size: int = option(
+        0,
+        "prompts, with all their completions, in one forward and backward pass; 0 = all",
+        at_least=0,
+        trl={
+            "per_device_train_batch_size": "prompts of all devices in place of completions of one",
+            "gradient_accumulation_steps": "follows from this",
+        },
+    )
+    mini_batches: int = option(
+        1,
+        "optimizer updates in one pass over a rollout",
+        at_least=1,
+        trl={"steps_per_generation": "counts updates in place of micro-batches"},
+    )
+    num_iterations: int = option(1, "passes over a rollout", at_least=1, trl="num_iterations")
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSection(GenerationSection):
+    """How completions are drawn in training."""
+
+    max_completion_length: int = option(
+        2048, "T: tokens, with the stop token", at_least=1, trl="max_completion_length"
+    )
+    length_bucket: int = option(
+        0, "round a rollout's length up to a multiple of this many tokens; 0 = to T", at_least=0
+    )
+    allow_truncated_distribution: bool = option(
+        False,
+        "train with top_p < 1 or top_k > 0, which sample another policy than the loss scores",
+        advanced=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardSection:
+    """What rewards a completion."""
+
+    functions: list[str] = option(
+        lambda: ["accuracy", "format"],
+        "'accuracy', 'format', FILE.py:NAME or package.module.NAME",
+        trl="reward_funcs",
+    )
+    weights: list[float] = option(
+        list, "a weight for each function; empty = all 1", trl="reward_weights"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AlgorithmSection:
+    """The rule that gives credit to tokens, and its loss.
+
+    The default of a field that is null is the algorithm's own.
+    """
+
+    name: str = option("iapo", "an entry of iapo_jax.ALGORITHMS, or your rule as FILE.py:NAME")
+    options: dict[str, Any] = option(
+        dict, "hyper-parameters of the algorithm (and of adapt), by name; see docs/methods.md"
+    )
+    adapt: str | None = option(
+        None,
+        "adapt one hyper-parameter during the run: price_for_length, price_for_accuracy or "
+        "keep_for_difficulty",
+    )
+    dynamic_sampling: bool | None = option(
+        None, "replace groups whose completions are all correct or all incorrect by new ones"
+    )
+    max_rounds: int = option(
+        10, "the most rounds of sampling in a step of dynamic_sampling", at_least=1, advanced=True
+    )
+    loss_type: str | None = option(None, "grpo, bnpo, dr_grpo or dapo", trl="loss_type")
+    epsilon: float | None = option(
+        None, "the loss clips the ratio below at 1 - epsilon", at_least=0, trl="epsilon"
+    )
+    epsilon_high: float | None = option(
+        None, "the loss clips the ratio above at 1 + epsilon_high", at_least=0, trl="epsilon_high"
+    )
+    beta: float | None = option(
+        None, "weight of the KL (k3) to the initial model; 0 = no reference", at_least=0, trl="beta"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSection(GenerationSection):
+    """Evaluation before and after training; none without a data set."""
+
+    dataset: str = option("", "as data.dataset; must share no question with the training data")
+    subset: str | None = option(None, "as data.subset")
+    split: str = option("test", "as data.split", trl="dataset_test_split")
+    max_rows: int = option(0, "use only the first rows; 0 = all", at_least=0)
+    strict: bool = option(False, "as data.strict")
+    shared: str = option(
+        "refuse",
+        "if the training data has a question of the evaluation: refuse, or leave_out of training",
+        one_of=("refuse", "leave_out"),
+    )
+    num_samples: int = option(
+        1, "completions of each prompt", at_least=1, trl="num_generations_eval"
+    )
+    prompts_per_batch: int = option(
+        64,
+        "prompts sampled at once; does not change the result",
+        at_least=1,
+        advanced=True,
+        trl={"per_device_eval_batch_size": "prompts of all devices"},
+    )
+    inspect: int = option(
+        0,
+        "probe the first sample of this many problems, before and after, for the report",
+        at_least=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionSection:
+    """Which checkpoint is kept: the best on rows that are held out of the training data."""
+
+    problems: int = option(
+        0,
+        "rows held out of the training data; 0 = none, and the last checkpoint is kept",
+        at_least=0,
+        trl={"load_best_model_at_end": "a number of problems in place of true"},
+    )
+    criterion: str = option(
+        "ratio",
+        "accuracy, or ratio = accuracy per token",
+        one_of=("accuracy", "ratio"),
+        trl={"metric_for_best_model": "accuracy or ratio"},
+    )
+    tolerance: float = option(
+        0.02,
+        "with ratio: how far a checkpoint's accuracy may lie below that of the start model",
+        at_least=0,
+    )
+    num_samples: int = option(
+        1, "completions of each problem, drawn as in training", at_least=1, advanced=True
+    )
+    prompts_per_batch: int = option(
+        64, "prompts sampled at once; does not change the result", at_least=1, advanced=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """`python -m iapo_jax.train`: reinforcement learning of one model on one data set."""
+
+    seed: int = option(
+        0, "seed of the data order and of every draw", at_least=0, at_most=LARGEST, trl="seed"
+    )
+    output_dir: str = option(
+        "runs/train",
+        "directory for everything that the run writes",
+        nonempty="a directory",
+        trl="output_dir",
+    )
+    max_steps: int = option(
+        100,
+        "steps: rollouts, each with all its updates",
+        at_least=0,
+        trl={
+            "max_steps": "counts rollouts in place of updates",
+            "num_train_epochs": "steps in place of epochs",
+        },
+    )
+    max_sampled_tokens: int = option(
+        0,
+        "end after the step in which this many completion tokens have been sampled, those of "
+        "groups that dynamic sampling replaced included, for equal budgets; 0 = no limit",
+        at_least=0,
+    )
+    save_steps: int = option(
+        50,
+        "steps between two checkpoints; 0 = only at the end",
+        at_least=0,
+        trl={"save_steps": "counts rollouts in place of updates"},
+    )
+    resume: str = option(
+        "auto",
+        "auto = from the newest complete checkpoint if there is one; never = refuse if there is "
+        "one; or a step number",
+        trl={"resume_from_checkpoint": "auto, never or a step"},
+    )
+    max_skipped: int = option(
+        5,
+        "stop after this many consecutive steps whose numbers are not finite (each is skipped)",
+        at_least=1,
+        advanced=True,
+    )
+    model: ModelSection = option(ModelSection, "")
+    data: DataSection = option(DataSection, "")
+    prompt: PromptSection = option(PromptSection, "")
+    batch: BatchSection = option(BatchSection, "")
+    sampling: SamplingSection = option(SamplingSection, "")
+    reward: RewardSection = option(RewardSection, "")
+    algorithm: AlgorithmSection = option(AlgorithmSection, "")
+    information: InformationSection = option(InformationSection, "")
+    optimizer: OptimizerSection = option(OptimizerSection, "")
+    mesh: MeshSection = option(MeshSection, "")
+    selection: SelectionSection = option(SelectionSection, "")
+    eval: EvalSection = option(EvalSection, "")
+    log: LogSection = option(LogSection, "")
