@@ -144,7 +144,7 @@ def test_what_the_export_would_refuse_is_refused_at_the_start(configure, tmp_pat
     with pytest.raises(UserError, match="contains thesis.tex, which is not a file of an exported"):
         set_up(configure(f"output_dir={tmp_path / 'other'}"))
     assert export.main([str(tmp_path), "--out", str(tmp_path / "other" / "hf")]) == 2
-    assert "holds thesis.tex" in capsys.readouterr().err
+    assert "contains thesis.tex" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------ reward functions
