@@ -1,4 +1,4 @@
-"""The paper's table as configs: nine files, two meshes each, and the choice among runs."""
+"""The paper's table: a config for each data set, two meshes for each model, the choice among runs."""
 
 import importlib
 import json
@@ -18,13 +18,17 @@ from iapo_jax.training.checkpoint_selection import Candidate
 pytestmark = pytest.mark.nightly
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "paper"
-FILES = sorted(FOLDER.glob("*.yaml"))
+CELLS = [
+    f"qwen2.5-{size}_{data}"
+    for size in ("0.5b", "1.5b", "7b")
+    for data in ("gsm8k", "math500", "dapo")
+]
 
 
 @pytest.fixture(scope="module")
 def paper():
     """The scripts by name."""
-    names = ("make_configs", "dry_run", "choose")
+    names = ("cells", "dry_run", "choose")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
         yield {name: importlib.import_module(name) for name in names}
@@ -32,29 +36,27 @@ def paper():
             sys.modules.pop(name, None)
 
 
-def test_the_files_are_what_the_script_writes(paper):
-    made = paper["make_configs"]
-    names = {f"{m}_{d}": made.render(m, d) for m in made.MODELS for d in made.DATA_SETS}
-    assert {path.stem: path.read_text() for path in FILES} == names and len(names) == 9
+def test_a_config_for_each_data_set(paper):
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(paper["cells"].DATA_SETS)
+    assert list(paper["cells"].CELLS) == CELLS
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "math500", "dapo"])
-def test_models_are_evaluated_as_they_were_trained(paper, name):
-    path = FOLDER / "evaluate" / f"{name}.yaml"
-    assert path.read_text() == paper["make_configs"].render_evaluation(name)
-    found = load_config(EvaluateConfig, str(path))
-    for model in paper["make_configs"].MODELS:
-        trained = load_config(TrainConfig, str(FOLDER / f"{model}_{name}.yaml"))
-        assert found.prompt == trained.prompt and found.datasets == [trained.eval.dataset]
-        assert found.max_completion_length == trained.sampling.max_completion_length
-        assert found.max_prompt_length == trained.data.max_prompt_length
+def test_models_are_evaluated_as_they_were_trained(name):
+    found = load_config(EvaluateConfig, str(FOLDER / "evaluate" / f"{name}.yaml"))
+    trained = load_config(TrainConfig, str(FOLDER / f"{name}.yaml"))
+    assert found.prompt == trained.prompt and found.datasets == [trained.eval.dataset]
+    assert found.max_completion_length == trained.sampling.max_completion_length
+    assert found.max_prompt_length == trained.data.max_prompt_length
     assert found.k == [1, 2, 4, 8, 16, 32] and found.num_samples == 32
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_each_has_the_papers_numbers_and_two_meshes_of_eight(paper, path):
-    for hardware, overrides in paper["dry_run"].commands(path).items():
-        config = load_config(TrainConfig, str(path), overrides)
+@pytest.mark.parametrize("cell", CELLS)
+def test_each_has_the_papers_numbers_and_two_meshes_of_eight(paper, cell):
+    cells = paper["cells"]
+    for hardware in cells.HARDWARE:
+        path = cells.config_of(cell)
+        config = load_config(TrainConfig, str(path), cells.overrides(cell, hardware))
         check_config(config)
         mesh, batch = config.mesh, config.batch
         assert mesh.data * mesh.fsdp * mesh.tensor == 8
@@ -63,8 +65,9 @@ def test_each_has_the_papers_numbers_and_two_meshes_of_eight(paper, path):
         assert (
             batch.micro_batch_size % sharing == 0 and config.eval.prompts_per_batch % sharing == 0
         )
-        if hardware == "v5e-8":
-            assert config == load_config(TrainConfig, str(path))
+        if hardware == cells.V5E and cell.startswith("qwen2.5-1.5b"):
+            assert config == load_config(TrainConfig, str(path))  # the file's own command
+        assert config.output_dir == f"runs/paper/{cell}"
         assert batch.num_generations == 8 and batch.prompts_per_step * 8 == 128
         optimizer = config.optimizer
         adam = optimizer.adam_beta1, optimizer.adam_beta2, optimizer.warmup_steps
@@ -82,12 +85,22 @@ def test_each_has_the_papers_numbers_and_two_meshes_of_eight(paper, path):
         "information_weight": 0.01,
         "exploration_weight": 0.01,
     }
-    data = path.stem.split("_")[1]
+    name, data = cell.split("_")
     rows, epochs = {"gsm8k": (7473, 2), "math500": (400, 152), "dapo": (5600, 2)}[data]
     steps = epochs * (rows - config.selection.problems) // config.batch.prompts_per_step
     assert config.max_steps == pytest.approx(steps, abs=3)
-    told = path.stem.split("_")[0].replace("qwen", "Qwen").replace("b", "B")
-    assert config.model.path == f"Qwen/{told}-Instruct"
+    hub = name.replace("qwen", "Qwen").replace("b", "B")
+    assert config.model.path == f"Qwen/{hub}-Instruct"
+
+
+def test_the_printed_commands_are_the_cells(paper, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cells.py", "qwen2.5-7b_dapo"])
+    paper["cells"].main()
+    commands = [line for line in capsys.readouterr().out.splitlines() if line[0] != "#"]
+    start = "python -m iapo_jax.train --config experiments/paper/dapo.yaml "
+    assert [line.removeprefix(start).split() for line in commands] == [
+        paper["cells"].overrides("qwen2.5-7b_dapo", hardware) for hardware in ("v5e-8", "8 GPUs")
+    ]
 
 
 def make_run(directory, split, *candidates):
@@ -143,8 +156,7 @@ def test_a_cell_compiles_for_its_mesh(paper, shared_data, tmp_path, monkeypatch,
     models.mkdir()
     (models / path.name).write_text(json.dumps(json.loads(path.read_text()) | small))
     script = paper["dry_run"]
-    heads = script.commands
-    monkeypatch.setattr(script, "commands", lambda path: {"v5e-8": heads(path)["v5e-8"]})
+    monkeypatch.setattr(script, "HARDWARE", script.HARDWARE[:1])
     monkeypatch.chdir(tmp_path)
     tokenizer = shared_data / "tokenizers" / "qwen2.5-instruct"
     places = ["--models", str(models), "--tokenizer", str(tokenizer), "--data", str(shared_data)]
@@ -159,7 +171,7 @@ def test_a_cell_compiles_for_its_mesh(paper, shared_data, tmp_path, monkeypatch,
 def test_wrong_words_of_the_dry_run(paper, tmp_path, monkeypatch, capsys):
     places = ["--models", str(tmp_path), "--tokenizer", str(tmp_path), "--data", str(tmp_path)]
     for words, told in (
-        (["qwen2.5-72b_gsm8k"], "unknown config 'qwen2.5-72b_gsm8k'; expected one of qwen2.5-0.5b"),
+        (["qwen2.5-72b_gsm8k"], "unknown cell 'qwen2.5-72b_gsm8k'; expected one of qwen2.5-0.5b"),
         (["qwen2.5-7b_dapo"], "dapo has no parquet or JSON file; expected the data set's"),
     ):
         monkeypatch.setattr(sys, "argv", ["dry_run.py", *places, *words])
