@@ -1,4 +1,4 @@
-"""The paper's table: a config for each data set, two meshes for each model, the choice among runs."""
+"""The paper's table: configs, meshes, and the choice among runs."""
 
 import importlib
 import json
@@ -139,7 +139,7 @@ def test_runs_that_cannot_be_compared(paper, tmp_path, monkeypatch, capsys):
         ([one, other], f"{other} was measured on other questions than {one}"),
         ([one, unmeasured], f"{unmeasured} has no measured checkpoint yet"),
         ([later], f"{later} has not measured its start"),
-        ([str(tmp_path / "none")], "is no run directory: expected config.yaml in it"),
+        ([str(tmp_path / "none")], "is not a run directory: expected config.yaml in it"),
     ]
     for words, told in cases:
         monkeypatch.setattr(sys, "argv", ["choose.py", *words])

@@ -1,9 +1,9 @@
-"""Which of several runs is kept: the best checkpoint of each, compared on their selection split.
+"""Choose among runs: compare the best checkpoint of each on the selection split.
 
-    python experiments/paper/choose.py runs/paper/qwen2.5-1.5b_gsm8k/a*_b*
+    python experiments/paper/choose.py runs/paper/qwen2.5-1.5b_gsm8k/i*_e*
 
-Reads selection.jsonl of each run directory, by the criterion of its config; the test set decides
-nothing. Runs that are compared must hold out the same questions.
+Reads selection.jsonl of each run directory, and uses the criterion of its config; the test set
+decides nothing. The runs must hold out the same questions.
 """
 
 import argparse
@@ -16,13 +16,13 @@ from iapo_jax.training.checkpoint_selection import Candidate, choose, read_selec
 
 
 def best_of(run: Path) -> tuple[Candidate, str]:
-    """A run's best checkpoint, and the digest of the split that it was measured on.
+    """A run's best checkpoint, and the digest of its selection split.
 
     Raises:
-      UserError: if there is no run, or it has no selection split.
+      UserError: if there is no run, or if it has measured no checkpoint.
     """
     if not (run / "config.yaml").is_file():
-        raise UserError(f"{run} is no run directory: expected config.yaml in it")
+        raise UserError(f"{run} is not a run directory: expected config.yaml in it")
     rows = read_selection(run / "selection.jsonl")
     section = load_run_config(run / "config.yaml").selection
     candidates = [Candidate(*(row[name] for name in Candidate._fields)) for row in rows]
@@ -54,7 +54,8 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    # Of the runs' best as `choose` has it of a run's checkpoints, the places standing for steps.
+    # `choose` compares checkpoints of one run; here the best of each run take their place, with the
+    # number of the run as the step.
     placed = [found[run][0]._replace(step=place) for place, run in enumerate(runs, 1)]
     best = runs[choose([start, *placed], section).step - 1]
     for run in runs:
