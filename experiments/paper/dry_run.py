@@ -20,7 +20,7 @@ from cells import CELLS, HARDWARE, MODELS, config_of, overrides
 from packaging.version import Version
 
 from iapo_jax.config.loading import load_config
-from iapo_jax.config.schema import TrainConfig
+from iapo_jax.config.train import TrainConfig
 
 # Nothing is executed, so the compiled code need not be fast. jaxlib 0.11.1 has only the newer
 # emitters, and JAX ends the process for an unknown flag.
