@@ -50,6 +50,8 @@ def member(
         dataset=dataset,
         dataset_name=dataset.partition(":")[0],
         settings={"seed": seed, "temperature": 1.0, "max_completion_length": limit},
+        fingerprint="",
+        problems="",
         identity="0" * 64,
         rows=list(range(count)),
         prompts=[f"<user>{row}+{row}<assistant><think>" for row in range(count)],

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from result_directories import inspection
 
-from iapo_jax.evaluation.metrics import Estimate, Outcomes, resample
+from iapo_jax.evaluation.intervals import Estimate, resample
+from iapo_jax.evaluation.metrics import Outcomes
 from iapo_jax.information.inspection import Inspection
 from iapo_jax.report.charts import (
     INKS,
@@ -16,7 +17,7 @@ from iapo_jax.report.charts import (
     curves,
     frontier,
     histogram,
-    look,
+    style_of,
     swatch,
 )
 from iapo_jax.report.series import (
@@ -184,14 +185,14 @@ def test_bars_stand_where_the_counts_are():
     counts = np.array([[6, 2], [0, 2]])
     edges = np.array([0.5, 2.5, 4.5])
     svg = histogram(
-        *("h", "H", edges, counts), index=0, tops=(0.6, 0.2), limit=4, description="d"
+        *("h", "H", edges, counts), style=0, tops=(0.6, 0.2), limit=4, description="d"
     ).svg
-    group = re.search(r'<g class="right">(.*?)</g>', svg, re.DOTALL)[1]
+    group = re.search(r'<g class="correct">(.*?)</g>', svg, re.DOTALL)[1]
     corners = np.array(re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", group), float)
     heights = sorted({round(y, 3) for _, y in corners})
     zero, low, high = heights[::-1]
     assert (zero - high) / (zero - low) == pytest.approx(3, rel=1e-3)  # 60% and 20%
-    wrong = re.search(r'<g class="wrong">(.*?)</g>', svg, re.DOTALL)[1]
+    wrong = re.search(r'<g class="incorrect">(.*?)</g>', svg, re.DOTALL)[1]
     below = np.array(re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", wrong), float)
     assert below[:, 1].max() - zero == pytest.approx(zero - low, rel=1e-3)  # 20%, downwards
 
@@ -232,11 +233,11 @@ def test_the_same_numbers_are_the_same_drawing():
     assert one == other
 
 
-def test_looks_differ_by_more_than_their_color():
-    looks = [look(index) for index in range(-1, 23)]
-    assert len({(one.marker, one.face != one.color, one.dashes) for one in looks[:17]}) == 17
-    assert len(set(looks)) == 24
-    assert {one.color for one in looks} <= set(INKS)
+def test_styles_differ_by_more_than_their_color():
+    styles = [style_of(index) for index in range(-1, 23)]
+    assert len({(one.marker, one.face != one.color, one.dashes) for one in styles[:17]}) == 17
+    assert len(set(styles)) == 24
+    assert {one.color for one in styles} <= set(INKS)
 
 
 def luminance(ink):

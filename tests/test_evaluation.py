@@ -11,20 +11,15 @@ from before_jax import MESHES
 from iapo_jax.data.problems import Problems
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation import sampling as evaluation
-from iapo_jax.evaluation.records import (
+from iapo_jax.evaluation.completions import (
     Completion,
+    append_completions,
     cast_votes,
     read_completions,
-    read_record,
 )
-from iapo_jax.evaluation.sampling import (
-    Protocol,
-    describe,
-    evaluate,
-    evaluate_to,
-    make_task,
-    missing_chunks,
-)
+from iapo_jax.evaluation.records import read_record
+from iapo_jax.evaluation.sampling import Protocol, evaluate, make_task, missing_chunks
+from iapo_jax.evaluation.stored import describe, evaluate_to
 from iapo_jax.model import checksums
 from iapo_jax.pretrained.loaded import LoadedModel
 from iapo_jax.runtime.locks import file_lock
@@ -247,7 +242,7 @@ def test_damaged_files_are_named(stored):
     with pytest.raises(UserError, match="tiny.letters.json: not JSON"):
         stored()
     (stored.directory / "tiny.letters.json").write_text('{"format": 7}')
-    with pytest.raises(UserError, match="expected an evaluation of format 1, found 7"):
+    with pytest.raises(UserError, match="format is 7; expected an evaluation of format 1"):
         stored()
     (stored.directory / "tiny.letters.json").unlink()
     with pytest.raises(UserError, match="has no tiny.letters.json beside it"):
@@ -276,7 +271,7 @@ def test_a_field_of_another_kind_is_named(stored, name, value):
         stored()
     path = stored.directory / "tiny.letters.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"settings": None}))
-    with pytest.raises(UserError, match="settings is None; expected a dict"):
+    with pytest.raises(UserError, match="settings is None; expected an object"):
         stored()
 
 
@@ -343,7 +338,7 @@ def test_votes_by_hand():
 def test_a_completion_survives_the_file(tmp_path):
     path = tmp_path / "x.completions.jsonl"
     odd = Completion(3, 1, "é\u2028\n", "\\u0000 \ud800 <b>", "½", None, False, 5, 4, False, [1, 2])
-    evaluation.append_completions(path, [odd, odd._replace(ids=[])])
+    append_completions(path, [odd, odd._replace(ids=[])])
     first, second = read_completions(path)
     assert first._replace(completion="") == odd._replace(completion="")
     assert second.ids == [] and "ids" not in json.loads(path.read_text().split("\n")[1])

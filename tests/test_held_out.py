@@ -3,7 +3,7 @@
 import numpy as np
 from test_summary import record
 
-from iapo_jax.training import held_out
+from iapo_jax.evaluation.summary import before_and_after
 
 
 def test_the_table_says_what_was_measured():
@@ -25,7 +25,7 @@ def test_the_table_says_what_was_measured():
         finished=one([True] * 4),
         votes=one([0] * 4),
     )
-    lines = held_out.before_and_after(before, after).splitlines()
+    lines = before_and_after(before, after).splitlines()
     assert lines[0].split() == ["before", "after", "difference"]
     accuracy, length, ratio, limit, count = lines[1:]
     assert accuracy.startswith("accuracy ") and "0.500 [" in accuracy and "+0.500 [" in accuracy

@@ -20,13 +20,14 @@ from iapo_jax.answers import checker as answers
 from iapo_jax.answers.checker import AnswerChecker
 from iapo_jax.answers.equivalence import decide
 from iapo_jax.answers.extraction import extract_answer
-from iapo_jax.config.sections import DataSection, PromptSection
+from iapo_jax.config.sections import DataSection, InformationSection, PromptSection
 from iapo_jax.config.sft import SftConfig
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.errors import UserError, printable
-from iapo_jax.evaluation import records
-from iapo_jax.evaluation import sampling as evaluation
+from iapo_jax.evaluation import probing
+from iapo_jax.evaluation.completions import Completion
+from iapo_jax.evaluation.sampling import Protocol, Task
 from iapo_jax.information import completions as examine
 from iapo_jax.information import probes
 from iapo_jax.pretrained import control_tokens as untrusted
@@ -329,12 +330,13 @@ def test_an_evaluation_probes_the_ids_that_were_sampled_from(tokenizer, tmp_path
     rows = data.parse_rows([{"question": "<think>1", "answer": "1"}], "r")
     problems = data.make_problems(rows, tokenizer, NOTHING, 99)
     seen = []
-    monkeypatch.setattr(evaluation, "inspect_problems", lambda _, asked, *a, **k: seen + asked)
-    monkeypatch.setattr(evaluation, "to_dict", lambda one: seen.append(one) or {})
-    protocol = evaluation.Protocol(0, 1, 4, 1.0, 1.0, 0, [], 1, inspected=1)
-    task = evaluation.Task(None, problems, protocol, None)
-    done = records.Completion(0, 0, "", "", "1", None, False, 1, 1, True, [5])
-    evaluation.inspect_to(tmp_path / "i.json", task, None, [done], None, shown=False)
+    monkeypatch.setattr(probing, "inspect_problems", lambda _, asked, *a, **k: seen + asked)
+    monkeypatch.setattr(probing, "to_json", lambda one: seen.append(one) or {})
+    protocol = Protocol(0, 1, 4, 1.0, 1.0, 0, [], 1, inspected=1)
+    task = Task(None, problems, protocol, None)
+    done = Completion(0, 0, "", "", "1", None, False, 1, 1, True, [5])
+    section = InformationSection()
+    probing.inspect_to(tmp_path / "i.json", task, None, [done], section, shown=False)
     assert [one.prompt.ids for one in seen] == problems.tokens
     assert encode(tokenizer, seen[0].prompt.text) != seen[0].prompt.ids
 

@@ -190,7 +190,7 @@ def test_what_rounds_to_nothing_is_not_told_with_a_sign():
     s = [u[t] - u[t + 1] for t in range(3)]
     text = shown([example(3, 3, uncertainty=u, informativeness=s)])
     assert "thinking told 0.000" in text and "0.000'" not in text and "u before" not in text
-    assert "<dt>told, nats</dt><dd>0.000</dd>" in render_page(
+    assert "<dt>information, nats</dt><dd>0.000</dd>" in render_page(
         [example(3, 3, uncertainty=u, informativeness=s)]
     )
 

@@ -76,7 +76,7 @@ def test_arrow_keys_walk_and_tell(page):
     keys(driver, "ARROW_RIGHT", "ARROW_RIGHT")
     assert "token 3 of 40" in tip(driver)
     keys(driver, "ARROW_DOWN", "ARROW_DOWN", "ARROW_DOWN")  # up to 10, back down at 15, then 20
-    assert "token 20 of 40" in tip(driver) and "+2.200 nats: told" in tip(driver)
+    assert "token 20 of 40" in tip(driver) and "+2.200 nats: more certain" in tip(driver)
     assert "probability 0.250" in tip(driver)
     keys(driver, "END")
     assert "after the end of thinking" in tip(driver)
@@ -137,7 +137,7 @@ def test_a_tip_of_nothing_says_so(page):
     driver = page(example(2, 2, uncertainty=u, informativeness=[-1e-5, 1e-5]))
     focus_first(driver)
     for _ in range(2):
-        assert tip(driver).splitlines()[1] == "0.000 nats: told nothing"
+        assert tip(driver).splitlines()[1] == "0.000 nats: no information"
         keys(driver, "ARROW_RIGHT")
 
 
@@ -157,8 +157,8 @@ def test_what_has_no_text_has_a_name(page):
     driver = page(example(3, 3, tokens=["a", "   ", "b"]))
     name = "return document.querySelector(arguments[0]).getAttribute('aria-label')"
     assert driver.execute_script(name, "[data-i='1']") == "3 blanks"
-    assert driver.execute_script(name, "[role=region]") == "figures of completion 1"
-    assert "nats a token" in driver.execute_script(name, ".ramp[role=img]")
+    assert driver.execute_script(name, "[role=region]") == "values of completion 1"
+    assert "nats per token" in driver.execute_script(name, ".ramp[role=img]")
 
 
 def test_a_narrow_table_keeps_its_words(page):

@@ -21,14 +21,14 @@ from result_directories import (
     write_run,
 )
 
-from iapo_jax.evaluation.metrics import Estimate
+from iapo_jax.evaluation.intervals import Estimate
 from iapo_jax.report import command as report
 from iapo_jax.report.comparison import compare
-from iapo_jax.report.entries import START
 from iapo_jax.report.grouping import metric_band
-from iapo_jax.report.methods_table import MINUS, as_text, told
-from iapo_jax.report.panels import selection_chart
+from iapo_jax.report.methods_table import MINUS, format_cell, format_number
+from iapo_jax.report.panels import selection_panel
 from iapo_jax.report.results import read_directory
+from iapo_jax.report.rows import START
 
 HOSTILE = "<script>window.hacked = 1</script>"
 
@@ -38,7 +38,7 @@ def read(*directories):
 
 
 def names(compared):
-    return [(line.name, len(line.runs)) for line in compared.lines]
+    return [(line.name, len(line.runs)) for line in compared.groups]
 
 
 # ------------------------------------------------------------------ seeds and names
@@ -49,7 +49,7 @@ def test_seeds_of_one_config_are_one_line(tmp_path):
     other = write_run(tmp_path / "g", method="grpo")
     compared = read(runs[0], other, *runs[1:])
     assert names(compared) == [("iapo_priced", 3), ("grpo", 1)]
-    band, note = metric_band(compared.lines[0], "reward", 1)
+    band, note = metric_band(compared.groups[0], "reward", 1)
     steps = np.arange(1, 6)
     np.testing.assert_allclose(band.middle, [metric("reward", s, 1, 2.0) for s in steps])
     np.testing.assert_allclose(band.low, [metric("reward", s, 0, 2.0) for s in steps])
@@ -92,7 +92,7 @@ def test_the_same_seed_twice_is_said(tmp_path):
 
 def test_seeds_that_stopped_early_end_the_line_and_that_is_said(tmp_path):
     runs = [write_run(tmp_path / f"{n}", seed=n, steps=n) for n in (3, 5)]
-    band, note = metric_band(read(*runs).lines[0], "reward", 1)
+    band, note = metric_band(read(*runs).groups[0], "reward", 1)
     assert (
         band.x.tolist() == [1, 2, 3] and "only the 3 steps that all seeds have, of up to 5" in note
     )
@@ -108,7 +108,7 @@ def test_the_start_is_one_point_of_all_runs_that_share_it(tmp_path):
     ]
     (section,) = read(*runs).sections
     start, *trained = section.models
-    assert (start.name, start.look, len(start.members)) == ("start", START, 2)
+    assert (start.name, start.style, len(start.members)) == ("start", START, 2)
     assert [(m.name, len(m.members), m.baseline) for m in trained] == [
         ("grpo", 2, "start"),
         ("iapo", 2, "start"),
@@ -126,7 +126,7 @@ def test_other_start_models_and_other_ways_to_sample_are_other_starts(tmp_path):
         write_run(tmp_path / "c", before=hot, after=hot, eval={"temperature": 2.0}),
     ]
     (section,) = read(*runs).sections
-    starts = [model.name for model in section.models if model.look == START]
+    starts = [model.name for model in section.models if model.style == START]
     assert starts == ["start (start/model)", "start (other)", "start (start/model) 2"]
     assert len({model.name for model in section.models}) == 6
     assert len({model.baseline for model in section.models} - {None}) == 3
@@ -165,7 +165,7 @@ def test_a_label_keeps_its_name_over_data_sets(tmp_path):
         write_evaluation(tmp_path / name, [member(dataset=name)])
     found = read(tmp_path / "gsm8k", tmp_path / "math")
     assert [[m.name for m in section.models] for section in found.sections] == [["priced"]] * 2
-    assert len({m.look for section in found.sections for m in section.models}) == 1
+    assert len({m.style for section in found.sections for m in section.models}) == 1
 
 
 def test_a_label_with_the_parameters_of_a_run_looks_as_the_run(tmp_path):
@@ -181,10 +181,10 @@ def test_a_label_with_the_parameters_of_a_run_looks_as_the_run(tmp_path):
             [member(label, dataset=dataset, fingerprint=print_) for label, print_ in fields],
             summary={"figures": [], "differences": [gap | dict(value=0.1, low=0.0, high=0.2)]},
         )
-    (line,) = read(run).lines
+    (line,) = read(run).groups
     other = read(run, tmp_path / "other").sections[1]
-    looks = {model.name: model.look for model in other.models}
-    assert looks == {"grpo": line.look, "mine": line.look, "new": 1, "start": START}
+    looks = {model.name: model.style for model in other.models}
+    assert looks == {"grpo": line.style, "mine": line.style, "new": 1, "start": START}
     (same,) = read(run, tmp_path / "same").sections
     again = {f"{name} ({tmp_path / 'same'})": name for name in ("start", "grpo")}
     assert {model.name for model in same.models} == {"start", "grpo", "mine", "new", *again}
@@ -206,10 +206,13 @@ def test_problems_that_one_model_lacks_are_left_out_and_counted(tmp_path):
     """One of 20 was too long for its tokenizer; the others are compared in pairs."""
     whole = member("a", **drawn(0.5, 40, problems=20))
     names = ("rows", "prompts", "answers", "correct", "length", "finished", "votes")
+    names = (*names, "thinking_length")
     part = whole | {"model": "b"} | {name: whole[name][1:] for name in names}
     write_evaluation(tmp_path / "e", [whole, part])
     (section,) = read(tmp_path / "e").sections
-    assert [one.rows for m in section.models for one in m.members] == [list(range(1, 20))] * 2
+    assert [one.record.rows for m in section.models for one in m.members] == [
+        list(range(1, 20))
+    ] * 2
     first, second = section.models
     assert first.estimates == second.estimates
     assert section.notes == ["1 of 20 problems, which not all models have, are left out"]
@@ -317,7 +320,7 @@ def test_accuracy_at_the_same_length_by_hand(tmp_path):
     assert model.differences["accuracy_at_matched_length"].value == pytest.approx(0.5)
     out = make(tmp_path, run)
     assert float(rows_of(out)[1]["difference_accuracy_at_matched_length"]) == pytest.approx(0.5)
-    assert "accuracy at the same length less start" in plain_text(body_of(out))
+    assert "accuracy at matched length, minus start" in plain_text(body_of(out))
 
 
 def test_pipes_and_stars_of_a_name_do_not_break_the_markdown(tmp_path):
@@ -329,17 +332,21 @@ def test_pipes_and_stars_of_a_name_do_not_break_the_markdown(tmp_path):
 
 
 def test_signs_are_true_minus_signs_and_none_for_nothing():
-    assert as_text(-1.25, ".2f", signed=True) == f"{MINUS}1.25"
-    assert as_text(-0.0004, ".3f", signed=True) == "0.000" == as_text(0.0, ".3f", signed=True)
-    assert as_text(0.5, ".0%", signed=True) == "+50%"
+    assert format_number(-1.25, ".2f", signed=True) == f"{MINUS}1.25"
+    assert (
+        format_number(-0.0004, ".3f", signed=True)
+        == "0.000"
+        == format_number(0.0, ".3f", signed=True)
+    )
+    assert format_number(0.5, ".0%", signed=True) == "+50%"
 
 
 @pytest.mark.parametrize("low, high, apart", [
     (0.1, 0.3, True), (-0.3, -0.1, True), (-0.1, 0.3, False), (0.0, 0.3, False),
 ])  # fmt: skip
 def test_a_difference_is_marked_where_its_interval_excludes_0(low, high, apart):
-    assert told(Estimate(0.0, low, high), "accuracy", signed=True).excludes_0 == apart
-    assert not told(Estimate(0.0, low, high), "accuracy").excludes_0
+    assert format_cell(Estimate(0.0, low, high), "accuracy", signed=True).excludes_0 == apart
+    assert not format_cell(Estimate(0.0, low, high), "accuracy").excludes_0
 
 
 def test_nothing_to_compute_from_is_a_dash(tmp_path):
@@ -347,7 +354,7 @@ def test_nothing_to_compute_from_is_a_dash(tmp_path):
     all_right = member(correct=[[True, True]] * 4)
     out = make(tmp_path, write_evaluation(tmp_path / "e", [all_right]))
     assert rows_of(out)[0]["length_wrong"] == "" and "nan" not in (out / "methods.md").read_text()
-    assert told(Estimate(math.nan, math.nan, math.nan), "accuracy").value == "–"
+    assert format_cell(Estimate(math.nan, math.nan, math.nan), "accuracy").value == "–"
 
 
 # ------------------------------------------------------------------ the page as text
@@ -471,8 +478,8 @@ def test_texts_without_inspections_are_shown_plainly(tmp_path):
 def test_a_run_without_evaluation_gives_curves_and_says_the_rest(tmp_path):
     out = make(tmp_path, write_run(tmp_path / "r", without=("kl",)))
     text = plain_text(body_of(out))
-    assert "Not drawn: no run has written down `kl`" in text
-    assert "no evaluation was found" in text and "eval/before.json" in text
+    assert "Not drawn: no run has logged `kl`" in text
+    assert "No evaluation was found" in text and "eval/before.json" in text
     assert "<b>step 1</b>" in text and "of different problems" in text
     assert len(list((out / "charts").iterdir())) == 5
     assert (out / "methods.md").read_text() == "No evaluation was found.\n"
@@ -493,7 +500,7 @@ def test_a_metric_that_one_of_two_runs_lacks_is_said_beside_its_chart(tmp_path):
     ]
     page = body_of(make(tmp_path, *runs))
     figure = next(f for f in re.findall(r"<figure.*?</figure>", page, re.S) if "KL to the" in f)
-    assert "Not written down by grpo." in figure and "<svg" in figure
+    assert "Not logged by grpo." in figure and "<svg" in figure
 
 
 def test_smoothing_is_said(tmp_path):
@@ -522,8 +529,8 @@ def test_the_chosen_checkpoint_is_shown(tmp_path):
         for s, r in ((0, 0.018), (10, 0.025), (15, 0.024))
     ]
     write_lines(directory / "selection.jsonl", rows)
-    (line,) = read(directory).lines
-    chart = selection_chart([line])
+    (line,) = read(directory).groups
+    chart = selection_panel([line])
     assert chart.unit == "accuracy per 100 tokens"
     assert "Chosen: iapo_priced, seed 0: step 10." in chart.note
     ticks = [float(text) for text in re.findall(r">([\d.]+)</text>", chart.chart.svg)]

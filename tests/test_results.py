@@ -17,7 +17,7 @@ from result_directories import (
 )
 
 from iapo_jax.errors import UserError
-from iapo_jax.report.results import directories_once, read_directory
+from iapo_jax.report.results import distinct_directories, read_directory
 from iapo_jax.report.samples import read_inspections
 from iapo_jax.runtime.files import read_jsonl
 
@@ -35,8 +35,9 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
     assert run.steps.tolist() == [1, 2, 3, 4] and set(run.metrics) == set(METRICS)
     for name in METRICS:
         assert run.metrics[name].tolist() == [metric(name, step, 3) for step in (1, 2, 3, 4)]
-    assert run.before.correct.tolist() == found["correct"] and run.after.model == "after"
-    assert run.before.prompts == found["prompts"] and run.before.answers == found["answers"]
+    assert run.before.record.correct == found["correct"] and run.after.record.model == "after"
+    assert run.before.record.prompts == found["prompts"]
+    assert run.before.record.answers == found["answers"]
     assert run.before.inspections[0].informativeness == [1, 2] and not run.after.inspections
     assert [step for step, _ in run.texts] == [1, 4] and run.notes == []
 
@@ -87,8 +88,8 @@ def test_an_evaluation_is_read_as_it_was_written(tmp_path):
                 "value": 0.5, "low": 0.4, "high": 0.6}]  # fmt: skip
     write_evaluation(tmp_path, members, completions=lines, summary={"figures": figures})
     found = read(tmp_path, examples=2)
-    assert [one.member for one in found.samples] == [0, 1] and found.figures == figures
-    assert [one.length[0].tolist() for one in found.samples] == [[9, 9], [10, 9]]
+    assert [one.record.member for one in found.samples] == [0, 1] and found.metrics == figures
+    assert [one.record.length[0] for one in found.samples] == [[9, 9], [10, 9]]
     # the first sample of each of the first problems, in the order of the file
     assert [(r["row"], r["sample"]) for r in found.samples[0].completions] == [(0, 0), (1, 0)]
 
@@ -112,7 +113,7 @@ def test_a_character_that_is_half_written_is_no_damage(tmp_path):
 def test_a_directory_counts_once(tmp_path):
     (tmp_path / "a").mkdir()
     spelt = [tmp_path / "a", tmp_path / "b" / ".." / "a", tmp_path]
-    assert len(directories_once(spelt)) == 2
+    assert len(distinct_directories(spelt)) == 2
 
 
 # ------------------------------------------------------------------ mistakes
@@ -138,7 +139,7 @@ def test_a_directory_of_neither_kind(tmp_path):
 @pytest.mark.parametrize("content, told", [
     ('{"step": 1}\nnonsense\n{"step": 2}\n', "line 2: not JSON"),
     ('{"step": 1}\n[1]\n', "line 2: expected an object"),
-    ('{"reward": 1}\n', "no number as its step"),
+    ('{"reward": 1}\n', "step is None; expected a number"),
 ])  # fmt: skip
 def test_damaged_metrics(tmp_path, content, told):
     directory = write_run(tmp_path / "r")
@@ -164,6 +165,9 @@ WRONG = {
     "answers": ["1"],
     "model": 7,
     "dataset": None,
+    "settings": [],
+    "member": "2",
+    "thinking_length": [[1]] * 4,
 }
 
 
@@ -202,7 +206,11 @@ def test_a_damaged_summary(tmp_path, summary, told):
     ({"thinking_length": 9}, "thinking_length is 9 of 2 tokens"),
     ({"tokens": None}, "tokens is None"),
     ({"tokens": [1, 2]}, "tokens are not all texts"),
-    ({"prompt": 1}, "is no text"),
+    ({"prompt": 1}, "prompt is 1; expected a text"),
+    ({"answer": [1]}, "answer is [1]; expected a text"),
+    ({"prompt_ids": 5}, "prompt_ids is 5; expected a list"),
+    ({"answer_meanings": [[]]}, "answer_meanings are not all whole"),
+    ({"correct": "x"}, "correct is 'x'; expected true, false or null"),
 ])  # fmt: skip
 def test_damaged_inspections(tmp_path, changed, told):
     good = inspection("p", [1, 2])

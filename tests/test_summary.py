@@ -79,7 +79,7 @@ def test_only_problems_that_all_models_have_are_compared():
 def test_other_problems_are_refused():
     with pytest.raises(UserError, match="no problem in common"):
         summary.summarize([record("a"), record("b", rows=range(100, 140))])
-    with pytest.raises(UserError, match="row 1: the gold answer is 'x' for b"):
+    with pytest.raises(UserError, match="row 1: the reference answer is 'x' for b"):
         summary.summarize([record("a"), record("b", answers=["x"] * 40)])
 
 
@@ -93,7 +93,7 @@ def test_what_has_no_value_is_null_and_a_dash():
     never = record("a", correct=np.zeros((40, 4), bool).tolist(), votes=np.ones((40, 4)).tolist())
     told = summary.summarize([never])
     assert find(told["figures"], "tokens_per_right_answer")["value"] is None
-    (line,) = (x for x in summary.table(told).splitlines() if "tokens per right" in x)
+    (line,) = (x for x in summary.table(told).splitlines() if "tokens per correct" in x)
     assert line.split()[-1] == "-"
 
 

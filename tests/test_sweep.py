@@ -24,8 +24,7 @@ from iapo_jax.config.checks import check_config
 from iapo_jax.config.loading import load_config
 from iapo_jax.config.train import TrainConfig
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation import metrics as figures
-from iapo_jax.evaluation.metrics import Outcomes
+from iapo_jax.evaluation.metrics import Outcomes, pass_at_k
 from iapo_jax.runtime.interruption import Stopped
 from iapo_jax.runtime.plugins import load
 from iapo_jax.types import Group
@@ -541,7 +540,7 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     first = next(row for row in rows if row["method"] == "gfpo" and row["seed"] == "1")
     drawn = settings[0].entries["gfpo"].seeds[1]
     assert float(first["accuracy"]) == pytest.approx(drawn.correct.mean(), abs=1e-4)
-    passed = figures.pass_at_k(drawn.correct.sum(1), 4, 4).mean()
+    passed = pass_at_k(drawn.correct.sum(1), 4, 4).mean()
     assert float(first["pass_at_4"]) == pytest.approx(passed, abs=1e-4)
     grid = list(csv.DictReader(io.StringIO(sweep["tables"].grid_csv(settings))))
     assert len(grid) == 4 * 11 and sum(int(row["chosen"]) for row in grid) == 11

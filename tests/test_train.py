@@ -30,7 +30,8 @@ from iapo_jax.algorithms.methods import ALGORITHMS, Algorithm
 from iapo_jax.config.loading import load_config, to_yaml
 from iapo_jax.config.train import TrainConfig
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation import records
+from iapo_jax.evaluation.completions import read_completions
+from iapo_jax.evaluation.records import read_record
 from iapo_jax.model import attention
 from iapo_jax.pretrained import architecture, loaded, tokenization, weights
 from iapo_jax.rollout import collect as rollouts
@@ -142,8 +143,8 @@ def test_the_table_before_and_after(straight):
     told = json.loads((straight.directory / "eval" / "summary.json").read_text())
     values = {}
     for name in ("before", "after"):
-        written = records.read_record(straight.directory / "eval" / f"{name}.json")
-        lines = records.read_completions(straight.directory / "eval" / f"{name}.completions.jsonl")
+        written = read_record(straight.directory / "eval" / f"{name}.json")
+        lines = read_completions(straight.directory / "eval" / f"{name}.completions.jsonl")
         assert np.shape(written.length) == (12, 1) and len(lines) == 12
         (found,) = (
             row["value"]
@@ -183,7 +184,7 @@ def test_the_checkpoint_of_the_selection_split_is_exported(selected):
     of_best = load_checkpoint(selected.directory, str(best), mesh=make_mesh(1, 1, 1))
     jax.tree.map(np.testing.assert_array_equal, fetch(of_best.params), selected.params)
     assert load_checkpoint(selected.directory, mesh=make_mesh(1, 1, 1)).step == best
-    after = records.read_record(selected.directory / "eval" / "after.json")
+    after = read_record(selected.directory / "eval" / "after.json")
     assert after.step == best
 
 

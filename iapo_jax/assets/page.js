@@ -8,9 +8,9 @@ const nats = (x) => (nothing(x) ? "" : x < 0 ? "\u2212" : "+") + size(x);
 function describe(one, i) {
   const s = one.informativeness[i];
   const lines = [];
-  if (i >= one.thinking_length) lines.push("after the end of thinking: carries none");
-  else if (nothing(s)) lines.push(`${nats(s)} nats: told nothing`);
-  else lines.push(`${nats(s)} nats: ${s < 0 ? "unsettled the answer" : "told about the answer"}`);
+  if (i >= one.thinking_length) lines.push("after the end of thinking: not counted");
+  else if (nothing(s)) lines.push(`${nats(s)} nats: no information`);
+  else lines.push(`${nats(s)} nats: ${s < 0 ? "less" : "more"} certain of the answer`);
   lines.push(`u ${one.uncertainty[i].toFixed(3)} \u2192 ${one.uncertainty[i + 1].toFixed(3)}`);
   lines.push(`probability ${Math.exp(one.log_prob[i]).toFixed(3)}, entropy ${one.entropy[i].toFixed(3)}`);
   return lines;
@@ -57,12 +57,12 @@ function place(box) {
 function move(token, key) {
   const all = [...token.parentElement.querySelectorAll(".t")];
   const at = all.indexOf(token);
-  const telling = (x) => x.dataset.big === "1";
+  const informative = (x) => x.dataset.big === "1";
   const steps = {
     ArrowRight: () => all[at + 1],
     ArrowLeft: () => all[at - 1],
-    ArrowDown: () => all.slice(at + 1).find(telling),
-    ArrowUp: () => all.slice(0, at).reverse().find(telling),
+    ArrowDown: () => all.slice(at + 1).find(informative),
+    ArrowUp: () => all.slice(0, at).reverse().find(informative),
     Home: () => all[0],
     End: () => all.at(-1),
   };
@@ -119,7 +119,7 @@ document.addEventListener("click", (event) => {
   const token = event.target.closest(".t");
   if (token) focus(token);
 });
-// A focus may scroll: its figures go along. Those under a resting pointer are no longer under it.
+// A focus may scroll the page: the tip follows its token. A pointer at rest is over another token.
 document.addEventListener("scroll", () => {
   const token = document.activeElement;
   if (!tip.hidden && token.classList.contains("on")) place(token.getClientRects()[0]);

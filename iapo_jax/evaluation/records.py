@@ -1,51 +1,42 @@
-"""What an evaluation leaves on disk: every completion as it comes, and one file to recompute from.
+"""NAME.json: an evaluation of one model on one data set, enough to compute every metric again.
 
-    NAME.json                 settings, problems, and [problems, samples] verdicts, lengths, votes
-    NAME.completions.jsonl    one object a completion: the texts
-
-No JAX.
+It holds the settings, the problems, and [problems, samples] verdicts, lengths and votes. The texts
+are in NAME.completions.jsonl beside it (`evaluation.completions`). No JAX.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from iapo_jax.answers.checker import same_answer
 from iapo_jax.errors import UserError
+from iapo_jax.evaluation.completions import Completion, cast_votes
 from iapo_jax.evaluation.metrics import Outcomes
-from iapo_jax.runtime.files import (
-    append_jsonl,
-    cut_incomplete_end,
-    read_json,
-    read_jsonl,
-    write_json,
-)
+from iapo_jax.runtime.files import read_json, write_json
 
 FORMAT = 1
-
-
-class Completion(NamedTuple):
-    """One sample of one problem, judged."""
-
-    row: int  # of the data set, from 0
-    sample: int  # from 0
-    prompt: str
-    completion: str
-    answer: str  # the gold one
-    extracted: str | None
-    correct: bool
-    length: int  # tokens, with the stop token
-    thinking_length: int  # tokens before the end of thinking
-    finished: bool  # False where the length limit cut it
-    ids: list[int] = []  # of the tokens, where they are to be probed
+_LISTS = ("rows", "prompts", "answers")
+_TABLES = ("correct", "length", "finished", "votes", "thinking_length")
+_TYPES = {
+    "model": str,
+    "member": int,
+    "members": int,
+    "source": str,
+    "dataset": str,
+    "dataset_name": str,
+    "settings": dict,
+    "fingerprint": str,
+    "problems": str,
+    "environment": dict,
+}
+_KINDS = {str: "a text", int: "a whole number", dict: "an object"}
 
 
 class Record(NamedTuple):
-    """A data set as one model sampled it; P problems, N samples."""
+    """A data set as one model sampled it; P problems, N samples of each."""
 
     model: str  # label
     member: int  # from 1, of `members` training seeds under one label
@@ -59,8 +50,8 @@ class Record(NamedTuple):
     problems: str  # digest of prompts and answers
     environment: dict[str, Any]
     rows: list[int] = []  # P
-    prompts: list[str] = []
-    answers: list[str] = []
+    prompts: list[str] = []  # P
+    answers: list[str] = []  # P, the reference answers
     correct: list[list[bool]] = []  # P x N, here and below
     length: list[list[int]] = []
     finished: list[list[bool]] = []
@@ -69,62 +60,44 @@ class Record(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether all samples are there."""
+        """Whether the samples of all problems are there."""
         return bool(self.correct)
 
     def outcomes(self) -> Outcomes:
-        """The arrays that figures are made of."""
+        """The arrays that metrics are computed from."""
         return Outcomes(
-            np.asarray(self.correct, bool),
-            np.asarray(self.length, np.int32),
-            np.asarray(self.finished, bool),
-            np.asarray(self.votes, np.int32),
+            correct=np.asarray(self.correct, bool),
+            length=np.asarray(self.length),
+            finished=np.asarray(self.finished, bool),
+            votes=np.asarray(self.votes),
         )
 
     def filled(self, completions: Iterable[Completion]) -> Self:
-        """With the figures of all completions, of which each problem has `num_samples`."""
+        """With the results of all completions; each problem has `num_samples` of them."""
         samples = self.settings["num_samples"]
-        found: dict[int, dict[int, Completion]] = {}
-        for one in completions:
-            if one.sample < samples:
-                found.setdefault(one.row, {})[one.sample] = one
-        groups = [[found[row][n] for n in range(samples)] for row in sorted(found)]
-        pick = lambda name: [[getattr(one, name) for one in group] for group in groups]  # noqa: E731
+        by_row: dict[int, dict[int, Completion]] = {}
+        for completion in completions:
+            if completion.sample < samples:
+                by_row.setdefault(completion.row, {})[completion.sample] = completion
+        groups = [[by_row[row][n] for n in range(samples)] for row in sorted(by_row)]
         return self._replace(
-            rows=sorted(found),
+            rows=sorted(by_row),
             prompts=[group[0].prompt for group in groups],
             answers=[group[0].answer for group in groups],
+            correct=[[sample.correct for sample in group] for group in groups],
+            length=[[sample.length for sample in group] for group in groups],
+            finished=[[sample.finished for sample in group] for group in groups],
             votes=[cast_votes(group) for group in groups],
-            **{name: pick(name) for name in ("correct", "length", "finished", "thinking_length")},
+            thinking_length=[[sample.thinking_length for sample in group] for group in groups],
         )
 
-
-def cast_votes(group: Sequence[Completion]) -> list[int]:
-    """A number for each distinct answer of a problem's samples: 0 is right, -1 is none.
-
-    Wrong answers are one where that is sure without algebra: 1/2 and 0.5, but not x+1 and 1+x.
-    """
-    representatives: list[str] = []
-    known: dict[str, int] = {}
-    votes = []
-    for one in group:
-        if one.correct:
-            votes.append(0)
-        elif not one.extracted:
-            votes.append(-1)
-        else:
-            if one.extracted not in known:
-                same = (text for text in representatives if _same(text, one.extracted))
-                first = next(same, one.extracted)
-                if first == one.extracted:
-                    representatives.append(first)
-                known[one.extracted] = representatives.index(first) + 1
-            votes.append(known[one.extracted])
-    return votes
-
-
-def _same(one: str, other: str) -> bool:
-    return same_answer(one, other) or same_answer(other, one)
+    def on_rows(self, rows: Set[int]) -> Self:
+        """The record of these rows of the data set alone."""
+        kept = [index for index, row in enumerate(self.rows) if row in rows]
+        if len(kept) == len(self.rows):
+            return self
+        names = _LISTS + _TABLES
+        return self._replace(**{name: [getattr(self, name)[i] for i in kept] for name in names})
 
 
 def digest(*parts: Any) -> str:
@@ -140,36 +113,79 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def _identity(record: Record) -> dict[str, Any]:
-    """All that its completions depend on: more samples of the same are no other evaluation."""
+    """All that a completion depends on; more samples do not make it another evaluation."""
     settings = {k: v for k, v in record.settings.items() if k != "num_samples"}
     return {"the model": record.fingerprint, "the problems": record.problems} | settings
 
 
 def read_record(path: Path) -> Record | None:
-    """The inverse of `write_record`; None if the file is not there.
+    """The inverse of `write_record`; None if the file does not exist.
 
     Raises:
-      UserError: if it is damaged, or of another format.
+      UserError: if the file is damaged or of another format, with the field that is wrong.
     """
     if not path.is_file():
         return None
-    values = read_json(path)
-    found = values.get("format")
-    if found != FORMAT:
-        raise UserError(f"{path}: expected an evaluation of format {FORMAT}, found {found!r}")
-    missing = [name for name in Record._fields if name not in values]
-    if missing:
-        raise UserError(f"{path}: the field {missing[0]} is missing; expected a whole evaluation")
-    for name, default in {"settings": {}, **Record._field_defaults}.items():
-        if not isinstance(values[name], type(default)):
+    return parse_record(read_json(path), path)
+
+
+def parse_record(values: dict[str, Any], path: Path) -> Record:
+    """The record of a JSON object; fields that this version does not know are ignored.
+
+    Raises:
+      UserError: naming the file, and the field that is missing or wrong.
+    """
+    if values.get("format") != FORMAT:
+        raise UserError(
+            f"{path}: format is {values.get('format')!r}; expected an evaluation of format {FORMAT}"
+        )
+    for name in Record._fields:
+        if name not in values:
+            raise UserError(f"{path}: the field {name} is missing; expected a complete record")
+    for name, kind in _TYPES.items():
+        if not isinstance(values[name], kind):
+            raise UserError(f"{path}: {name} is {values[name]!r:.40}; expected {_KINDS[kind]}")
+    for name in _LISTS + _TABLES:
+        if not isinstance(values[name], list):
+            raise UserError(f"{path}: {name} is {values[name]!r:.40}; expected a list")
+    record = Record(**{name: values[name] for name in Record._fields})
+    if record.complete:
+        _check_samples(record, path)
+        _check_problems(record, path)
+    return record
+
+
+def _check_problems(record: Record, path: Path) -> None:
+    for name, kind in (("rows", int), ("prompts", str), ("answers", str)):
+        found = getattr(record, name)
+        if len(found) != len(record.correct):
             raise UserError(
-                f"{path}: {name} is {values[name]!r:.40}; expected a {type(default).__name__}"
+                f"{path}: {name} has {len(found)} entries; expected {len(record.correct)}, "
+                "one for each problem"
             )
-    return Record(**{name: values[name] for name in Record._fields})
+        for value in found:
+            if not isinstance(value, kind):
+                raise UserError(f"{path}: {name} holds {value!r:.40}; expected {_KINDS[kind]}")
+
+
+def _check_samples(record: Record, path: Path) -> None:
+    shape = None
+    for name in _TABLES:
+        try:
+            array = np.array(getattr(record, name))
+        except ValueError:  # rows of unequal length
+            array = np.zeros(())
+        if array.ndim != 2 or not array.size or array.dtype.kind not in "bi":
+            raise UserError(f"{path}: {name} is not a table of problems x samples of whole numbers")
+        shape = shape or array.shape
+        if array.shape != shape:
+            raise UserError(f"{path}: {name} has the shape {array.shape}; expected {shape}")
+        if name == "length" and array.min() < 1:
+            raise UserError(f"{path}: a length is {array.min()}; expected at least 1")
 
 
 def check_same(known: Record, record: Record, path: Path) -> None:
-    """Whether completions that are there were made in this very way.
+    """Raises unless the completions at `path` were sampled exactly as `record` describes.
 
     Raises:
       UserError: naming the first thing that differs.
@@ -177,49 +193,13 @@ def check_same(known: Record, record: Record, path: Path) -> None:
     there, here = _identity(known), _identity(record)
     for name in dict.fromkeys((*here, *there)):
         if there.get(name) != here.get(name):
-            told = f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
-            if name.startswith("the "):
-                told = f"{name} there differ{'s' * (name == 'the model')} from the one here"
-                told = told.replace(
-                    "problems there differ from the one", "problems differ from those"
-                )
+            if name == "the model":
+                difference = "the model there differs from the one here"
+            elif name == "the problems":
+                difference = "the problems differ from those here"
+            else:
+                difference = f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
             raise UserError(
-                f"{path} is of another evaluation: {told}; expected another output_dir (--out), "
-                "or the same command to go on with it"
+                f"{path} is of another evaluation: {difference}; expected another output_dir "
+                "(--out), or the same command to resume it"
             )
-
-
-_TYPES = (int, int, str, str, str, str | None, bool, int, int, bool)
-
-
-def _completion(values: dict) -> Completion:
-    """The inverse of `_asdict`; KeyError or TypeError if a field is missing or of another type."""
-    for name, kind in zip(Completion._fields[:-1], _TYPES, strict=True):
-        if not isinstance(values[name], kind):
-            raise TypeError(
-                f"{name} is {values[name]!r:.40}; expected {getattr(kind, '__name__', kind)}"
-            )
-    return Completion(*(values[name] for name in Completion._fields[:-1]), values.get("ids", []))
-
-
-def read_completions(path: Path) -> list[Completion]:
-    """The completions of a file, in its order; none if it is not there.
-
-    A half-written last line is cut off from the file, so that it can be gone on with.
-
-    Raises:
-      UserError: naming the line that holds no completion.
-    """
-    cut_incomplete_end(path)
-    return read_jsonl(path, _completion)
-
-
-def append_completions(path: Path, rows: Iterable[Completion]) -> None:
-    """Adds lines at the end of the file, and does not return before they are in it."""
-    lines = []
-    for row in rows:
-        values = row._asdict()
-        if not row.ids:
-            del values["ids"]
-        lines.append(values)
-    append_jsonl(path, lines)

@@ -1,28 +1,20 @@
-"""Several models on the same problems: their figures, differences, and the table. No JAX."""
+"""Several models on the same problems: their metrics, differences, and the table. No JAX."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation import metrics
-from iapo_jax.evaluation.metrics import Estimate, Terms
+from iapo_jax.evaluation.estimates import (
+    Measured,
+    at_matched_length,
+    differences,
+    estimates,
+    measure,
+)
+from iapo_jax.evaluation.intervals import Estimate
 from iapo_jax.evaluation.records import FORMAT, Record
-
-_ROWS = {  # of the table: figure, label, form, factor
-    "accuracy": ("accuracy, pass@1", "{:.3f}", 1),
-    "pass@": ("pass@{}", "{:.3f}", 1),
-    "majority@": ("majority@{}", "{:.3f}", 1),
-    "length": ("length (tokens), any k", "{:.1f}", 1),
-    "length_correct": ("  of right completions", "{:.1f}", 1),
-    "length_wrong": ("  of wrong completions", "{:.1f}", 1),
-    "cut_share": ("cut at the limit", "{:.3f}", 1),
-    "ratio@": ("100 pass@{0} / length@{0}", "{:.2f}", 100),
-    "tokens_per_right_answer": ("tokens per right answer", "{:.1f}", 1),
-    "accuracy_within@": ("accuracy within {} tokens", "{:.3f}", 1),
-    "accuracy_at_matched_length": ("accuracy at matched length", "{:.3f}", 1),
-}
-
+from iapo_jax.evaluation.tables import format_estimate, in_order, style_of, text_table
 
 _MODELS_A_TABLE = 4
 
@@ -38,159 +30,150 @@ def group(records: Sequence[Record]) -> dict[str, list[Record]]:
     shared = set.intersection(*(set(record.rows) for record in records))
     if not shared:
         raise UserError(f"{records[0].dataset}: the models have no problem in common")
-    golds: dict[int, str] = {}
+    reference: dict[int, str] = {}
     labels: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda one: one.member):
-        for row, gold in zip(record.rows, record.answers, strict=True):
-            if golds.setdefault(row, gold) != gold:
+    for record in sorted(records, key=lambda record: record.member):
+        for row, answer in zip(record.rows, record.answers, strict=True):
+            if reference.setdefault(row, answer) != answer:
                 raise UserError(
-                    f"{record.dataset}, row {row + 1}: the gold answer is {gold!r} for "
-                    f"{record.model}, {golds[row]!r} for another model: these are other problems"
+                    f"{record.dataset}, row {row + 1}: the reference answer is {answer!r} for "
+                    f"{record.model}, {reference[row]!r} for another model; expected the same "
+                    "problems for all models"
                 )
     for record in records:
-        labels.setdefault(record.model, []).append(_only(record, shared))
+        labels.setdefault(record.model, []).append(record.on_rows(shared))
     return labels
-
-
-def _only(record: Record, rows: set[int]) -> Record:
-    if len(rows) == len(record.rows):
-        return record
-    kept = [i for i, row in enumerate(record.rows) if row in rows]
-    names = ("rows", "prompts", "answers", "correct", "length", "finished", "votes")
-    names = (*names, "thinking_length")
-    return record._replace(**{name: [getattr(record, name)[i] for i in kept] for name in names})
 
 
 def summarize(
     records: Sequence[Record], ks: Sequence[int] = (1,), budgets: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """Every figure of every label on each data set, and of each pair their differences.
+    """Every metric of every label on each data set, and the differences of each pair of labels.
 
-    Returns the object of summary.json: lists `figures` and `differences` of name, value, low, high;
-    a difference is `model` - `baseline`, and the baseline was named before it. null is what is not
-    finite: an interval that ends at infinity, or a figure without anything to compute it from.
+    Returns the object of summary.json. Its lists `figures` and `differences` hold a name, value,
+    low and high for each metric; a difference is `model` - `baseline`, where the baseline is the
+    label that was given first. A value that is not finite is null: an interval without bound, or a
+    metric that nothing can be computed from.
     """
-    told: dict[str, Any] = {"format": FORMAT, "k": list(ks), "datasets": []}
-    told |= {"figures": [], "differences": []}
+    summary: dict[str, Any] = {"format": FORMAT, "k": list(ks), "datasets": []}
+    summary |= {"figures": [], "differences": []}
     for dataset in dict.fromkeys(record.dataset for record in records):
         labels = group([record for record in records if record.dataset == dataset])
         first = next(iter(labels.values()))[0]
-        told["datasets"].append(
+        summary["datasets"].append(
             {
                 "dataset": dataset,
                 "problems": len(first.rows),
                 "samples": len(first.correct[0]),
-                "members": {label: len(many) for label, many in labels.items()},
+                "members": {label: len(members) for label, members in labels.items()},
             }
         )
-        _one_dataset(told, dataset, labels, ks, budgets)
-    return told
+        measured = {
+            label: measure([one.outcomes() for one in members], ks, budgets, stream=stream)
+            for stream, (label, members) in enumerate(labels.items())
+        }
+        for label, model in measured.items():
+            about = {"model": label, "dataset": dataset}
+            summary["figures"] += [about | _row(*item) for item in estimates(model).items()]
+        for number, label in enumerate(measured):
+            for base in list(measured)[:number]:
+                about = {"model": label, "baseline": base, "dataset": dataset}
+                rows = _pair(label, measured[label], base, measured[base])
+                summary["differences"] += [about | row for row in rows]
+    return summary
 
 
-def _one_dataset(
-    told: dict[str, Any],
-    dataset: str,
-    labels: Mapping[str, Sequence[Record]],
-    ks: Sequence[int],
-    budgets: Sequence[int],
-) -> None:
-    outcomes = {label: [one.outcomes() for one in many] for label, many in labels.items()}
-    terms: dict[str, dict[str, list[Terms]]] = {}
-    drawn = {}
-    for stream, (label, seeds) in enumerate(outcomes.items()):
-        parts = [metrics.figure_terms(seed, ks, budgets) for seed in seeds]
-        terms[label] = {name: [part[name] for part in parts] for name in parts[0]}
-        drawn[label] = metrics.resample(len(seeds[0].correct), len(seeds), stream=stream)
-        for name, values in terms[label].items():
-            found = metrics.estimate(values, drawn[label])
-            told["figures"].append({"model": label, "dataset": dataset, **_row(name, found)})
-    for number, label in enumerate(labels):
-        for base in list(labels)[:number]:
-            pair = {"model": label, "baseline": base, "dataset": dataset}
-            for name, values in terms[label].items():
-                gap = metrics.difference(values, drawn[label], terms[base][name], drawn[base])
-                told["differences"].append({**pair, **_row(name, gap)})
-            matched = metrics.accuracy_at_matched_length(
-                outcomes[label], drawn[label], outcomes[base], drawn[base]
-            )
-            row = _row("accuracy_at_matched_length", matched.difference)
-            row |= {"model_value": matched.accuracy, "baseline_value": matched.baseline}
-            row |= {"budget": matched.budget, "cut": base if matched.longer_is_baseline else label}
-            told["differences"].append({**pair, **row})
+def _pair(label: str, model: Measured, base_label: str, base: Measured) -> list[dict[str, Any]]:
+    rows = [_row(*item) for item in differences(model, base).items()]
+    matched = at_matched_length(model, base)
+    truncated = base_label if matched.longer_is_baseline else label
+    row = _row("accuracy_at_matched_length", matched.difference)
+    row |= {"model_value": matched.accuracy, "baseline_value": matched.baseline}
+    row |= {"budget": matched.budget, "cut": truncated}
+    return [*rows, row]
 
 
 def _row(name: str, found: Estimate) -> dict[str, Any]:
-    clean = {key: x if math.isfinite(x) else None for key, x in found._asdict().items()}
-    return {"name": name, **clean}
+    finite = {key: x if math.isfinite(x) else None for key, x in found._asdict().items()}
+    return {"name": name, **finite}
 
 
-def table(told: Mapping[str, Any]) -> str:
+def table(summary: Mapping[str, Any]) -> str:
     """summary.json as text: a block for each data set, then one for each pair of models."""
     blocks = []
-    for about in told["datasets"]:
-        dataset, samples = about["dataset"], about["samples"]
-        own = [row for row in told["figures"] if row["dataset"] == dataset]
-        models = list(dict.fromkeys(row["model"] for row in own))
-        several = {model: n for model, n in about["members"].items() if n > 1}
-        seeds = "".join(f"; {model}: {n} training seeds" for model, n in several.items())
+    for about in summary["datasets"]:
+        dataset = about["dataset"]
+        seeds = [
+            f"; {model}: {count} training seeds"
+            for model, count in about["members"].items()
+            if count > 1
+        ]
         blocks.append(
-            f"{dataset}: {about['problems']} problems, {samples} sample(s) each; "
-            f"[95% intervals]{seeds}"
+            f"{dataset}: {about['problems']} problems, {about['samples']} sample(s) each; "
+            f"[95% intervals]{''.join(seeds)}"
         )
+        rows = [row for row in summary["figures"] if row["dataset"] == dataset]
+        models = list(dict.fromkeys(row["model"] for row in rows))
         for start in range(0, len(models), _MODELS_A_TABLE):
-            some = models[start : start + _MODELS_A_TABLE]
-            cells = {(row["model"], row["name"]): row for row in own}
-            blocks.append(_grid(some, own, cells, sign=""))
-        gaps = [row for row in told["differences"] if row["dataset"] == dataset]
+            shown = models[start : start + _MODELS_A_TABLE]
+            columns = [[row for row in rows if row["model"] == model] for model in shown]
+            blocks.append(_table(shown, columns, signed=False))
+        gaps = [row for row in summary["differences"] if row["dataset"] == dataset]
         for pair in dict.fromkeys((row["model"], row["baseline"]) for row in gaps):
-            rows = [row for row in gaps if (row["model"], row["baseline"]) == pair]
-            blocks.append(_pair(pair, rows))
+            blocks.append(
+                _pair_table(*pair, [r for r in gaps if (r["model"], r["baseline"]) == pair])
+            )
     return "\n\n".join(blocks)
 
 
-def _pair(pair: tuple[str, str], rows: Sequence[Mapping[str, Any]]) -> str:
-    title = f"{pair[0]} - {pair[1]}"
-    text = _grid([title], rows, {(title, row["name"]): row for row in rows}, sign="+")
+def _pair_table(model: str, baseline: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    text = _table([f"{model} - {baseline}"], [rows], signed=True)
     matched = next((row for row in rows if row["name"] == "accuracy_at_matched_length"), None)
     if matched is None:
         return text
     return (
-        f"{text}\n  where {matched['cut']} is cut at {matched['budget']:.1f} tokens, both spend "
-        f"as much: {pair[0]} {matched['model_value']:.3f}, {pair[1]} "
+        f"{text}\n  with {matched['cut']} truncated at {matched['budget']:.1f} tokens, both spend "
+        f"as much: {model} {matched['model_value']:.3f}, {baseline} "
         f"{matched['baseline_value']:.3f}"
     )
 
 
-def _grid(
-    titles: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    cells: Mapping[tuple[str, str], Mapping[str, Any]],
-    sign: str,
+def _table(
+    titles: Sequence[str], columns: Sequence[Sequence[Mapping[str, Any]]], *, signed: bool
 ) -> str:
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    wide = max(26, *(len(title) + 2 for title in titles))
-    lines = [f"{'':<28} " + " ".join(f"{title:<{wide}}" for title in titles)]
-    for key, (label, form, factor) in _ROWS.items():
-        for name in names:
-            stem, at, k = name.partition("@")
-            if name in ("pass@1", "majority@1"):  # the accuracy
-                continue
-            if (stem + at if at else name) != key:
-                continue
-            form_signed = form.replace(":", f":{sign}")
-            texts = [_cell(cells.get((title, name)), form_signed, factor) for title in titles]
-            row = " ".join(f"{text:<{wide}}" for text in texts)
-            lines.append(f"{label.format(k):<28} {row}")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _cell(row: Mapping[str, Any] | None, form: str, factor: float) -> str:
-    if row is None or row["value"] is None:
-        return "-"
-    value = form.format(factor * row["value"])
-    if row["low"] is None and row["high"] is None:
-        return value
-    low, high = (
-        "∞" if row[end] is None else form.format(factor * row[end]) for end in ("low", "high")
+    """A row for each metric, a column for each title."""
+    found = [{row["name"]: _estimate(row) for row in rows} for rows in columns]
+    names = in_order(name for column in found for name in column)
+    return text_table(
+        titles,
+        [
+            (
+                style_of(name).label,
+                [format_estimate(column.get(name), name, signed=signed) for column in found],
+            )
+            for name in names
+        ],
     )
-    return f"{value} [{low}, {high}]"
+
+
+def _estimate(row: Mapping[str, Any]) -> Estimate:
+    values = (row[part] for part in Estimate._fields)
+    return Estimate(*(math.nan if value is None else value for value in values))
+
+
+def before_and_after(before: Record, after: Record) -> str:
+    """A run's evaluation before and after training as text, with the paired difference."""
+    first, last = measure([before.outcomes()]), measure([after.outcomes()])
+    gaps = differences(last, first)
+    columns = [estimates(first), estimates(last)]
+    rows = []
+    for name in ("accuracy", "length", "ratio@1"):
+        cells = [format_estimate(column[name], name) for column in columns]
+        cells.append(format_estimate(gaps[name], name, signed=True))
+        rows.append((style_of(name).label, cells))
+    truncated = [f"{100 * column['cut_share'].value:.1f}%" for column in columns]
+    rows.append((style_of("cut_share").label, truncated))
+    return (
+        f"{text_table(['before', 'after', 'difference'], rows)}\n{len(before.rows)} held-out "
+        f"problems, {before.settings['num_samples']} sample(s) each; [95% intervals]"
+    )

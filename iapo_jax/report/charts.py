@@ -1,14 +1,13 @@
 """The charts of a report: functions of arrays, drawn as SVG and PNG. The home of matplotlib.
 
-Each chart is one panel whose text can be read at 350 pixels. What is drawn in the inks of the
-light page is written to SVG as the page's own variables, so that a dark page has dark charts.
+Each chart is one panel whose text can be read at 350 pixels. The SVG replaces the colors of the
+light page by the page's own variables, so that a dark page has dark charts.
 """
 
 import io
 import re
 from collections.abc import Callable, Sequence
-from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -18,11 +17,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from iapo_jax.evaluation.metrics import Estimate
+from iapo_jax.evaluation.intervals import Estimate
+from iapo_jax.information.templates import Markup, render
 from iapo_jax.report.series import Band
 
-# Light ink -> the page's variable. Told apart by the color-blind too; dashes and markers say the
-# same once more.
+# Colour of the light page -> the page's variable. The colors can be told apart by the
+# color-blind; dashes and markers differ as well.
 INKS = {
     "#1c1e21": "--ink",
     "#5d636b": "--soft",
@@ -35,23 +35,11 @@ INKS = {
     "#7a6a00": "--c4",
     "#55606e": "--c5",
 }
-
-
 INK, SOFT, RULE, CARD, *_COLORS = INKS
-
-
 _DASHES = ("solid", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
-
-
 _MARKERS = "os^DvPX*"
-
-
 _SIZE = (5.0, 3.0)  # inches of 72 points: 360 x 216
-
-
-_DOTS = 180  # of a PNG, an inch
-
-
+_DOTS = 180  # per inch of a PNG
 _STYLE = {
     "svg.fonttype": "none",
     "font.size": 11.5,
@@ -72,12 +60,12 @@ _STYLE = {
 
 
 class Chart(NamedTuple):
-    """One drawing, twice."""
+    """One drawing in two formats."""
 
     name: str  # of its file, and of the ids within a page
     title: str
-    description: str  # what it shows, for who cannot see it
-    svg: str
+    description: str  # for readers who cannot see it
+    svg: Markup
     png: bytes
 
 
@@ -85,21 +73,21 @@ class Curve(NamedTuple):
     """One line of a chart."""
 
     name: str
-    look: int  # see `look`
+    style: int  # see `style_of`
     band: Band
 
 
 class Point(NamedTuple):
-    """One model of a chart of two figures."""
+    """One model of a chart of two metrics."""
 
     name: str
-    look: int
+    style: int
     x: Estimate
     y: Estimate
 
 
-class Look(NamedTuple):
-    """How one line or point is told from the others, by more than its color."""
+class Style(NamedTuple):
+    """What distinguishes a line or point from the others: more than its color."""
 
     color: str
     dashes: str | tuple
@@ -107,13 +95,17 @@ class Look(NamedTuple):
     face: str
 
 
-def look(index: int) -> Look:
-    """The look of a method; a negative index is the start model's. 24 differ in two ways."""
+def style_of(index: int) -> Style:
+    """The style of a method; a negative index is the start model's. 24 differ in two ways."""
     if index < 0:
-        return Look(INK, (0, (1.2, 1.6)), "D", CARD)
+        return Style(color=INK, dashes=(0, (1.2, 1.6)), marker="D", face=CARD)
     color = _COLORS[index % len(_COLORS)]
-    face = color if index % 24 < 8 else CARD
-    return Look(color, _DASHES[index % 4], _MARKERS[index % 8], face)
+    return Style(
+        color=color,
+        dashes=_DASHES[index % 4],
+        marker=_MARKERS[index % 8],
+        face=color if index % 24 < 8 else CARD,
+    )
 
 
 def curves(
@@ -130,21 +122,19 @@ def curves(
     def draw(axes: Axes) -> None:
         if rule:
             axes.axhline(0, color=SOFT, linewidth=0.9)
-        for number, (_, index, band) in enumerate(lines):
-            style = look(index)
+        for number, (_, style, band) in enumerate(lines):
             every = max(1, len(band.x) // 5)
-            axes.fill_between(band.x, band.low, band.high, color=style.color, alpha=0.16, lw=0)
-            axes.plot(
-                *(band.x, band.middle),
-                **_line(style),
-                markevery=(number * every // max(len(lines), 1) % every, every),
-            )
+            first = number * every // max(len(lines), 1) % every
+            color = style_of(style).color
+            axes.fill_between(band.x, band.low, band.high, color=color, alpha=0.16, lw=0)
+            axes.plot(band.x, band.middle, **_line(style), markevery=(first, every))
         axes.set_xlabel(x_label)
-        whole = all(np.equal(np.mod(curve.band.x, 1), 0).all() for curve in lines)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
+        integers = all(np.equal(np.mod(curve.band.x, 1), 0).all() for curve in lines)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=integers))
 
-    seen = {curve.name: curve.look for curve in lines}
-    return _chart(name, title, description, draw, [_handle(*item) for item in seen.items()])
+    styles = {curve.name: curve.style for curve in lines}
+    handles = [_handle(name, _line(style)) for name, style in styles.items()]
+    return _chart(name, title, description, draw, handles)
 
 
 def frontier(
@@ -160,36 +150,32 @@ def frontier(
 
     def draw(axes: Axes) -> None:
         for point in points:
-            style = look(point.look)
-            for along in ("x", "y"):
-                _interval(axes, point, along, style.color)
-            axes.plot(
-                *(point.x.value, point.y.value),
-                **_line(style) | {"markersize": 7, "linestyle": "none", "zorder": 3},
-            )
+            color = style_of(point.style).color
+            if _is_finite(point.x):
+                ends, at = [point.x.low, point.x.high], [point.y.value] * 2
+                axes.plot(ends, at, color=color, linewidth=1.3, zorder=2)
+            if _is_finite(point.y):
+                at, ends = [point.x.value] * 2, [point.y.low, point.y.high]
+                axes.plot(at, ends, color=color, linewidth=1.3, zorder=2)
+            axes.plot(point.x.value, point.y.value, **_marker(point.style), zorder=3)
         axes.set_xlabel(x_label)
         axes.margins(0.08)
-        best = [points[index] for index in front]
-        if best:  # what is reached at this length or below it, to the end of the panel
+        if len(front):  # the best accuracy at this length or below it, to the end of the panel
             right = axes.get_xlim()[1]
-            corners = [*((p.x.value, p.y.value) for p in best), (right, best[-1].y.value)]
-            axes.plot(
-                *zip(*corners, strict=True),
-                **dict(drawstyle="steps-post", color=SOFT, linewidth=1.1, gid="front", zorder=1),
-            )
+            best = [points[index] for index in front]
+            x = [*(point.x.value for point in best), right]
+            y = [*(point.y.value for point in best), best[-1].y.value]
+            look = {"color": SOFT, "linewidth": 1.1}
+            axes.plot(x, y, **look, drawstyle="steps-post", gid="front", zorder=1)
             axes.set_xlim(right=right)
 
-    handles = [_handle(p.name, p.look, line=False) for p in points]
+    handles = [_handle(point.name, _marker(point.style)) for point in points]
     handles.append(Line2D([], [], color=SOFT, linewidth=1.1, label="Pareto front"))
     return _chart(name, title, description, draw, handles)
 
 
-def _interval(axes: Axes, point: Point, along: str, color: str) -> None:
-    one = getattr(point, along)
-    if np.isfinite([one.low, one.high]).all():
-        other = point.y.value if along == "x" else point.x.value
-        ends = ([one.low, one.high], [other, other])
-        axes.plot(*(ends if along == "x" else ends[::-1]), color=color, linewidth=1.3, zorder=2)
+def _is_finite(estimate: Estimate) -> bool:
+    return bool(np.isfinite([estimate.low, estimate.high]).all())
 
 
 def histogram(
@@ -198,69 +184,80 @@ def histogram(
     edges: np.ndarray,
     counts: np.ndarray,
     *,
-    index: int,
+    style: int,
     tops: tuple[float, float],
     limit: int | None,
     description: str,
 ) -> Chart:
-    """Shares of all completions by length: right ones upwards, wrong ones downwards.
+    """Shares of all completions by length: the correct ones upwards, the incorrect ones downwards.
 
-    counts [2, bars], the right ones first; `tops` are the highest shares of all charts beside it.
+    Args:
+      counts: [2, bars], the correct ones first.
+      tops: the highest share of each of the two in all charts beside this one.
+      limit: the length limit, drawn as a dotted line.
     """
+    color = style_of(style).color
+    up = {"color": color, "alpha": 0.85}
+    down = {"facecolor": CARD, "edgecolor": color, "hatch": "/////"}
 
     def draw(axes: Axes) -> None:
         shares = 100 * counts / max(counts.sum(), 1)
-        color = look(index).color
-        axes.stairs(shares[0], edges, fill=True, color=color, alpha=0.85, gid="right")
-        axes.stairs(-shares[1], edges, fill=True, facecolor=CARD, edgecolor=color, lw=1.2,
-                    hatch="/////", gid="wrong")  # fmt: skip
+        axes.stairs(shares[0], edges, fill=True, **up, gid="correct")
+        axes.stairs(-shares[1], edges, fill=True, **down, lw=1.2, gid="incorrect")
         axes.axhline(0, color=SOFT, linewidth=0.9)
         if limit is not None:
             axes.axvline(limit + 0.5, color=SOFT, linewidth=1, linestyle=(0, (1.2, 1.6)))
         axes.set_xlim(edges[0], max(edges[-1], limit or 0) + 0.5)
-        up, down = 108 * max(tops[0], 0.2 * tops[1]), 108 * max(tops[1], 0.2 * tops[0])
-        axes.set_ylim(-down, up)
+        highest, lowest = max(tops[0], 0.2 * tops[1]), max(tops[1], 0.2 * tops[0])
+        axes.set_ylim(-108 * lowest, 108 * highest)
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.3g}%")
         axes.set_xlabel("tokens")
 
-    color = look(index).color
     handles = [
-        Patch(facecolor=color, alpha=0.85, label="right"),
-        Patch(facecolor=CARD, edgecolor=color, hatch="/////", label="wrong"),
+        Patch(facecolor=color, alpha=0.85, label="correct"),
+        Patch(**down, label="incorrect"),
     ]
     return _chart(name, title, description, draw, handles)
 
 
-def swatch(index: int, place: str, *, line: bool = True) -> str:
-    """The line and marker of a look, for a legend in HTML; `place` is of its ids in the page."""
-    name = f"key-{place}-{index if index >= 0 else 'start'}"
+def swatch(style: int, place: str, *, line: bool = True) -> Markup:
+    """The line and marker of a style, for a legend in HTML.
+
+    Args:
+      place: makes the ids of the drawing unique in the page.
+      line: False draws the marker alone.
+    """
+    name = f"key-{place}-{style if style >= 0 else 'start'}"
     with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(34 / 72, 14 / 72))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
-        style = _line(look(index)) | ({} if line else {"linestyle": "none", "markersize": 7})
-        axes.plot([0, 0.5, 1], [0, 0, 0], **style, markevery=[1], clip_on=False)
+        look = _line(style) if line else _marker(style)
+        axes.plot([0, 0.5, 1], [0, 0, 0], **look, markevery=[1], clip_on=False)
         axes.set_xlim(-0.03, 1.03)
-        svg = _svg(figure, name)
-    return svg.replace("<svg ", '<svg class="swatch" aria-hidden="true" ', 1)
+        return _svg(figure, name)
 
 
-def _line(style: Look) -> dict:
-    return dict(
-        color=style.color,
-        linestyle=style.dashes,
-        linewidth=1.7,
-        marker=style.marker,
-        markersize=5,
-        markerfacecolor=style.face,
-        markeredgecolor=style.color,
-        markeredgewidth=1.3,
-    )
+def _line(index: int) -> dict[str, Any]:
+    style = style_of(index)
+    return {
+        "color": style.color,
+        "linestyle": style.dashes,
+        "linewidth": 1.7,
+        "marker": style.marker,
+        "markersize": 5,
+        "markerfacecolor": style.face,
+        "markeredgecolor": style.color,
+        "markeredgewidth": 1.3,
+    }
 
 
-def _handle(name: str, index: int, line: bool = True) -> Line2D:
-    style = _line(look(index)) | ({} if line else {"linestyle": "none", "markersize": 7})
-    return Line2D([], [], **style, label=name)
+def _marker(index: int) -> dict[str, Any]:
+    return _line(index) | {"linestyle": "none", "markersize": 7}
+
+
+def _handle(name: str, look: dict[str, Any]) -> Line2D:
+    return Line2D([], [], **look, label=name)
 
 
 def _chart(
@@ -284,18 +281,23 @@ def _chart(
 
 
 def _with_legend(figure: Figure, axes: Axes, title: str, handles: list) -> None:
-    """For the PNG, which stands alone: the title, and below the panel what is what."""
+    """Gives the PNG, which stands alone, a title, and a legend below the panel."""
     axes.set_title(title, loc="left", fontsize=12)
     longest = max((len(handle.get_label()) for handle in handles), default=0)
     columns = max(1, min(4, len(handles), 52 // (longest + 6)))
     rows = -(-len(handles) // columns)
     figure.set_size_inches(_SIZE[0], _SIZE[1] + 0.3 + 0.22 * rows)
     if handles:
-        labels = [_shorter(handle.get_label()) for handle in handles]
         figure.legend(
-            *(handles, labels),
-            **dict(loc="outside lower left", ncols=columns, frameon=False, fontsize=10),
-            **dict(handlelength=2.6, columnspacing=1.2, labelspacing=0.3),
+            handles,
+            [_shorter(handle.get_label()) for handle in handles],
+            loc="outside lower left",
+            ncols=columns,
+            frameon=False,
+            fontsize=10,
+            handlelength=2.6,
+            columnspacing=1.2,
+            labelspacing=0.3,
         )
 
 
@@ -303,8 +305,8 @@ def _shorter(text: str, limit: int = 50) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 2 + 1 :]}"
 
 
-def _svg(figure: Figure, name: str, title: str = "", description: str = "") -> str:
-    """The figure to be put into a page: its inks and fonts, ids of its own, no address in it."""
+def _svg(figure: Figure, name: str, title: str = "", description: str = "") -> Markup:
+    """The figure as an element of the page: its colors and fonts, distinct ids, no address."""
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue()
@@ -313,7 +315,7 @@ def _svg(figure: Figure, name: str, title: str = "", description: str = "") -> s
     box = re.search(r'viewBox="[^"]*"', text)[0]
     used = set(re.findall(r'(?:xlink:href="#|url\(#)([^")]+)', text))
     text = re.sub(
-        r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else _kept(m[1]), text
+        r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else _class(m[1]), text
     )
     text = re.sub(r'(?:xlink:)?href="#', f'href="#{name}-', text)
     text = text.replace("url(#", f"url(#{name}-")
@@ -321,15 +323,16 @@ def _svg(figure: Figure, name: str, title: str = "", description: str = "") -> s
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     for ink, variable in INKS.items():
         text = text.replace(ink, f"var({variable})")
-    told = ""
-    if title:
-        told = (
-            f' role="img" aria-labelledby="{name}-t {name}-d"><title id="{name}-t">{escape(title)}'
-            f'</title><desc id="{name}-d">{escape(description)}</desc'
-        )
-    return re.sub(r"<svg[^>]*", lambda _: f"<svg {box}{told}", text, count=1).strip()
+    return render(
+        "chart.svg.jinja",
+        name=name,
+        box=Markup(box),
+        title=title,
+        description=description,
+        body=Markup(text[text.index(">") + 1 :].strip()),
+    )
 
 
-def _kept(id_: str) -> str:
-    """Ids of matplotlib's own groups repeat from chart to chart; ours become classes."""
-    return f' class="{id_}"' if id_ in ("front", "right", "wrong") else ""
+def _class(id_: str) -> str:
+    """The ids of matplotlib's own groups repeat from chart to chart; ours become classes."""
+    return f' class="{id_}"' if id_ in ("front", "correct", "incorrect") else ""

@@ -15,7 +15,7 @@ from iapo_jax.errors import UserError
 from iapo_jax.report.comparison import Report, compare
 from iapo_jax.report.methods_table import to_csv, to_markdown
 from iapo_jax.report.page import Page, render_report
-from iapo_jax.report.results import directories_once, read_directory
+from iapo_jax.report.results import distinct_directories, read_directory
 from iapo_jax.runtime.files import write_atomically, writing
 
 _EPILOG = """\
@@ -67,7 +67,7 @@ def report(arguments: argparse.Namespace) -> list[str]:
     check_writable(arguments.out, "--out")
     found = [
         read_directory(directory, examples=arguments.examples)
-        for directory in directories_once(arguments.directories)
+        for directory in distinct_directories(arguments.directories)
     ]
     compared = compare(found)
     page = render_report(

@@ -1,4 +1,4 @@
-"""The charts of a report, or a sentence each that says why one cannot be drawn."""
+"""The panels of a report: each a chart, or a sentence that says why there is none."""
 
 import itertools
 import math
@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from iapo_jax.report.charts import Chart, Curve, Point, curves, frontier, histogram
-from iapo_jax.report.comparison import Model, Section, outcomes_of
-from iapo_jax.report.grouping import Line, metric_band
-from iapo_jax.report.methods_table import told
+from iapo_jax.report.comparison import Model, Section
+from iapo_jax.report.grouping import RunGroup, metric_band
+from iapo_jax.report.methods_table import format_cell
 from iapo_jax.report.series import (
     Band,
     accuracy_within,
@@ -21,38 +21,44 @@ from iapo_jax.report.series import (
     pareto_front,
 )
 
-# Metric, file, title, unit.
+
+class LearningCurve(NamedTuple):
+    """A metric of metrics.jsonl that has a panel."""
+
+    metric: str
+    file: str
+    title: str
+    unit: str
+
+
 LEARNING = (
-    ("reward", "reward", "Reward", "mean of the completions"),
-    ("accuracy", "accuracy", "Accuracy", "share of the completions that is right"),
-    ("completions/mean_length", "length", "Length", "tokens of a completion"),
-    ("entropy", "entropy", "Entropy", "nats a token"),
-    ("kl", "kl", "KL to the start model", "nats a token"),
-    ("iapo/information_per_token", "information", "Information", "nats a token of thinking"),
+    LearningCurve("reward", "reward", "Reward", "mean of the completions"),
+    LearningCurve("accuracy", "accuracy", "Accuracy", "share of the completions that is correct"),
+    LearningCurve("completions/mean_length", "length", "Length", "tokens of a completion"),
+    LearningCurve("entropy", "entropy", "Entropy", "nats per token"),
+    LearningCurve("kl", "kl", "KL to the start model", "nats per token"),
+    LearningCurve(
+        "iapo/information_per_token", "information", "Information", "nats per token of thinking"
+    ),
 )
+_SFT = LearningCurve("loss", "loss", "Loss of supervised fine-tuning", "nats per token")
 
-
-_SFT = (("loss", "loss", "Loss of supervised fine-tuning", "nats a token"),)
-
-
-# Criterion of selection.jsonl, its name here, and the factor that goes with the name.
+# Criterion of selection.jsonl -> its name here, and the factor that goes with the name.
 _CRITERIA = {"accuracy": ("accuracy", 1), "ratio": ("accuracy per 100 tokens", 100)}
+_MOST_BANDS = 4  # models whose bands can still be told apart
 
 
-_BANDS = 4  # models, at most, whose bands can be told apart
-
-
-class Drawn(NamedTuple):
-    """A place in the report: a chart, or why there is none."""
+class Panel(NamedTuple):
+    """A place in the report: a chart, or the reason why there is none."""
 
     title: str
     unit: str
     chart: Chart | None
-    note: str  # what the reader must know of it
+    note: str
 
 
 def slug(text: str, taken: set[str]) -> str:
-    """A file's name for a text, other than those taken; taken afterwards."""
+    """A file name for a text, other than those in `taken`, to which it is added."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "data"
     numbered = (f"{plain}-{number}" for number in itertools.count(2))
     name = next(n for n in itertools.chain([plain], numbered) if n not in taken)
@@ -60,212 +66,250 @@ def slug(text: str, taken: set[str]) -> str:
     return name
 
 
-def learning_charts(lines: Sequence[Line], smooth: int) -> list[Drawn]:
-    """One chart a metric, all lines in it."""
-    tuned = any("loss" in run.metrics and "reward" not in run.metrics
-                for line in lines for run in line.runs)  # fmt: skip
-    return [_learning(lines, smooth, *spec) for spec in LEARNING + _SFT * tuned]
+def learning_panels(groups: Sequence[RunGroup], smooth: int) -> list[Panel]:
+    """A panel for each metric, with all groups in it."""
+    tuned = [group for group in groups if not _has_reward(group)]
+    panels = [_learning(groups, smooth, curve) for curve in LEARNING]
+    if any("loss" in run.metrics for group in tuned for run in group.runs):
+        panels.append(_learning(tuned, smooth, _SFT))
+    return panels
 
 
-def _learning(
-    lines: Sequence[Line], smooth: int, metric: str, name: str, title: str, unit: str
-) -> Drawn:
-    if metric == "loss":
-        lines = [one for one in lines if not any("reward" in run.metrics for run in one.runs)]
+def _has_reward(group: RunGroup) -> bool:
+    return any("reward" in run.metrics for run in group.runs)
+
+
+def _learning(groups: Sequence[RunGroup], smooth: int, curve: LearningCurve) -> Panel:
     shown, notes, missing = [], [], []
-    for line in lines:
-        band, note = metric_band(line, metric, smooth)
-        notes += [note] if note else []
+    for group in groups:
+        band, note = metric_band(group, curve.metric, smooth)
+        if note:
+            notes.append(note)
         if band is not None:
-            shown.append(Curve(line.name, line.look, band))
+            shown.append(Curve(group.name, group.style, band))
         elif not note:
-            missing.append(line.name)
+            missing.append(group.name)
     if missing:
-        notes.append(f"Not written down by {_named(missing, 'lines')}")
+        notes.append(f"Not logged by {_named(missing, 'groups of runs')}")
     if not shown:
-        return Drawn(title, unit, None, f"Not drawn: no run has written down `{metric}`.")
-    ends = "; ".join(f"{c.name} from {_last(c, 0)} to {_last(c, -1)}" for c in shown)
+        why = f"Not drawn: no run has logged `{curve.metric}`."
+        return Panel(title=curve.title, unit=curve.unit, chart=None, note=why)
+    ends = "; ".join(f"{c.name} from {_value(c, 0)} to {_value(c, -1)}" for c in shown)
     chart = curves(
-        *(name, f"{title}: {unit}", shown),
+        curve.file,
+        f"{curve.title}: {curve.unit}",
+        shown,
         x_label="step",
-        description=f"{title} ({unit}) over training steps: {ends}.",
+        description=f"{curve.title} ({curve.unit}) over training steps: {ends}.",
     )
-    return Drawn(title, unit, chart, _sentence(notes))
+    return Panel(title=curve.title, unit=curve.unit, chart=chart, note=_sentence(notes))
 
 
 def _sentence(notes: Sequence[str]) -> str:
-    return "; ".join(notes) + "." * bool(notes)
+    return f"{'; '.join(notes)}." if notes else ""
 
 
 def _named(names: Sequence[str], what: str) -> str:
     return ", ".join(names) if len(names) <= 3 else f"{len(names)} {what}"
 
 
-def _last(curve: Curve, end: int) -> str:
-    there = curve.band.middle[np.isfinite(curve.band.middle)]
-    return f"{there[end]:.4g}" if len(there) else "nothing"
+def _value(curve: Curve, index: int) -> str:
+    finite = curve.band.middle[np.isfinite(curve.band.middle)]
+    return f"{finite[index]:.4g}" if len(finite) else "nothing"
 
 
-def frontier_chart(section: Section, stem: str) -> Drawn:
+def frontier_panel(section: Section, stem: str) -> Panel:
     """Accuracy against length of every model, with the Pareto front."""
     points = [
-        Point(m.name, m.look, m.estimates["length"], m.estimates["accuracy"])
+        Point(m.name, m.style, m.estimates["length"], m.estimates["accuracy"])
         for m in section.models
     ]
     front = pareto_front(
         np.array([p.x.value for p in points]), np.array([p.y.value for p in points])
     )
     best = ", ".join(points[index].name for index in front)
-    front_note = f"On the Pareto front, by the points and not their intervals: {best}."
     each = "; ".join(
-        f"{p.name}: {told(p.y, 'accuracy').value} at {told(p.x, 'length').value} tokens"
+        f"{p.name}: {format_cell(p.y, 'accuracy').value} at "
+        f"{format_cell(p.x, 'length').value} tokens"
         for p in points
     )
     chart = frontier(
-        *(f"frontier-{stem}", f"Accuracy against length: {section.title}", points, front),
+        f"frontier-{stem}",
+        f"Accuracy against length: {section.title}",
+        points,
+        front,
         x_label="mean length, tokens",
         description=f"{each}. On the Pareto front: {best}.",
     )
-    return Drawn("Accuracy against length", "mean tokens", chart, front_note)
+    return Panel(
+        title="Accuracy against length",
+        unit="mean tokens",
+        chart=chart,
+        note=f"On the Pareto front, by the points and not their intervals: {best}.",
+    )
 
 
-def budget_chart(section: Section, stem: str) -> Drawn:
-    """Accuracy if every completion were cut after B tokens."""
-    banded = len(section.models) <= _BANDS
+def budget_panel(section: Section, stem: str) -> Panel:
+    """The accuracy if every completion were truncated after B tokens."""
+    banded = len(section.models) <= _MOST_BANDS
     shown = []
     for model in section.models:
-        band = accuracy_within([outcomes_of(one) for one in model.members], banded=banded)
-        shown.append(Curve(model.name, model.look, band))
+        outcomes = [member.record.outcomes() for member in model.members]
+        shown.append(Curve(model.name, model.style, accuracy_within(outcomes, banded=banded)))
+    ends = "; ".join(f"{c.name} {_value(c, -1)} at {c.band.x[-1]} tokens" for c in shown)
     chart = curves(
-        *(f"budget-{stem}", f"Accuracy within a budget: {section.title}", shown),
+        f"budget-{stem}",
+        f"Accuracy within a budget: {section.title}",
+        shown,
         x_label="budget, tokens",
-        description="Share of the completions that are right and no longer than the budget: "
-        + "; ".join(f"{c.name} {_last(c, -1)} at {c.band.x[-1]} tokens" for c in shown),
+        description="Share of the completions that are correct and no longer than the budget: "
+        + ends,
     )
-    note = "Right, and no longer than so many tokens" + ("; bands: 95%." if banded else ".")
-    return Drawn("Accuracy within a budget", "", chart, note)
+    bands = "; bands: 95%" if banded else ""
+    note = f"The share that is correct and no longer than the budget{bands}."
+    return Panel(title="Accuracy within a budget", unit="", chart=chart, note=note)
 
 
-def information_chart(section: Section, stem: str) -> Drawn:
+def information_panel(section: Section, stem: str) -> Panel:
     """Where in the thinking the information sits."""
-    title, unit = "Where the information sits", "nats a token"
-    shown, notes, missing = [], [], []
+    title, unit = "Where the information sits", "nats per token"
+    shown, counts, missing = [], {}, []
     for model in section.models:
-        seen = [i for one in model.members for i in one.inspections]
-        thinking = [one for one in seen if one.thinking_length]
+        probed = [one for member in model.members for one in member.inspections]
+        thinking = [one for one in probed if one.thinking_length]
         if not thinking:
             missing.append(model.name)
             continue
-        shown.append(Curve(model.name, model.look, information_curve(thinking)))
+        shown.append(Curve(model.name, model.style, information_curve(thinking)))
         prompts = len({one.prompt for one in thinking})
-        many = f"{len(thinking)} completions of {prompts} problem{'s' * (prompts != 1)}"
-        left_out = f", {len(seen) - len(thinking)} without thinking left out"
-        notes.append(f"{model.name}: {many}{left_out * (len(seen) > len(thinking))}")
-    alike = {note.partition(": ")[2] for note in notes}
-    if len(notes) > 1 and len(alike) == 1:
-        notes = [f"{alike.pop()} of each model" + " shown" * bool(missing)]
+        problems = "1 problem" if prompts == 1 else f"{prompts} problems"
+        counts[model.name] = f"{len(thinking)} completions of {problems}"
+        if len(probed) > len(thinking):
+            left_out = len(probed) - len(thinking)
+            counts[model.name] += f", {left_out} without thinking left out"
+    if not shown:
+        why = "Not drawn: no file of inspections (….inspections.json) lies beside the results."
+        return Panel(title=title, unit=unit, chart=None, note=why)
+    notes = [f"{name}: {count}" for name, count in counts.items()]
+    if len(notes) > 1 and len(set(counts.values())) == 1:
+        models = "each model shown" if missing else "each model"
+        notes = [f"{notes[0].partition(': ')[2]} of {models}"]
     if missing:
         notes.append(f"no inspections of {_named(missing, 'models')} (….inspections.json)")
     notes.append("bands: 95% over problems")
-    if not shown:
-        why = "Not drawn: no file of inspections (….inspections.json) lies beside the results."
-        return Drawn(title, unit, None, why)
     peaks = "; ".join(
         f"{c.name} at most {np.max(c.band.middle):.3f} at {c.band.x[np.argmax(c.band.middle)]:.0%}"
         for c in shown
     )
     chart = curves(
-        *(f"where-{stem}", f"Information by position: {section.title}", shown),
+        f"where-{stem}",
+        f"Information by position: {section.title}",
+        shown,
         x_label="position in the thinking, 0 = begin, 1 = end",
         description=f"Mean informativeness over the relative position: {peaks}.",
         rule=True,
     )
-    return Drawn(title, unit, chart, _sentence(notes))
+    return Panel(title=title, unit=unit, chart=chart, note=_sentence(notes))
 
 
-def length_charts(section: Section, stem: str) -> list[Drawn]:
-    """Lengths of right and wrong answers: a chart for each model, on the same bars and axes."""
-    joined = [_joined(model) for model in section.models]
-    limits = [_limit(model) for model in section.models]
-    longest = max(int(length.max()) for length, *_ in joined)
-    edges = length_edges(max([longest, *(limit or 0 for limit in limits)]))
-    counts = [length_counts(length, right, edges) for length, right, _ in joined]
+class _Lengths(NamedTuple):
+    """All completions of all seeds of a model, flat."""
+
+    length: np.ndarray
+    correct: np.ndarray
+    finished: np.ndarray
+    limit: int | None
+
+
+def length_panels(section: Section, stem: str) -> list[Panel]:
+    """Lengths of correct and incorrect answers: a panel for each model, with the same bars."""
+    found = [_lengths(model) for model in section.models]
+    longest = max(max(int(one.length.max()), one.limit or 0) for one in found)
+    edges = length_edges(longest)
+    counts = [length_counts(one.length, one.correct, edges) for one in found]
     tops = np.max([c.max(1) / c.sum() for c in counts], axis=0)
-    drawn = []
-    names: set[str] = set()
-    for model, (_, right, ended), limit, bars in zip(
-        section.models, joined, limits, counts, strict=True
-    ):
-        cut = f"{1 - ended.mean():.1%} cut at the limit" + (f" of {limit}" if limit else "")
-        means = " and ".join(
-            f"{told(model.estimates.get(f'length_{which}'), 'length').value} tokens where {word}"
-            for which, word, some in (
-                ("correct", "right", right.any()),
-                ("wrong", "wrong", not right.all()),
-            )
-            if some
-        )
-        note = f"{right.mean():.1%} right; {means}; {cut}."
+    panels, names = [], set()
+    for model, one, bars in zip(section.models, found, counts, strict=True):
+        note = _length_note(model, one)
         chart = histogram(
-            *(f"lengths-{stem}-{slug(model.name, names)}", f"{model.name}: {section.title}"),
-            *(edges, bars),
-            index=model.look,
+            f"lengths-{stem}-{slug(model.name, names)}",
+            f"{model.name}: {section.title}",
+            edges,
+            bars,
+            style=model.style,
             tops=(float(tops[0]), float(tops[1])),
-            limit=limit,
-            description=f"Shares of {bars.sum()} completions by length, right ones upwards, "
-            f"wrong ones downwards. {note}",
+            limit=one.limit,
+            description=f"Shares of {bars.sum()} completions by length, correct ones upwards, "
+            f"incorrect ones downwards. {note}",
         )
-        drawn.append(Drawn(model.name, "", chart, note))
-    return drawn
+        panels.append(Panel(title=model.name, unit="", chart=chart, note=note))
+    return panels
 
 
-def _joined(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lengths, verdicts and ends of all completions of all seeds, flat."""
-    parts = [(one.length, one.correct, one.finished) for one in model.members]
-    length, right, ended = (
-        np.concatenate([x.ravel() for x in p]) for p in zip(*parts, strict=True)
+def _length_note(model: Model, found: _Lengths) -> str:
+    means = []
+    for name, word, some in (
+        ("length_correct", "correct", found.correct.any()),
+        ("length_wrong", "incorrect", not found.correct.all()),
+    ):
+        if some:
+            means.append(f"{format_cell(model.estimates.get(name), name).value} tokens if {word}")
+    limit = f" at {found.limit} tokens" if found.limit else ""
+    truncated = f"{1 - found.finished.mean():.1%} truncated{limit}"
+    return f"{found.correct.mean():.1%} correct; {' and '.join(means)}; {truncated}."
+
+
+def _lengths(model: Model) -> _Lengths:
+    outcomes = [member.record.outcomes() for member in model.members]
+    limits = {member.record.settings.get("max_completion_length") for member in model.members}
+    limit = limits.pop() if len(limits) == 1 else None  # only where all seeds have the same
+    return _Lengths(
+        length=np.concatenate([one.length.ravel() for one in outcomes]),
+        correct=np.concatenate([one.correct.ravel() for one in outcomes]),
+        finished=np.concatenate([one.finished.ravel() for one in outcomes]),
+        limit=limit if isinstance(limit, int) and 0 < limit < 10**7 else None,
     )
-    return length, right, ended
 
 
-def _limit(model: Model) -> int | None:
-    """max_completion_length, if all seeds have the same."""
-    found = {one.settings.get("max_completion_length") for one in model.members}
-    limit = found.pop() if len(found) == 1 else None
-    return limit if isinstance(limit, int) and 0 < limit < 10**7 else None
-
-
-def selection_chart(lines: Sequence[Line]) -> Drawn | None:
-    """What the candidate checkpoints scored on the selection split; None without candidates."""
+def selection_panel(groups: Sequence[RunGroup]) -> Panel | None:
+    """The results of the candidate checkpoints on the selection split; None without candidates."""
     shown, chosen = [], []
-    names: dict[str, None] = {}
-    for line in lines:
-        for run in line.runs:
-            rows = [r for r in run.candidates if r.get("criterion") in _CRITERIA]
-            rows = [r for r in rows if _number(r, "step") * _number(r, r["criterion"]) >= 0]
+    units: dict[str, None] = {}
+    for group in groups:
+        for run in group.runs:
+            rows = [row for row in run.candidates if _is_candidate(row)]
             if not rows:
                 continue
             criterion = rows[-1]["criterion"]
-            name, factor = _CRITERIA[criterion]
-            names |= {name: None}
+            unit, factor = _CRITERIA[criterion]
+            units |= {unit: None}
+            steps = np.array([row["step"] for row in rows], float)
             values = [
-                [factor * _number(row, f"{criterion}{end}") for row in rows]
+                np.array([factor * _number(row, f"{criterion}{end}") for row in rows])
                 for end in ("", "_low", "_high")
             ]
-            steps = np.array([row["step"] for row in rows], float)
-            shown.append(Curve(line.name, line.look, Band(steps, *map(np.array, values))))
-            best = [f"{row['step']:g}" for row in rows if row.get("chosen")]
-            chosen.append(f"{line.name}, seed {run.config['seed']}: step {', '.join(best) or '–'}")
+            shown.append(Curve(group.name, group.style, Band(steps, *values)))
+            best = ", ".join(f"{row['step']:g}" for row in rows if row.get("chosen"))
+            chosen.append(f"{group.name}, seed {run.config['seed']}: step {best or '–'}")
     if not shown:
         return None
-    unit = " or ".join(names)
+    unit = " or ".join(units)
     note = f"On training problems that are held out; bands: 95%. Chosen: {'; '.join(chosen)}."
     chart = curves(
-        *("selection", f"Choosing a checkpoint: {unit}", shown),
+        "selection",
+        f"Choosing a checkpoint: {unit}",
+        shown,
         x_label="step",
         description=f"{unit} of each checkpoint. {note}",
     )
-    return Drawn("Choosing a checkpoint", unit, chart, note)
+    return Panel(title="Choosing a checkpoint", unit=unit, chart=chart, note=note)
+
+
+def _is_candidate(row: dict) -> bool:
+    criterion = row.get("criterion")
+    if not isinstance(criterion, str) or criterion not in _CRITERIA:
+        return False
+    return _number(row, "step") >= 0 and _number(row, criterion) >= 0
 
 
 def _number(row: dict, name: str) -> float:

@@ -1,4 +1,4 @@
-"""Run directories and evaluation directories, read into tuples of arrays."""
+"""Run directories and evaluation directories, read and checked."""
 
 import dataclasses
 from collections import Counter
@@ -10,16 +10,10 @@ import numpy as np
 
 from iapo_jax.config.loading import load_run_config
 from iapo_jax.errors import UserError
-from iapo_jax.report.samples import (
-    Samples,
-    check_texts,
-    is_number,
-    number,
-    read_samples,
-)
+from iapo_jax.report.samples import Samples, check_texts, is_number, number, read_samples
 from iapo_jax.runtime.files import read_json, read_jsonl
 
-_UNFIT = "an evaluation that is not complete yet, or of an older version"
+_LEFT_OUT = "an evaluation that is not complete yet, or of an older version; left out"
 
 
 class Run(NamedTuple):
@@ -28,7 +22,7 @@ class Run(NamedTuple):
     directory: Path
     config: dict[str, Any]  # resolved, by section
     steps: np.ndarray  # [S], rising
-    metrics: dict[str, np.ndarray]  # [S] each; NaN where a step does not have it
+    metrics: dict[str, np.ndarray]  # [S] each; NaN where a step lacks it
     before: Samples | None
     after: Samples | None
     candidates: list[dict]  # of selection.jsonl
@@ -41,7 +35,7 @@ class Evaluation(NamedTuple):
 
     directory: Path
     samples: list[Samples]
-    figures: list[dict]  # of summary.json
+    metrics: list[dict]  # `figures` of summary.json
     differences: list[dict]
     notes: list[str]
 
@@ -53,7 +47,9 @@ def read_directory(directory: Path, *, examples: int) -> Run | Evaluation:
       UserError: naming the directory if it is of neither kind, or the file that is damaged.
     """
     if not directory.is_dir():
-        raise UserError(f"{str(directory)!r} is no directory; expected one of a run or evaluation")
+        raise UserError(
+            f"{str(directory)!r} is no directory; expected a run or evaluation directory"
+        )
     if (directory / "config.yaml").is_file():
         return _read_run(directory, examples)
     evaluation = _read_evaluation(directory, examples)
@@ -68,52 +64,54 @@ def read_directory(directory: Path, *, examples: int) -> Run | Evaluation:
 
 
 def _read_run(directory: Path, examples: int) -> Run:
-    config = dataclasses.asdict(load_run_config(directory / "config.yaml"))
-    rows = {}
-    for row in read_jsonl(directory / "metrics.jsonl"):
-        if not is_number(row.get("step")):
-            raise UserError(f"{directory / 'metrics.jsonl'}: a row has no number as its step")
-        rows[row["step"]] = row  # of a step that was written twice, the later one
-    steps = sorted(rows)
-    names = {name: None for row in rows.values() for name in row if name != "step"}
-    metrics = {name: np.array([number(rows[s].get(name)) for s in steps]) for name in names}
-    notes = [] if rows else [f"{directory}: no step is written down (metrics.jsonl)"]
-    found: dict[str, Samples | None] = {}
+    steps, metrics = _read_metrics(directory / "metrics.jsonl")
+    notes = [] if len(steps) else [f"{directory}: metrics.jsonl holds no step"]
+    samples: dict[str, Samples | None] = {}
     for name in ("before", "after"):
         path = directory / "eval" / f"{name}.json"
-        found[name] = read_samples(path, examples) if path.is_file() else None
+        samples[name] = read_samples(path, examples) if path.is_file() else None
         if not path.is_file():
             notes.append(f"{directory}: no evaluation {name} training (eval/{name}.json)")
-        elif found[name] is None:
-            notes.append(f"{path}: {_UNFIT}; left out")
+        elif samples[name] is None:
+            notes.append(f"{path}: {_LEFT_OUT}")
     return Run(
-        directory,
-        config,
-        np.array(steps),
-        metrics,
-        found["before"],
-        found["after"],
-        read_jsonl(directory / "selection.jsonl"),
-        _training_texts(directory / "completions", examples),
-        notes,
+        directory=directory,
+        config=dataclasses.asdict(load_run_config(directory / "config.yaml")),
+        steps=steps,
+        metrics=metrics,
+        before=samples["before"],
+        after=samples["after"],
+        candidates=read_jsonl(directory / "selection.jsonl"),
+        texts=_training_texts(directory / "completions", examples),
+        notes=notes,
     )
 
 
+def _read_metrics(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    rows = {}
+    for row in read_jsonl(path):
+        if not is_number(row.get("step")):
+            raise UserError(f"{path}: a row's step is {row.get('step')!r:.40}; expected a number")
+        rows[row["step"]] = row  # if a step was written twice, the later one
+    steps = sorted(rows)
+    names = dict.fromkeys(name for row in rows.values() for name in row if name != "step")
+    values = {name: np.array([number(rows[step].get(name)) for step in steps]) for name in names}
+    return np.array(steps), values
+
+
 def _training_texts(directory: Path, examples: int) -> list[tuple[int, list[dict]]]:
-    numbered = {}
+    files = {}
     for path in directory.glob("step_*.jsonl") if directory.is_dir() else ():
-        number = path.stem.removeprefix("step_")
-        if number.isdecimal():
-            numbered[int(number)] = path
-    ends = sorted({min(numbered), max(numbered)}) if numbered else []
-    kept = []
-    for step in ends:
-        rows = read_jsonl(numbered[step])
-        for row in rows:
-            check_texts(row, numbered[step])
+        step = path.stem.removeprefix("step_")
+        if step.isdecimal():
+            files[int(step)] = path
+    texts = []
+    for step in sorted({min(files), max(files)}) if files else []:
+        rows = read_jsonl(files[step])
+        check_texts(rows, files[step])
         first = {row["prompt"]: row for row in reversed(rows)}  # the first of each prompt
-        kept.append((step, list(reversed(first.values()))[:examples]))
-    return kept
+        texts.append((step, list(reversed(first.values()))[:examples]))
+    return texts
 
 
 def _read_evaluation(directory: Path, examples: int) -> Evaluation:
@@ -121,24 +119,40 @@ def _read_evaluation(directory: Path, examples: int) -> Evaluation:
     for path in sorted(directory.glob("*.json")):
         if path.name == "summary.json" or path.name.endswith(".inspections.json"):
             continue
-        one = read_samples(path, examples)
-        if one is not None:
-            samples.append(one)
+        found = read_samples(path, examples)
+        if found is not None:
+            samples.append(found)
         elif "correct" in read_json(path):
-            notes.append(f"{path}: {_UNFIT}; left out")
-    for (model, dataset), count in Counter((s.model, s.dataset) for s in samples).items():
-        most = max(s.members for s in samples if (s.model, s.dataset) == (model, dataset))
-        if count < most:
-            notes.append(f"{directory}: {count} of {most} seeds of {model} on {dataset}")
+            notes.append(f"{path}: {_LEFT_OUT}")
+    notes += _missing_seeds(directory, samples)
     path = directory / "summary.json"
     if samples and path.is_file():
         summary = read_json(path)
         if "figures" not in summary:
-            notes.append(f"{path}: holds no figures; they are computed from the completions")
+            notes.append(f"{path}: holds no metrics; they are computed from the completions")
     elif samples:
-        notes.append(f"{directory}: no summary.json; figures are computed from the completions")
-    parts = [_check_summary(summary.get(name, []), path) for name in ("figures", "differences")]
-    return Evaluation(directory, samples, *parts, notes)
+        notes.append(f"{directory}: no summary.json; metrics are computed from the completions")
+    return Evaluation(
+        directory=directory,
+        samples=samples,
+        metrics=_check_summary(summary.get("figures", []), path),
+        differences=_check_summary(summary.get("differences", []), path),
+        notes=notes,
+    )
+
+
+def _missing_seeds(directory: Path, samples: Sequence[Samples]) -> list[str]:
+    records = [one.record for one in samples]
+    members: dict[tuple[str, str], int] = {}
+    for record in records:
+        key = (record.model, record.dataset)
+        members[key] = max(members.get(key, 1), record.members)
+    counts = Counter((record.model, record.dataset) for record in records)
+    return [
+        f"{directory}: {count} of {members[model, dataset]} seeds of {model} on {dataset}"
+        for (model, dataset), count in counts.items()
+        if count < members[model, dataset]
+    ]
 
 
 def _check_summary(rows: Any, path: Path) -> list[dict]:
@@ -148,9 +162,11 @@ def _check_summary(rows: Any, path: Path) -> list[dict]:
         names = ("model", "dataset", "name")
         if not isinstance(row, dict) or not all(isinstance(row.get(n), str) for n in names):
             raise UserError(f"{path}: a figure lacks its model, dataset or name: {row!r:.80}")
+        if not isinstance(row.get("baseline"), str | None):
+            raise UserError(f"{path}: baseline is {row['baseline']!r:.40}; expected a text")
     return rows
 
 
-def directories_once(paths: Sequence[Path]) -> list[Path]:
-    """The directories in their order, each once however it is spelt."""
+def distinct_directories(paths: Sequence[Path]) -> list[Path]:
+    """The directories in their order; one that is given twice, in any spelling, once."""
     return list({path.resolve(): path for path in reversed(paths)}.values())[::-1]

@@ -14,8 +14,8 @@ from iapo_jax.data import problems as data
 from iapo_jax.data.problems import Problems
 from iapo_jax.data.questions import hold_out
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation import metrics
-from iapo_jax.evaluation.metrics import Outcomes, figure_terms
+from iapo_jax.evaluation.estimates import estimates, measure
+from iapo_jax.evaluation.metrics import Outcomes
 from iapo_jax.evaluation.records import digest
 from iapo_jax.evaluation.sampling import Protocol, evaluate, make_task
 from iapo_jax.pretrained.loaded import LoadedModel
@@ -67,16 +67,13 @@ class Selection:
         self.task = None
         if problems is None:
             return
-        protocol = Protocol(
+        protocol = Protocol.from_section(
+            config.sampling,
+            config.information,
             seed=config.seed,
             num_samples=self.section.num_samples,
             max_completion_length=config.sampling.max_completion_length,
-            temperature=config.sampling.temperature,
-            top_p=config.sampling.top_p,
-            top_k=config.sampling.top_k,
-            end_of_thinking=config.information.end_of_thinking,
             prompts_per_batch=self.section.prompts_per_batch,
-            gather_weights=config.sampling.gather_weights,
         )
         self.task = make_task(loaded, problems, protocol, field="selection")
         self.split = digest(problems.texts, problems.answers, protocol.settings())
@@ -126,10 +123,11 @@ class Selection:
         grid = lambda name: np.asarray([getattr(x, name) for x in made]).reshape(-1, count)  # noqa: E731
         correct = grid("correct")
         outcomes = Outcomes(correct, grid("length"), grid("finished"), np.where(correct, 0, 1))
-        terms, drawn = figure_terms(outcomes), metrics.resample(len(correct))
+        found = estimates(measure([outcomes]))
         found = {
-            name: metrics.estimate([terms[key]], drawn)
-            for name, key in (("accuracy", "accuracy"), ("length", "length"), ("ratio", "ratio@1"))
+            "accuracy": found["accuracy"],
+            "length": found["length"],
+            "ratio": found["ratio@1"],
         }
         self.candidates.append(Candidate(step, *(one.value for one in found.values())))
         told = self.candidates[-1]._asdict()

@@ -11,11 +11,10 @@ from iapo_jax.config.train import TrainConfig
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts
 from iapo_jax.data.questions import check_overlap
-from iapo_jax.evaluation import metrics
-from iapo_jax.evaluation.metrics import figure_terms
 from iapo_jax.evaluation.records import Record
-from iapo_jax.evaluation.sampling import Protocol, describe, evaluate_to, make_task
-from iapo_jax.evaluation.summary import summarize
+from iapo_jax.evaluation.sampling import Protocol, make_task
+from iapo_jax.evaluation.stored import describe, evaluate_to
+from iapo_jax.evaluation.summary import before_and_after, summarize
 from iapo_jax.pretrained.loaded import LoadedModel
 from iapo_jax.runtime.files import write_json
 from iapo_jax.types import Params
@@ -54,16 +53,13 @@ class HeldOut:
             repr(config.data.dataset),
             f"eval.dataset {section.dataset!r}",
         )
-        protocol = Protocol(
+        protocol = Protocol.from_section(
+            section,
+            config.information,
             seed=config.seed,
             num_samples=section.num_samples,
             max_completion_length=config.sampling.max_completion_length,
-            temperature=section.temperature,
-            top_p=section.top_p,
-            top_k=section.top_k,
-            end_of_thinking=config.information.end_of_thinking,
             prompts_per_batch=section.prompts_per_batch,
-            gather_weights=section.gather_weights,
             inspected=section.inspect,
         )
         self.task = make_task(loaded, problems, protocol, field="eval")
@@ -101,33 +97,6 @@ class HeldOut:
 
     def compare(self, before: Record, after: Record) -> str:
         """Writes eval/summary.json and returns the table."""
-        told = summarize([before, after])
         path = Path(self.config.output_dir) / "eval" / "summary.json"
-        write_json(path, told)
+        write_json(path, summarize([before, after]))
         return before_and_after(before, after)
-
-
-def before_and_after(before: Record, after: Record) -> str:
-    """The table of a run as text, with the paired difference."""
-    parts = [figure_terms(one.outcomes()) for one in (before, after)]
-    drawn = metrics.resample(len(before.rows))
-    labels = {
-        "accuracy": ("accuracy", "{:.3f}", 1),
-        "length": ("mean length (tokens)", "{:.1f}", 1),
-        "ratio@1": ("accuracy per 100 tokens", "{:.2f}", 100),
-    }
-    lines = [f"{'':<24} {'before':<24} {'after':<24} {'difference':<24}"]
-    for name, (label, form, factor) in labels.items():
-        columns = [metrics.estimate([part[name]], drawn) for part in parts]
-        columns.append(metrics.difference([parts[1][name]], drawn, [parts[0][name]], drawn))
-        cells = []
-        for index, column in enumerate(columns):
-            one = form.replace(":", ":+") if index == 2 else form
-            value, low, high = (one.format(factor * x) for x in column)
-            cells.append(f"{f'{value} [{low}, {high}]':<24}")
-        lines.append(f"{label:<24} {' '.join(cells)}")
-    cut = [f"{100 * part['cut_share'].numerator.mean():.1f}%" for part in parts]
-    lines.append(f"{'cut at the limit':<24} {cut[0]:<24} {cut[1]:<24}")
-    count, samples = len(before.rows), before.settings["num_samples"]
-    lines.append(f"{count} held-out problems, {samples} sample(s) each; [95% intervals]")
-    return "\n".join(line.rstrip() for line in lines)

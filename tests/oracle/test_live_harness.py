@@ -28,7 +28,7 @@ from iapo_jax.config.evaluate import EvaluateConfig
 from iapo_jax.config.sections import MeshSection
 from iapo_jax.data.problems import pad_rows
 from iapo_jax.evaluate import evaluate
-from iapo_jax.evaluation.records import read_completions
+from iapo_jax.evaluation.completions import read_completions
 from iapo_jax.model.decoder import init_params, make_model
 from iapo_jax.model.scoring import score_completions
 from iapo_jax.pretrained import architecture, tokenization, weights

@@ -1,7 +1,7 @@
 """Figures of the experiment from its results, with intervals over seeds and problems.
 
-Intervals are those of `iapo_jax.figures`, as `iapo_jax.evaluate` has them: over seeds and problems;
-two methods are compared on the same problems.
+Intervals are those of `iapo_jax.evaluation.intervals`, as `iapo_jax.evaluate` has them: over
+seeds and problems; two methods are compared on the same problems.
 """
 
 import math
@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iapo_jax.evaluation import metrics as figures
-from iapo_jax.evaluation.metrics import Estimate, Outcomes, Terms, figure_terms
+from iapo_jax.evaluation import intervals
+from iapo_jax.evaluation.intervals import Estimate
+from iapo_jax.evaluation.metrics import Outcomes, Terms, metric_terms, pass_at_k
 from sweep import queue
 from sweep.plan import OURS, RIVALS, START, confirming_jobs, final_jobs, methods_of
 from sweep.records import Result, is_current
@@ -78,27 +79,27 @@ def terms_of(entry: Entry, figure: str) -> list[Terms]:
     found = []
     for one in entry.seeds:
         if figure == "pass@4":
-            passed = figures.pass_at_k(one.correct.sum(1), one.correct.shape[1], 4)
+            passed = pass_at_k(one.correct.sum(1), one.correct.shape[1], 4)
             found.append(Terms(passed, np.ones(len(passed))))
             continue
-        terms = figure_terms(one, ks=())
+        terms = metric_terms(one, ks=())
         ratio = Terms(terms["accuracy"].numerator, terms["length"].numerator)
         found.append(ratio if figure == "ratio" else terms[figure])
     return found
 
 
-def _drawn(entry: Entry, stream: int) -> figures.Resample:
-    return figures.resample(len(entry.seeds[0].correct), len(entry.seeds), stream=stream)
+def _drawn(entry: Entry, stream: int) -> intervals.Resample:
+    return intervals.resample(len(entry.seeds[0].correct), len(entry.seeds), stream=stream)
 
 
 def figure(entry: Entry, name: str) -> Estimate:
     """A figure of a method, with its 95% interval over seeds and problems."""
-    return figures.estimate(terms_of(entry, name), _drawn(entry, 0))
+    return intervals.estimate(terms_of(entry, name), _drawn(entry, 0))
 
 
 def difference(entry: Entry, base: Entry, name: str) -> Estimate:
     """A figure minus that of another method, on the same problems."""
-    return figures.difference(
+    return intervals.difference(
         terms_of(entry, name), _drawn(entry, 0), terms_of(base, name), _drawn(base, 1)
     )
 
@@ -189,10 +190,10 @@ def at_equal_length(setting: Setting, method: str, rival: str) -> AtEqualLength:
     for points in fronts:
         drawn.append([])
         for p in points:
-            drawn[-1].append(figures.resample(own.shape[1], len(p.length), stream=stream).seeds)
+            drawn[-1].append(intervals.resample(own.shape[1], len(p.length), stream=stream).seeds)
             stream += 1
     rng = np.random.default_rng(2)
-    _, firsts, seconds = read(drawn, figures.resample(own.shape[1]).problems, rng)
+    _, firsts, seconds = read(drawn, intervals.resample(own.shape[1]).problems, rng)
     low, high = np.percentile(firsts - seconds, [2.5, 97.5])
     gap = Estimate(float(first - second), float(low), float(high))
     return AtEqualLength(float(tokens), float(first), float(second), gap)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from iapo_jax.evaluation import metrics as figures
+from iapo_jax.evaluation import intervals
 from sweep.records import Result
 
 TOLERANCE = 0.02
@@ -24,7 +24,7 @@ def choose(results: Sequence[Result], tolerance: float = TOLERANCE) -> Result:
 def stability(results: Sequence[Result]) -> list[float]:
     """Share of resamples of the selection problems in which each point would have been chosen."""
     size = len(results[0].outcomes["select"].correct)
-    places = _places(results, figures.resample(size).problems)
+    places = _places(results, intervals.resample(size).problems)
     return [float((places == i).mean()) for i in range(len(results))]
 
 

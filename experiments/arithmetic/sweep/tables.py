@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from testbed.categories import READ
 
-from iapo_jax.evaluation.metrics import Estimate
+from iapo_jax.evaluation.intervals import Estimate
 from sweep import analysis
 from sweep.analysis import BASE, Entry, Setting
 from sweep.choose import stability

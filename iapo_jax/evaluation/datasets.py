@@ -1,0 +1,65 @@
+"""The data sets of an evaluation, with notes on what makes a metric on them mean less."""
+
+from collections.abc import Sequence
+
+from iapo_jax.data import problems as data
+from iapo_jax.data.catalogue import parse_spec
+from iapo_jax.data.problems import LoadedSet
+from iapo_jax.data.questions import normalize
+from iapo_jax.errors import UserError
+from iapo_jax.evaluation.members import file_name
+from iapo_jax.runtime.console import say
+
+
+def load_sets(texts: Sequence[str], *, strict: bool) -> dict[str, LoadedSet]:
+    """The data sets by the name that their files have.
+
+    Raises:
+      UserError: as `data.load_set`; or if a data set is named twice.
+    """
+    sets: dict[str, LoadedSet] = {}
+    for text in texts:
+        spec = parse_spec(text, "--dataset")
+        loaded = data.load_set(spec, "--dataset", strict=strict)
+        parts = [loaded.name, loaded.split]
+        if spec.first:
+            parts.append(str(spec.first))
+        if spec.last:
+            parts.append(f"last-{spec.last}")
+        name = file_name("-".join(parts))
+        if name in sets:
+            raise UserError(f"--dataset {text!r} names {name} a second time")
+        sets[name] = loaded
+        # `load_set` names the repeated rows of files itself.
+        for note in _oddities(loaded, count_repeats=bool(spec.name)):
+            say(f"note: {name}: {note}")
+        for note in loaded.notes:
+            say(f"{loaded.name}: {note}")
+    return sets
+
+
+def _oddities(loaded: LoadedSet, *, count_repeats: bool) -> list[str]:
+    count = len(loaded.rows)
+    notes = []
+    repeated = count - len({normalize(row.question) for row in loaded.rows})
+    if repeated and count_repeats:
+        notes.append(
+            f"{repeated} of {count} questions repeat an earlier one; each counts as a problem"
+        )
+    empty = sum(not row.answer.strip() for row in loaded.rows)
+    if empty:
+        notes.append(
+            f"{empty} of {count} reference answers are empty; no completion is correct there"
+        )
+    return notes
+
+
+def canonical_spec(loaded: LoadedSet) -> str:
+    """NAME:SPLIT:first N:last M, however the command line writes it."""
+    spec = parse_spec(loaded.text)
+    parts = [loaded.name, loaded.split]
+    if spec.first:
+        parts.append(f"first {spec.first}")
+    if spec.last:
+        parts.append(f"last {spec.last}")
+    return ":".join(parts)
