@@ -44,7 +44,7 @@ def evaluated(model, tmp_path_factory):
 def test_every_member_and_data_set_has_its_files(evaluated):
     names = sorted(path.name for path in evaluated.iterdir())
     stems = [f"{m}.arithmetic-{s}-8" for m in ("one", "two-1", "two-2") for s in ("select", "test")]
-    kinds = ("completions.jsonl", "inspections.json", "json")
+    kinds = ("completions.jsonl", "inspections.json", "json", "lock")
     expected = [f"{stem}.{kind}" for stem in stems for kind in kinds]
     assert names == sorted([*expected, "summary.json", "summary.txt"])
 
@@ -100,7 +100,7 @@ def test_an_interrupted_command_is_taken_up_again(model, tmp_path, evaluated):
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 75 and "Traceback" not in said
-    assert "stopped by SIGINT: " in said and "the same command goes on" in said
+    assert "stopped by SIGINT: " in said and "the same command continues" in said
     kept = read_completions(texts)
     assert 2 <= len(kept) < 16
     assert command.main([*words[3:]]) == 0
@@ -135,8 +135,8 @@ def test_models_on_the_command_line(texts, expected):
         (["x="], "expected DIR, or LABEL=DIR"),
         (["x=a,,b"], "expected DIR, or LABEL=DIR"),
         (["x y=a"], "a label of letters, digits"),
-        (["x=a", "x=b"], "is the second model called 'x'"),
-        (["a/hf", "b/a"], "is the second model called 'a'"),
+        (["x=a", "x=b"], "is the second model with the label 'x'"),
+        (["a/hf", "b/a"], "is the second model with the label 'a'"),
         (["a=x,y", "a-1=x"], "two models would write a-1"),
     ],
 )
@@ -223,7 +223,7 @@ def test_another_prompt_than_in_training_is_said(tmp_path, capsys):
     words = ["--model", str(tmp_path / "run"), "--out", str(tmp_path / "eval"), "--dataset"]
     words = [*words, "arithmetic:test:first 3"]
     assert command.main(words) == 2
-    told = "was trained with another prompt.instruction than it is asked with here"
+    told = "was trained with another prompt.instruction than this evaluation has"
     assert told in capsys.readouterr().out
     assert command.main([*words, "prompt.instruction=Think."]) == 2
     assert "was trained with another" not in capsys.readouterr().out
