@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from before_jax import ROOT
 from costs import Costs
+from jax._src import compiler
 
 from iapo_jax.model.decoder import DecoderConfig, make_model, param_shapes
 from iapo_jax.pretrained.architecture import decoder_config
@@ -22,7 +23,23 @@ GOLDEN = ROOT / "tests" / "golden"
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
+def keep_meshes_out_of_the_cache():
+    """Programs of several devices are compiled anew in each process.
+
+    XLA for CPU orders the collectives of a program that it has compiled, but not of one that it has
+    loaded: two devices then wait in two different collectives for each other until XLA aborts.
+    """
+    resolve = compiler._resolve_compilation_strategy
+
+    def resolved(computation, devices, *rest):
+        key, options = resolve(computation, devices, *rest)
+        return key if devices.size == 1 else None, options
+
+    compiler._resolve_compilation_strategy = resolved
+
+
 def pytest_configure(config):
+    keep_meshes_out_of_the_cache()
     # Without x64 JAX computes a requested float64 in float32 and only warns: here it is an error.
     jax.config.update("jax_enable_x64", False)
     config.addinivalue_line("filterwarnings", "error:Explicitly requested dtype")
