@@ -697,7 +697,7 @@ def made(sweep, tmp_path, monkeypatch):
     for module in (make_testbed, sweep["problems"], sweep["execute"]):
         monkeypatch.setattr(module, "HERE", folder)
     sweep["problems"].digest_of.cache_clear()
-    short = settings.SETTINGS["growing"]._replace(sft_steps=200)
+    short = settings.SETTINGS["growing"]._replace(sft_steps=600)
     monkeypatch.setitem(settings.SETTINGS, "growing", short)
     make_testbed.make("growing", tmp_path / "testbed", folder / "models")
     yield make_testbed.compare_with_published("growing", folder / "models")
