@@ -17,10 +17,11 @@ from iapo_jax.config.checks import check_config
 from iapo_jax.config.evaluate import EvaluateConfig
 from iapo_jax.config.loading import load_config, to_yaml
 from iapo_jax.config.train import TrainConfig
+from iapo_jax.data import loading, prompts
 from iapo_jax.data import problems as data
-from iapo_jax.data import prompts
 from iapo_jax.data.catalogue import parse_spec
-from iapo_jax.data.problems import LoadedSet, Problems
+from iapo_jax.data.loading import LoadedSet
+from iapo_jax.data.problems import Problems
 from iapo_jax.data.questions import check_overlap
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation.datasets import canonical_spec, load_sets
@@ -128,7 +129,7 @@ def check_training_data(
     """
     training: dict[str, list] = {}
     for text in config.training_data:
-        loaded = data.load_set(parse_spec(text, "training_data"), "training_data", strict=None)
+        loaded = loading.load_set(parse_spec(text, "training_data"), "training_data", strict=None)
         training[text] = [row.question for row in loaded.rows]
     for member in members:
         run_dir = model_sources.training_run(member.source)
@@ -155,7 +156,7 @@ def note_other_prompts(
         trained = None if run_dir is None else model_sources.run_config(run_dir)
         if not isinstance(trained, TrainConfig):
             continue
-        then = prompts.resolve_prompt(trained.prompt, data.own_prompt(trained.data))
+        then = prompts.resolve_prompt(trained.prompt, loading.own_prompt(trained.data))
         for loaded in sets.values():
             now = prompts.resolve_prompt(config.prompt, loaded.prompt)
             differ = [
@@ -214,7 +215,7 @@ def prepare(
                 field="max_prompt_length",
                 loaded=loaded,
             )
-            left_out = data.told_left_out(
+            left_out = data.note_left_out(
                 made,
                 loaded,
                 config.max_prompt_length,

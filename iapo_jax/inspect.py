@@ -14,7 +14,7 @@ from pathlib import Path
 from iapo_jax.config.checks import check_config, check_writable
 from iapo_jax.config.loading import load_config
 from iapo_jax.config.train import TrainConfig
-from iapo_jax.data import problems, prompts
+from iapo_jax.data import loading, prompts
 from iapo_jax.errors import UserError
 from iapo_jax.information import probes, terminal
 from iapo_jax.information.completions import (
@@ -97,7 +97,7 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
     if arguments.chat:
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(f"--chat: the tokenizer of {config.model.path} has no chat template")
-        told = prompts.resolve_prompt(config.prompt, problems.own_prompt(config.data))
+        told = prompts.resolve_prompt(config.prompt, loading.own_prompt(config.data))
         prompt = prompts.encode_prompt(tokenizer, prompt, told, "--prompt")
     completions, asked = arguments.completion, dataclasses.asdict(section)
     if completions is None:

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from iapo_jax.config.checks import check_config
 from iapo_jax.config.sft import SftConfig
-from iapo_jax.data import problems
+from iapo_jax.data import loading, problems
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.data.cleaning import name_rows
 from iapo_jax.data.order import batch_order
@@ -109,7 +109,7 @@ class _Rows:
 
     def __init__(self, config: SftConfig, tokenizer: Any):
         self.config, self.tokenizer = config, tokenizer
-        self.rows = problems.load_rows(config.data)
+        self.rows = loading.load_rows(config.data)
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no eos_token, which ends every completion; set one")
         questions = [self._read(index) for index in range(len(self.rows))]

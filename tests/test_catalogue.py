@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 
 from iapo_jax.config.sections import DataSection, PromptSection
 from iapo_jax.config.train import EvalSection
-from iapo_jax.data import arithmetic, catalogue, questions
-from iapo_jax.data import problems as data
+from iapo_jax.data import arithmetic, catalogue, loading, questions
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.data.catalogue import DATA_SETS, DataSpec, parse_spec, read_integer
 from iapo_jax.errors import UserError
 
 
 def load(text, **more):
-    return data.load_set(parse_spec(text), **more)
+    return loading.load_set(parse_spec(text), **more)
 
 
 def write(path, rows):
@@ -346,7 +345,7 @@ def test_the_hub_is_asked_for_the_right_rows(monkeypatch, spec, asked, row, expe
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     found = load(spec)
     assert calls == [asked]
-    assert found.rows == [data.Row(*expected)]
+    assert found.rows == [loading.Row(*expected)]
     assert (found.name, found.kind) == (spec.partition(":")[0], expected[2]["kind"])
 
 
@@ -358,7 +357,9 @@ def test_commonsense_qa_in_its_original_nesting(tmp_path):
     choices = [{"label": "A", "text": "bed"}, {"label": "B", "text": "river"}]
     row = {"answerKey": "B", "id": "7", "question": {"stem": "A bank?", "choices": choices}}
     found = load(f"commonsense-qa={write(tmp_path / 'dev_rand_split.jsonl', [row])}")
-    assert found.rows == [data.Row("A bank?\nA. bed\nB. river", "B", {"id": "7", "kind": "choice"})]
+    assert found.rows == [
+        loading.Row("A bank?\nA. bed\nB. river", "B", {"id": "7", "kind": "choice"})
+    ]
 
 
 @pytest.mark.parametrize(
@@ -453,24 +454,24 @@ def test_a_saved_copy_of_the_hubs_set(tmp_path):
 def test_sections_take_names_too(tmp_path):
     path = write(tmp_path / "rows.jsonl", [{"problem": f"q{i}", "answer": "1"} for i in range(5)])
     section = EvalSection(dataset=f"math-500={path}", max_rows=3)
-    found = data.load_section(section, "eval.dataset")
+    found = loading.load_section(section, "eval.dataset")
     assert (len(found.rows), found.split, found.kind) == (3, "test", "latex")
-    assert len(data.load_section(EvalSection(dataset=f"math-500={path}:first 2")).rows) == 2
-    found = data.load_section(DataSection(dataset="arithmetic", split="select"))
+    assert len(loading.load_section(EvalSection(dataset=f"math-500={path}:first 2")).rows) == 2
+    found = loading.load_section(DataSection(dataset="arithmetic", split="select"))
     assert (len(found.rows), found.split) == (512, "select")
-    found = data.load_section(DataSection(dataset="arithmetic:test"))
+    found = loading.load_section(DataSection(dataset="arithmetic:test"))
     assert (len(found.rows), found.split) == (1024, "test")
     with pytest.raises(UserError, match="data.dataset: math-500 has no split 'train'"):
-        data.load_section(DataSection(dataset="math-500"))
+        loading.load_section(DataSection(dataset="math-500"))
     with pytest.raises(UserError, match="gsm8k has no subset 'socratic'; expected main"):
-        data.load_section(DataSection(dataset="gsm8k", subset="socratic"))
+        loading.load_section(DataSection(dataset="gsm8k", subset="socratic"))
 
 
 def test_a_plain_file_has_no_recipe(tmp_path):
     rows = [{"question": "1+1", "answer": "2", "level": 1}, {"question": "1+2", "answer": "3"}]
     path = write(tmp_path / "mine.jsonl", rows)
-    found = data.load_section(DataSection(dataset=str(path)))
-    assert found.rows == [data.Row("1+1", "2", {"level": 1}), data.Row("1+2", "3", {})]
+    found = loading.load_section(DataSection(dataset=str(path)))
+    assert found.rows == [loading.Row("1+1", "2", {"level": 1}), loading.Row("1+2", "3", {})]
     assert (found.name, found.kind, found.prompt, found.notes) == ("mine", "", PromptSection(), [])
     assert len(load(f"{path}:first 1").rows) == 1
 
@@ -501,8 +502,8 @@ def test_a_named_set_brings_its_prompt():
         f"{chat_prompts.R1_SYSTEM}\n\nHow many? Reason step by step. "
         "The answer must be a single integer, in digits.\n\n"
     )
-    assert data.own_prompt(DataSection(dataset="gsm8k=rows.jsonl:test")) == own
-    assert data.own_prompt(DataSection(dataset="openai/gsm8k")) == PromptSection()
+    assert loading.own_prompt(DataSection(dataset="gsm8k=rows.jsonl:test")) == own
+    assert loading.own_prompt(DataSection(dataset="openai/gsm8k")) == PromptSection()
     # What the user sets goes before it, and "" is set.
     mine = PromptSection(system="", instruction="Digits.", example_question="1+1")
     resolved = chat_prompts.resolve_prompt(mine, own)

@@ -12,7 +12,7 @@ import transformers
 
 from iapo_jax.config.sections import DataSection, PromptSection
 from iapo_jax.config.train import EvalSection, TrainConfig
-from iapo_jax.data import order
+from iapo_jax.data import loading, order
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.data.catalogue import parse_spec
@@ -71,17 +71,17 @@ def saved(request, tmp_path):
 
 
 def test_every_form_gives_the_same_rows(saved):
-    assert data.load_rows(section(saved)) == ROWS
-    assert data.load_rows(section(saved, max_rows=2)) == ROWS[:2]
-    assert data.load_rows(section(saved, max_rows=9)) == ROWS
+    assert loading.load_rows(section(saved)) == ROWS
+    assert loading.load_rows(section(saved, max_rows=2)) == ROWS[:2]
+    assert loading.load_rows(section(saved, max_rows=9)) == ROWS
 
 
 def test_a_split_on_disk(tmp_path):
     table = datasets.Dataset.from_list(ROWS)
     datasets.DatasetDict({"test": table.select([2])}).save_to_disk(str(tmp_path / "rows"))
-    assert data.load_rows(section(tmp_path / "rows", split="test")) == ROWS[2:]
+    assert loading.load_rows(section(tmp_path / "rows", split="test")) == ROWS[2:]
     with pytest.raises(UserError, match="data.dataset: cannot open .*rows"):
-        data.load_rows(section(tmp_path / "rows", split="train"))
+        loading.load_rows(section(tmp_path / "rows", split="train"))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, text, sentence):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError) as caught:
-        data.load_rows(section(path))
+        loading.load_rows(section(path))
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -116,35 +116,35 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, text, sentence):
 def test_a_bad_array_is_named_with_its_row(tmp_path, text, sentence):
     (tmp_path / "rows.json").write_text(text)
     with pytest.raises(UserError) as caught:
-        data.load_rows(section(tmp_path / "rows.json"))
+        loading.load_rows(section(tmp_path / "rows.json"))
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_byte_order_mark_is_no_row(tmp_path):
     for name, text in (("rows.jsonl", '{"a": 1}\n{"a": 2}'), ("rows.json", '[{"a": 1}, {"a": 2}]')):
         (tmp_path / name).write_text(text, encoding="utf-8-sig")
-        assert data.load_rows(section(tmp_path / name)) == [{"a": 1}, {"a": 2}]
+        assert loading.load_rows(section(tmp_path / name)) == [{"a": 1}, {"a": 2}]
 
 
 def test_a_directory_of_split_files(tmp_path):
     for split, row in (("train", ROWS[0]), ("test", ROWS[1])):
         (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
-    assert data.load_rows(section(tmp_path)) == ROWS[:1]
-    assert data.load_rows(section(tmp_path, split="test")) == ROWS[1:2]
-    assert data.load_rows(section(f"{tmp_path}:test:first 1")) == ROWS[1:2]
+    assert loading.load_rows(section(tmp_path)) == ROWS[:1]
+    assert loading.load_rows(section(tmp_path, split="test")) == ROWS[1:2]
+    assert loading.load_rows(section(f"{tmp_path}:test:first 1")) == ROWS[1:2]
 
 
 def test_no_dataset_and_one_without_completions():
     with pytest.raises(UserError, match="data.dataset is empty: expected a short name, a file"):
-        data.load_rows(section(""))
+        loading.load_rows(section(""))
     with pytest.raises(UserError, match="data.dataset: gsm8k is a set of problems and answers"):
-        data.load_rows(section("gsm8k"))
+        loading.load_rows(section("gsm8k"))
 
 
 @pytest.mark.parametrize("name", ["/nowhere/rows.jsonl", "rows.parquet", "/nowhere", "rows.jsonl"])
 def test_a_missing_file_is_named(name):
     with pytest.raises(UserError, match=f"eval.dataset: cannot open '{name}'"):
-        data.load_rows(section(name), "eval.dataset")
+        loading.load_rows(section(name), "eval.dataset")
 
 
 def damage(whole, how):
@@ -161,7 +161,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path, how, monkeypatch):
     datasets.Dataset.from_list(ROWS * 50).to_parquet(str(path))
     path.write_bytes(damage(path.read_bytes(), how))
     with pytest.raises(UserError, match="data.dataset: cannot (open|read) '.*rows.parquet'") as one:
-        data.load_rows(section(path))
+        loading.load_rows(section(path))
     assert "\n" not in str(one.value)
 
 
@@ -170,17 +170,17 @@ def test_a_damaged_saved_data_set_is_named(tmp_path):
     (file,) = (tmp_path / "rows").glob("*.arrow")
     file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(UserError, match="data.dataset: cannot (open|read) '.*rows'") as caught:
-        data.load_rows(section(tmp_path / "rows"))
+        loading.load_rows(section(tmp_path / "rows"))
     assert "\n" not in str(caught.value)
 
 
 def test_parse_rows():
     chat = [{"role": "user", "content": "1+1"}]
-    rows = data.parse_rows(
+    rows = loading.parse_rows(
         [*ROWS[:1], {"prompt": chat, "answer": 7, "question": "kept out"}], "rows.jsonl"
     )
-    assert rows[0] == data.Row("1+1", "2", {"level": 1})
-    assert rows[1] == data.Row(chat, "7", {})
+    assert rows[0] == loading.Row("1+1", "2", {"level": 1})
+    assert rows[1] == loading.Row(chat, "7", {})
 
 
 @pytest.mark.parametrize(
@@ -221,16 +221,16 @@ def test_parse_rows():
 )
 def test_a_bad_row_is_named_with_its_number(row, sentence):
     with pytest.raises(UserError) as caught:
-        data.parse_rows([ROWS[0], row], "rows.jsonl")
+        loading.parse_rows([ROWS[0], row], "rows.jsonl")
     assert str(caught.value).startswith("rows.jsonl, " + sentence)
 
 
 def test_columns_that_another_row_fills_are_none():
     """As parquet has them: each row has every column."""
     row = {"prompt": None, "question": "1+1", "answer": 2.5, "kind": None}
-    assert data.parse_rows([row], "rows") == [data.Row("1+1", "2.5", {"kind": None})]
+    assert loading.parse_rows([row], "rows") == [loading.Row("1+1", "2.5", {"kind": None})]
     row = {"question": "1+1", "answer": Decimal("2.50"), "kind": "latex"}
-    assert data.parse_rows([row], "rows") == [data.Row("1+1", "2.50", {"kind": "latex"})]
+    assert loading.parse_rows([row], "rows") == [loading.Row("1+1", "2.50", {"kind": "latex"})]
 
 
 # ------------------------------------------------------------------------ rows that repeat
@@ -262,20 +262,20 @@ def written(tmp_path, *rows):
 )  # fmt: skip
 def test_repeated_questions_are_said(tmp_path, rows, told):
     path = written(tmp_path, *rows)
-    found = data.load_section(section(path))
+    found = loading.load_section(section(path))
     assert len(found.rows) == len(rows)
     if told is None:
         assert found.notes == []
-        data.load_section(section(path, strict=True))
+        loading.load_section(section(path, strict=True))
         return
     (note,) = found.notes
     assert note.startswith(f"{path}: ") and note.endswith(told)
     with pytest.raises(UserError) as caught:
-        data.load_section(section(path, strict=True))
+        loading.load_section(section(path, strict=True))
     assert str(caught.value) == f"{note}; expected each question once (strict)"
     with pytest.raises(UserError, match="expected each question once"):
-        data.load_set(parse_spec(path), strict=True)
-    assert data.load_set(parse_spec(path), strict=None).notes == []
+        loading.load_set(parse_spec(path), strict=True)
+    assert loading.load_set(parse_spec(path), strict=None).notes == []
 
 
 @pytest.mark.parametrize(
@@ -291,19 +291,19 @@ def test_two_answers_to_a_question_are_an_error(tmp_path, rows, sentence):
     path = written(tmp_path, *rows)
     for strict in (False, True):
         with pytest.raises(UserError) as caught:
-            data.load_section(section(path, strict=strict))
+            loading.load_section(section(path, strict=strict))
         assert str(caught.value).startswith(f"{path}: rows 1 and") and sentence in str(caught.value)
-    assert len(data.load_set(parse_spec(path), strict=None).rows) == len(rows)
+    assert len(loading.load_set(parse_spec(path), strict=None).rows) == len(rows)
 
 
 def test_two_answers_on_the_hub_are_said(monkeypatch):
     """Nobody can mend them there."""
     rows = [{"question": "1+1", "answer": "2"}, {"question": "1+1", "answer": "3"}]
     monkeypatch.setattr(data, "open_rows", lambda *_: iter(rows))
-    (note,) = data.load_section(section("owner/set")).notes
+    (note,) = loading.load_section(section("owner/set")).notes
     assert note == "owner/set: rows 1 and 2 ask the same question and answer it '2' and '3'"
     with pytest.raises(UserError, match="expected one answer for each question"):
-        data.load_section(section("owner/set", strict=True))
+        loading.load_section(section("owner/set", strict=True))
 
 
 def test_rows_of_a_cleaned_set_keep_their_number_in_the_file(tmp_path):
@@ -311,10 +311,10 @@ def test_rows_of_a_cleaned_set_keep_their_number_in_the_file(tmp_path):
     rows = [{"prompt": q, "solution": "1"} for q in ("a", "a", "b " * 9, "c")]
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = data.load_set(parse_spec(f"dapo-math-17k={path}"))
+    found = loading.load_set(parse_spec(f"dapo-math-17k={path}"))
     assert found.numbers == [1, 3, 4]
     problems = data.make_problems(found.rows, Words(), PromptSection(), 8, loaded=found)
-    (note,) = data.told_left_out(problems, found, 8, strict=False)
+    (note,) = data.note_left_out(problems, found, 8, strict=False)
     assert note.startswith(f"{path}, row 3: the prompt has more tokens than data.max_prompt_length")
 
 
@@ -327,14 +327,14 @@ def test_training_leaves_out_what_the_evaluation_has(tmp_path):
         section = EvalSection(dataset=str(dataset), shared=shared)
         return TrainConfig(data=DataSection(dataset=str(of)), eval=section)
 
-    found = data.load_training(config("leave_out"))
+    found = loading.load_training(config("leave_out"))
     assert [row.question for row in found.rows] == ["1+1", "4+4"] and found.numbers == [1, 3]
     told = f"{training}, row 2: eval.dataset has the question, too; left out of training"
     assert found.notes == [told]
     for other in (config("refuse"), config("leave_out", "", training)):
-        assert len(data.load_training(other).rows) == 3
+        assert len(loading.load_training(other).rows) == 3
     with pytest.raises(UserError) as caught:
-        data.load_training(config("leave_out", training))
+        loading.load_training(config("leave_out", training))
     assert str(caught.value) == (
         f"eval.dataset {str(training)!r} has every question of data.dataset {str(training)!r}, and "
         "eval.shared=leave_out leaves none to train on"
@@ -343,24 +343,24 @@ def test_training_leaves_out_what_the_evaluation_has(tmp_path):
 
 def test_long_prompts_are_named(tmp_path):
     path = written(tmp_path, *[(f"{n} " + "word " * (n % 4), "1") for n in range(30)])
-    found = data.load_section(section(path))
+    found = loading.load_section(section(path))
     problems = data.make_problems(found.rows, Words(), PromptSection(), 5, loaded=found)
-    (note,) = data.told_left_out(problems, found, 5, strict=False)
+    (note,) = data.note_left_out(problems, found, 5, strict=False)
     assert note == (
         f"{path}, rows 4, 8, 12, 16, 20 and 2 more: the prompt has more tokens than "
         "data.max_prompt_length (5); left out"
     )
     with pytest.raises(UserError, match=r"rows 4, 8, .* \(5\); expected none \(strict\)"):
-        data.told_left_out(problems, found, 5, strict=True)
+        data.note_left_out(problems, found, 5, strict=True)
     problems = data.make_problems(found.rows, Words(), PromptSection(), 9, loaded=found)
-    assert data.told_left_out(problems, found, 9, strict=True) == []
+    assert data.note_left_out(problems, found, 9, strict=True) == []
 
 
 def test_a_question_that_is_no_text_is_named(tmp_path):
     path = written(tmp_path, ("1+1", "2"), ("\ud800", "3"))
     with pytest.raises(UserError, match=f"{path}, row 2: the question is .*; expected UTF-8 text"):
-        data.load_section(section(path))
-    rows = [data.Row("1+1", "2", {}), data.Row("\ud800", "3", {})]  # not from a file
+        loading.load_section(section(path))
+    rows = [loading.Row("1+1", "2", {}), loading.Row("\ud800", "3", {})]  # not from a file
     with pytest.raises(UserError, match="^row 2: the question is .*; expected UTF-8 text"):
         data.make_problems(rows, Words(), PromptSection(), 9)
 
@@ -376,14 +376,14 @@ def test_a_question_that_is_no_text_is_named(tmp_path):
     ],
 )
 def test_final_answer(text, answer):
-    assert data.final_answer(text) == answer
+    assert loading.final_answer(text) == answer
 
 
 def test_gsm8k_as_published(shared_data):
     path = shared_data / "gsm8k" / "train.jsonl"
     if not path.is_file():
         pytest.skip(f"{path} is absent")
-    rows = data.parse_rows(data.load_rows(section(path)), str(path))
+    rows = loading.parse_rows(loading.load_rows(section(path)), str(path))
     assert len(rows) == 7_473
     answers = [int(row.answer) for row in rows]
     assert (rows[0].question[:20], answers[0]) == ("Natalia sold clips t", 72)
@@ -414,7 +414,7 @@ def test_chat_messages_are_taken_as_they_are():
 
 def test_a_problem_keeps_its_question_without_the_instruction():
     chat = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
-    rows = [data.Row("1+1", "2", {}), data.Row(chat, "3", {})]
+    rows = [loading.Row("1+1", "2", {}), loading.Row(chat, "3", {})]
     problems = data.make_problems(
         rows, Words(), PromptSection(system="s", instruction="An integer."), 99
     )
@@ -450,7 +450,7 @@ def test_qwens_template(shared_data):
     if not directory.is_dir():
         pytest.skip(f"{directory} is absent")
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    rows = data.parse_rows(ROWS, "rows")
+    rows = loading.parse_rows(ROWS, "rows")
     problems = data.make_problems(rows, tokenizer, PromptSection(system="Hi"), 512)
     # The format that Qwen's own documentation shows.
     assert problems.texts[0] == (
@@ -461,7 +461,7 @@ def test_qwens_template(shared_data):
 
 
 def test_long_prompts_are_left_out_and_counted():
-    rows = data.parse_rows(
+    rows = loading.parse_rows(
         [{**row, "question": "word " * 3 * i} for i, row in enumerate(ROWS, 1)], ""
     )
     # 3, 6 and 9 words, and the two tags

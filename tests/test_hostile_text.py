@@ -22,6 +22,7 @@ from iapo_jax.answers.equivalence import decide
 from iapo_jax.answers.extraction import extract_answer
 from iapo_jax.config.sections import DataSection, InformationSection, PromptSection
 from iapo_jax.config.sft import SftConfig
+from iapo_jax.data import loading
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.errors import UserError, printable
@@ -187,7 +188,7 @@ def test_qwens_own_tokenizer(qwen):
         found = [i for i in made.ids if i in control]
         plain = chat_prompts.encode_prompt(qwen, "2+2", section)
         assert found == [i for i in plain.ids if i in control] and len(found) == 5
-    (row,) = data.parse_rows([{"question": "a<|im_end|>", "answer": "1"}], "x")
+    (row,) = loading.parse_rows([{"question": "a<|im_end|>", "answer": "1"}], "x")
     problems = data.make_problems([row], qwen, section, 100)
     assert problems.tokens[0] == chat_prompts.encode_prompt(qwen, "a<|im_end|>", section).ids
     # What Qwen makes of these letters where nobody knows of a control token.
@@ -243,21 +244,23 @@ def test_every_text_of_a_message_is_untrusted(tokenizer):
 def test_an_unknown_role_is_named(role):
     chat = [{"role": role, "content": "1"}]
     with pytest.raises(UserError, match="^rows, row 2: a message has the role .*; expected system"):
-        data.parse_rows([{"question": "1", "answer": "1"}, {"prompt": chat, "answer": "1"}], "rows")
+        loading.parse_rows(
+            [{"question": "1", "answer": "1"}, {"prompt": chat, "answer": "1"}], "rows"
+        )
 
 
 def test_deep_messages_are_named(tmp_path):
     deep = {"role": "user", "content": "1", "x": json.loads("[" * 60 + "]" * 60)}
     with pytest.raises(UserError, match="^r, row 1: a message has more than 20 levels"):
-        data.parse_rows([{"prompt": [deep], "answer": "1"}], "r")
+        loading.parse_rows([{"prompt": [deep], "answer": "1"}], "r")
     for text in ("[" * 200_000, '{"answer": ' + "1" * 5000 + "}"):
         (tmp_path / "r.jsonl").write_text(text)
         with pytest.raises(UserError, match="r.jsonl, line 1: not JSON"):
-            data.load_rows(DataSection(dataset=str(tmp_path / "r.jsonl")))
+            loading.load_rows(DataSection(dataset=str(tmp_path / "r.jsonl")))
 
 
 def test_a_vocabulary_that_cannot_spell_a_control_token_says_so(arithmetic):
-    rows = data.parse_rows(
+    rows = loading.parse_rows(
         [{"question": q, "answer": "1"} for q in ("1+2", "1+2</think>3")], "rows"
     )
     data.make_problems(rows[:1], arithmetic, NOTHING, 50)
@@ -293,7 +296,7 @@ def test_an_answer_is_teacher_forced_as_text(tokenizer, arithmetic):
     assert not set(control.values()) & set(np.ravel(made.tokens).tolist())
     assert probes.tokenized_apart(tokenizer, "<think>", ["1", "</think>"], 9) == []
     probes.check_answers(tokenizer, ["<think>"], "</think>")
-    with pytest.raises(UserError, match="the text '5<think>' holds '<think>'"):
+    with pytest.raises(UserError, match="the text '5<think>' contains '<think>'"):
         probes.check_answers(arithmetic, ["5<think>"], "</answer>")
     options = dict(golds=["1"], completions=[["<answer>5<eos></answer>"]], width=9)
     own = dict(estimator="answer_log_prob", reference="own", answer_end="</answer>")
@@ -327,7 +330,7 @@ def test_inspection_takes_the_ids_of_an_untrusted_prompt(root, capsys):
 
 def test_an_evaluation_probes_the_ids_that_were_sampled_from(tokenizer, tmp_path, monkeypatch):
     """And not those of the prompt's text, in which a control token could not be told from one."""
-    rows = data.parse_rows([{"question": "<think>1", "answer": "1"}], "r")
+    rows = loading.parse_rows([{"question": "<think>1", "answer": "1"}], "r")
     problems = data.make_problems(rows, tokenizer, NOTHING, 99)
     seen = []
     monkeypatch.setattr(probing, "inspect_problems", lambda _, asked, *a, **k: seen + asked)
@@ -350,7 +353,7 @@ SURROGATE = "a\ud800b"
 def test_a_row_that_is_no_unicode_is_named(column):
     rows = [{"question": "1", "answer": "1"}, {"question": "1", "answer": "1", column: SURROGATE}]
     with pytest.raises(UserError, match=f"^r, row 2: the {column} is 'a.ud800b'; expected UTF"):
-        data.parse_rows(rows, "r")
+        loading.parse_rows(rows, "r")
     with pytest.raises(UserError, match="r, row 1: `completion` is .*; expected UTF-8 text"):
         sft.read_pieces([[SURROGATE, 1.0]], "r, row 1")
     chat = [{"role": "user", "content": "1", "name": SURROGATE}]
@@ -363,12 +366,12 @@ def test_strange_columns_stop_nothing(tokenizer, text, tmp_path):
     """Other columns go to rewards and to the files of completions as they are."""
     if text != SURROGATE:
         shown = f"1{text}"  # white space alone would be no question
-        (row,) = data.parse_rows([{"question": shown, "answer": shown, "other": text}], "r")
+        (row,) = loading.parse_rows([{"question": shown, "answer": shown, "other": text}], "r")
         problems = data.make_problems([row], tokenizer, NOTHING, 99)
         assert decode(tokenizer, problems.tokens[0]) == problems.texts[0]
     with pytest.raises(UserError, match="r, row 1: the column kind is "):
-        data.parse_rows([{"question": "1", "answer": "12", "kind": text}], "r")
-    row = data.Row("1", "12", {"kind": text, text: text})  # from Python
+        loading.parse_rows([{"question": "1", "answer": "12", "kind": text}], "r")
+    row = loading.Row("1", "12", {"kind": text, text: text})  # from Python
     problems = data.make_problems([row], tokenizer, NOTHING, 99)
     total, _ = rewards.combine_rewards(
         [("accuracy", rewards.accuracy_reward), ("format", rewards.format_reward)],
@@ -520,7 +523,7 @@ def test_digits_of_other_scripts_are_never_right():
 def test_a_terminal_obeys_nothing_of_a_row(capsys):
     hostile_name = "\x1b]0;owned\x07\x9b1m\r\x00\u202e\ud800"
     with pytest.raises(UserError) as caught:
-        data.parse_rows([{hostile_name: "1"}], "r")
+        loading.parse_rows([{hostile_name: "1"}], "r")
     console.say(f"a note of {hostile_name}")
     for text in (str(caught.value), capsys.readouterr().out.rstrip("\n")):
         assert text.isprintable() and "\\x1b]0;owned\\x07\\x9b1m\\x0d" in text.replace(

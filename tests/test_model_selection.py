@@ -7,7 +7,8 @@ import pytest
 
 from iapo_jax.config.sections import PromptSection
 from iapo_jax.config.train import SelectionSection
-from iapo_jax.data.problems import Row, make_problems
+from iapo_jax.data.loading import Row
+from iapo_jax.data.problems import make_problems
 from iapo_jax.errors import UserError
 from iapo_jax.training.checkpoint_selection import (
     Candidate,

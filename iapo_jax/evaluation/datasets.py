@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from iapo_jax.data import problems as data
+from iapo_jax.data import loading
 from iapo_jax.data.catalogue import parse_spec
-from iapo_jax.data.problems import LoadedSet
+from iapo_jax.data.loading import LoadedSet
 from iapo_jax.data.questions import normalize
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation.members import file_name
@@ -15,12 +15,12 @@ def load_sets(texts: Sequence[str], *, strict: bool) -> dict[str, LoadedSet]:
     """The data sets by the name that their files have.
 
     Raises:
-      UserError: as `data.load_set`; or if a data set is named twice.
+      UserError: as `loading.load_set`; or if a data set is named twice.
     """
     sets: dict[str, LoadedSet] = {}
     for text in texts:
         spec = parse_spec(text, "--dataset")
-        loaded = data.load_set(spec, "--dataset", strict=strict)
+        loaded = loading.load_set(spec, "--dataset", strict=strict)
         parts = [loaded.name, loaded.split]
         if spec.first:
             parts.append(str(spec.first))

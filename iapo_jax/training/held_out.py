@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from iapo_jax.config.train import TrainConfig
+from iapo_jax.data import loading, prompts
 from iapo_jax.data import problems as data
-from iapo_jax.data import prompts
 from iapo_jax.data.questions import check_overlap
 from iapo_jax.evaluation.records import Record
 from iapo_jax.evaluation.sampling import Protocol, make_task
@@ -36,7 +36,7 @@ class HeldOut:
         section = config.eval
         if not section.dataset:
             return
-        self.data_set = data.load_section(section, "eval.dataset")
+        self.data_set = loading.load_section(section, "eval.dataset")
         problems = data.make_problems(
             self.data_set.rows,
             loaded.pretrained.tokenizer,
@@ -45,7 +45,7 @@ class HeldOut:
             loaded=self.data_set,
         )
         limit = config.data.max_prompt_length
-        long = data.told_left_out(problems, self.data_set, limit, strict=section.strict)
+        long = data.note_left_out(problems, self.data_set, limit, strict=section.strict)
         self.notes = [*self.data_set.notes, *long]
         check_overlap(
             training,

@@ -11,7 +11,7 @@ from iapo_jax.config.loading import load_run_config
 from iapo_jax.config.sections import ModelSection
 from iapo_jax.config.sft import SftConfig
 from iapo_jax.config.train import TrainConfig
-from iapo_jax.data import problems, prompts
+from iapo_jax.data import loading, prompts
 from iapo_jax.errors import UserError
 from iapo_jax.pretrained import directory, weights
 from iapo_jax.pretrained.directory import Pretrained
@@ -68,8 +68,8 @@ def training_questions(run_dir: Path) -> list[Any]:
     place = began if isinstance(began, str) and Path(began).is_dir() else "."
     with contextlib.chdir(place):
         if isinstance(config, TrainConfig):
-            return [row.question for row in problems.load_training(config).rows]
-        rows = problems.load_rows(config.data)
+            return [row.question for row in loading.load_training(config).rows]
+        rows = loading.load_rows(config.data)
         return [prompts.read_question(row, f"row {n}") for n, row in enumerate(rows, 1)]
 
 

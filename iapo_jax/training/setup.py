@@ -15,6 +15,7 @@ from iapo_jax.algorithms.methods import ALGORITHMS, OWN, Algorithm, make_algorit
 from iapo_jax.algorithms.options import parameters_of
 from iapo_jax.config.checks import check_config
 from iapo_jax.config.train import TrainConfig
+from iapo_jax.data import loading
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.data.order import batch_order
@@ -100,7 +101,7 @@ def set_up(
     _check_rule(config, algorithm, "advantage" if advantage else source)
     _check_top_k(config, loaded)
     micro = _micro_batch_size(config, loaded)
-    rows = data.load_training(config)
+    rows = loading.load_training(config)
     problems = data.make_problems(
         rows.rows,
         loaded.pretrained.tokenizer,
@@ -109,7 +110,7 @@ def set_up(
         loaded=rows,
     )
     limit, strict = config.data.max_prompt_length, config.data.strict
-    notes = [*rows.notes, *data.told_left_out(problems, rows, limit, strict=strict)]
+    notes = [*rows.notes, *data.note_left_out(problems, rows, limit, strict=strict)]
     problems, held = split_problems(problems, config.selection, config.seed)
     processes.on_process_zero(
         lambda: rewards.try_on_problems(
