@@ -69,7 +69,12 @@ def save(path: Path, rows: Iterable[Row]) -> None:
     table = pa.Table.from_pylist([_to_columns(row) for row in ordered], SCHEMA)
     partial = path.with_name(path.name + ".partial")
     pq.write_table(
-        table, partial, compression="zstd", compression_level=22, use_dictionary=_REPEATED
+        table,
+        partial,
+        compression="zstd",
+        compression_level=22,
+        use_dictionary=_REPEATED,
+        data_page_size=2**26,  # one page a column: lengths of different runs are alike
     )
     partial.replace(path)
 
