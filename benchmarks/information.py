@@ -45,7 +45,6 @@ from iapo_jax import (
     ProbePositions,
     Prompts,
     Rollout,
-    answer_entropy,
     compute_signals,
     every_prefix,
     forward_completions,
@@ -89,11 +88,11 @@ def programs(model: Model) -> Programs:
     @jax.jit
     def whole(params, prompts, tokens, postfix):
         _, contexts = read(params, prompts, tokens)
-        return answer_entropy(model, params, prompts, contexts, postfix, all_positions(tokens))
+        return entropy_at(model, params, prompts, contexts, postfix, all_positions(tokens))
 
     @jax.jit
     def probes(params, prompts, contexts, postfix, positions):
-        return answer_entropy(model, params, prompts, contexts, postfix, positions)
+        return entropy_at(model, params, prompts, contexts, postfix, positions)
 
     @jax.jit
     def score(params, prompts, tokens, postfix):
@@ -288,7 +287,9 @@ def memory(config: DecoderConfig, length: int) -> None:
     found = {}
     for name, asked in (("scoring", None), ("scoring and probes", probe)):
         temperature = jax.ShapeDtypeStruct((), jnp.float32)
-        program = compute_signals.lower(model, params, None, rollout, asked, temperature)
+        program = compute_signals.lower(
+            model, params, rollout, asked, temperature=temperature
+        )
         found[name] = program.compile().memory_analysis().temp_size_in_bytes / 2**20
         print(f"{name:<44} {found[name]:8.0f} MiB temporary")
     rows, prompt = rollout.length.shape[1], rollout.prompts.tokens.shape[1]
@@ -327,9 +328,9 @@ def accelerator(config: DecoderConfig, length: int, repeats: int) -> None:
 
     runs = {
         "floor": lambda: [jax.block_until_ready(ours.score(*arguments)) for _ in range(K)],
-        "signals without": lambda: compute_signals(model, params, None, rollout, None, one),
+        "signals without": lambda: compute_signals(model, params, rollout, temperature=one),
         "ours": lambda: ours.whole(*arguments),
-        "signals": lambda: compute_signals(model, params, None, rollout, probe, one),
+        "signals": lambda: compute_signals(model, params, rollout, probe, temperature=one),
         "update": lambda: update(params, prompts, tokens),
     }
     peaks = {name: (clock(run), peak_memory())[1] for name, run in runs.items()}

@@ -211,10 +211,10 @@ def compile_only(setup: Setup) -> None:
         "signals": compute_signals.lower(
             loaded.model,
             state.params,
-            ref_params,
             rollout,
             abstract_probe(setup.probe_maker, full) if setup.probe_maker else None,
-            setup.temperature,
+            ref_params=ref_params,
+            temperature=setup.temperature,
             micro=spec.micro_batches * spec.mini_batches,
             estimator=config.information.estimator,
         ),

@@ -10,14 +10,9 @@ from before_jax import MESHES
 from conftest import golden_model, plain_logits
 
 from iapo_jax.information import estimators as information
-from iapo_jax.information.estimators import (
-    ESTIMATORS,
-    Probe,
-    answer_entropy,
-    choose_positions,
-    every_prefix,
-    interpolate,
-)
+from iapo_jax.information import exits
+from iapo_jax.information.estimators import ESTIMATORS, Probe, entropy_at, log_probs_at
+from iapo_jax.information.positions import choose_positions, every_prefix, interpolate
 from iapo_jax.information.signals import compute_signals, make_groups
 from iapo_jax.model import attention, scoring
 from iapo_jax.model.decoder import DecoderConfig, init_params, make_model
@@ -36,7 +31,7 @@ REAL = np.arange(T + 1) <= LENGTH[..., None]  # positions that read no padding
 
 
 def probe(model, params, prompts, length, completions, postfix, limit=2**14):
-    """`answer_entropy` with its contexts, jitted anew for each limit of tokens at once."""
+    """`entropy_at` with its contexts, jitted anew for each limit of tokens at once."""
     jitted = _jitted(limit)
     return np.asarray(jitted(model, params, Prompts(prompts, length), completions, postfix))
 
@@ -45,15 +40,15 @@ def probe(model, params, prompts, length, completions, postfix, limit=2**14):
 def _jitted(limit):
     @functools.partial(jax.jit, static_argnums=0)
     def run(model, params, prompts, completions, postfix):
-        before, information._PROBE_TOKENS = information._PROBE_TOKENS, limit
+        before, exits.PROBE_TOKENS = exits.PROBE_TOKENS, limit
         try:
             prompt = prefill(model, params, prompts)
             _, cache = forward_completions(model, params, prompts, completions, prompt)
             size = completions.shape[-1]
             positions = every_prefix(jnp.full(completions.shape[:2], size), size)
-            return answer_entropy(model, params, prompts, (prompt, cache), postfix, positions)
+            return entropy_at(model, params, prompts, (prompt, cache), postfix, positions)
         finally:
-            information._PROBE_TOKENS = before
+            exits.PROBE_TOKENS = before
 
     return run
 
@@ -190,6 +185,9 @@ ANSWERS = Answers(
 )
 
 
+AT = {**ESTIMATORS, "answer_log_probs": log_probs_at}
+
+
 @functools.partial(jax.jit, static_argnames=("estimator", "model"))
 def ask(estimator, model, params, prompts, completions, postfix, answers, positions=None):
     """An estimator with its contexts; one program for all contents of the same shapes."""
@@ -199,7 +197,7 @@ def ask(estimator, model, params, prompts, completions, postfix, answers, positi
     if positions is None:
         positions = every_prefix(jnp.full(completions.shape[:2], size), size)
     asked = (postfix, positions) if answers is None else (postfix, positions, answers)
-    return getattr(information, estimator)(model, params, prompts, (prompt, cache), *asked)
+    return AT[estimator](model, params, prompts, (prompt, cache), *asked)
 
 
 def ask_golden(estimator, golden, answers=ANSWERS, **changed):
@@ -284,7 +282,7 @@ def test_no_cut_of_a_long_answer_is_computed_twice(qwen2, monkeypatch):
     """Chunks of 2 positions whose answers of 20 tokens fill 3 pieces: 2 pieces of one position."""
     golden, _ = qwen2
     at_once = 7
-    monkeypatch.setattr(information, "_PROBE_TOKENS", 2 * P * G * at_once)
+    monkeypatch.setattr(exits, "PROBE_TOKENS", 2 * P * G * at_once)
     sizes = []
 
     def forward(params, tokens, positions, contexts, outputs_from=0):
@@ -387,7 +385,7 @@ def test_devices_change_nothing(qwen2, estimator, axes):
 def test_chunks_of_answers_change_nothing(qwen2, monkeypatch):
     golden, _ = qwen2
     want = ask_golden("answer_log_probs", golden)
-    monkeypatch.setattr(information, "_PROBE_TOKENS", 3 * P * G * K)
+    monkeypatch.setattr(exits, "PROBE_TOKENS", 3 * P * G * K)
     ask.clear_cache()
     np.testing.assert_allclose(ask_golden("answer_log_probs", golden), want, atol=5e-5)
     ask.clear_cache()
@@ -492,7 +490,7 @@ def test_chunks_behind_the_last_cut_are_not_computed(qwen2, monkeypatch):
             jax.debug.callback(lambda: calls.append(1))
         return golden.model.forward(params, tokens, positions, contexts, outputs_from=outputs_from)
 
-    monkeypatch.setattr(information, "_PROBE_TOKENS", 2 * P * G * K)  # 2 positions a chunk
+    monkeypatch.setattr(exits, "PROBE_TOKENS", 2 * P * G * K)  # 2 positions a chunk
     model = golden.model._replace(forward=forward)
     for longest, chunks in [(3, 2), (4, 3), (9, 5)]:
         calls.clear()
@@ -555,7 +553,7 @@ def test_the_probes_add_one_chunk_to_the_scoring_pass():
         floats, flags = jax.ShapeDtypeStruct((1, rows, size), jnp.float32), ids(1, rows)
         tokens, prompts = ids(1, rows, size), Prompts(ids(1, 16), ids(1))
         rollout = Rollout(prompts, tokens, ids(1, rows), floats, flags)
-        lowered = compute_signals.lower(model, params, None, rollout, probe, one)
+        lowered = compute_signals.lower(model, params, rollout, probe, temperature=one)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     for size in (512, 1024):
@@ -758,7 +756,7 @@ def test_signals_hold_the_estimator_at_its_positions_and_straight_between(estima
     for micro in (1, 2):
         asked = Probe(POSTFIX, positions, answers)
         options = dict(micro=micro, estimator=estimator)
-        found = compute_signals(bayes, TABLE, None, rollout_of(), asked, ONE, **options)
+        found = compute_signals(bayes, TABLE, rollout_of(), asked, temperature=ONE, **options)
         np.testing.assert_allclose(found.uncertainty, want, atol=1e-4)
         group = make_groups(rollout_of(), found, *np.zeros((2, P, G)), thinking)
         first, last = (
@@ -780,7 +778,7 @@ def test_nothing_thought_and_nothing_answered_is_never_nan(estimator):
     none = ANSWERS._replace(length=np.zeros_like(ANSWERS.length))
     asked = Probe(POSTFIX, positions, None if estimator == "answer_entropy" else none)
     rollout = rollout_of(length)
-    found = compute_signals(bayes, TABLE, None, rollout, asked, ONE, estimator=estimator)
+    found = compute_signals(bayes, TABLE, rollout, asked, temperature=ONE, estimator=estimator)
     group = make_groups(rollout, found, *np.zeros((2, P, G)), thinking)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found, group)))
     assert not group.informativeness.any() and not group.log_prob[0, 0].any()
@@ -847,8 +845,8 @@ def test_the_sum_over_the_thinking_of_any_rollout_is_first_minus_last():
 def test_chunks_of_positions_and_of_logits_change_nothing(monkeypatch, estimator, at_once, rows):
     """So many positions at once, and so many of their logits: none divides the 10."""
     per_position = P * G * (K if estimator == "answer_entropy" else max(K, A - 1))
-    monkeypatch.setattr(information, "_PROBE_TOKENS", at_once * per_position)
-    monkeypatch.setattr(scoring, "_LOGITS", rows * P * G * 90)
+    monkeypatch.setattr(exits, "PROBE_TOKENS", at_once * per_position)
+    monkeypatch.setattr(scoring, "CHUNK_LOGITS", rows * P * G * 90)
     ask.clear_cache()
     found = ask_bayesian(estimator)
     ask.clear_cache()
@@ -919,7 +917,7 @@ def test_a_mesh_changes_no_signal(axes):
     rollout, positions, answers = put(parts, by_prompt(mesh))
     probe = Probe(POSTFIX, positions, answers)
     model = make_model(golden.config, mesh)
-    found = compute_signals(model, params, None, rollout, probe, ONE, **options)
+    found = compute_signals(model, params, rollout, probe, temperature=ONE, **options)
     assert np.ptp(one.uncertainty) > 0.1
     np.testing.assert_allclose(found.uncertainty, one.uncertainty, atol=1e-5)
 
@@ -936,7 +934,7 @@ def test_no_content_of_a_rollout_compiles_anew():
             probe = Probe(POSTFIX, positions, answers)
             rollout = rollout_of(LENGTH // stride)
             options = dict(estimator=estimator)
-            compute_signals(bayes, TABLE, None, rollout, probe, ONE, **options)
+            compute_signals(bayes, TABLE, rollout, probe, temperature=ONE, **options)
             assert before in (None, compute_signals._cache_size())
             before = compute_signals._cache_size()
 
@@ -961,10 +959,10 @@ def test_keys_beyond_a_chunk_of_positions_are_not_multiplied(qwen2, monkeypatch)
     monkeypatch.setattr(attention, "_DENSE_SCORES", 0)
     monkeypatch.setattr(attention, "_KEYS", 4)
     monkeypatch.setattr(attention, "_QUERIES", 8)
-    monkeypatch.setattr(information, "_PROBE_TOKENS", 4 * P * G * K)  # 4 positions a chunk
+    monkeypatch.setattr(exits, "PROBE_TOKENS", 4 * P * G * K)  # 4 positions a chunk
     positions = choose_positions(jnp.full((P, G), T), T)
     contexts = jax.tree.map(jnp.asarray, (prompt, cache))
-    run = jax.jit(functools.partial(answer_entropy, golden.model))
+    run = jax.jit(functools.partial(entropy_at, golden.model))
     found = np.asarray(run(golden.params, prompts, contexts, POSTFIX, positions))
     np.testing.assert_allclose(found[..., :4], want[..., :4], atol=1e-4)
     assert np.isnan(found[..., 4:]).all()
@@ -998,7 +996,7 @@ def test_the_head_runs_only_where_it_is_read(qwen2, monkeypatch):
 
     model = golden.model._replace(forward=forward)
     vocabulary = golden.config.vocab_size
-    monkeypatch.setattr(information, "_PROBE_TOKENS", 2 * P * G * K)  # 2 positions a chunk
+    monkeypatch.setattr(exits, "PROBE_TOKENS", 2 * P * G * K)  # 2 positions a chunk
 
     def rows(estimator, *answers):
         def run(params):
@@ -1008,7 +1006,7 @@ def test_the_head_runs_only_where_it_is_read(qwen2, monkeypatch):
             _, cache = forward_completions(model, *inputs)
             positions = every_prefix(jnp.asarray(LENGTH), T)
             asked = params, prompts, (prompt, cache), jnp.asarray(POSTFIX), positions, *answers
-            return getattr(information, estimator)(model, *asked)
+            return AT[estimator](model, *asked)
 
         return widest(jax.make_jaxpr(run)(golden.params).jaxpr, vocabulary)
 
@@ -1032,9 +1030,9 @@ def test_no_key_is_copied_for_an_answer():
         return prompt, forward_completions(model, params, prompts, tokens, prompt)[1]
 
     contexts = jax.eval_shape(read, params, prompts, ids(1, 2, size))
-    run = jax.jit(functools.partial(information.answer_set_entropy, model))
+    run = jax.jit(functools.partial(information.set_entropy_at, model))
     compiled = run.lower(params, prompts, contexts, ids(6), positions, answers).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    chunk = min(size, information._PROBE_TOKENS // (2 * (width - 1)))
+    chunk = min(size, exits.PROBE_TOKENS // (2 * (width - 1)))
     copies = chunk * 2 * size * SMALL.num_layers * 2 * 2 * 16 * 4  # rows, keys, layers
     assert temporary < copies / 10, (temporary, copies)

@@ -59,10 +59,8 @@ def rewards():
         signals = compute_signals(
             model,
             state.params,
-            None,
             rollout,
-            None,
-            one,
+            temperature=one,
         )
         groups = make_groups(rollout, signals, reward, reward > 0.5, rollout.length)
         credit = assign_credit(

@@ -50,7 +50,7 @@ def scores_and_gradients(scores, hidden, weight, tokens, temperature, cotangents
 def test_scores_and_gradients_are_those_of_the_dense_softmax(monkeypatch, case, chunk):
     """Chunks of 1, of 3 (7 is no multiple), and all at once; two temperatures."""
     hidden, weight, tokens, cotangents = case
-    monkeypatch.setattr(scoring, "_LOGITS", chunk * 6 * V)
+    monkeypatch.setattr(scoring, "CHUNK_LOGITS", chunk * 6 * V)
     sizes = []
     inner = scoring._scores
     monkeypatch.setattr(scoring, "_scores", lambda *a: sizes.append(a[-1]) or inner(*a))
@@ -108,7 +108,7 @@ def largest_array(jaxpr):
 def test_the_logits_of_all_tokens_never_exist(monkeypatch):
     """T = 512 and V = 20,000 in chunks of 32: nothing near T * V is named or allocated."""
     size, vocabulary, width = 512, 20_000, 16
-    monkeypatch.setattr(scoring, "_LOGITS", 32 * vocabulary)
+    monkeypatch.setattr(scoring, "CHUNK_LOGITS", 32 * vocabulary)
     hidden = jax.ShapeDtypeStruct((1, size, width), jnp.bfloat16)
     weight = jax.ShapeDtypeStruct((vocabulary, width), jnp.float32)
     tokens = jax.ShapeDtypeStruct((1, size), jnp.int32)

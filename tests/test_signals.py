@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import golden_model, random_params
 
-from iapo_jax.information.estimators import Probe, answer_entropy, every_prefix
+from iapo_jax.information.estimators import Probe, answer_entropy
+from iapo_jax.information.positions import every_prefix
 from iapo_jax.information.signals import compute_signals, make_groups
-from iapo_jax.model.scoring import forward_completions, prefill, score_completions
+from iapo_jax.model.scoring import score_completions
 from iapo_jax.types import Prompts, Rollout, Signals
 
 P, G, L, T = 4, 2, 5, 6
@@ -31,7 +32,9 @@ ROLLOUT = Rollout(
 
 def signals(rollout=ROLLOUT, ref=REF, micro=1, with_information=True):
     probe = Probe(POSTFIX, every_prefix(rollout.length, T)) if with_information else None
-    made = compute_signals(MODEL, PARAMS, ref, rollout, probe, TEMPERATURE, micro=micro)
+    made = compute_signals(
+        MODEL, PARAMS, rollout, probe, ref_params=ref, temperature=TEMPERATURE, micro=micro
+    )
     return jax.tree.map(np.asarray, made)
 
 
@@ -51,14 +54,12 @@ def test_signals_are_their_parts(whole):
     @jax.jit
     def parts():
         prompts, tokens = ROLLOUT.prompts, jnp.asarray(ROLLOUT.tokens)
-        prompt = prefill(MODEL, PARAMS, prompts)
-        _, cache = forward_completions(MODEL, PARAMS, prompts, tokens, prompt)
         policy, reference = (
             score_completions(MODEL, params, prompts, tokens, TEMPERATURE)
             for params in (PARAMS, REF)
         )
         positions = every_prefix(jnp.full((P, G), T), T)
-        u = answer_entropy(MODEL, PARAMS, prompts, (prompt, cache), POSTFIX, positions)
+        u = answer_entropy(MODEL, PARAMS, ROLLOUT, POSTFIX, positions=positions)
         return Signals(policy.log_prob, reference.log_prob, policy.entropy, u)
 
     want = parts()

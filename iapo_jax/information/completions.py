@@ -447,10 +447,9 @@ def _signals(
     made = compute_signals(
         opened.model,
         opened.params,
-        None,
         rollout,
         probe,
-        np.float32(temperature),
+        temperature=np.float32(temperature),
         estimator=estimator,
     )
     made = fetch(made)

@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from iapo_jax.answers.checker import extract_answer, same_answer
 from iapo_jax.config.sections import InformationSection
 from iapo_jax.errors import UserError
-from iapo_jax.information.estimators import ESTIMATORS, Probe, choose_positions
+from iapo_jax.information.estimators import ESTIMATORS, Probe
+from iapo_jax.information.positions import choose_positions
 from iapo_jax.pretrained import control_tokens, tokenization
 from iapo_jax.pretrained.directory import Pretrained
 from iapo_jax.sharding import by_prompt, put, replicated

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from iapo_jax.types import Array, Cache, Context, Model, Params, Prompts
 
-_LOGITS = 2**25  # logits of one chunk on each device: 128 MiB of float32
+CHUNK_LOGITS = 2**25  # logits of one chunk on each device: 128 MiB of float32
 
 
 class TokenScores(NamedTuple):
@@ -36,7 +36,7 @@ def token_scores(
     """
     chex.assert_equal(hidden.shape[:-1], tokens.shape)
     rows = tokens.size // max(tokens.shape[-1], 1)
-    size = max(1, min(tokens.shape[-1], devices * _LOGITS // (max(rows, 1) * weight.shape[0])))
+    size = max(1, min(tokens.shape[-1], devices * CHUNK_LOGITS // (max(rows, 1) * weight.shape[0])))
     temperature = jnp.asarray(temperature, jnp.float32)
     return TokenScores(*_scores(hidden, weight, tokens, temperature, size))
 
@@ -96,7 +96,7 @@ def next_token_scores(
     """
     *groups, length, _ = hidden.shape
     rows = groups[0] * groups[1]
-    size = max(1, min(length, devices * _LOGITS // (rows * weight.shape[0])))
+    size = max(1, min(length, devices * CHUNK_LOGITS // (rows * weight.shape[0])))
 
     def chunk(h: Array) -> tuple[Array, Array]:
         log_p = _log_softmax(h, weight, jnp.float32(1.0))

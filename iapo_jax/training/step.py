@@ -62,10 +62,10 @@ def score_rollout(
     signals = compute_signals(
         setup.loaded.model,
         params,
-        ref_params,
         rollout,
         probe,
-        setup.temperature,
+        ref_params=ref_params,
+        temperature=setup.temperature,
         micro=setup.spec.micro_batches * setup.spec.mini_batches,
         estimator=section.estimator,
     )

@@ -20,9 +20,6 @@ from iapo_jax import (
     Probe,
     Prompts,
     Rollout,
-    answer_entropy,
-    answer_log_prob,
-    answer_set_entropy,
     choose_positions,
     compute_signals,
     every_prefix,
@@ -110,9 +107,9 @@ def ours_of(model, params, asked):
         asked = model, params, prompts, (context, cache), jnp.asarray(POSTFIX)
         positions = every_prefix(length, tokens.shape[-1])
         return (
-            answer_entropy(*asked, positions),
-            answer_log_prob(*asked, positions, answers),
-            answer_set_entropy(*asked, positions, answers),
+            entropy_at(*asked, positions),
+            log_prob_at(*asked, positions, answers),
+            set_entropy_at(*asked, positions, answers),
         )
 
     return [np.asarray(x) for x in run(params)]
@@ -158,7 +155,7 @@ def test_own_answers_in_training_signals(pair):
     probe = Probe(np.asarray(POSTFIX, np.int32), jax.tree.map(np.asarray, positions), answers)
     rollout = Rollout(prompts, tokens, length, zeros, flags)
     options = dict(estimator="answer_log_prob")
-    found = compute_signals(model, params, None, rollout, probe, np.float32(1.0), **options)
+    found = compute_signals(model, params, rollout, probe, **options)
     for p, g in np.ndindex(2, 2):
         at, want = sorted({*range(0, length[p, g], 3), int(length[p, g])}), []
         for t in at:
