@@ -38,20 +38,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iapo_jax import (
+from iapo_jax import Model, Probe, Prompts, Rollout, compute_signals, score_completions
+from iapo_jax.information import ProbePositions, every_prefix
+from iapo_jax.information.estimators import entropy_at
+from iapo_jax.model import (
     DecoderConfig,
-    Model,
-    Probe,
-    ProbePositions,
-    Prompts,
-    Rollout,
-    compute_signals,
-    every_prefix,
     forward_completions,
     init_params,
     make_model,
     prefill,
-    score_completions,
     token_scores,
 )
 
@@ -287,9 +282,7 @@ def memory(config: DecoderConfig, length: int) -> None:
     found = {}
     for name, asked in (("scoring", None), ("scoring and probes", probe)):
         temperature = jax.ShapeDtypeStruct((), jnp.float32)
-        program = compute_signals.lower(
-            model, params, rollout, asked, temperature=temperature
-        )
+        program = compute_signals.lower(model, params, rollout, asked, temperature=temperature)
         found[name] = program.compile().memory_analysis().temp_size_in_bytes / 2**20
         print(f"{name:<44} {found[name]:8.0f} MiB temporary")
     rows, prompt = rollout.length.shape[1], rollout.prompts.tokens.shape[1]

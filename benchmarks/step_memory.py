@@ -25,16 +25,9 @@ def main() -> None:
     import jax  # reads XLA_FLAGS when it starts
     import jax.numpy as jnp
 
-    from iapo_jax import (
-        DecoderConfig,
-        Prompts,
-        by_prompt,
-        init_params,
-        make_mesh,
-        make_model,
-        param_shardings,
-        score_completions,
-    )
+    from iapo_jax import Prompts, make_mesh, score_completions
+    from iapo_jax.model import DecoderConfig, init_params, make_model
+    from iapo_jax.sharding import by_prompt, param_shardings
 
     config = DecoderConfig(
         vocab_size=151_936,

@@ -1,169 +1,87 @@
 """iapo_jax: shorter reasoning at the same accuracy, token by token.
 
-The functional library, by name. Nothing here imports transformers, datasets, orbax or omegaconf;
-the trainer and its command lines are `iapo_jax.train`, `iapo_jax.sft`, `iapo_jax.evaluate`,
-`iapo_jax.report`, `iapo_jax.inspect` and `iapo_jax.export`.
+The functional library: what a training loop needs, by name. Everything else is in
+`iapo_jax.algorithms`, `iapo_jax.losses`, `iapo_jax.model`, `iapo_jax.information` and
+`iapo_jax.answers`. The trainer and its command lines are `iapo_jax.train`, `iapo_jax.sft`,
+`iapo_jax.evaluate`, `iapo_jax.report`, `iapo_jax.inspect` and `iapo_jax.export`.
+
+Importing the package imports none of transformers, datasets, orbax and omegaconf: names that need
+one of them are imported when they are first used.
 """
 
-from iapo_jax.algorithms.adaptation import (
-    ADAPTATIONS,
-    Adaptation,
-    keep_for_difficulty,
-    price_for_accuracy,
-    price_for_length,
-)
-from iapo_jax.algorithms.advantages import (
-    grpo,
-    gtpo,
-    iapo,
-    iapo_priced,
-    iapo_reference,
-    rloo,
-)
-from iapo_jax.algorithms.filters import keep_best, select, stochastic_tokens
-from iapo_jax.algorithms.losses import (
-    LossOptions,
-    aggregate,
-    clipped_surrogate,
-    k3,
-    loss_scale,
-    policy_loss,
-)
+import importlib
+from typing import Any
+
+from iapo_jax import algorithms, answers, information, losses, model
 from iapo_jax.algorithms.methods import ALGORITHMS, Algorithm, make_algorithm
-from iapo_jax.algorithms.reward_shaping import (
-    l1_max,
-    length_cap,
-    length_penalty,
-    overlong,
-)
-from iapo_jax.algorithms.statistics import (
-    completion_keys,
-    group_advantage,
-    leave_one_out,
-    normalize,
-)
-from iapo_jax.evaluation.metrics import majority_at_k, pass_at_k
+from iapo_jax.answers.checker import is_correct
 from iapo_jax.information.estimators import (
-    ESTIMATORS,
     Probe,
     answer_entropy,
     answer_log_prob,
-    answer_log_probs,
     answer_set_entropy,
-    answer_uncertainty,
-    choose_positions,
-    every_prefix,
-    interpolate,
 )
 from iapo_jax.information.signals import compute_signals, make_groups
-from iapo_jax.model.attention import (
-    Segment,
-    attend,
-    blockwise_attention,
-    dense_attention,
-)
-from iapo_jax.model.decoder import DecoderConfig, Llama3Rope, init_params, make_model
-from iapo_jax.model.sampling import prompt_keys, sample
-from iapo_jax.model.scoring import (
-    TokenScores,
-    forward_completions,
-    prefill,
-    score_completions,
-    token_scores,
-)
-from iapo_jax.sharding import by_prompt, make_mesh, param_shardings, replicated
+from iapo_jax.losses import policy_loss
+from iapo_jax.model.sampling import sample
+from iapo_jax.model.scoring import score_completions
+from iapo_jax.sharding import make_mesh
 from iapo_jax.types import (
     Answers,
-    Cache,
-    Context,
     Credit,
     Group,
-    Mean,
     Model,
-    ProbePositions,
     Prompts,
     Rollout,
     Signals,
-    informativeness,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "ADAPTATIONS",
     "ALGORITHMS",
-    "Adaptation",
     "Algorithm",
     "Answers",
-    "Cache",
-    "Context",
     "Credit",
-    "DecoderConfig",
-    "ESTIMATORS",
     "Group",
-    "Llama3Rope",
-    "LossOptions",
-    "Mean",
     "Model",
     "Probe",
-    "ProbePositions",
     "Prompts",
     "Rollout",
-    "Segment",
     "Signals",
-    "TokenScores",
-    "aggregate",
+    "algorithms",
     "answer_entropy",
     "answer_log_prob",
-    "answer_log_probs",
     "answer_set_entropy",
-    "answer_uncertainty",
-    "attend",
-    "blockwise_attention",
-    "by_prompt",
-    "choose_positions",
-    "clipped_surrogate",
-    "completion_keys",
+    "answers",
     "compute_signals",
-    "dense_attention",
-    "every_prefix",
-    "forward_completions",
-    "group_advantage",
-    "grpo",
-    "gtpo",
-    "iapo",
-    "iapo_priced",
-    "iapo_reference",
-    "informativeness",
-    "init_params",
-    "interpolate",
-    "k3",
-    "keep_best",
-    "keep_for_difficulty",
-    "l1_max",
-    "leave_one_out",
-    "length_cap",
-    "length_penalty",
-    "loss_scale",
-    "majority_at_k",
+    "decode_rollout",
+    "encode_answers",
+    "encode_prompts",
+    "information",
+    "is_correct",
+    "load",
+    "losses",
     "make_algorithm",
     "make_groups",
     "make_mesh",
-    "make_model",
-    "normalize",
-    "overlong",
-    "param_shardings",
-    "pass_at_k",
+    "model",
     "policy_loss",
-    "prefill",
-    "price_for_accuracy",
-    "price_for_length",
-    "prompt_keys",
-    "replicated",
-    "rloo",
     "sample",
     "score_completions",
-    "select",
-    "stochastic_tokens",
-    "token_scores",
+    "stop_ids",
 ]
+
+_ON_FIRST_USE = {
+    "decode_rollout": "iapo_jax.pretrained.tokenization",
+    "encode_answers": "iapo_jax.information.probes",
+    "encode_prompts": "iapo_jax.data.prompts",
+    "load": "iapo_jax.pretrained.loaded",
+    "stop_ids": "iapo_jax.pretrained.tokenization",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_FIRST_USE:
+        raise AttributeError(f"module 'iapo_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_ON_FIRST_USE[name]), name)

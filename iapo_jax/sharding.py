@@ -56,13 +56,17 @@ _RULES = {
 def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, *, devices: Sequence[Any] | None = None
 ) -> Mesh:
-    """A mesh over the first devices; one axis may be -1 and takes all that are left.
+    """A mesh with the axes (data, fsdp, tensor) over the first devices.
 
     Args:
+      data, fsdp, tensor: sizes; one axis may be -1 and takes all devices that are left.
       devices: in place of those of JAX, such as `described_devices`.
 
     Raises:
       ValueError: if the axes do not fit the devices.
+
+    >>> dict(make_mesh(1, 1, 1).shape)
+    {'data': 1, 'fsdp': 1, 'tensor': 1}
     """
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     free = [name for name, size in sizes.items() if size == -1]

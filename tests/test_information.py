@@ -906,10 +906,9 @@ def test_a_mesh_changes_no_signal(axes):
     one = compute_signals(
         golden.model,
         golden.params,
-        None,
         rollout,
         Probe(POSTFIX, positions, answers),
-        ONE,
+        temperature=ONE,
         **options,
     )
     mesh = make_mesh(*axes)

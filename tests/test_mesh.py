@@ -33,7 +33,7 @@ def collectives_in_loops(compiled):
 
 @pytest.mark.parametrize("axes", MESHES[:2])
 def test_no_table_crosses_devices_in_the_loop_of_the_head(axes, monkeypatch):
-    monkeypatch.setattr(scoring, "_LOGITS", V)  # many chunks
+    monkeypatch.setattr(scoring, "CHUNK_LOGITS", V)  # many chunks
     config = DecoderConfig(V, D, 32, 1, 2, 2, 8, tie_word_embeddings=True)
     mesh = make_mesh(*axes)
     model, split = make_model(config, mesh), by_prompt(mesh)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from iapo_jax import LossOptions, make_algorithm
+from iapo_jax import make_algorithm
 from iapo_jax.config.checks import check_config
 from iapo_jax.config.evaluate import EvaluateConfig
 from iapo_jax.config.loading import load_config, to_yaml
 from iapo_jax.config.train import TrainConfig
+from iapo_jax.losses import LossOptions
 from iapo_jax.training.checkpoint_selection import Candidate
 
 pytestmark = pytest.mark.nightly

@@ -353,7 +353,9 @@ def test_an_advantage_of_your_own(finish, world):
 
 OWN_RULE = """
 import jax.numpy as jnp
-from iapo_jax import Algorithm, Credit, LossOptions, keep_best, rloo
+from iapo_jax import Algorithm, Credit
+from iapo_jax.algorithms import keep_best, rloo
+from iapo_jax.losses import LossOptions
 
 def shorter(group, key, *, strength: float = 1.0):
     base = -strength * group.mask.sum(-1)

@@ -17,18 +17,8 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 from small_png import save_small
 
-from iapo_jax import (
-    Prompts,
-    answer_entropy,
-    every_prefix,
-    forward_completions,
-    make_model,
-    prefill,
-)
-from iapo_jax.pretrained.architecture import decoder_config
-from iapo_jax.pretrained.tokenization import encode, load_tokenizer
-from iapo_jax.pretrained.weights import load_params
-from iapo_jax.runtime.files import read_json, read_jsonl
+from iapo_jax import Rollout, answer_entropy, encode_prompts, load
+from iapo_jax.runtime.files import read_jsonl
 
 BLUE, ORANGE, GREY = "#2a6fbb", "#d9822b", "#666666"
 POSTFIX = "</think><answer>"
@@ -57,22 +47,17 @@ def curves(axes: plt.Axes, runs: list[Path]) -> None:
 
 def informativeness(model_dir: Path, question: str, reasoning: str) -> tuple[list[str], np.ndarray]:
     """Tokens of a reasoning text and s_t of each, in nats."""
-    tokenizer = load_tokenizer(model_dir)
-    config = decoder_config(read_json(model_dir / "config.json"))
-    model, params = make_model(config), load_params(model_dir, config)
-    chat = [{"role": "user", "content": question}]
-    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    ids = encode(tokenizer, reasoning)
-    prompts = Prompts(
-        np.asarray([encode(tokenizer, prompt)]), np.asarray([len(encode(tokenizer, prompt))])
+    model, params, tokenizer = load(model_dir)
+    ids = tokenizer.encode(reasoning)
+    length = jax.numpy.full((1, 1), len(ids))
+    rollout = Rollout(
+        prompts=encode_prompts(tokenizer, [question]),
+        tokens=jax.numpy.asarray(ids)[None, None],
+        length=length,
+        log_prob=None,
+        finished=length == 0,
     )
-    prompts = jax.tree.map(jax.numpy.asarray, prompts)
-    context = prefill(model, params, prompts)
-    tokens = jax.numpy.asarray(ids)[None, None]
-    _, cache = forward_completions(model, params, prompts, tokens, context)
-    postfix = jax.numpy.asarray(encode(tokenizer, POSTFIX))
-    positions = every_prefix(jax.numpy.full((1, 1), len(ids)), len(ids))
-    u = answer_entropy(model, params, prompts, (context, cache), postfix, positions)[0, 0]
+    u = answer_entropy(model, params, rollout, tokenizer.encode(POSTFIX))[0, 0]
     return [tokenizer.decode([i]) for i in ids], np.asarray(u[:-1] - u[1:])
 
 

@@ -1,7 +1,7 @@
 """Hyper-parameters that follow the run: a small state, updated from the groups of each step.
 
-Rules stay pure functions of their hyper-parameters; an `Adaptation` says where the value of one
-of them comes from. Its state is part of the train state, so a resumed run goes on with it.
+Rules stay pure functions of their hyper-parameters; an `Adaptation` computes the value of one of
+them. Its state is part of the train state, so that a resumed run continues with it.
 """
 
 from collections.abc import Callable
@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from iapo_jax.algorithms.preconditions import check_fields
 from iapo_jax.types import Array, Group
 
-_PRICES = (1e-5, 10.0)  # a token
+_PRICES = (1e-5, 10.0)  # per token, the least and the highest
 
 
-_SEEN = 8192  # questions whose difficulty is remembered
+_SEEN = 8192  # questions that the quartiles are of
 
 
 class Adaptation(NamedTuple):
@@ -26,13 +27,13 @@ class Adaptation(NamedTuple):
 
 
 class LengthState(NamedTuple):
-    """Of `price_for_length`."""
+    """The state of `price_for_length`."""
 
     price: Array  # float32, of a token in the rule's unit
 
 
 class AccuracyState(NamedTuple):
-    """Of `price_for_accuracy`; all float32 scalars."""
+    """The state of `price_for_accuracy`; all float32 scalars."""
 
     price: Array  # of a token in the rule's unit
     accuracy: Array  # of sampled completions, smoothed
@@ -42,6 +43,10 @@ class AccuracyState(NamedTuple):
 
 def _moved(price: Array, error: Array, rate: float) -> Array:
     return jnp.clip(price * jnp.exp(rate * jnp.clip(error, -1.0, 1.0)), *_PRICES)
+
+
+def _price(state: LengthState | AccuracyState) -> dict[str, Array]:
+    return {"price": state.price}
 
 
 def _check(**values: tuple[float, float]) -> None:
@@ -55,9 +60,22 @@ def price_for_length(
 ) -> Adaptation:
     """log price += rate clip((mean length - target_length) / target_length, -1, 1), each step.
 
-    Too long: tokens become dearer. A multiplicative dual ascent on the constraint E[L] <= target;
-    `price` of a token, in the rule's unit, is the one to begin with; at most `rate` is its change
-    in a step.
+    Where completions are longer than the target, tokens cost more. This is multiplicative dual
+    ascent on the constraint E[L] <= target_length.
+
+    Args:
+      target_length: tokens.
+      price: the initial price of a token, in the rule's unit.
+      rate: the largest change of log price in a step.
+
+    Raises:
+      ValueError: for a number that is not above 0.
+
+    >>> adapt = price_for_length(target_length=2, price=0.1, rate=0.05)
+    >>> groups = Group(mask=jnp.ones((1, 4, 3), bool), reward=jnp.zeros((1, 4)))
+    >>> state = adapt.update(adapt.init(), groups)
+    >>> print(adapt.settings(state)["price"].round(4))
+    0.1025
     """
     _check(target_length=(target_length, 0), price=(price, 0), rate=(rate, 0))
 
@@ -66,8 +84,10 @@ def price_for_length(
         error = (length - target_length) / target_length
         return LengthState(_moved(state.price, error, rate))
 
-    init = lambda: LengthState(jnp.float32(price))  # noqa: E731
-    return Adaptation(init, update, lambda state: {"price": state.price})
+    def init() -> LengthState:
+        return LengthState(jnp.float32(price))
+
+    return Adaptation(init, update, settings=_price)
 
 
 def price_for_accuracy(
@@ -80,15 +100,33 @@ def price_for_accuracy(
 ) -> Adaptation:
     """log price += rate clip((accuracy - start + tolerance) / tolerance, -1, 1), each step.
 
-    As dear as accuracy allows: the price rises while the sampled accuracy (smoothed over steps) is
-    at the level of the start, stays where it is `tolerance` below, and falls where it is lower.
-    The start is the mean accuracy of the first `start_steps` steps, in which the price rests.
+    Tokens cost as much as accuracy allows: the price rises while the sampled accuracy (smoothed
+    over steps) is at its initial level, is constant where it is `tolerance` below, and falls where
+    it is lower. The initial level is the mean of the first `start_steps` steps, in which the price
+    stays constant.
+
+    Args:
+      price: the initial price of a token, in the rule's unit.
+      tolerance: of the accuracy, a share.
+      rate: the largest change of log price in a step.
+      smoothing: from 0 to below 1, weight of the earlier steps.
+
+    Raises:
+      ValueError: for a number outside its range.
+
+    >>> adapt = price_for_accuracy(price=0.1, start_steps=1)
+    >>> groups = Group(mask=jnp.ones((1, 4, 3), bool), reward=jnp.zeros((1, 4)),
+    ...                correct=jnp.ones((1, 4), bool))
+    >>> state = adapt.update(adapt.update(adapt.init(), groups), groups)
+    >>> print(adapt.settings(state)["price"].round(4))
+    0.1051
     """
     _check(price=(price, 0), tolerance=(tolerance, 0), rate=(rate, 0), start_steps=(start_steps, 0))
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing is {smoothing}; expected from 0 to below 1")
 
     def update(state: AccuracyState, groups: Group) -> AccuracyState:
+        check_fields(groups, "price_for_accuracy", "correct")
         seen = groups.correct.astype(jnp.float32).mean()
         early = state.step < start_steps
         start = jnp.where(early, (state.start * state.step + seen) / (state.step + 1), state.start)
@@ -97,12 +135,14 @@ def price_for_accuracy(
         error = jnp.where(early, 0.0, (accuracy - start + tolerance) / tolerance)
         return AccuracyState(_moved(state.price, error, rate), accuracy, start, state.step + 1)
 
-    init = lambda: AccuracyState(*map(jnp.float32, (price, 0, 0, 0)))  # noqa: E731
-    return Adaptation(init, update, lambda state: {"price": state.price})
+    def init() -> AccuracyState:
+        return AccuracyState(*map(jnp.float32, (price, 0, 0, 0)))
+
+    return Adaptation(init, update, settings=_price)
 
 
 class DifficultyState(NamedTuple):
-    """A ring of the questions seen last."""
+    """The state of `keep_for_difficulty`: a ring of the latest questions."""
 
     rewards: Array  # [8192] mean reward of each question
     count: Array  # int32; questions seen so far
@@ -111,9 +151,20 @@ class DifficultyState(NamedTuple):
 def keep_for_difficulty(*, start_questions: int = 64) -> Adaptation:
     """Quartiles of the mean rewards of all questions so far, those of this step included; [3].
 
-    For `selection.keep_best`: algorithm 2 of arXiv:2508.09726. The paper keeps a t-digest of all
-    questions; here it is the last 8,192 themselves, with exact quartiles. Before `start_questions`
-    of them every question counts as very hard, as in the paper's first steps.
+    For `keep_best`: algorithm 2 of arXiv:2508.09726. The paper keeps a t-digest of all questions;
+    here it is the last 8,192 themselves, with exact quartiles.
+
+    Args:
+      start_questions: before so many, every question counts as very hard, as in the paper's first
+        steps.
+
+    Raises:
+      ValueError: for a negative number.
+
+    >>> adapt = keep_for_difficulty(start_questions=0)
+    >>> groups = Group(mask=jnp.ones((3, 1, 1), bool), reward=jnp.array([[0.0], [0.5], [1.0]]))
+    >>> print(adapt.settings(adapt.update(adapt.init(), groups))["quartiles"])
+    [0.25 0.5  0.75]
     """
     _check(start_questions=(start_questions, -1))
 

@@ -1,6 +1,7 @@
-"""What a rule's credit will do to length, read off one group: functions of (Group, Credit).
+"""What the credit of a rule will do to length, measured on one group: functions of (Group, Credit).
 
-Written for one prompt and vmapped; every figure is a `Mean`, so prompts and devices add up.
+Written for one prompt, mapped over the others by `jax.vmap`. Every result is a `Mean`, so that
+prompts and devices add up.
 """
 
 import jax
@@ -10,7 +11,7 @@ from iapo_jax.algorithms.filters import select
 from iapo_jax.algorithms.statistics import is_kept
 from iapo_jax.types import Array, Credit, Group, Mean
 
-THRESHOLD = 0.1  # nats; below it the answer counts as known
+THRESHOLD = 0.1  # nats; below it the model is taken to know the answer
 
 
 def length_covariance(group: Group, credit: Credit) -> Mean:
@@ -18,31 +19,55 @@ def length_covariance(group: Group, credit: Credit) -> Mean:
 
     The quantity of Theorem 4.1 of arXiv:2602.19049: where it is negative the bonus favors short
     completions, where it is positive, long ones. Exactly 0 for a bonus that is z-scored over each
-    completion: its sum is 0. `stop_margin` sees what this cannot.
+    completion, whose sum is 0; `stop_margin` measures what this cannot.
+
+    Args:
+      group: needs `mask`.
+      credit: with a bonus [G, T].
+
+    >>> mask = jnp.arange(3) < jnp.array([[1], [3]])
+    >>> credit = Credit(advantage=None, weight=None, bonus=jnp.ones((2, 3)))
+    >>> print(length_covariance(Group(mask, reward=jnp.zeros(2)), credit).value())
+    2.0
     """
-    there = is_kept(group)
-    count = there.sum()
+    kept = is_kept(group)
+    count = kept.sum()
     total = jnp.where(group.mask, credit.bonus, 0.0).sum(-1)
     length = group.mask.sum(-1).astype(jnp.float32)
-    centered = lambda x: jnp.where(  # noqa: E731
-        there, x - jnp.where(there, x, 0.0).sum() / jnp.maximum(count, 1), 0.0
-    )
+
+    def centered(x: Array) -> Array:
+        mean = jnp.where(kept, x, 0.0).sum() / jnp.maximum(count, 1)
+        return jnp.where(kept, x - mean, 0.0)
+
     covariance = (centered(length) * centered(total)).sum() / jnp.maximum(count - 1, 1)
     return Mean(jnp.where(count > 1, covariance, 0.0), (count > 1).astype(jnp.float32))
 
 
 def stop_margin(group: Group, credit: Credit, *, threshold: float = THRESHOLD) -> tuple[Mean, Mean]:
-    """Mean bonus of the tokens that end thinking, and of those that they competed with.
+    """Mean bonus of the tokens that end thinking, and of those that they compete with.
 
-    Both over the stops that have rivals: thinking tokens of any completion of the group that were
-    drawn while the model knew as much, u_{t-1} <= max(u at the stop, threshold), in nats. Where
-    stopping gets less than going on with the same knowledge, the bonus speaks for going on.
+    Both are over the stops that have rivals: thinking tokens of any completion of the group that
+    were drawn while the model knew as much, u_{t-1} <= max(u at the stop, threshold), in nats.
+    Where a stop gets less than its rivals, the bonus rewards continuing.
+
+    Args:
+      group: needs `thinking` and `uncertainty`.
+      credit: with a bonus [G, T].
+      threshold: nats.
+
+    >>> group = Group(mask=jnp.ones((2, 3), bool), reward=jnp.ones(2),
+    ...               uncertainty=jnp.array([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]),
+    ...               thinking=jnp.array([[True, True, False]] * 2))
+    >>> credit = Credit(advantage=None, weight=None, bonus=jnp.array([[0.0, -1.0, 2.0], [0.0] * 3]))
+    >>> stop, rivals = stop_margin(group, credit)
+    >>> print(stop.value(), rivals.value())
+    1.0 -1.0
     """
     ends = group.mask & ~group.thinking
     stop = ends & (jnp.cumsum(ends, axis=-1) == 1)
     thinking, u_tm1 = group.thinking & group.mask, group.uncertainty[:, :-1]
     at_stop = jnp.where(stop, u_tm1, 0.0).sum(-1)
-    level = jnp.maximum(at_stop, threshold)  # [G], one for each stop
+    level = jnp.maximum(at_stop, threshold)  # [G]
 
     def rivals(level: Array) -> tuple[Array, Array]:
         known = thinking & (u_tm1 <= level)
@@ -50,22 +75,42 @@ def stop_margin(group: Group, credit: Credit, *, threshold: float = THRESHOLD) -
 
     total, count = jax.vmap(rivals)(level)
     met = stop.any(-1) & (count > 0)
-    mean = lambda x: Mean(jnp.where(met, x, 0.0).sum(), met.sum().astype(jnp.float32))  # noqa: E731
+
+    def mean(x: Array) -> Mean:
+        return Mean(jnp.where(met, x, 0.0).sum(), met.sum().astype(jnp.float32))
+
     own = jnp.where(stop, credit.bonus, 0.0).sum(-1)
     return mean(own), mean(total / jnp.maximum(count, 1))
 
 
 def bonus_share(group: Group, credit: Credit) -> Mean:
-    """sum |bonus_t| / sum (|bonus_t| + |A_t - bonus_t|), weighted: credit given token by token."""
+    """sum |bonus_t| / sum (|bonus_t| + |A_t - bonus_t|), weighted: the share given token by token.
+
+    >>> group = Group(mask=jnp.ones((1, 2), bool), reward=jnp.ones(1))
+    >>> credit = Credit(advantage=jnp.ones((1, 2)), weight=jnp.ones((1, 2)),
+    ...                 bonus=jnp.array([[0.5, 0.0]]))
+    >>> print(bonus_share(group, credit).value())
+    0.25
+    """
     bonus = jnp.abs(jnp.where(group.mask, credit.bonus, 0.0)) * credit.weight
     base = jnp.abs(jnp.where(group.mask, credit.advantage - credit.bonus, 0.0)) * credit.weight
     return Mean(bonus.sum(), (bonus + base).sum())
 
 
 def redundant_tokens(group: Group, *, threshold: float = THRESHOLD) -> Mean:
-    """Thinking tokens drawn after uncertainty fell below `threshold` for good, a completion.
+    """Thinking tokens per completion that were drawn after u fell below `threshold` for good.
 
-    Token t is one where u_{t-1}, ..., u_end are all below: the answer was known and stayed known.
+    Token t is redundant where u_{t-1}, ..., u_end are all below: the model knew the answer.
+
+    Args:
+      group: needs `thinking` and `uncertainty`.
+      threshold: nats.
+
+    >>> group = Group(mask=jnp.ones((2, 3), bool), reward=jnp.ones(2),
+    ...               uncertainty=jnp.array([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]),
+    ...               thinking=jnp.array([[True, True, False]] * 2))
+    >>> print(redundant_tokens(group).value())
+    0.5
     """
     thinking, u = group.thinking & group.mask, group.uncertainty
     reached = jnp.pad(thinking, ((0, 0), (1, 0)), constant_values=True)  # u_0 .. u_end
@@ -76,10 +121,17 @@ def redundant_tokens(group: Group, *, threshold: float = THRESHOLD) -> Mean:
 
 
 def token_information(group: Group) -> Mean:
-    """Nats that a thinking token tells about the answer."""
+    """Mean s_t of the thinking tokens, in nats.
+
+    >>> group = Group(mask=jnp.ones((2, 3), bool), reward=jnp.ones(2),
+    ...               uncertainty=jnp.array([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]),
+    ...               thinking=jnp.array([[True, True, False]] * 2))
+    >>> print(token_information(group).value())
+    0.5
+    """
     thinking = group.thinking & group.mask
-    told = jnp.where(thinking, group.informativeness, 0.0).sum()
-    return Mean(told, thinking.sum().astype(jnp.float32))
+    total = jnp.where(thinking, group.informativeness, 0.0).sum()
+    return Mean(total, thinking.sum().astype(jnp.float32))
 
 
 def credit_metrics(group: Group, credit: Credit, *, threshold: float, asked: bool) -> dict:

@@ -1,7 +1,7 @@
 """What of a group enters statistics and loss: completions (filters) and tokens (masks).
 
 A filter is `(Group, *, hyper-parameters) -> [G] bool`, a token mask `(Group, key, *, ...) -> [G, T]
-bool`. A completion that a filter leaves out loses its mask: rules see it nowhere.
+bool`. A completion that a filter leaves out loses its mask, so no rule reads it.
 """
 
 import jax
@@ -15,7 +15,16 @@ METRICS = ("shortest", "efficiency")
 
 
 def select(group: Group, keep: Array) -> Group:
-    """The group without the completions that `keep` [G] leaves out."""
+    """The group without the completions that `keep` leaves out.
+
+    Args:
+      keep: [G] bool.
+
+    >>> group = Group(mask=jnp.ones((2, 2), bool), reward=jnp.zeros(2))
+    >>> print(select(group, jnp.array([True, False])).mask)
+    [[ True  True]
+     [False False]]
+    """
     keep = keep[:, None]
     thinking = None if group.thinking is None else group.thinking & keep
     return group._replace(mask=group.mask & keep, thinking=thinking)
@@ -28,30 +37,39 @@ def keep_best(
     metric: str = "shortest",
     quartiles: Array | None = None,
 ) -> Array:
-    """The `keep` completions that are shortest, or pay most reward per token; [G] bool.
+    """The `keep` completions that are shortest, or have the highest reward per token; [G] bool.
 
-    GFPO, arXiv:2508.09726: right or wrong alike. The others get advantage 0, and stay in the loss's
-    means and in the KL (its Eq. 2; TRL drops them). The paper has the population std, here it is
-    GRPO's. keep = 0 is half of the group (the paper's 8 of 16). Completions as good as the last
-    one that is kept are kept, too: no order decides. With `quartiles` [3] of the mean rewards of
-    questions so far (`adaptation.keep_for_difficulty`) an easy question keeps a quarter of the
-    group, a medium one 3/8, a hard or very hard one half (4, 6 and 8 of 16). Negative rewards per
-    token favor long completions, as in the paper.
+    GFPO, arXiv:2508.09726: correct or incorrect alike. The others get advantage 0, and stay in the
+    loss's means and in the KL (its Eq. 2; TRL drops them). The paper uses the population std, this
+    library GRPO's. Completions as good as the last one that is kept are kept, too, so that no order
+    decides. Negative rewards per token favor long completions, as in the paper.
+
+    Args:
+      group: needs `mask` and `reward`.
+      keep: number of completions; 0 is half of the group (the paper's 8 of 16).
+      metric: "shortest" or "efficiency" (reward per token).
+      quartiles: [3], of the mean rewards of the questions so far (`keep_for_difficulty`): an easy
+        question keeps a quarter of the group, a medium one 3/8, a hard or very hard one half (4, 6
+        and 8 of 16).
 
     Raises:
       ValueError: for an unknown metric, or `keep` beyond the group.
+
+    >>> mask = jnp.arange(4) < jnp.array([[4], [2], [3], [1]])
+    >>> print(keep_best(Group(mask, reward=jnp.zeros(4)), keep=2))
+    [False  True False  True]
     """
     size = group.reward.shape[0]
     if metric not in METRICS:
         raise ValueError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}")
-    least = min(size, 2)  # one alone has nobody to be compared with
+    least = min(size, 2)  # a single completion has no other to be compared with
     if keep and not least <= keep <= size:
         raise ValueError(f"keep is {keep}; expected 0, or from {least} to the {size} of a group")
     if keep and quartiles is not None:
         raise ValueError(f"keep is {keep}, and algorithm.adapt chooses it: expected one of them")
     length = group.mask.sum(-1)
     score = -1.0 * length if metric == "shortest" else group.reward / jnp.maximum(length, 1)
-    score = jnp.where(length > 0, score, -jnp.inf)  # without a token it is none
+    score = jnp.where(length > 0, score, -jnp.inf)
     better = (score[None, :] > score[:, None]).sum(-1)  # completions that beat this one
     count = jnp.asarray(keep or max(size // 2, least))
     if quartiles is not None:
@@ -71,13 +89,27 @@ def stochastic_tokens(
 ) -> Array:
     """The first tokens always, later ones with `probability`, those from `until` on never.
 
-    S-GRPO of arXiv:2504.20834 (Lee and Tong; another method of the same name is arXiv:2505.07686).
-    It saves memory in training; it is not made to shorten. Defaults as in IAPO's comparison. The
-    IAPO authors' code also leaves out the random part of completions of `until` tokens and more.
-    `until=0` has no such end; with it, `probability=1` is GRPO.
+    S-GRPO of arXiv:2504.20834 (Lee and Tong; another method of that name is arXiv:2505.07686). It
+    saves memory in training; its purpose is not to shorten. The defaults are those of IAPO's
+    comparison. The IAPO authors' code also leaves out the random part of completions of `until`
+    tokens and more.
+
+    Args:
+      group: needs `mask` and `tokens`.
+      key: a PRNG key.
+      first, until: numbers of tokens. `until=0` has no end; with it, `probability=1` is GRPO.
+
+    Returns:
+      [G, T] bool.
 
     Raises:
-      ValueError: for a probability outside [0, 1], or a negative number of tokens.
+      ValueError: for a probability outside [0, 1], a negative number of tokens, or a group without
+        tokens.
+
+    >>> group = Group(mask=jnp.ones((1, 5), bool), reward=jnp.zeros(1),
+    ...               tokens=jnp.array([[7, 8, 9, 1, 2]]))
+    >>> print(stochastic_tokens(group, jax.random.key(0), first=2, until=4, probability=1.0))
+    [[ True  True  True  True False]]
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"probability is {probability}; expected from 0 to 1")

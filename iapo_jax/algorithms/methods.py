@@ -208,16 +208,25 @@ def make_algorithm(
     dynamic_sampling: bool | None = None,
     **loss: Any,
 ) -> Algorithm:
-    """A method with its `options` bound to the pieces that know them.
+    """A method with its `options` bound to the pieces that accept them.
 
     Args:
-      method: a name of ALGORITHMS, a rule of your own, or an Algorithm.
-      adapt: a name of ADAPTATIONS, whose options are among `options`.
-      max_length: tokens that sampling allows, for the pieces that ask for it.
-      dynamic_sampling, loss: fields (not None) that are replaced.
+      method: a name of ALGORITHMS, a rule `(group, key, *, options) -> Credit`, or an Algorithm.
+      options: hyper-parameters of the pieces, and of the adaptation.
+      adapt: a name of ADAPTATIONS.
+      max_length: tokens that sampling allows, for the pieces that need it.
+      dynamic_sampling, loss: fields of the Algorithm and of its LossOptions to replace, where they
+        are not None.
+
+    Returns:
+      An Algorithm; equal arguments give equal ones, so that `jax.jit` finds a program again.
 
     Raises:
-      ValueError: one sentence that names the field and, for a misspelt name, the nearest.
+      ValueError: one sentence that names the field and, for a misspelled name, the nearest.
+
+    >>> algorithm = make_algorithm("iapo", {"information_weight": 0.1}, beta=0.0)
+    >>> algorithm.loss.beta, algorithm.advantage.keywords
+    (0.0, {'information_weight': 0.1})
     """
     algorithm, name = _find(method)
     options = dict(options or {})

@@ -17,8 +17,22 @@ from iapo_jax.types import Array, Group
 def overlong(group: Group, *, max_length: int, overlong_cache: int = 0) -> Array:
     """r + min(0, (max_length - cache - L) / cache): 0, then falling to -1 at max_length.
 
-    `overlong_cache` in tokens; 0 is a fifth of max_length, as in the paper's 4,096 of 20,480.
-    Right and wrong completions alike. Eq. 13 of arXiv:2503.14476 (DAPO).
+    Correct and incorrect completions alike. Eq. 13 of arXiv:2503.14476 (DAPO).
+
+    Args:
+      group: needs `mask` and `reward`.
+      max_length: T of the configuration, in tokens.
+      overlong_cache: in tokens; 0 is a fifth of max_length, as in the paper's 4,096 of 20,480.
+
+    Returns:
+      Rewards [G].
+
+    Raises:
+      ValueError: for a cache beyond max_length.
+
+    >>> mask = jnp.arange(10) < jnp.array([[5], [9], [10]])
+    >>> print(overlong(Group(mask, reward=jnp.ones(3)), max_length=10, overlong_cache=2))
+    [1.  0.5 0. ]
     """
     if not 0 <= overlong_cache <= max_length:
         raise ValueError(f"overlong_cache is {overlong_cache}; expected from 0 to {max_length}")
@@ -31,18 +45,34 @@ def length_penalty(group: Group, *, penalty: float = 0.2, correct_bonus: float =
     """r - b penalty sigmoid(z(L)) where correct: r (1 - penalty sigmoid(z(L))) for r in {0, 1}.
 
     b is `correct_bonus`; z is over the correct completions of the group, with population std.
-    `penalty` is in [0, 1); the paper has 0.05 to 0.4. Sec. 4 of
-    arXiv:2502.04463 (Arora and Zanette).
+    Sec. 4 of arXiv:2502.04463 (Arora and Zanette).
+
+    Args:
+      group: needs `mask`, `reward` and `correct`.
+      penalty: in [0, 1); the paper has 0.05 to 0.4.
+
+    Returns:
+      Rewards [G].
+
+    Raises:
+      ValueError: for a penalty outside [0, 1), or a group without `correct`.
+
+    >>> mask = jnp.arange(4) < jnp.array([[2], [4], [4]])
+    >>> reward = jnp.array([1.0, 1.0, -1.0])
+    >>> print(length_penalty(Group(mask, reward, correct=reward > 0), penalty=0.5).round(1))
+    [ 0.7  0.3 -1. ]
     """
     if not 0 <= penalty < 1:
         raise ValueError(f"penalty is {penalty}; expected from 0 to below 1")
     check_at_least("correct_bonus", correct_bonus, 0)
     check_fields(group, "length_penalty", "correct")
-    length, right = group.mask.sum(-1).astype(jnp.float32), group.correct & is_kept(group)
-    count = jnp.maximum(right.sum(), 1)
-    centered = jnp.where(right, length - jnp.where(right, length, 0.0).sum() / count, 0.0)
+    length, correct = group.mask.sum(-1).astype(jnp.float32), group.correct & is_kept(group)
+    count = jnp.maximum(correct.sum(), 1)
+    centered = jnp.where(correct, length - jnp.where(correct, length, 0.0).sum() / count, 0.0)
     std = jnp.sqrt((centered**2).sum() / count)
-    return group.reward - correct_bonus * penalty * right * jax.nn.sigmoid(centered / (std + 1e-7))
+    return group.reward - correct_bonus * penalty * correct * jax.nn.sigmoid(
+        centered / (std + 1e-7)
+    )
 
 
 def length_cap(group: Group, *, cap: int, correct_bonus: float = 2.0) -> Array:
@@ -50,7 +80,22 @@ def length_cap(group: Group, *, cap: int, correct_bonus: float = 2.0) -> Array:
 
     The hard limit of ThinkPrune (arXiv:2504.01296) and DLER (arXiv:2510.15110). They stop sampling
     there; with sampling.max_completion_length = cap this is the same. Of DLER this is the cap
-    alone: it also whitens advantages over the batch and samples dynamically.
+    alone: DLER also whitens advantages over the batch and samples dynamically.
+
+    Args:
+      group: needs `mask`, `reward` and `correct`.
+      cap: in tokens, at least 1.
+
+    Returns:
+      Rewards [G].
+
+    Raises:
+      ValueError: for a cap below 1, or a group without `correct`.
+
+    >>> mask = jnp.arange(4) < jnp.array([[2], [4]])
+    >>> group = Group(mask, reward=jnp.ones(2), correct=jnp.ones(2, bool))
+    >>> print(length_cap(group, cap=3))
+    [ 1. -1.]
     """
     check_at_least("cap", cap, 1)
     check_at_least("correct_bonus", correct_bonus, 0)
@@ -70,13 +115,28 @@ def l1_max(
 
     The reward of L1-Max, arXiv:2503.04697. Its text names a slope of 3e-4 (for the exact variant),
     its code has 1e-3 for this one (the default here), both for budgets of thousands of tokens:
-    choose about 1 / target_length. The paper draws a budget for each prompt and tells the model;
-    here it is one for all, and `prompt.instruction` may tell it.
+    choose about 1 / target_length. The paper draws a budget for each prompt and states it there;
+    here all prompts have the same, which `prompt.instruction` may state.
+
+    Args:
+      group: needs `mask`, `reward` and `correct`.
+      target_length: in tokens, at least 1.
+
+    Returns:
+      Rewards [G].
+
+    Raises:
+      ValueError: for a target below 1, a negative number, or a group without `correct`.
+
+    >>> mask = jnp.arange(4) < jnp.array([[2], [4]])
+    >>> group = Group(mask, reward=jnp.ones(2), correct=jnp.ones(2, bool))
+    >>> print(l1_max(group, target_length=3, slope=0.25))
+    [ 0.5 -0.5]
     """
     check_at_least("target_length", target_length, 1)
     check_at_least("slope", slope, 0)
     check_at_least("correct_bonus", correct_bonus, 0)
     check_fields(group, "l1_max", "correct")
-    spare = target_length - group.mask.sum(-1)
-    factor = jnp.clip(slope * spare + offset, 0.0, 1.0)
+    left = target_length - group.mask.sum(-1)
+    factor = jnp.clip(slope * left + offset, 0.0, 1.0)
     return group.reward - correct_bonus * group.correct * (1 - factor)

@@ -1,4 +1,4 @@
-"""Masked statistics of one group that credit rules share: baselines, normalizers, draws."""
+"""Masked statistics of one group that credit rules share: baselines, normalizers, random draws."""
 
 import chex
 import jax
@@ -13,7 +13,7 @@ NORMALIZERS = ("completion", "group", "norm", "none")
 REWARD_EPSILON = 1e-4  # TRL's; keeps a group of nearly equal rewards from exploding
 
 
-TOKEN_EPSILON = 1e-4  # above the noise of a probe: a known answer tells nothing, not noise
+TOKEN_EPSILON = 1e-4  # above the noise of a probe, which would else be scaled up to 1
 
 
 def is_kept(group: Group) -> Array:
@@ -26,9 +26,19 @@ def group_advantage(
 ) -> Array:
     """z(r) = (r - mean) / (std + 1e-4), sample std; [G] -> [G].
 
-    `scale_rewards="none"` leaves the division out (Dr. GRPO). Rewards that are all equal give
-    exactly 0: they are compared for equality, not their rounded std with 0. Statistics are those
-    of the completions in `where` ([G] bool; all of them); the others get 0.
+    Rewards that are all equal give exactly 0: they are compared for equality, not their rounded std
+    with 0. Sec. 4.1 of arXiv:2402.03300.
+
+    Args:
+      reward: [G] float32.
+      where: [G] bool, the completions that statistics are over (all by default); others get 0.
+      scale_rewards: "none" leaves the division out (Dr. GRPO, arXiv:2503.20783).
+
+    Raises:
+      ValueError: for another `scale_rewards`.
+
+    >>> print(group_advantage(jnp.array([2.0, 0.0, 1.0])).round(2))
+    [ 1. -1.  0.]
     """
     chex.assert_rank(reward, 1)
     where = jnp.ones_like(reward, bool) if where is None else where
@@ -45,7 +55,10 @@ def group_advantage(
 def leave_one_out(reward: Array, where: Array | None = None) -> Array:
     """r_i - mean of the others' r = (r_i - mean) n / (n - 1); [G] -> [G].
 
-    0 for a completion without others. arXiv:2402.14740 (RLOO). `where` as above.
+    0 for a completion without others. arXiv:2402.14740 (RLOO). Arguments as for `group_advantage`.
+
+    >>> print(leave_one_out(jnp.array([3.0, 1.0, 2.0])))
+    [ 1.5 -1.5  0. ]
     """
     chex.assert_rank(reward, 1)
     where = jnp.ones_like(reward, bool) if where is None else where
@@ -81,13 +94,17 @@ def root_mean_square(
 def normalize(x: Array, mask: Array, normalizer: str = "completion") -> Array:
     """Values of tokens on a common scale: [G, T] -> [G, T]; 0 outside the mask.
 
-    completion: (x - mean) / (std + 1e-4) over the masked tokens of each completion, population std
-    (arXiv:2602.19049); group: the same over those of the whole group; norm: x / (|x|_2 + 1e-4) of
-    each completion, without centring; none: x. Values that do not vary give 0 where they are
-    centered.
+    "completion": (x - mean) / (std + 1e-4) over the masked tokens of each completion, population
+    std (arXiv:2602.19049). "group": the same over those of the complete group. "norm":
+    x / (|x|_2 + 1e-4) of each completion, without centering. "none": x. Values that do not vary
+    give 0 where they are centered.
 
     Raises:
       ValueError: for another normalizer.
+
+    >>> x, mask = jnp.array([[1.0, 3.0, 9.0]]), jnp.array([[True, True, False]])
+    >>> print(normalize(x, mask).round(2))
+    [[-1.  1.  0.]]
     """
     if normalizer not in NORMALIZERS:
         raise ValueError(f"normalizer is {normalizer!r}; expected one of {', '.join(NORMALIZERS)}")
@@ -117,10 +134,19 @@ def least_squares(x: Array, y: Array, mask: Array) -> Array:
 
 
 def completion_keys(key: Array, group: Group) -> Array:
-    """A key for each completion, from `key` and its tokens; [G].
+    """A PRNG key for each completion, from `key` and its tokens; [G].
 
     So what is drawn for a completion depends neither on its place in the group nor on padding.
     Completions of the same tokens share their draws.
+
+    Raises:
+      ValueError: for a group without tokens.
+
+    >>> group = Group(mask=jnp.ones((3, 2), bool), reward=jnp.zeros(3),
+    ...               tokens=jnp.array([[1, 2], [2, 1], [1, 2]]))
+    >>> keys = completion_keys(jax.random.key(0), group)
+    >>> print(keys[0] == keys)
+    [ True False  True]
     """
     check_fields(group, "completion_keys", "tokens")
     place = jnp.arange(1, group.mask.shape[-1] + 1, dtype=jnp.uint32)

@@ -4,13 +4,17 @@ A question is untrusted: what it spells is never a control token (`untrusted`).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
 
 from iapo_jax.config.sections import PromptSection
 from iapo_jax.data.questions import question_text
 from iapo_jax.errors import UserError, check_unicode
 from iapo_jax.pretrained.control_tokens import Prompt, encode_hidden, hide, show
+from iapo_jax.types import Prompts
 
 R1_SYSTEM = (
     "You are a careful assistant. The user asks a question and you solve it. Reason first, then "
@@ -90,6 +94,38 @@ def encode_prompt(
     text = _render(tokenizer, question, section, where)
     check_unicode(text, where)
     return encode_hidden(tokenizer, text, where)
+
+
+def encode_prompts(
+    tokenizer: Any, questions: Sequence[str], *, system: str = "", instruction: str = ""
+) -> Prompts:
+    """Questions as prompts, through the tokenizer's chat template where it has one.
+
+    Control tokens that a question spells are encoded as plain text.
+
+    Args:
+      system: the system turn; none by default.
+      instruction: behind each question, in the same turn.
+
+    Returns:
+      Tokens [P, L], padded to the longest prompt, and lengths [P].
+
+    Raises:
+      UserError: if a question cannot be written in this way.
+
+    >>> from iapo_jax.pretrained.tokenization import load_tokenizer
+    >>> tokenizer = load_tokenizer("experiments/arithmetic/model")
+    >>> prompts = encode_prompts(tokenizer, ["1+2", "3-4+15"])
+    >>> print(tokenizer.decode(prompts.tokens[1]), prompts.length)
+    <user>3-4+15<assistant><think> [6 9]
+    """
+    section = PromptSection(system=system, instruction=instruction)
+    rows = [encode_prompt(tokenizer, question, section).ids for question in questions]
+    length = np.array([len(row) for row in rows], np.int32)
+    tokens = np.zeros((len(rows), length.max(initial=0)), np.int32)
+    for row, ids in zip(tokens, rows, strict=True):
+        row[: len(ids)] = ids
+    return Prompts(jnp.asarray(tokens), jnp.asarray(length))
 
 
 def _render(tokenizer: Any, question: str | list[dict], section: PromptSection, where: str) -> str:

@@ -152,6 +152,27 @@ def make_answers(
     return _stack(own, width)
 
 
+def encode_answers(
+    tokenizer: Any, answers: Sequence[str], *, end: str = "</answer>", max_length: int = 32
+) -> Answers:
+    """One reference answer for each of P prompts, for `answer_log_prob`.
+
+    Args:
+      end: what closes an answer; without it the answer 1 would be the beginning of 12.
+      max_length: A; of a longer answer the first A tokens are read.
+
+    Returns:
+      Tokens [P, 1, 1, A], shared by the completions of a prompt.
+
+    >>> from iapo_jax.pretrained.tokenization import load_tokenizer
+    >>> found = encode_answers(load_tokenizer("experiments/arithmetic/model"), ["42", "-7"])
+    >>> found.tokens.shape, found.length.ravel().tolist()
+    ((2, 1, 1, 32), [3, 3])
+    """
+    rows = [[[(encode_answer(tokenizer, text, end, max_length), 0)]] for text in answers]
+    return _stack(rows, max_length)
+
+
 def _candidates(encode, gold: str | None, completions: Sequence[str]) -> list[tuple]:
     """(ids, meaning) of the distinct answers, the gold one first; then in the order of their texts.
 

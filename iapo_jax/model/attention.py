@@ -1,15 +1,15 @@
 """Attention of new tokens over several segments of keys, joined exactly.
 
-A segment is a block of keys that each query may read up to a cut of its own. Prompts, the
+A segment is a block of keys of which each query reads those before its own limit. Prompts, the
 completion so far, a completion seen up to a probed prefix and the causal block of the new tokens
-themselves are all segments; they differ only in the cuts. Per segment
+themselves are all segments; they differ only in the limits. Per segment
 
     out = softmax(q k^T / sqrt(d)) v,    lse = logsumexp(q k^T / sqrt(d)),
 
 and segments join as  out = sum_i exp(lse_i - lse) out_i,  lse = logsumexp_i lse_i.
 
-A segment is computed by one softmax where its scores are few, else tile by tile; `_choose` says by
-what on which backend.
+A segment is computed by one softmax where its scores are few, else tile by tile; `_choose` selects
+the implementation for the backend.
 """
 
 import functools
@@ -34,7 +34,7 @@ _EMPTY = -1e30  # score of a key that a query may not read; finite, so that 0 ke
 _QUERIES = 256  # of one tile of the blockwise form; smaller ones leave CPU cores waiting
 
 
-_KEYS = 128  # of one tile: what a query tile may read beyond its last cut
+_KEYS = 128  # of one tile: what a query tile may read beyond its last limit
 
 
 _DENSE_SCORES = 128 * 1024  # at most this many scores per head and row are built at once
@@ -64,12 +64,18 @@ def attend(
 
     Args:
       query: [..., H, d]; H is a multiple of the key heads M, grouped key-head-major.
-      segments: at least one; every query must see at least one key in one of them.
+      segments: at least one; every query must read at least one key in one of them.
       mesh: where the first axis and the heads are split.
-      implementation: auto, the backend's own kernel where there is one that works; or xla.
+      implementation: "auto", the backend's own kernel where there is one that works; or "xla".
 
     Returns:
       [..., H, d] in the dtype of `query`; scores, softmax and the join are float32.
+
+    >>> segment = Segment(keys=jnp.zeros((1, 2, 1, 4)), values=jnp.arange(8.0).reshape(1, 2, 1, 4),
+    ...                   visible=jnp.array([[1, 2]]))
+    >>> print(attend(jnp.ones((1, 2, 1, 4)), [segment])[0, :, 0])
+    [[0. 1. 2. 3.]
+     [2. 3. 4. 5.]]
     """
     tiled = _choose(implementation, mesh, query.shape[-1])
     parts = [_segment_attention(query, segment, tiled) for segment in segments]
@@ -110,10 +116,21 @@ def _segment_attention(query: Array, segment: Segment, tiled: Attention) -> tupl
 
 
 def dense_attention(q: Array, k: Array, v: Array, visible: Array) -> tuple[Array, Array]:
-    """One softmax over all scores: q [B,Q,M,R,d], k and v [B,S,M,d], visible [B,Q].
+    """softmax(q k^T / sqrt(d)) v and the log-sum-exp of its scores, by one softmax over all scores.
 
-    Returns (out [B,Q,M,R,d], lse [B,Q,M,R]), both float32; lse is about -1e30 where nothing is
-    visible, so that the segment vanishes in a join.
+    Args:
+      q: [B, Q, M, R, d].
+      k, v: [B, S, M, d].
+      visible: [B, Q] int32; a query reads the keys 0 .. visible-1.
+
+    Returns:
+      out [B, Q, M, R, d] and lse [B, Q, M, R], both float32. lse is about -1e30 where nothing is
+      visible, so that the segment vanishes in a join.
+
+    >>> q, k, v = jnp.ones((1, 1, 1, 1, 4)), jnp.zeros((1, 2, 1, 4)), jnp.ones((1, 2, 1, 4))
+    >>> out, lse = dense_attention(q, k, v, jnp.array([[2]]))
+    >>> print(out.ravel(), jnp.exp(lse).ravel())
+    [1. 1. 1. 1.] [2.]
     """
     dot = partial(jnp.einsum, "bqmrd,bsmd->bmqrs", preferred_element_type=jnp.float32)
     readable = jnp.arange(k.shape[1]) < visible[..., None]  # [B, Q, S]
@@ -157,9 +174,14 @@ def _kernel_forward(kernel, mesh, q, k, v, visible):
 def blockwise_attention(q: Array, k: Array, v: Array, visible: Array) -> tuple[Array, Array]:
     """`dense_attention` without the score matrix: tiles of queries stream over tiles of keys.
 
-    Keys beyond the largest cut of a query tile are never multiplied, so a causal segment costs
-    half and a probe costs its prefix. Differentiable in q, k and v, also through lse:
-    ds = p (dp - <do, o> + dlse).
+    Keys beyond what any query of a tile reads are never multiplied, so a causal segment costs
+    half, and a probe costs its prefix. Differentiable in q, k and v, also through lse:
+    ds = p (dp - <do, o> + dlse). arXiv:2205.14135.
+
+    >>> q, k, v = jnp.ones((1, 1, 1, 1, 4)), jnp.zeros((1, 2, 1, 4)), jnp.ones((1, 2, 1, 4))
+    >>> out, lse = blockwise_attention(q, k, v, jnp.array([[2]]))
+    >>> print(out.ravel(), jnp.exp(lse).ravel())
+    [1. 1. 1. 1.] [2.]
     """
     return _forward(q, k, v, visible)[0]
 
@@ -187,25 +209,25 @@ def _keys_first(x: Array) -> Array:
     return x.swapaxes(1, 2)
 
 
-def _cuts(visible: Array, rest: int) -> tuple[Array, Array]:
-    """Of each tile: the cuts of its rows [tiles, B, 1, n, 1], and how many key tiles they reach.
+def _limits(visible: Array, rest: int) -> tuple[Array, Array]:
+    """Of each tile: what its rows read [tiles, B, 1, n, 1], and how many key tiles that is.
 
     The latter for all tiles at once: on a mesh each maximum crosses the devices.
     """
-    cuts = jnp.broadcast_to(visible[:, :, None, None], (*visible.shape, 1, rest))
-    cuts = _query_tiles(cuts)
-    return cuts[..., None], (cuts.max((1, 2, 3)) + _KEYS - 1) // _KEYS
+    limits = jnp.broadcast_to(visible[:, :, None, None], (*visible.shape, 1, rest))
+    limits = _query_tiles(limits)
+    return limits[..., None], (limits.max((1, 2, 3)) + _KEYS - 1) // _KEYS
 
 
 def _key_tile(x: Array, index: Array) -> Array:
     return jax.lax.dynamic_slice_in_dim(x, index * _KEYS, _KEYS, axis=2)
 
 
-def _tile_scores(query: Array, key: Array, cut: Array, index: Array) -> Array:
+def _tile_scores(query: Array, key: Array, limit: Array, index: Array) -> Array:
     """[B, M, n, _KEYS] float32 scores of one tile of queries with one of keys."""
     dot = partial(jnp.einsum, "bmnd,bmsd->bmns", preferred_element_type=jnp.float32)
     scores = dot(query, key) * query.shape[-1] ** -0.5
-    return jnp.where(index * _KEYS + jnp.arange(_KEYS) < cut, scores, _EMPTY)
+    return jnp.where(index * _KEYS + jnp.arange(_KEYS) < limit, scores, _EMPTY)
 
 
 def _forward(q, k, v, visible):
@@ -213,11 +235,11 @@ def _forward(q, k, v, visible):
     mix = partial(jnp.einsum, "bmns,bmsd->bmnd", preferred_element_type=jnp.float32)
 
     def query_tile(tile):
-        query, cut, last = tile
+        query, limit, last = tile
 
         def key_tile(index, carry):
             out, top, total = carry
-            scores = _tile_scores(query, _key_tile(keys, index), cut, index)
+            scores = _tile_scores(query, _key_tile(keys, index), limit, index)
             new_top = jnp.maximum(top, scores.max(-1))
             shrink = jnp.exp(top - new_top)
             weights = jnp.exp(scores - new_top[..., None])
@@ -230,7 +252,7 @@ def _forward(q, k, v, visible):
         total = jnp.maximum(total, 1e-30)  # a tile in which no query reads anything
         return out / total[..., None], top + jnp.log(total)
 
-    tiles = jax.lax.map(query_tile, (_query_tiles(q), *_cuts(visible, q.shape[3])))
+    tiles = jax.lax.map(query_tile, (_query_tiles(q), *_limits(visible, q.shape[3])))
     out, lse = (_join_tiles(x, q) for x in tiles)
     return (out, lse), (q, k, v, visible, out, lse)
 
@@ -243,13 +265,13 @@ def _backward(saved, cotangent):
     delta = (d_out * out).sum(-1) - d_lse  # [B, Q, M, R]
 
     def query_tile(carry, tile):
-        query, cut, last, d_out_tile, lse_tile, delta_tile = tile
+        query, limit, last, d_out_tile, lse_tile, delta_tile = tile
         query = query.astype(jnp.float32)
 
         def key_tile(index, carry):
             d_q, d_k, d_v = carry
             key = _key_tile(keys, index)
-            weights = jnp.exp(_tile_scores(query, key, cut, index) - lse_tile[..., None])
+            weights = jnp.exp(_tile_scores(query, key, limit, index) - lse_tile[..., None])
             d_weights = jnp.einsum("bmnd,bmsd->bmns", d_out_tile, _key_tile(values, index))
             d_scores = weights * (d_weights - delta_tile[..., None]) * scale
             d_q += jnp.einsum("bmns,bmsd->bmnd", d_scores, key)
@@ -265,7 +287,7 @@ def _backward(saved, cotangent):
         return tuple(carry), d_q
 
     zeros = jnp.zeros(keys.shape, jnp.float32)
-    tiles = (_query_tiles(q), *_cuts(visible, q.shape[3]))
+    tiles = (_query_tiles(q), *_limits(visible, q.shape[3]))
     tiles += tuple(_query_tiles(x) for x in (d_out, lse, delta))
     (d_k, d_v), d_q = jax.lax.scan(query_tile, (zeros, zeros), tiles)
     size = k.shape[1]

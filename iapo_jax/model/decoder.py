@@ -144,7 +144,14 @@ def apply_rope(x: Array, cos: Array, sin: Array) -> Array:
 
 
 def init_params(config: DecoderConfig, key: Array) -> Params:
-    """Random float32 parameters: normal(initializer_range), norms 1, biases 0; layers stacked."""
+    """Random float32 parameters: normal(initializer_range), norms 1, biases 0; layers stacked.
+
+    >>> config = DecoderConfig(vocab_size=11, hidden_size=8, intermediate_size=8, num_layers=3,
+    ...                        num_heads=2, num_kv_heads=1, head_dim=4)
+    >>> params = init_params(config, jax.random.key(0))
+    >>> params["embedding"].shape, params["layers"]["query"]["kernel"].shape
+    ((11, 8), (3, 8, 2, 4))
+    """
     layer_key, embed_key, head_key = jax.random.split(key, 3)
     shape = (config.vocab_size, config.hidden_size)
     x, angles = jnp.zeros((1, 1, config.hidden_size)), rope_angles(config, jnp.zeros((1, 1)))
@@ -277,7 +284,21 @@ def logit_weight(mesh: Mesh | None, params: Params) -> Array:
 
 @functools.lru_cache(maxsize=32)
 def make_model(config: DecoderConfig, mesh: Mesh | None = None) -> Model:
-    """The architecture as a `types.Model`; the same arguments give the same object."""
+    """The architecture as a `Model`: pure functions of parameters and tokens.
+
+    The same arguments give the same object, so that `jax.jit` finds a compiled program again.
+
+    Args:
+      mesh: over which batch, heads and vocabulary are split; None on a single device.
+
+    >>> config = DecoderConfig(vocab_size=11, hidden_size=8, intermediate_size=8, num_layers=1,
+    ...                        num_heads=2, num_kv_heads=1, head_dim=4)
+    >>> model, params = make_model(config), init_params(config, jax.random.key(0))
+    >>> tokens, positions = jnp.array([[3, 1, 4]]), jnp.array([[0, 1, 2]])
+    >>> hidden, cache = model.forward(params, tokens, positions)
+    >>> (hidden @ model.logit_weight(params).T).shape
+    (1, 3, 11)
+    """
     return Model(
         forward=functools.partial(forward, config, mesh),
         logit_weight=functools.partial(logit_weight, mesh),

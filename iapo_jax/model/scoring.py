@@ -13,14 +13,14 @@ CHUNK_LOGITS = 2**25  # logits of one chunk on each device: 128 MiB of float32
 
 
 class TokenScores(NamedTuple):
-    """Of each scored token; both [...], float32 nats."""
+    """Scores of tokens; both [...], float32 nats."""
 
     log_prob: Array
     entropy: Array  # of the distribution that the token was drawn from
 
 
 def token_scores(
-    hidden: Array, weight: Array, tokens: Array, temperature: Array, *, devices: int = 1
+    hidden: Array, weight: Array, tokens: Array, temperature: Array | float, *, devices: int = 1
 ) -> TokenScores:
     """log p(token) and the entropy of p = softmax(hidden W^T / temperature).
 
@@ -29,10 +29,16 @@ def token_scores(
       weight: [V, D]. Logits, softmax and the gradient of `weight` are float32 whatever its dtype.
       tokens: [..., S] int32.
       temperature: scalar > 0; not differentiated.
-      devices: over so many the rows or the vocabulary are split.
+      devices: number of devices that the rows or the vocabulary are split over.
 
-    Both outputs are differentiable in `hidden` and `weight`; the backward pass recomputes the
-    logits chunk by chunk: d log p/dz = onehot - p,  dH/dz = -p (log p + H).
+    Returns:
+      [..., S] float32 nats, differentiable in `hidden` and `weight`. The backward pass recomputes
+      the logits chunk by chunk: d log p/dz = onehot - p,  dH/dz = -p (log p + H).
+
+    >>> hidden, weight = jnp.zeros((1, 2, 4)), jnp.ones((8, 4))
+    >>> scores = token_scores(hidden, weight, jnp.array([[3, 5]]), 1.0)
+    >>> print(jnp.exp(scores.log_prob), jnp.exp(scores.entropy).round())
+    [[0.125 0.125]] [[8. 8.]]
     """
     chex.assert_equal(hidden.shape[:-1], tokens.shape)
     rows = tokens.size // max(tokens.shape[-1], 1)
@@ -92,7 +98,12 @@ def next_token_scores(
       devices: as for `token_scores`.
 
     Returns:
-      log_prob [P, G, S, Y] of each candidate, entropy [P, G, S] of the whole distribution.
+      log_prob [P, G, S, Y] of each candidate, entropy [P, G, S] of the full distribution, in nats.
+
+    >>> hidden, weight = jnp.zeros((1, 1, 2, 4)), jnp.ones((8, 4))
+    >>> scores = next_token_scores(hidden, weight, jnp.array([[[3, 5, 7]]]))
+    >>> scores.log_prob.shape, scores.entropy.shape
+    ((1, 1, 2, 3), (1, 1, 2))
     """
     *groups, length, _ = hidden.shape
     rows = groups[0] * groups[1]
@@ -147,10 +158,18 @@ _scores.defvjp(_scores_forward, _scores_backward)
 
 
 def prefill(model: Model, params: Params, prompts: Prompts) -> Context:
-    """The prompts [P, L], computed once, as their completions read them.
+    """The prompts, computed once, as their completions read them.
 
     The last prompt token is left out: it is the first input of every completion, so that the
     state at a completion's input t is the one that predicts its token t.
+
+    >>> from iapo_jax.model import DecoderConfig, init_params, make_model
+    >>> config = DecoderConfig(vocab_size=11, hidden_size=8, intermediate_size=8, num_layers=1,
+    ...                        num_heads=2, num_kv_heads=1, head_dim=4)
+    >>> model, params = make_model(config), init_params(config, jax.random.key(0))
+    >>> prompts = Prompts(tokens=jnp.array([[3, 1, 4]]), length=jnp.array([3]))
+    >>> print(prefill(model, params, prompts).visible)
+    [2]
     """
     positions = jnp.broadcast_to(jnp.arange(prompts.tokens.shape[-1]), prompts.tokens.shape)
     _, cache = model.forward(params, prompts.tokens, positions, ())
@@ -173,18 +192,50 @@ def completion_inputs(prompts: Prompts, tokens: Array) -> tuple[Array, Array]:
 def forward_completions(
     model: Model, params: Params, prompts: Prompts, tokens: Array, context: Context
 ) -> tuple[Array, Cache]:
-    """States [P, G, T+1, D] and cache after all T+1 prefixes of the completions.
+    """States and cache after all T+1 prefixes of the completions.
 
-    Index t has read t completion tokens; its state predicts token t+1.
+    Args:
+      tokens: [P, G, T] int32.
+      context: of `prefill`.
+
+    Returns:
+      States [P, G, T+1, D] and a cache. State t has read t completion tokens, and predicts token
+      t + 1.
+
+    >>> from iapo_jax.model import DecoderConfig, init_params, make_model
+    >>> config = DecoderConfig(vocab_size=11, hidden_size=8, intermediate_size=8, num_layers=1,
+    ...                        num_heads=2, num_kv_heads=1, head_dim=4)
+    >>> model, params = make_model(config), init_params(config, jax.random.key(0))
+    >>> prompts = Prompts(tokens=jnp.array([[3, 1, 4]]), length=jnp.array([3]))
+    >>> tokens, context = jnp.array([[[5, 6], [7, 8]]]), prefill(model, params, prompts)
+    >>> forward_completions(model, params, prompts, tokens, context)[0].shape
+    (1, 2, 3, 8)
     """
     inputs, positions = completion_inputs(prompts, tokens)
     return model.forward(params, inputs, positions, [context])
 
 
 def score_completions(
-    model: Model, params: Params, prompts: Prompts, tokens: Array, temperature: Array
+    model: Model, params: Params, prompts: Prompts, tokens: Array, temperature: Array | float = 1.0
 ) -> TokenScores:
-    """Scores completions [P, G, T] of their prompts; gradients flow into the prompts too."""
+    """log p(o_t) and H_t of completions; gradients flow into their prompts, too.
+
+    Args:
+      tokens: [P, G, T] int32.
+      temperature: scalar > 0.
+
+    Returns:
+      [P, G, T] float32 nats, on padding those of its ids.
+
+    >>> from iapo_jax.model import DecoderConfig, init_params, make_model
+    >>> config = DecoderConfig(vocab_size=11, hidden_size=8, intermediate_size=8, num_layers=1,
+    ...                        num_heads=2, num_kv_heads=1, head_dim=4)
+    >>> model, params = make_model(config), init_params(config, jax.random.key(0))
+    >>> prompts = Prompts(tokens=jnp.array([[3, 1, 4]]), length=jnp.array([3]))
+    >>> scores = score_completions(model, params, prompts, jnp.array([[[5, 6], [7, 8]]]))
+    >>> scores.log_prob.shape, bool((scores.entropy <= jnp.log(11)).all())
+    ((1, 2, 2), True)
+    """
     params = model.gather(params)
     context = prefill(model, params, prompts)
     inputs, positions = completion_inputs(prompts, tokens[..., :-1])

@@ -1,6 +1,7 @@
 """A model on its mesh: its directory read, its weights placed."""
 
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -11,10 +12,40 @@ from iapo_jax.errors import UserError
 from iapo_jax.model.decoder import init_params, make_model, param_shapes
 from iapo_jax.pretrained import directory, weights
 from iapo_jax.pretrained.directory import Pretrained
+from iapo_jax.pretrained.tokenization import Tokenizer
 from iapo_jax.runtime.console import use_compilation_cache
 from iapo_jax.runtime.processes import join
 from iapo_jax.sharding import described_devices, make_mesh, param_shardings
 from iapo_jax.types import Model, Params
+
+
+def load(
+    path: str | Path, *, mesh: Mesh | None = None, dtype: str = "float32"
+) -> tuple[Model, Params, Tokenizer]:
+    """A model, its parameters and its tokenizer, from a Hugging Face directory or the hub.
+
+    Never runs code from the directory.
+
+    Args:
+      path: a directory, or a hub name such as Qwen/Qwen2.5-1.5B-Instruct (from the cache where it
+        is there).
+      mesh: over which the parameters are split (`iapo_jax.make_mesh`); one device by default.
+      dtype: of the layers' arithmetic, float32 or bfloat16; parameters, norms, softmax and head are
+        float32.
+
+    Returns:
+      (model, params, tokenizer): pure functions, a tree of arrays, and a transformers tokenizer.
+
+    Raises:
+      UserError: one sentence, if the directory is missing, incomplete, or of another architecture.
+
+    >>> model, params, tokenizer = load("experiments/arithmetic/model")
+    >>> tokenizer.decode(tokenizer.encode("1+2"))
+    '1+2'
+    """
+    where = make_mesh(1, 1, 1) if mesh is None else mesh
+    found = load_model(ModelSection(path=str(path), dtype=dtype), where)
+    return found.model, found.params, found.pretrained.tokenizer
 
 
 class LoadedModel(NamedTuple):

@@ -10,10 +10,13 @@ import transformers
 from iapo_jax.errors import UserError
 from iapo_jax.types import Rollout
 
+Tokenizer = transformers.PreTrainedTokenizerBase
+
+
 _END_OF_TURN = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 
 
-def load_tokenizer(directory: str | Path) -> Any:
+def load_tokenizer(directory: str | Path) -> Tokenizer:
     """The directory's fast tokenizer, with its chat template.
 
     Raises:
@@ -30,9 +33,14 @@ def load_tokenizer(directory: str | Path) -> Any:
     return tokenizer
 
 
-def stop_ids(tokenizer: Any, generation_config: dict) -> list[int]:
-    """The ids that end a completion: EOS of the tokenizer and of generation_config, end of turn."""
-    configured = generation_config.get("eos_token_id")
+def stop_ids(tokenizer: Tokenizer, generation_config: dict | None = None) -> list[int]:
+    """Ids that end a completion: EOS of tokenizer and generation_config, end-of-turn tokens.
+
+    >>> tokenizer = load_tokenizer("experiments/arithmetic/model")
+    >>> tokenizer.convert_ids_to_tokens(stop_ids(tokenizer))
+    ['<eos>']
+    """
+    configured = (generation_config or {}).get("eos_token_id")
     ids = set(configured) if isinstance(configured, list) else {configured}
     vocabulary = tokenizer.get_vocab()
     ids |= {tokenizer.eos_token_id} | {vocabulary.get(text) for text in _END_OF_TURN}
@@ -120,6 +128,28 @@ def decode_completions(
     return tokenizer.batch_decode(
         trimmed, skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
+
+
+def decode_rollout(tokenizer: Tokenizer, rollout: Rollout) -> list[list[str]]:
+    """The texts of G completions of each of P prompts, without the stop tokens.
+
+    >>> tokenizer = load_tokenizer("experiments/arithmetic/model")
+    >>> tokens = np.array([[[*tokenizer.encode("1+2=3"), tokenizer.eos_token_id]]])
+    >>> rollout = Rollout(None, tokens, length=np.array([[6]]), log_prob=None,
+    ...                   finished=np.array([[True]]))
+    >>> decode_rollout(tokenizer, rollout)
+    [['1+2=3']]
+    """
+    tokens, length, finished = map(np.asarray, (rollout.tokens, rollout.length, rollout.finished))
+    ends = length - finished
+    return [
+        tokenizer.batch_decode(
+            [row[:end] for row, end in zip(rows, row_ends, strict=True)],
+            skip_special_tokens=False,
+            clean_up_tokenization_spaces=False,
+        )
+        for rows, row_ends in zip(tokens, ends, strict=True)
+    ]
 
 
 def tokens_before(tokenizer: Any, rows: Iterable[np.ndarray], end: str) -> list[int]:

@@ -15,18 +15,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from iapo_jax import (
-    Answers,
-    Probe,
-    Prompts,
-    Rollout,
-    choose_positions,
-    compute_signals,
-    every_prefix,
-    forward_completions,
-    make_model,
-    prefill,
-)
+from iapo_jax import Answers, Probe, Prompts, Rollout, compute_signals
+from iapo_jax.information import choose_positions, every_prefix
+from iapo_jax.information.estimators import entropy_at, log_prob_at, set_entropy_at
+from iapo_jax.model import forward_completions, make_model, prefill
 from iapo_jax.pretrained.architecture import decoder_config
 from iapo_jax.pretrained.weights import load_params
 
