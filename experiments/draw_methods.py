@@ -2,8 +2,8 @@
 
     python experiments/draw_methods.py --out docs/methods.png
 
-The group is a real one: of the first step of experiments/quickstart.yaml (seed 0), the prompt
-with some wrong completions and the most different lengths.
+The group is a real one, from the first step of experiments/quickstart.yaml (seed 0): that of the
+prompt with some incorrect completions and the most different lengths.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from iapo_jax.training.setup import Setup, set_up
 from iapo_jax.training.step import collect_groups, score_rollout
 
 ROOT = Path(__file__).resolve().parents[1]
-# Weights at which the eye sees something; the rest is as by default.
+# Weights whose effect is visible; all other options have their defaults.
 OPTIONS = {
     "iapo": {"information_weight": 0.3, "exploration_weight": 0.1},
     "iapo_reference": {"information_weight": 2.0, "exploration_weight": 1.0},
@@ -42,21 +42,22 @@ OPTIONS = {
 }
 
 
-# A method that asks by each estimator; the first probes behind the end of thinking, too.
-ASKING = {"answer_entropy": "iapo_reference", "answer_log_prob": "iapo_priced"}
+# A method for each estimator; the first one also probes after the end of thinking.
+METHODS = {"answer_entropy": "iapo_reference", "answer_log_prob": "iapo_priced"}
 
 
 def first_group() -> tuple[dict[str, Group], str, int]:
     """The group under each estimator, its question, and T of the configuration."""
-    seen = {name: _first_groups(name, method) for name, method in ASKING.items()}
+    seen = {name: _first_groups(name, method) for name, method in METHODS.items()}
     groups, setup, indices = seen["answer_entropy"]
     length = groups.mask.sum(-1)
-    wrong = (~groups.correct).sum(-1)
-    shown = np.minimum(wrong, 3) + length.std(-1) / 100  # some wrong ones first, then the spread
-    chosen = int(np.where(is_mixed(groups.correct), shown, -1.0).argmax())
+    incorrect = (~groups.correct).sum(-1)
+    # Up to three incorrect completions matter most, then the spread of lengths.
+    preference = np.minimum(incorrect, 3) + length.std(-1) / 100
+    chosen = int(np.where(is_mixed(groups.correct), preference, -1.0).argmax())
     text = setup.problems.texts[int(indices[chosen])]
     text = text.removeprefix("<user>").partition("<assistant>")[0]
-    # right ones first, short ones first
+    # Correct completions first, and short ones first.
     order = np.lexsort((groups.mask[chosen].sum(-1), ~groups.correct[chosen]))
     pick = lambda groups: jax.tree.map(lambda x: jax.numpy.asarray(x[chosen][order]), groups)  # noqa: E731
     picked = {name: pick(groups) for name, (groups, *_) in seen.items()}
@@ -77,7 +78,7 @@ def _first_groups(estimator: str, method: str) -> tuple[Group, Setup, np.ndarray
 
 
 def panel(axes: plt.Axes, group: Group, values: np.ndarray, weight: np.ndarray, title: str) -> None:
-    """Completions as rows, tokens as cells; grey where a token is left out."""
+    """Completions as rows, tokens as cells; tokens without weight are grey."""
     mask = np.asarray(group.mask)
     shown = np.where(mask & (weight > 0), values, np.nan)
     largest = np.nanmax(np.abs(shown)) if np.isfinite(shown).any() else 0.0
@@ -88,8 +89,8 @@ def panel(axes: plt.Axes, group: Group, values: np.ndarray, weight: np.ndarray, 
     ends = np.asarray(group.thinking).sum(-1)
     for row, end in enumerate(ends):
         axes.plot([end - 0.5] * 2, [row - 0.5, row + 0.5], color="black", linewidth=1.1)
-    wrong = int((~np.asarray(group.correct)).sum())
-    axes.axhline(len(mask) - wrong - 0.5, color="black", linewidth=0.6, linestyle=":")
+    incorrect = int((~np.asarray(group.correct)).sum())
+    axes.axhline(len(mask) - incorrect - 0.5, color="black", linewidth=0.6, linestyle=":")
     axes.set_xlim(-0.5, mask.any(0).sum() - 0.5)
     axes.set_yticks([])
     axes.tick_params(labelsize=6, length=2)
@@ -97,7 +98,7 @@ def panel(axes: plt.Axes, group: Group, values: np.ndarray, weight: np.ndarray, 
 
 
 def draw(groups: dict[str, Group], question: str, max_length: int) -> plt.Figure:
-    """All panels: what each token tells, then the advantage under every method.
+    """All panels: the informativeness of each token, then the advantage under every method.
 
     Args:
       groups: the same completions by estimator.
@@ -106,18 +107,20 @@ def draw(groups: dict[str, Group], question: str, max_length: int) -> plt.Figure
     figure, grid = plt.subplots(6, 3, figsize=(11, 9.6), sharex=True)
     places = iter(grid.flat)
     everywhere = np.ones(group.mask.shape)
-    told = np.asarray(group.informativeness)
-    panel(next(places), group, told, everywhere, "what each token tells (entropy), nats")
+    informativeness = np.asarray(group.informativeness)
+    panel(next(places), group, informativeness, everywhere, "informativeness (entropy), nats")
     for name in ALGORITHMS:
         options = OPTIONS.get(name, {})
         algorithm = make_algorithm(name, options, max_length=max_length)
         credit = algorithm.credit(groups[algorithm.estimator], jax.random.key(0))
-        told = ", ".join(f"{key} {value}" for key, value in options.items())
-        title = f"{name}: {told}" if told else name
+        listed = ", ".join(
+            f"{key.removesuffix('_weight')} {value}" for key, value in options.items()
+        )
+        title = f"{name}: {listed}" if listed else name
         panel(next(places), group, np.asarray(credit.advantage), np.asarray(credit.weight), title)
     figure.suptitle(
-        f"Eight completions of {question}, right ones above the dotted line. Blue: reinforced, "
-        "red: suppressed, grey: left out. The bar is the end of thinking.",
+        f"Eight completions of {question}, correct ones above the dotted line. Blue: reinforced, "
+        "red: suppressed, gray: left out. The bar is the end of thinking.",
         fontsize=9,
     )
     figure.supxlabel("token", fontsize=8)

@@ -1,20 +1,20 @@
-"""What each rule does to the decision to stop thinking, computed on a chain that one can see.
+"""What each method does to the decision to stop thinking, computed on a simple chain.
 
     python experiments/stopping.py            # prints the table of docs/methods.md
 
-A completion tells what it knows in INFORMATIVE tokens. From then on the answer is known, and the
-policy chooses, again and again: stop (with probability p) or check once more, CHECK tokens that
-tell nothing. All completions are right, so z(r) is 0, and what a method has to say about stopping
-it says by its own means. With the logit theta of stopping as the only parameter, the policy
-gradient of a completion is
+The first INFORMATIVE tokens of a completion carry all information about the answer. After them the
+policy chooses repeatedly: stop (with probability p), or check once more, with CHECK tokens that
+carry none. All completions are correct, so z(r) is 0, and only the method's own terms act on
+stopping. With the logit theta of stopping as the only parameter, the policy gradient of a
+completion is
 
     push = sum over its decisions of A_t d log pi(o_t) / d theta,
 
-1 - p times A_t where it stops, -p times A_t where it goes on. A positive mean push makes stopping
-more likely: completions become shorter. A negative one makes them longer.
+(1 - p) A_t where it stops, and -p A_t where it continues. A positive mean push makes stopping more
+likely, so completions become shorter; a negative one makes them longer.
 
-The rules are those of the library, on groups drawn from this chain; for rules that look at one
-completion only the mean is also summed exactly (`exact_push`), which is what the tests compare.
+The methods are the library's, on groups drawn from this chain. For methods that use only one
+completion, `exact_push` also sums the mean exactly, which the tests compare.
 """
 
 import argparse
@@ -30,17 +30,17 @@ from iapo_jax.algorithms.diagnostics import length_covariance
 
 SIZE = 8  # completions of a group
 ANSWER = 3  # tokens from the one that ends thinking to the stop token
-MOST = 6  # checks at most: then it must stop
+MOST = 6  # checks, after which it must stop
 
 
 class Chain(NamedTuple):
     """The chain of one experiment."""
 
-    informative: int = 4  # tokens that tell the answer, equally
+    informative: int = 4  # tokens that share the information equally
     check: int = 5  # tokens of one check
     stop: float = 0.4  # p
     nats: float = 2.0  # uncertainty at the start
-    told_by_check: float = 0.0  # nats that the first check still tells
+    told_by_check: float = 0.0  # nats that the first check carries
 
     @property
     def width(self) -> int:
@@ -87,7 +87,7 @@ def scores(chain: Chain, checks: jax.Array) -> jax.Array:
 
 
 def draw_checks(chain: Chain, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Numbers of checks: geometric, at most MOST."""
+    """Numbers of checks: geometric, truncated at MOST."""
     uniform = jax.random.uniform(key, shape, minval=1e-12)
     return jnp.minimum(jnp.log(uniform) // np.log(1 - chain.stop), MOST).astype(jnp.int32)
 
@@ -116,7 +116,7 @@ def _drawn(algorithm, chain: Chain, told: float, keys: jax.Array) -> tuple[jax.A
 
 
 def push(algorithm, chain: Chain, *, groups: int, seed: int = 0) -> Push:
-    """The mean push of a completion, over so many groups."""
+    """The mean push of a completion over `groups` groups."""
     keys = jax.random.split(jax.random.key(seed), groups)
     fixed = chain._replace(told_by_check=0.0)
     values, covariance = map(np.asarray, _drawn(algorithm, fixed, chain.told_by_check, keys))
@@ -132,14 +132,14 @@ def _each(algorithm, chain: Chain, told: float) -> jax.Array:
 
 
 def exact_push(algorithm, chain: Chain) -> float:
-    """The mean push of a rule that looks at one completion only: a sum over its checks."""
+    """The exact mean push of a method that uses only one completion: a sum over its checks."""
     chance = chain.stop * (1 - chain.stop) ** np.arange(MOST + 1)
     chance[-1] = (1 - chain.stop) ** MOST
     each = _each(algorithm, chain._replace(told_by_check=0.0), chain.told_by_check)
     return float((chance * np.asarray(each)).sum())
 
 
-# Method, options, and whether one completion is all that the rule looks at here.
+# Method, options, and whether the method uses only one completion here.
 INFORMATION_ALONE = {"information_weight": 1.0, "exploration_weight": 0.0}
 CASES = [
     ("iapo", INFORMATION_ALONE, True),
