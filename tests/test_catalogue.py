@@ -79,11 +79,14 @@ def test_a_name_goes_before_a_path(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "text, sentence",
     [
-        ("gsm8", "'gsm8' is no data set, file or directory; did you mean gsm8k?"),
-        ("MATH500", "'MATH500' is no data set, file or directory; did you mean math-500?"),
-        ("dapo", "'dapo' is no data set, file or directory; did you mean dapo-math-17k?"),
-        ("aime2024=rows.jsonl", "names no data set before `=`; did you mean aime-2024?"),
-        ("qqq=rows.jsonl", "names no data set before `=`; known: gsm8k, math-500, dapo-math-17k"),
+        ("gsm8", "'gsm8' is not a data set, file or directory; did you mean gsm8k?"),
+        ("MATH500", "'MATH500' is not a data set, file or directory; did you mean math-500?"),
+        ("dapo", "'dapo' is not a data set, file or directory; did you mean dapo-math-17k?"),
+        ("aime2024=rows.jsonl", "has no known data set before `=`; did you mean aime-2024?"),
+        (
+            "qqq=rows.jsonl",
+            "has no known data set before `=`; known: gsm8k, math-500, dapo-",
+        ),
         ("gsm8k=", "'gsm8k=' has no path after `=`; expected gsm8k=PATH"),
         ("gsm8k:dev", "gsm8k has no split 'dev'; expected train or test"),
         ("gsm8k=rows.jsonl:dev", "gsm8k has no split 'dev'; expected train or test"),
@@ -101,8 +104,8 @@ def test_a_name_goes_before_a_path(tmp_path, monkeypatch):
         ("gsm8k:first 2.5", "ends in 'first 2.5'"),
         ("gsm8k:last", "ends in 'last'; expected `:last N`"),
         ("gsm8k:last 2:first 5", "ends in 'last 2:first 5'; expected `:last N`"),
-        ("gsm8k:two words", "'two words' in 'gsm8k:two words' is no split"),
-        ("gsm8k:", "'' in 'gsm8k:' is no split"),
+        ("gsm8k:two words", "'two words' in 'gsm8k:two words' is not the name of a split"),
+        ("gsm8k:", "'' in 'gsm8k:' is not the name of a split"),
         ("", "eval.dataset is ''; expected NAME, NAME=PATH"),
     ],
 )
@@ -172,7 +175,7 @@ def test_gsm8k_golds_lose_their_commas(shared_data):
     assert [row.answer for row in found.rows] == [gold.replace(",", "") for gold in after]
     commas = sum("," in gold for gold in after)
     assert commas > 0
-    assert found.notes == [f"{commas} golds written otherwise: the first was 2,125, now 2125"]
+    assert found.notes == [f"{commas} answers rewritten; the first was 2,125 and is now 2125"]
 
 
 @pytest.mark.parametrize(
@@ -227,10 +230,10 @@ def test_dapo_as_published(dapo, shared_data):
         for old, new in zip(eaten, repaired, strict=True)
         if new is not None
     )
-    assert dapo.notes[0].startswith("17,917 read: 642 rows damaged (such as a form feed where")
+    assert dapo.notes[0].startswith("17,917 read: 642 rows repaired (such as a form feed in")
     assert dapo.notes[0].endswith(
-        "9 rows damaged beyond certain repair left out; 1,409 duplicates left out; "
-        "21 questions with two golds left out (44 rows); 16,455 remain"
+        "9 rows left out because of damage with no certain repair; 1,409 duplicates left out; "
+        "21 questions left out because of two answers (44 rows); 16,455 remain"
     )
     assert 9 + 1_409 + 44 + 16_455 == 17_917
 
@@ -367,8 +370,8 @@ def test_commonsense_qa_in_its_original_nesting(tmp_path):
     [
         ("math-500", {"text": "x"}, "expected `problem` or `question` or `Problem`, found text"),
         ("math-500", {"problem": "x"}, "row 2: expected `answer` or `expected_answer`"),
-        ("gsm8k", {"question": "x", "answer": "#### two"}, "gold answer 'two' is no integer"),
-        ("amc-2023", {"question": "x", "answer": 27.5}, "gold answer '27.5' is no integer"),
+        ("gsm8k", {"question": "x", "answer": "#### two"}, "answer 'two' is not an integer"),
+        ("amc-2023", {"question": "x", "answer": 27.5}, "answer '27.5' is not an integer"),
         (
             "commonsense-qa",
             {"question": "x", "choices": CHOICES, "answerKey": "E"},
@@ -422,10 +425,11 @@ def test_dapo_cleaning_in_small(tmp_path):
         ("With a comma", "1000"),
     ]
     assert found.notes == [
-        r"11 read: 1 row damaged (such as a form feed where \f of \frac stood) and repaired; "
-        "1 row damaged beyond certain repair left out; 1 row left out whose gold is no integer; "
-        "3 duplicates left out; 1 question with two golds left out (2 rows); 4 remain",
-        "1 gold written otherwise: the first was 1,000, now 1000",
+        r"11 read: 1 row repaired (such as a form feed in place of the \f of \frac); "
+        "1 row left out because of damage with no certain repair; 1 row left out because the "
+        "answer is not an integer; 3 duplicates left out; 1 question left out because of two "
+        "answers (2 rows); 4 remain",
+        "1 answer rewritten; the first was 1,000 and is now 1000",
     ]
     # The first rows are the first of what remains.
     assert load(f"dapo-math-17k={path}:first 2").rows == found.rows[:2]

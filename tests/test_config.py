@@ -628,5 +628,5 @@ def test_a_runs_config_keeps_any_text(write, text):
 def test_a_runs_config_does_not_read_the_environment(write):
     for text in ("${oc.env:HOME}", "a${seed}", r"\\${seed}"):
         path = write(f"reward: {{functions: ['{text}']}}\nsampling: {{}}\n")
-        with pytest.raises(UserError, match=r"reward.functions\[0\] is .* and no \$\{"):
+        with pytest.raises(UserError, match=r"reward.functions\[0\] is .*, without \$\{"):
             load_run_config(path)

@@ -249,13 +249,13 @@ def written(tmp_path, *rows):
     "rows, told",
     [
         ([("1+1", "2"), ("1+2", "3")], None),
-        ([("1+1", "2"), ("1+2", "3"), ("1+1", "2")], "1 row asks a question that is there before: "
+        ([("1+1", "2"), ("1+2", "3"), ("1+1", "2")], "1 row repeats an earlier question: "
          "rows 1 and 3"),
         ([("1 + 1", "2"), ("$1+1$.", "2.0")], "rows 1 and 2"),  # by normal form and value
         ([("x+1?", "x+1"), ("x+1?", "1 + x")], "rows 1 and 2"),  # which only algebra can tell
-        ([("a", "1")] * 6, "5 rows ask a question that is there before: rows 1 and 2; rows 1 and "
+        ([("a", "1")] * 6, "5 rows repeat an earlier question: rows 1 and 2; rows 1 and "
          "3; rows 1 and 4; ..."),
-        # Which letter is a capital may be what is asked.
+        # A question may be about capital letters.
         ([("Capitals in aB?", "1"), ("capitals in AB?", "2")], None),
         ([("Sum of a?", "1"), ("sum of A?", "1")], "rows 1 and 2"),
     ],
@@ -281,9 +281,9 @@ def test_repeated_questions_are_said(tmp_path, rows, told):
 @pytest.mark.parametrize(
     "rows, sentence",
     [
-        ([("1+1", "2"), ("2+2", "4"), ("1 + 1 ", "3")], "rows 1 and 3 ask the same question and "
-         "answer it '2' and '3'; expected one answer for each question"),
-        ([("a", "B", "choice"), ("a", "C", "choice")], "answer it 'B' and 'C'"),
+        ([("1+1", "2"), ("2+2", "4"), ("1 + 1 ", "3")], "rows 1 and 3 ask the same question with "
+         "the answers '2' and '3'; expected one answer for each question"),
+        ([("a", "B", "choice"), ("a", "C", "choice")], "with the answers 'B' and 'C'"),
         ([("a", "1"), ("a", "2"), ("a", "3")], "'1' and '2' (the first of 2 such pairs)"),
     ],
 )  # fmt: skip
@@ -299,9 +299,9 @@ def test_two_answers_to_a_question_are_an_error(tmp_path, rows, sentence):
 def test_two_answers_on_the_hub_are_said(monkeypatch):
     """Nobody can mend them there."""
     rows = [{"question": "1+1", "answer": "2"}, {"question": "1+1", "answer": "3"}]
-    monkeypatch.setattr(data, "open_rows", lambda *_: iter(rows))
+    monkeypatch.setattr(loading, "open_rows", lambda *_: iter(rows))
     (note,) = loading.load_section(section("owner/set")).notes
-    assert note == "owner/set: rows 1 and 2 ask the same question and answer it '2' and '3'"
+    assert note == "owner/set: rows 1 and 2 ask the same question with the answers '2' and '3'"
     with pytest.raises(UserError, match="expected one answer for each question"):
         loading.load_section(section("owner/set", strict=True))
 
@@ -437,7 +437,7 @@ def test_a_template_that_refuses_is_one_sentence():
     with pytest.raises(UserError) as caught:
         chat_prompts.render_prompt(Strict(), "1+1", PromptSection(system="s"))
     assert str(caught.value) == (
-        "the tokenizer's chat template refuses the turns system, user: System role not supported"
+        "the tokenizer's chat template rejects the turns system, user: System role not supported"
     )
 
 

@@ -23,22 +23,22 @@ from iapo_jax.errors import UserError
 Config = TypeVar("Config")
 
 
-_STRUCTURED = ("'", '"', "[", "{")  # an override that begins so is YAML
+_STRUCTURED = ("'", '"', "[", "{")  # an override that begins with one of these is YAML
 
 
-_LARGEST_FILE = 1_000_000  # bytes; a longer one is no config
+_LARGEST_FILE = 1_000_000  # bytes; no config is longer
 
 
-_INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # `\${` is a text
+_INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # `\${` is literal
 
 
 _WORDS = {str: "a text", int: "a whole number", float: "a number"}
 
 
 def load_config(schema: type[Config], path: str | None, overrides: Sequence[str] = ()) -> Config:
-    """Defaults, then the YAML file, then `section.key=value` overrides.
+    """Merges the defaults, the YAML file and the `section.key=value` overrides, in this order.
 
-    Overrides that name another algorithm.name than the file drop the file's algorithm.options.
+    If an override changes algorithm.name, the file's algorithm.options are dropped.
 
     Raises:
       UserError: naming the file, the field, what was found and what is expected.
@@ -55,12 +55,12 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
     for number, (source, layer) in enumerate(layers):
         try:
             _check_names(schema, layer, source)
-            base = OmegaConf.unsafe_merge(base, layer)  # which copies neither
+            base = OmegaConf.unsafe_merge(base, layer)  # faster: copies neither
             if number == 0 and path is not None and named and named[-1] != _method_of(base):
-                base.algorithm.options = {}  # the file's are of another method
+                base.algorithm.options = {}  # the file's belong to another method
         except OmegaConfBaseException as error:
             raise UserError(f"{source}: {_first_line(error)}") from None
-        except TypeError as error:  # omegaconf's own, for a path through what is no mapping
+        except TypeError as error:  # omegaconf raises it for a path through a value
             raise UserError(f"{source}: {_first_line(error)}") from None
     try:
         config = OmegaConf.to_object(base)
@@ -71,23 +71,24 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
 
 
 def load_run_config(path: Path) -> TrainConfig | SftConfig:
-    """The config.yaml of a run directory, whichever command wrote it.
+    """Loads the config.yaml of a run directory, of whichever command wrote it.
 
     Raises:
-      UserError: as `load_config`; also for `${...}`: a run writes its values down, and one from
-        elsewhere must not read this machine's environment.
+      UserError: as `load_config`; also for `${...}`: a run writes resolved values, and the file of
+        somebody else's run must not read this machine's environment.
     """
     layer = _read_yaml(str(path))
     for name, value in walk(OmegaConf.to_container(layer, resolve=False)):
         if isinstance(value, str) and _INTERPOLATION.search(value):
             raise UserError(
-                f"{path}: {name} is {value!r:.80}; expected a value, as a run writes it, and no ${{"
+                f"{path}: {name} is {value!r:.80}; expected a resolved value, as a run writes it, "
+                "without ${"
             )
     return load_config(TrainConfig if "sampling" in layer else SftConfig, str(path))
 
 
 def walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of everything that is in nested mappings and lists."""
+    """(dotted name, value) of every value in nested mappings and lists."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from walk(inner, f"{name}.{key}" if name else str(key))
@@ -99,7 +100,7 @@ def walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_entries(section: Any, prefix: str = "") -> None:
-    """Entries of lists have their type; omegaconf lets a list pass in the place of a text."""
+    """Checks the types of list entries; omegaconf accepts a list in place of a text."""
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
@@ -116,19 +117,19 @@ def _check_entries(section: Any, prefix: str = "") -> None:
 def _first_line(error: Exception) -> str:
     message = str(error).splitlines()[0]
     if isinstance(error, InterpolationResolutionError | GrammarParseError):
-        message += " (a literal ${ is written \\${)"
+        message += " (write a literal ${ as \\${)"
     return f"field {error.full_key}: {message}" if getattr(error, "full_key", None) else message
 
 
 def _read_override(text: str) -> Any:
     """`key=value` as a layer.
 
-    A value is YAML where it is quoted, a list, a mapping, a number, true, false or null. Any other
-    is the text as it stands: `#` and `:` are nothing special in it.
+    The value is YAML if it is quoted, a list, a mapping, a number, true, false or null. Any other
+    value is a literal text, in which `#` and `:` have no special meaning.
     """
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise UserError(f"{text!r} on the command line: expected key=value, as max_steps=10")
+        raise UserError(f"{text!r} on the command line: expected key=value, such as max_steps=10")
     found: Any = value
     try:
         layer = OmegaConf.from_dotlist([f"value={value}"])
@@ -210,7 +211,9 @@ def _check_names(
         elif isinstance(inner(), list) and not OmegaConf.is_list(value):
             raise UserError(f"{source}: {prefix}{key} is a list, such as [a, b]; found {value!r}")
         elif isinstance(inner(), dict) and not OmegaConf.is_dict(value):
-            raise UserError(f"{source}: {prefix}{key} is a mapping, as {{a: 1}}; found {value!r}")
+            raise UserError(
+                f"{source}: {prefix}{key} is a mapping, such as {{a: 1}}; found {value!r}"
+            )
 
 
 def _nearest(key: str, fields: dict[str, Any], prefix: str, root: type) -> str:
@@ -234,12 +237,12 @@ def _nearest(key: str, fields: dict[str, Any], prefix: str, root: type) -> str:
 
 
 def to_yaml(config: Any) -> str:
-    """The resolved config as YAML; loads back to an equal config."""
+    """The resolved config as YAML, which loads back to an equal config."""
     return OmegaConf.to_yaml(OmegaConf.create(_escape(dataclasses.asdict(config))))
 
 
 def _escape(value: Any) -> Any:
-    """Values are resolved already: a `${` in a text is meant as it stands."""
+    """Escapes `${` in texts: the values are resolved, so it is literal."""
     if isinstance(value, dict):
         return {key: _escape(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,8 +1,8 @@
 """Problems of multi-step arithmetic, generated: the data set `arithmetic` of the catalogue.
 
 A problem is three to five two-digit numbers joined by `+` and `-`, such that every partial result
-has two digits as well. Pure functions; every source of chance is a `numpy.random.Generator` that is
-passed in.
+has two digits as well. Pure functions; all randomness comes from the `numpy.random.Generator` that
+is passed in.
 """
 
 from collections.abc import Collection, Sequence
@@ -10,22 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LOW, HIGH = 10, 99
+LOW, HIGH = 10, 99  # the range of operands, partial results and answers
 
 
-"""Every number written (operands, partial results, answer) lies in LOW..HIGH."""
+LENGTHS = (3, 4, 5)  # the possible counts of numbers in a problem
 
 
-LENGTHS = (3, 4, 5)
-
-
-"""How many numbers a problem may have."""
-
-
-SPLITS = {"train": 4000, "select": 512, "test": 1024}
-
-
-"""Rows of each split."""
+SPLITS = {"train": 4000, "select": 512, "test": 1024}  # rows of each
 
 
 @dataclass(frozen=True)
@@ -81,10 +72,10 @@ def draw_problem(rng: np.random.Generator) -> Problem:
     at = LOW + draw_below(rng, HIGH - LOW + 1)
     numbers, signs = [at], []
     for _ in range(LENGTHS[draw_below(rng, len(LENGTHS))] - 1):
-        room = {"+": HIGH - at - LOW + 1, "-": at - 2 * LOW + 1}  # how many operands are possible
-        possible = [sign for sign in "+-" if room[sign] > 0]
+        operands = {"+": HIGH - at - LOW + 1, "-": at - 2 * LOW + 1}  # how many are possible
+        possible = [sign for sign in "+-" if operands[sign] > 0]
         sign = possible[draw_below(rng, len(possible))]
-        number = LOW + draw_below(rng, room[sign])
+        number = LOW + draw_below(rng, operands[sign])
         at = at + number if sign == "+" else at - number
         numbers.append(number)
         signs.append(sign)
@@ -105,7 +96,7 @@ def problem_rows(
 
 
 def make_splits(seed: int = 0) -> dict[str, list[dict[str, str]]]:
-    """The splits train, select and test, no question in two of them."""
+    """The splits train, select and test, which share no question."""
     seen: set[str] = set()
     splits = {}
     for i, (name, n) in enumerate(SPLITS.items()):

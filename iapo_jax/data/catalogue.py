@@ -1,6 +1,6 @@
-r"""The data sets that have a short name, and how a command line names a data set.
+r"""The data sets with a short name, and the specs by which a command line names a data set.
 
-| name | hub | splits | answers | what is done to it |
+| name | hub | splits | answers | changes |
 |---|---|---|---|---|
 | gsm8k | openai/gsm8k, main | train, test | integer | gold after `####`, no commas |
 | math-500 | HuggingFaceH4/MATH-500 | test | latex | nothing |
@@ -12,9 +12,9 @@ r"""The data sets that have a short name, and how a command line names a data se
 | arithmetic | (generated) | train, select, test | integer | nothing |
 
 The DAPO set repeats its problems (the hub's edition a hundred times), wraps them in instructions,
-and has damaged texts: instructions are taken off, damage is repaired where that is certain
-(`questions.repair`), a question is kept once, and a question with two golds is left out. `:first N`
-and `:last M` count what remains.
+and has damaged texts. Its recipe removes the instructions, repairs damage that has only one
+explanation (`questions.repair`), keeps each question once, and leaves out questions with two
+answers. `:first N` and `:last M` count the rows that remain.
 """
 
 import difflib
@@ -29,17 +29,17 @@ from iapo_jax.errors import UserError
 
 
 class DataSet(NamedTuple):
-    """A recipe: where the rows of a named data set are and how one is read."""
+    """The recipe of a named data set: where its rows are, and how to read a row."""
 
     hub: str  # name on the hub; empty = generated
     splits: dict[str, str]  # our name of a split -> the hub's
-    default: str  # the split where none is named
+    default: str  # the split if none is named
     kind: str  # of the answers: integer, latex or choice
     prompt: PromptSection  # the set's own
     read: Callable[[dict], tuple[str, str]]  # row -> question, gold; raises ValueError
     subset: str | None = None  # on the hub
     repeats: bool = False  # questions occur more than once, and some are damaged
-    refused: dict[str, str] = {}  # split -> why there is nothing to score
+    refused: dict[str, str] = {}  # split -> the reason why it cannot be scored
 
 
 # ----------------------------------------------------------------------- reading a row
@@ -149,7 +149,7 @@ DATA_SETS = {
     ),
     "aime-2024": DataSet(
         hub="HuggingFaceH4/aime_2024",
-        splits={"test": "train"},  # the hub calls it so; it is a test
+        splits={"test": "train"},  # the hub's name for this test set
         default="test",
         kind="integer",
         prompt=_INTEGER,
@@ -192,21 +192,24 @@ DATA_SETS = {
 
 
 def check_split(name: str, split: str, field: str) -> None:
-    """Whether a named set has this split.
+    """Checks that a named set has this split.
 
     Raises:
       UserError: listing the splits.
     """
-    one = DATA_SETS[name]
-    if split not in one.splits:
-        why = f"; its split {split} {one.refused[split]}" if split in one.refused else ""
+    known, refused = DATA_SETS[name].splits, DATA_SETS[name].refused
+    if split not in known:
+        why = f"; its split {split} {refused[split]}" if split in refused else ""
         raise UserError(
-            f"{field}: {name} has no split {split!r}; expected {' or '.join(one.splits)}{why}"
+            f"{field}: {name} has no split {split!r}; expected {' or '.join(known)}{why}"
         )
 
 
 def read_integer(text: str) -> str | None:
-    r"""An integer gold in its plain form: `1,234`, `336^\circ`, `27.0`, `073`, `$5$`; else None."""
+    r"""The plain form of an integer answer such as `1,234`, `336^\circ`, `27.0`, `073`, `$5$`.
+
+    None if the text is not an integer.
+    """
     plain = re.sub(r"\^?\{?\\circ\}?|[$\s]|\\[,!;]|°", "", text)
     match = re.fullmatch(r"([+-]?)(\d+|\d{1,3}(?:,\d{3})+)(?:\.0+)?", plain)
     if not match:
@@ -218,12 +221,12 @@ def read_integer(text: str) -> str | None:
 
 
 class DataSpec(NamedTuple):
-    """What `NAME[=PATH][:SPLIT][:first N][:last M]` says."""
+    """The parts of `NAME[=PATH][:SPLIT][:first N][:last M]`."""
 
     text: str  # as written
-    name: str  # in DATA_SETS; empty = a file, a directory or a hub name without recipe
+    name: str  # in DATA_SETS; empty = a file, a directory or a hub name without a recipe
     source: str  # file, directory or hub name; empty = the recipe's own
-    split: str | None  # None = none was named
+    split: str | None  # None = not named
     first: int  # 0 = all
     last: int = 0  # of those; 0 = all
 
@@ -234,10 +237,10 @@ _FORMS = (
 
 
 def parse_spec(text: str, field: str = "--dataset") -> DataSpec:
-    """`NAME[:SPLIT][:first N][:last M]`, `NAME=PATH...`, `FILE...` or `HUB/NAME...`.
+    """Parses `NAME[:SPLIT][:first N][:last M]`, `NAME=PATH...`, `FILE...` or `HUB/NAME...`.
 
-    A short name goes before a file of that name: such a file is `./NAME`. A text that is an
-    existing path is that path, whatever is in it.
+    A short name takes precedence over a file of that name, which is written `./NAME`. A text that
+    is an existing path means that path, whatever characters it has.
 
     Raises:
       UserError: naming the field, what was found and the nearest short name.
@@ -252,7 +255,7 @@ def parse_spec(text: str, field: str = "--dataset") -> DataSpec:
     if match and not _exists(head):
         name, source = match[1], match[2]
         if name not in DATA_SETS:
-            raise UserError(f"{field}: {text!r} names no data set before `=`{_near(name)}")
+            raise UserError(f"{field}: {text!r} has no known data set before `=`{_near(name)}")
         if not source:
             raise UserError(f"{field}: {text!r} has no path after `=`; expected {name}=PATH")
     elif head in DATA_SETS:
@@ -263,7 +266,7 @@ def parse_spec(text: str, field: str = "--dataset") -> DataSpec:
             raise UserError(f"{field} is {text!r}; expected {_FORMS}")
         bare = "/" not in head and not Path(head).suffix and not _exists(head)
         if bare and _nearest(head):
-            raise UserError(f"{field}: {text!r} is no data set, file or directory{_near(head)}")
+            raise UserError(f"{field}: {text!r} is not a data set, file or directory{_near(head)}")
     if name and split is not None:
         check_split(name, split, field)
     return DataSpec(text, name, source, split, first, last)
@@ -277,8 +280,8 @@ def _exists(text: str) -> bool:
 
 
 def _nearest(name: str) -> str | None:
-    begun = [known for known in DATA_SETS if len(name) > 2 and known.startswith(name.lower())]
-    return next(iter(begun or difflib.get_close_matches(name.lower(), DATA_SETS, n=1)), None)
+    starts = [known for known in DATA_SETS if len(name) > 2 and known.startswith(name.lower())]
+    return next(iter(starts or difflib.get_close_matches(name.lower(), DATA_SETS, n=1)), None)
 
 
 def _near(name: str) -> str:
@@ -304,5 +307,7 @@ def _split_split(head: str, field: str) -> tuple[str, str | None]:
     if not colon or _exists(head) or "/" in split:
         return head, None
     if not re.fullmatch(r"[\w.-]+", split):
-        raise UserError(f"{field}: {split!r} in {head!r} is no split; expected {_FORMS}")
+        raise UserError(
+            f"{field}: {split!r} in {head!r} is not the name of a split; expected {_FORMS}"
+        )
     return before, split

@@ -1,6 +1,6 @@
-"""What a recipe makes of the raw rows of its data set: read, repaired, each question once.
+"""Applies a recipe to the raw rows of its data set: reads, repairs, keeps each question once.
 
-And of rows without a recipe: which of them ask the same question.
+For rows without a recipe, finds those that ask the same question.
 """
 
 from collections import Counter
@@ -27,64 +27,70 @@ class _Raw(NamedTuple):
     times: int  # how often the row occurs
 
 
-def clean_rows(rows: Iterable[dict], one: DataSet, source: str) -> tuple[list[Problem], list[str]]:
-    """Problems as a recipe reads them, and sentences about what was done to them.
+def clean_rows(
+    rows: Iterable[dict], recipe: DataSet, source: str
+) -> tuple[list[Problem], list[str]]:
+    """The problems that a recipe reads, and sentences about what it changed.
 
     Raises:
       UserError: naming the source and the row (counted from 1).
     """
-    if one.repeats:
-        raw = _read_repeating(rows, one, source)
-        return _clean_repeating(raw, one)
-    raw = list(_read_rows(rows, one, source))
+    if recipe.repeats:
+        raw = _read_repeating(rows, recipe, source)
+        return _clean_repeating(raw, recipe)
+    raw = list(_read_rows(rows, recipe, source))
     problems, rewritten = [], []
     for question, gold, columns, number, _ in raw:
-        answer = _plain(gold, one)
+        answer = _plain(gold, recipe)
         if answer is None:
-            raise UserError(f"{source}, row {number}: the gold answer {gold!r:.60} is no integer")
+            raise UserError(f"{source}, row {number}: the answer {gold!r:.60} is not an integer")
         if answer != gold:
             rewritten.append((gold, answer))
         problems.append((question, answer, columns, number))
     return problems, _rewritten_note(rewritten)
 
 
-def _plain(gold: str, one: DataSet) -> str | None:
-    return read_integer(gold) if one.kind == "integer" else gold
+def _plain(gold: str, recipe: DataSet) -> str | None:
+    return read_integer(gold) if recipe.kind == "integer" else gold
 
 
-def _read_rows(rows: Iterable[dict], one: DataSet, source: str) -> Iterable[_Raw]:
+def _read_rows(rows: Iterable[dict], recipe: DataSet, source: str) -> Iterable[_Raw]:
     for number, row in enumerate(rows, start=1):
         try:
-            question, gold = one.read(row)
+            question, gold = recipe.read(row)
         except ValueError as error:
             raise UserError(f"{source}, row {number}: {error}") from None
         columns = {name: value for name, value in row.items() if name not in _READ_COLUMNS}
-        yield _Raw(question, gold, columns | {"kind": one.kind}, number, 1)
+        yield _Raw(question, gold, columns | {"kind": recipe.kind}, number, 1)
 
 
-def _read_repeating(rows: Iterable[dict], one: DataSet, source: str) -> list[_Raw]:
-    """Each (question, gold) once: the hub's 1.8 million DAPO rows never lie in memory together."""
+def _read_repeating(rows: Iterable[dict], recipe: DataSet, source: str) -> list[_Raw]:
+    """Each (question, answer) once: the hub's 1.8 million DAPO rows need not fit in memory."""
     first: dict[tuple[str, str], _Raw] = {}
     times: Counter[tuple[str, str]] = Counter()
-    for raw in _read_rows(rows, one, source):
+    for raw in _read_rows(rows, recipe, source):
         key = raw.question, raw.gold
         times[key] += 1
         first.setdefault(key, raw)
     return [raw._replace(times=times[key]) for key, raw in first.items()]
 
 
-def _clean_repeating(raw: list[_Raw], one: DataSet) -> tuple[list[Problem], list[str]]:
+def _clean_repeating(raw: list[_Raw], recipe: DataSet) -> tuple[list[Problem], list[str]]:
     damaged = unreadable = repaired = 0
     rewritten: list[tuple[str, str]] = []
     problems: dict[str, Problem] = {}
     golds: dict[str, set[str]] = {}
     times: Counter[str] = Counter()
     for question, gold, columns, number, count in raw:
-        text, answer = repair(question), _plain(gold, one)
-        if text is None or answer is None:
-            damaged, unreadable = damaged + count * (text is None), unreadable + count * bool(text)
+        text, answer = repair(question), _plain(gold, recipe)
+        if text is None:
+            damaged += count
             continue
-        repaired += count * (text != question)
+        if answer is None:
+            unreadable += count
+            continue
+        if text != question:
+            repaired += count
         if answer != gold:
             rewritten.append((gold, answer))
         key = normalize(text)
@@ -95,11 +101,15 @@ def _clean_repeating(raw: list[_Raw], one: DataSet) -> tuple[list[Problem], list
     kept = [problem for key, problem in problems.items() if key not in two]
     duplicates = sum(times[key] - 1 for key in problems.keys() - two)
     done = [
-        (repaired, "row", r"damaged (such as a form feed where \f of \frac stood) and repaired"),
-        (damaged, "row", "damaged beyond certain repair left out"),
-        (unreadable, "row", "left out whose gold is no integer"),
+        (repaired, "row", r"repaired (such as a form feed in place of the \f of \frac)"),
+        (damaged, "row", "left out because of damage with no certain repair"),
+        (unreadable, "row", "left out because the answer is not an integer"),
         (duplicates, "duplicate", "left out"),
-        (len(two), "question", f"with two golds left out ({sum(times[k] for k in two):,} rows)"),
+        (
+            len(two),
+            "question",
+            f"left out because of two answers ({sum(times[k] for k in two):,} rows)",
+        ),
     ]
     parts = [f"{_count(number, noun)} {what}" for number, noun, what in done if number]
     read = sum(row.times for row in raw)
@@ -115,7 +125,7 @@ def _rewritten_note(rewritten: list[tuple[str, str]]) -> list[str]:
     if not rewritten:
         return []
     old, new = rewritten[0]
-    return [f"{_count(len(rewritten), 'gold')} written otherwise: the first was {old}, now {new}"]
+    return [f"{_count(len(rewritten), 'answer')} rewritten; the first was {old} and is now {new}"]
 
 
 # ------------------------------------------------------------------- rows without a recipe
@@ -127,11 +137,9 @@ def name_rows(numbers: Sequence[int], most: int = 5) -> str:
     more = len(numbers) - len(shown)
     if more:
         shown.append(f"{more:,} more")
-    return "row" + "s" * (len(numbers) > 1) + " " + " and ".join(_but_last(shown))
-
-
-def _but_last(words: list[str]) -> list[str]:
-    return [", ".join(words[:-1]), words[-1]] if len(words) > 1 else words
+    if len(shown) == 1:
+        return f"row {shown[0]}"
+    return f"rows {', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def check_repeats(
@@ -141,55 +149,58 @@ def check_repeats(
     strict: bool = False,
     lenient: bool = False,
 ) -> list[str]:
-    """Sentences about rows (question, gold answer, columns) that ask a question a second time.
+    """Sentences about rows (question, answer, columns) that repeat a question.
 
-    The same question is one of the same normal form. Where the answers differ, its letters must be
-    the same in case, too: which letter is a capital may be what is asked.
+    Two questions are the same if their normal forms are equal. If the answers differ, the case of
+    all letters must be equal as well, since a question may be about capital letters.
 
     Args:
-      strict: such rows are an error.
-      lenient: two answers to a question are said, and no error.
+      strict: repeated questions are an error.
+      lenient: two answers to a question are a note and not an error.
 
     Raises:
-      UserError: if a question has two answers, or is there twice and that is an error.
+      UserError: if a question has two answers and not `lenient`, or is repeated and `strict`.
     """
     first: dict[str, int] = {}
-    again: list[tuple[int, int]] = []
-    against: list[tuple[int, int]] = []
+    repeats: list[tuple[int, int]] = []
+    conflicts: list[tuple[int, int]] = []
     for number, row in enumerate(rows, start=1):
         earlier = first.setdefault(normalize(row[0]), number)
         if earlier == number:
             continue
         if _same_gold(rows[earlier - 1], row):
-            again.append((earlier, number))
+            repeats.append((earlier, number))
         elif _letters(rows[earlier - 1][0]) == _letters(row[0]):
-            against.append((earlier, number))
-    told = []
-    if against:
-        one, other = against[0]
-        more = f" (the first of {len(against):,} such pairs)" if len(against) > 1 else ""
+            conflicts.append((earlier, number))
+    notes = []
+    if conflicts:
+        earlier, later = conflicts[0]
+        more = f" (the first of {len(conflicts):,} such pairs)" if len(conflicts) > 1 else ""
         sentence = (
-            f"{source}: rows {one} and {other} ask the same question and answer it "
-            f"{rows[one - 1][1]!r:.60} and {rows[other - 1][1]!r:.60}{more}"
+            f"{source}: rows {earlier} and {later} ask the same question with the answers "
+            f"{rows[earlier - 1][1]!r:.60} and {rows[later - 1][1]!r:.60}{more}"
         )
         if strict or not lenient:
             raise UserError(f"{sentence}; expected one answer for each question")
-        told.append(sentence)
-    if again:
-        pairs = "; ".join(name_rows(pair) for pair in again[:3]) + "; ..." * (len(again) > 3)
-        asks = "row asks" if len(again) == 1 else "rows ask"
-        sentence = f"{source}: {len(again):,} {asks} a question that is there before: {pairs}"
+        notes.append(sentence)
+    if repeats:
+        pairs = [name_rows(pair) for pair in repeats[:3]]
+        if len(repeats) > 3:
+            pairs.append("...")
+        verb = "row repeats" if len(repeats) == 1 else "rows repeat"
+        sentence = f"{source}: {len(repeats):,} {verb} an earlier question: {'; '.join(pairs)}"
         if strict:
             raise UserError(f"{sentence}; expected each question once (strict)")
-        told.append(sentence)
-    return told
+        notes.append(sentence)
+    return notes
 
 
-def _same_gold(one: tuple, other: tuple) -> bool:
-    if one[1] == other[1]:
+def _same_gold(row: tuple, other: tuple) -> bool:
+    (_, first, columns), (_, second, _) = row, other
+    if first == second:
         return True
-    kind = one[2].get("kind")
-    return answers_match(one[1], other[1], kind=kind) or answers_match(other[1], one[1], kind=kind)
+    kind = columns.get("kind")
+    return answers_match(first, second, kind=kind) or answers_match(second, first, kind=kind)
 
 
 def _letters(question: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows as they are in files and on the hub; the home of datasets."""
+"""The raw rows of files and of the hub. The home of datasets."""
 
 import codecs
 import logging
@@ -10,7 +10,7 @@ import datasets
 from iapo_jax.errors import UserError
 from iapo_jax.runtime.files import iterate_jsonl, read_json
 
-# It says a second time, and on other lines, what the raised error says.
+# It repeats the error that is raised, on further lines.
 logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
 
 
@@ -37,7 +37,7 @@ def _batches(table: datasets.Dataset, source: str, field: str) -> Iterator[dict]
     while True:
         try:
             batch = next(batches, None)
-        except Exception as error:  # of damage inside the file, as below
+        except Exception as error:  # datasets raises a class of its own for each way to fail
             raise UserError(f"{field}: cannot read {source!r}: {_reason(error)}") from None
         if batch is None:
             return

@@ -1,6 +1,6 @@
 """The prompt of a question: system text, worked turn and instruction through the chat template.
 
-A question is untrusted: what it spells is never a control token (`untrusted`).
+A question is untrusted: no part of it becomes a control token (`pretrained.control_tokens`).
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ R1_SYSTEM = (
 )
 
 
-ROLES = ("system", "developer", "user", "assistant", "tool")  # who speaks in a row's messages
+ROLES = ("system", "developer", "user", "assistant", "tool")  # of a row's messages
 
 
 _DEEPEST = 20  # levels of lists and objects in a message, such as its tool calls
 
 
 def read_question(row: dict, where: str) -> str | list[dict]:
-    """The `prompt`, or else the `question`, of a row: a text or chat messages.
+    """The `prompt` of a row, or else its `question`: a text or chat messages.
 
     Raises:
       UserError: naming the row.
@@ -40,13 +40,13 @@ def read_question(row: dict, where: str) -> str | list[dict]:
     if question is None:
         raise UserError(f"{where}: expected `prompt` or `question`, found {', '.join(row)}")
     if not isinstance(question, str | list) or not question:
-        raise UserError(f"{where}: the question is empty or no text: {question!r:.60}")
+        raise UserError(f"{where}: the question is empty or not a text: {question!r:.60}")
     for message in question if isinstance(question, list) else []:
         texts = [message.get(k) for k in ("role", "content")] if isinstance(message, dict) else []
         if not texts or not all(isinstance(text, str) for text in texts):
             raise UserError(
-                f"{where}: a prompt that is a list holds chat messages, each with the texts `role` "
-                f"and `content`; found {message!r:.60}"
+                f"{where}: a list as prompt holds chat messages, each with the texts `role` and "
+                f"`content`; found {message!r:.60}"
             )
         if message["role"] not in ROLES:
             raise UserError(
@@ -59,7 +59,7 @@ def read_question(row: dict, where: str) -> str | list[dict]:
 
 
 def _map_texts(value: Any, change: Callable[[str], str], where: str, depth: int = 0) -> Any:
-    """A question with each text in it changed, those of further fields of its messages too."""
+    """Applies `change` to each text of a question, also in further fields of its messages."""
     if depth > _DEEPEST:
         raise UserError(
             f"{where}: a message has more than {_DEEPEST} levels of lists and objects; expected a "
@@ -68,8 +68,8 @@ def _map_texts(value: Any, change: Callable[[str], str], where: str, depth: int 
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        inner = lambda part: _map_texts(part, change, where, depth + 1)  # noqa: E731
-        return {inner(name): inner(part) for name, part in value.items()}
+        pairs = [[name, part] for name, part in value.items()]
+        return dict(_map_texts(pair, change, where, depth) for pair in pairs)
     if isinstance(value, list):
         return [_map_texts(part, change, where, depth + 1) for part in value]
     return value
@@ -86,10 +86,10 @@ def encode_prompt(
     section: PromptSection,
     where: str = "the question",
 ) -> Prompt:
-    """The prompt's text and ids, in which control tokens are those of template and section alone.
+    """The prompt's text and ids; its control tokens come from the template and the section only.
 
     Raises:
-      UserError: beginning with `where`, if the question cannot be written in this way.
+      UserError: beginning with `where`, if this tokenizer cannot encode the question so.
     """
     text = _render(tokenizer, question, section, where)
     check_unicode(text, where)
@@ -150,19 +150,20 @@ def _render(tokenizer: Any, question: str | list[dict], section: PromptSection, 
         reason = show(str(error) or type(error).__name__).strip().splitlines()[0]
         roles = ", ".join(show(message["role"]) for message in messages)
         raise UserError(
-            f"the tokenizer's chat template refuses the turns {roles}: {reason}"
+            f"the tokenizer's chat template rejects the turns {roles}: {reason}"
         ) from error
 
 
 def _ask(question: str, section: PromptSection) -> str:
-    """An instruction that starts with white space brings its own distance."""
     if not section.instruction:
         return question
-    return f"{question}{'' if section.instruction[0].isspace() else ' '}{section.instruction}"
+    # An instruction that begins with white space, such as a line end, needs no other separator.
+    separator = "" if section.instruction[0].isspace() else " "
+    return f"{question}{separator}{section.instruction}"
 
 
 def resolve_prompt(section: PromptSection, own: PromptSection) -> PromptSection:
-    """The user's prompt, with the data set's own text for each field that is unset (None)."""
+    """The user's prompt, with the data set's own text for each field that is None."""
     names = [field.name for field in dataclasses.fields(PromptSection)]
     unset = {name: getattr(own, name) for name in names if getattr(section, name) is None}
     return dataclasses.replace(section, **unset)

@@ -1,10 +1,10 @@
-r"""What a question says: its normal form, damage and its repair, overlap and hold-out.
+r"""The text of questions: normal form, repair of damage, overlap and hold-out.
 
-Two questions are the same if their normal forms are equal. Differences of spelling are removed
-(Unicode forms, case, white space, dollar signs, LaTeX spacing and sizes, punctuation at the end);
-signs, digits and letters stay, so `1+2`, `1-2` and `-1+2` are three questions, and so are `5` and
-`5!`. White space is dropped beside a symbol and kept between words: `x + y` is `x+y`, `1 2` is not
-`12`.
+Two questions are the same if their normal forms are equal. The normal form removes differences of
+notation (Unicode forms, case, white space, dollar signs, LaTeX spacing and sizes, punctuation at
+the end) and keeps signs, digits and letters: `1+2`, `1-2` and `-1+2` are three questions, and `5`
+and `5!` are two. It removes white space beside a symbol and keeps it between words: `x + y` becomes
+`x+y`, but `1 2` does not become `12`.
 """
 
 import bisect
@@ -27,7 +27,7 @@ def question_text(question: Question) -> str:
     return "\n\n".join(message["content"] for message in question)
 
 
-# NFKC would make x² to x2, and knows no plain minus.
+# NFKC turns x² into x2, and leaves the various minus signs alone.
 _CHARACTERS = str.maketrans(
     {"²": "^2", "³": "^3", "−": "-", "–": "-", "—": "-", "‐": "-", "‘": "'", "’": "'"}
     | {"“": '"', "”": '"', "`": "'", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "×": r"\times "}
@@ -42,10 +42,11 @@ _SAME_COMMANDS = {"le": "leq", "ge": "geq", "ne": "neq", "leqslant": "leq", "geq
 _SAME_COMMANDS |= {"ldots": "dots", "cdots": "dots", "dotsc": "dots", "dotsb": "dots"}
 
 
-_NO_COMMANDS = {"left", "right", "big", "bigl", "bigr", "bigg", "biggl", "biggr"} | {
-    *("displaystyle", "textstyle", "limits", "nolimits", "quad", "qquad", "thinspace"),
-    *("text", "textrm", "textbf", "textit", "mbox", "mathrm", "mathbf", "mathit", "operatorname"),
-}
+_NO_COMMANDS = {
+    "left", "right", "big", "bigl", "bigr", "bigg", "biggl", "biggr", "displaystyle", "textstyle",
+    "limits", "nolimits", "quad", "qquad", "thinspace", "text", "textrm", "textbf", "textit",
+    "mbox", "mathrm", "mathbf", "mathit", "operatorname",
+}  # fmt: skip
 
 
 _COMMAND = re.compile(r"\\([a-z]+)")
@@ -80,17 +81,16 @@ def normalize(question: Question) -> str:
     if "\\" in text:
         text = _COMMAND.sub(_same_command, _LINES.sub(" ", text))
     text = _WHITE.sub("", " ".join(text.split()))
-    text = _ONE_IN_BRACES.sub(lambda match: match[1] + " " * bool(match[1]) + match[2], text)
+    text = _ONE_IN_BRACES.sub(lambda match: f"{match[1]} {match[2]}".lstrip(), text)
     text = _BEFORE_DIGIT.sub(r"\1", text).replace(r"\{", "{").replace(r"\}", "}")
-    # No `!`, which is a factorial, and nothing at the start, where `.5` and `-5` are numbers.
+    # `!` stays, as a factorial; at the start `.5` and `-5` are numbers.
     return text.rstrip(".,;:?\"' ").lstrip("\"' ")
 
 
 # ------------------------------------------------------------------------------- damage
 
-# A text that went through a reader of escapes lost `\f` of `\frac` to a form feed, and so on. Each
-# control character with what must follow for the repair to be certain: rests of command names that
-# are no words.
+# A reader of escapes turns the `\f` of `\frac` into a form feed, and so on. For each control
+# character: the rests of command names that are not words, so that the repair is certain.
 _ENDS = r"(?![A-Za-z])"
 
 
@@ -114,8 +114,8 @@ _EATEN_PATTERNS = [
 ]
 
 
-# In TeX's own encoding of fonts 0x0B is the ligature ff and 0x0C is fi. Texts out of PDF files have
-# it beside the letters or in their place; only words that it completes are certain.
+# In TeX's font encoding 0x0B is the ligature ff and 0x0C is fi. Texts extracted from PDF files have
+# it beside the letters or in place of them; the repair is certain only for words that it completes.
 _LIGATURES = [
     (re.compile("(?<=fi)\f(?=[a-z])|\f(?=fi[a-z])"), ""),
     (re.compile("(?<=ff)\v(?=[a-z])|\v(?=ff[a-z])"), ""),
@@ -135,10 +135,10 @@ _DAMAGE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]|\t(?:o|op|an)(
 
 
 def repair(text: str) -> str | None:
-    r"""The text with its eaten escapes back in place; None where damage is left.
+    r"""The text with its lost escapes restored; None if damage remains.
 
-    A form feed or a vertical tab between two non-letters is white space, and so are tabs and
-    line ends. A newline may have been the `\n` of `\nu`, and nobody can tell: it stays.
+    A form feed or a vertical tab between two non-letters is white space, and so are tabs and line
+    ends. A newline that may have been the `\n` of `\nu` stays.
     """
     for pattern, replacement in _LIGATURES:
         text = pattern.sub(replacement, text)
@@ -151,17 +151,17 @@ def repair(text: str) -> str | None:
 # ------------------------------------------------------------------- overlap and hold-out
 
 
-_LONG = 40  # characters of a normal form that are not two problems' by chance
+_LONG = 40  # characters of a normal form that two problems do not share by chance
 
 
 _MARKS = ".?!;"  # end a sentence
 
 
 def overlap(training: Sequence[Question], evaluation: Sequence[Question]) -> list[int]:
-    """The indices of the evaluation questions that training has seen, by normal form.
+    """The indices of the evaluation questions that are in the training data, by normal form.
 
-    Seen is also a question of some length that a training question begins with before its next
-    sentence: "... Find the value of m + n." is added to problems to make their answers integers.
+    A long evaluation question also counts if a training question begins with it and adds a
+    sentence, such as "Find the value of m + n.", which turns answers into integers.
     """
     ordered = sorted({normalize(question) for question in training})
     return [i for i, question in enumerate(evaluation) if _seen(normalize(question), ordered)]
@@ -175,7 +175,7 @@ def _seen(form: str, ordered: list[str]) -> bool:
 
 
 def seen_in(evaluation: Sequence[Question], training: Sequence[Question]) -> list[int]:
-    """The indices of the training questions for which `overlap` finds one of the evaluation."""
+    """The indices of the training questions that `overlap` finds in the evaluation."""
     forms = {normalize(question) for question in evaluation}
 
     def seen(form: str) -> bool:
@@ -191,7 +191,7 @@ def check_overlap(
     training_name: str,
     evaluation_name: str,
 ) -> None:
-    """Stops where training and evaluation share questions.
+    """Checks that training and evaluation share no question.
 
     Raises:
       UserError: with both names, the count and the first shared question.
@@ -207,11 +207,11 @@ def check_overlap(
 
 
 def hold_out(count: int, questions: Sequence[Question], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(training, held-out) row indices, each in order: the `count` distinct questions whose hash of
-    (seed, normal form) is smallest are held out.
+    """(training, held-out) row indices, each in order.
 
-    So a question's side depends on no order, equal questions are on one side, and k added rows
-    move at most k questions of the others.
+    Holds out the `count` distinct questions whose hash of (seed, normal form) is smallest. So the
+    split does not depend on the order of rows, equal questions are on the same side, and k added
+    rows move at most k other questions.
 
     Raises:
       UserError: if no question would be left for training.
