@@ -58,9 +58,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m iapo_jax.evaluate",
         description=__doc__,
-        epilog="fields of --config FILE, and of key=value:\n" + cli.describe(EvaluateConfig),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    cli.add_field_help(parser, EvaluateConfig, "fields of --config FILE, and of key=value:")
     add = parser.add_argument
     model = "Hugging Face or run directory, RUN/checkpoints/N, hub name; LABEL=DIR,DIR: seeds"
     add("--model", metavar="[LABEL=]DIR", action="append", default=[], help=model)
