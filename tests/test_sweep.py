@@ -564,7 +564,7 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     assert told == f"{shown[0]}: tokens {tokens} %, accuracy {accuracy}"
     counted = [one for one in sweep["store"].read_all(results, "hard") if one.method != "start"]
     hours = sum(one.seconds for one in counted) / 3600
-    assert f"| *hard* | {len(counted)} |" in text and f"| together |  |  | {hours:.2f} |" in text
+    assert f"| *hard* | {len(counted)} |" in text and f"| total |  |  | {hours:.2f} |" in text
     again = settings[0].confirming
     assert text.count("- with new seeds, `iapo_priced` against `grpo`: tokens ") == 2
     lines = sweep["tables"].confirming_table(settings[0]).splitlines()
@@ -777,7 +777,7 @@ def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, made, tmp_path,
     accuracies = [row[2].partition(" ")[0] for row in cells]
     assert accuracies == [*both, *both]
     assert all(row[-1].startswith("start") for row in cells[1::2])
-    with pytest.raises(UserError, match="is not there; the page is made from run directories"):
+    with pytest.raises(UserError, match="is missing; the report page is made from run directories"):
         pages.write(setting(), tmp_path / "elsewhere", tmp_path / "page")
 
 
@@ -805,7 +805,11 @@ def test_a_worker_that_did_its_share_is_followed_by_another(
         ("run_sweep", ["medium"], "unknown setting 'medium'; expected one of chain, easy"),
         ("run_sweep", ["--workers", "0"], "--workers is 0; expected at least 1"),
         ("run_sweep", ["hard", "--methods", "grop"], "unknown method 'grop'; expected one of dapo"),
-        ("run_sweep", ["hard", "--methods", "iapo_shuffled"], "runs at what is chosen for iapo;"),
+        (
+            "run_sweep",
+            ["hard", "--methods", "iapo_shuffled"],
+            "runs at the point that is chosen for iapo;",
+        ),
         ("run_sweep", ["--work", __file__], "test_sweep.py; expected a directory"),
         ("summarise_sweep", ["--results", "/nowhere"], "/nowhere holds no results"),
         ("summarise_sweep", ["--out", __file__], "test_sweep.py; expected a directory"),

@@ -240,7 +240,7 @@ def test_a_question_that_the_split_does_not_have(bed, monkeypatch):
     module = bed["settings"]
     monkeypatch.setattr(module, "_MOST_DRAWS", 2000)
     small = module.SETTINGS["chain"]
-    with pytest.raises(ValueError, match="'1\\+1' is no problem of the split 'test'"):
+    with pytest.raises(ValueError, match="'1\\+1' is not a problem of the split 'test'"):
         module.problems_by_question(small, "test", ["1+1"])
 
 

@@ -26,7 +26,7 @@ WRAP = 62  # characters in a line of the token view
 
 
 def curves(axes: plt.Axes, runs: list[Path]) -> None:
-    """Mean length and accuracy of the sampled completions by step, one thin line a seed."""
+    """Mean length and accuracy of the sampled completions by step, a thin line for each seed."""
     tables = [read_jsonl(run / "metrics.jsonl") for run in runs]
     steps = [row["step"] for row in tables[0]]
     right = axes.twinx()

@@ -1,9 +1,10 @@
-"""Make the quick start's model again: data, supervised fine-tuning, a look at the result.
+"""Make the quick start's model: data and supervised fine-tuning.
 
     python experiments/arithmetic/make_model.py
 
-A quarter of an hour on two CPU cores. Writes runs/arithmetic_data, runs/arithmetic_sft and, at the
-end, experiments/arithmetic/model. Run from the project's root; it goes on where it was stopped.
+Takes a quarter of an hour on two CPU cores. Writes runs/arithmetic_data, runs/arithmetic_sft and,
+at the end, experiments/arithmetic/model. Run it from the project's root; the same command continues
+after an interruption.
 """
 
 import shutil

@@ -1,10 +1,10 @@
-"""Make the data and the start models of the experiment's settings again.
+"""Make the data and the start models of the experiment's settings.
 
     python experiments/arithmetic/make_testbed.py [SETTING ...]
 
 Writes `data/SETTING/` and `models/SETTING/` beside this file; supervised rows, tokenizer and run
-directories go to `--work`. Run from the project's root; it goes on where it was stopped. Where
-nothing is named, all settings but *large*, which wants a GPU.
+directories go to `--work`. Run it from the project's root; the same command continues after an
+interruption. The default is all settings but *large*, which needs a GPU.
 """
 
 import argparse
@@ -34,9 +34,9 @@ TESTBED_WORDS, TESTBED_SYMBOLS = (*WORDS, "left"), SYMBOLS + "*():"
 
 
 def write_splits(setting: Setting, directory: Path, supervised: Path, name: str) -> None:
-    """The problem sets as JSON lines, and the supervised rows, which have none of their questions.
+    """Writes the problem sets as JSON lines, and supervised rows on other questions.
 
-    Where a setting was tried, the last test splits come after the rows, and without theirs.
+    If a setting was tried, its last test splits are drawn after the rows, without their questions.
     """
     directory.mkdir(parents=True, exist_ok=True)
     splits = list(splits_of(setting))
@@ -113,7 +113,7 @@ def make(name: str, work: Path, models: Path) -> None:
     }
     command = [sys.executable, "-m", "iapo_jax.sft", "--config", str(HERE / "sft.yaml")]
     code = subprocess.run([*command, *(f"{k}={v}" for k, v in overrides.items())]).returncode
-    if code:  # it has said why; a run that was stopped goes on by the same command
+    if code:  # the command has printed the reason; the same command continues
         raise SystemExit(code)
     shutil.copytree(run / "hf", models / name, dirs_exist_ok=True)
     print("\n".join([f"wrote {models / name}", *compare_with_published(name, models)]))

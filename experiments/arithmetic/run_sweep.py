@@ -32,12 +32,12 @@ from iapo_jax.errors import UserError
 from iapo_jax.runtime.interruption import Stopped, handling_signals, stop_requested
 
 HERE = Path(__file__).resolve().parent
-_WAIT = 5.0  # seconds between two looks at what is done
+_WAIT = 5.0  # seconds between two checks of the results
 _STOPPED, _AGAIN = 75, 76
-_JOBS = 20  # of one process: what it has compiled stays mapped, and Linux allows 65,530 mappings
+_JOBS = 20  # per process: compiled programs stay mapped, and Linux allows 65,530 mappings
 
-# The allocator keeps what it has, on large pages; else they are given back and faulted in again in
-# each step.
+# The allocator keeps its memory, on large pages; otherwise each step returns pages to the system
+# and faults them in again.
 _MALLOC = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "MALLOC_TRIM_THRESHOLD_": str(2**33),
@@ -46,16 +46,16 @@ _MALLOC = {
 
 
 def work_on(arguments: argparse.Namespace) -> int:
-    """Does jobs in this process, where what is compiled serves the next ones.
+    """Does jobs in this process, which reuse its compiled programs.
 
-    Returns 0 when none is left, `_AGAIN` after `_JOBS` of them.
+    Returns 0 when no job is left, and `_AGAIN` after `_JOBS` of them.
     """
     settings, methods = arguments.settings, arguments.methods
     results, work = arguments.results, arguments.work
     begun = 0
     while begun < _JOBS:
         if stop_requested():
-            raise Stopped("what is done stays; the same command goes on")
+            raise Stopped("finished runs are kept; the same command continues")
         with queue.claimed(settings, results, work, methods) as job:
             if job is not None:
                 begun += 1
@@ -67,7 +67,7 @@ def work_on(arguments: argparse.Namespace) -> int:
                 continue
         if not any(True for _ in queue.ready(settings, results, methods)):
             return 0
-        time.sleep(_WAIT)  # others are at it; what comes next depends on them
+        time.sleep(_WAIT)  # other workers do the rest, and the next jobs depend on them
     return _AGAIN
 
 
@@ -126,7 +126,7 @@ def _start(worker: int, arguments: argparse.Namespace) -> subprocess.Popen:
             stderr=subprocess.STDOUT,
             env=_MALLOC | os.environ,
             preexec_fn=lambda: _stay_on(own),
-            start_new_session=True,  # a Ctrl-C of the terminal reaches the overseer alone
+            start_new_session=True,  # Ctrl-C in the terminal reaches only the overseer
         )
 
 
@@ -135,13 +135,13 @@ def _told(path: Path) -> str:
     split, found = next(reversed(one.outcomes.items()))
     name = START if one.method == START else one.job.name
     return (
-        f"{one.setting} {name} ({split}): {found.correct.mean():.3f} right in "
+        f"{one.setting} {name} ({split}): {found.correct.mean():.3f} correct in "
         f"{found.length.mean():.1f} tokens"
     )
 
 
 def oversee(arguments: argparse.Namespace) -> int:
-    """Starts the workers, shows what is done, and passes signals on."""
+    """Starts the workers, shows progress, and passes signals on."""
     arguments.work.mkdir(parents=True, exist_ok=True)
     known = {one for name in arguments.settings for one in _results(arguments.results, name)}
     begun = queue.done(arguments.settings, arguments.results, arguments.methods)
@@ -177,7 +177,7 @@ def oversee(arguments: argparse.Namespace) -> int:
                 if any(code not in (None, 0) for code in codes) and not asked:
                     stop()
                 time.sleep(_WAIT)
-    finally:  # such as a terminal that is gone: nobody would see them
+    finally:  # also if the terminal is gone: no worker stays behind
         for worker in workers:
             if worker.poll() is None:
                 worker.terminate()
@@ -185,7 +185,7 @@ def oversee(arguments: argparse.Namespace) -> int:
         return 0
     stops = _STOPPED, _AGAIN, -signal.SIGTERM
     if asked and all(code in (0, *stops) for code in codes):
-        print("stopped; the same command goes on")
+        print("stopped; the same command continues")
         return _STOPPED
     for place, code in enumerate(codes):
         if code not in (0, *stops):
@@ -197,7 +197,7 @@ def oversee(arguments: argparse.Namespace) -> int:
 
 
 def _results(directory: Path, setting: str) -> set[tuple[Path, int]]:
-    """Files and when they were written: one of a grid that was changed is written again."""
+    """Files and when they were written: a changed grid writes a file again."""
     found = (directory / setting).glob("*.json")
     return {(path, path.stat().st_mtime_ns) for path in found}
 
@@ -206,7 +206,7 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("settings", nargs="*", metavar="SETTING", help=", ".join(SETTINGS))
-    parser.add_argument("--methods", nargs="*", default=[], metavar="NAME", help="no others")
+    parser.add_argument("--methods", nargs="*", default=[], metavar="NAME", help="only these")
     parser.add_argument("--workers", type=int, default=len(_cpus()))
     parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--results", type=Path, metavar="DIR")
@@ -223,9 +223,11 @@ def main() -> int:
         parser.error(f"unknown method {name!r}; expected one of {', '.join(sorted(known))}")
     for name in arguments.methods:
         if DECIDES.get(name, name) not in arguments.methods:
-            parser.error(f"{name} runs at what is chosen for {DECIDES[name]}; name that, too")
+            parser.error(
+                f"{name} runs at the point that is chosen for {DECIDES[name]}; also name that"
+            )
     if not Path("experiments/arithmetic/testbed.yaml").is_file():
-        parser.error(f"{Path.cwd()} is not the project's root, from which paths are told; go there")
+        parser.error(f"{Path.cwd()} is not the project's root, where this command must run")
     for name in ("work", "results"):
         place = getattr(arguments, name)
         if place is not None and place.exists() and not place.is_dir():

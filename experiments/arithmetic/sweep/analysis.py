@@ -21,11 +21,11 @@ from sweep.store import read_all
 
 BASE = "grpo"
 SHIFTED = {"shifted": ("hard", "longer")}
-"""A setting that is another test split of the runs of a setting."""
+"""Settings that are another test split of the runs of a setting."""
 
 
 class Entry(NamedTuple):
-    """A method in a setting: its runs that are judged."""
+    """The final runs of a method in a setting."""
 
     name: str
     seeds: tuple[Outcomes, ...]
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """All that is known of one setting."""
+    """All results of one setting."""
 
     name: str
     start: Entry
@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 
 
 def load(directory: Path, name: str) -> Setting | None:
-    """A setting's results, complete or not; None where its start model was not measured."""
+    """A setting's results, complete or not; None if its start model was not measured."""
     of, split = SHIFTED.get(name, (name, "test"))
     results = [one for one in read_all(directory, of) if is_current(one)]
     start = next((one for one in results if one.method == START), None)
@@ -107,7 +107,7 @@ def difference(entry: Entry, base: Entry, name: str) -> Estimate:
 def relative_length(entry: Entry, base: Entry) -> Estimate:
     """length / length of the base - 1, in per cent.
 
-    The bounds are nan where the interval of a mean length reaches 0: of such a ratio there is none.
+    The bounds are nan if the interval of a mean length reaches 0: such a ratio has no interval.
     """
     own, other = ([t.numerator for t in terms_of(one, "length")] for one in (entry, base))
     drawn = [_drawn(entry, 0), _drawn(base, 1)]
@@ -123,7 +123,7 @@ def relative_length(entry: Entry, base: Entry) -> Estimate:
 
 
 class Point(NamedTuple):
-    """A point of a method's grid on a split: means over samples, [S, P] each."""
+    """A point of a method's grid on a split: means over samples, both [S, P]."""
 
     length: np.ndarray
     accuracy: np.ndarray
@@ -132,7 +132,7 @@ class Point(NamedTuple):
 def front(setting: Setting, method: str) -> list[Point]:
     """The start model and the points of a method's grid that were measured on the setting's split.
 
-    The one that was chosen stands there with its last seeds, the others with the grid's.
+    The chosen point has its final seeds, the others the seed of the grid.
     """
     split = SHIFTED.get(setting.name, (setting.name, "test"))[1]
     point = lambda seeds: Point(  # noqa: E731
@@ -148,21 +148,21 @@ def front(setting: Setting, method: str) -> list[Point]:
 
 
 class AtEqualLength(NamedTuple):
-    """Two methods where both fronts reach."""
+    """Two methods at a length that both fronts reach."""
 
-    tokens: float  # the length of the first as it was chosen, or the shortest of the second
+    tokens: float  # of the first method's final runs, or the shortest of the second
     first: float
     second: float
     difference: Estimate  # of their accuracies
 
 
 def at_equal_length(setting: Setting, method: str, rival: str) -> AtEqualLength:
-    """Accuracies of two fronts at one length, each read off linearly between its points.
+    """Accuracies of two fronts at one length, interpolated linearly between their points.
 
-    The length is that of the method's last runs, or the rival's shortest point where that is
-    longer. Points that another beats in both length and accuracy are no part of a front. A point of
-    one seed moves, in a resample, as a seed moved one of the last runs of such methods from the
-    method's mean (drawn from all of them, made wider by sqrt(S / (S - 1))).
+    The length is that of the method's final runs, or of the rival's shortest point if that is
+    longer. A front has no point that another one beats in both length and accuracy. In a resample,
+    a point with one seed moves as a seed moved one of the final runs of such methods from the
+    method's mean (drawn from all of them, scaled by sqrt(S / (S - 1))).
     """
     fronts = [front(setting, name) for name in (method, rival)]
     moves = _moves(setting)
@@ -176,7 +176,9 @@ def at_equal_length(setting: Setting, method: str, rival: str) -> AtEqualLength:
             for points, seeds in zip(fronts, weights, strict=True)
         ]
         for points, found in zip(fronts, means, strict=True):
-            for point, mean in zip(points[1:], found[1:], strict=True):  # the first: the start
+            for point, mean in zip(
+                points[1:], found[1:], strict=True
+            ):  # the first is the start model
                 if rng is not None and len(point.length) == 1:
                     move = moves[rng.integers(0, len(moves), len(problems))]
                     mean[0], mean[1] = mean[0] + move[:, 0], mean[1] + move[:, 1]
@@ -200,8 +202,8 @@ def at_equal_length(setting: Setting, method: str, rival: str) -> AtEqualLength:
 
 
 def _moves(setting: Setting) -> np.ndarray:
-    """How seeds move length and accuracy: of the last runs of methods that have fronts, [N, 2]."""
-    found = [np.zeros((1, 2))]  # where there are none
+    """How seeds move length and accuracy in the final runs of methods that have fronts, [N, 2]."""
+    found = [np.zeros((1, 2))]  # if there are none
     for name, entry in setting.entries.items():
         if name in (OURS, *RIVALS) and len(entry.seeds) > 1:
             means = np.asarray([(o.length.mean(), o.correct.mean()) for o in entry.seeds])
@@ -228,7 +230,7 @@ def _on(points: Sequence[Sequence[np.ndarray]], at: np.ndarray) -> np.ndarray:
 
 
 def mean_categories(entry: Entry) -> dict[str, float]:
-    """Tokens of each category in a right completion, mean over seeds."""
+    """Tokens of each category in a correct completion, means over seeds."""
     names = entry.results[0].categories
     return {name: float(np.mean([r.categories[name] for r in entry.results])) for name in names}
 

@@ -1,4 +1,4 @@
-"""Which point of a method's grid is run again: decided on the selection split alone."""
+"""Which point of a method's grid runs again: decided on the selection split only."""
 
 from collections.abc import Sequence
 
@@ -8,21 +8,21 @@ from iapo_jax.evaluation import intervals
 from sweep.records import Result
 
 TOLERANCE = 0.02
-"""What a point's accuracy may lie below the method's best."""
+"""How far a point's accuracy may be below the method's best."""
 
 
 def choose(results: Sequence[Result], tolerance: float = TOLERANCE) -> Result:
     """The shortest of those whose accuracy is within `tolerance` of the best of the grid.
 
-    The same for every method: it must first be as right as it can be, then short. Accuracy per
-    token would choose models that answer at once.
+    The rule is the same for every method: accuracy first, then length. Accuracy per token would
+    choose models that answer at once.
     """
     size = len(results[0].outcomes["select"].correct)
     return results[int(_places(results, np.ones((1, size)), tolerance)[0])]
 
 
 def stability(results: Sequence[Result]) -> list[float]:
-    """Share of resamples of the selection problems in which each point would have been chosen."""
+    """The share of resamples of the selection problems in which each point would be chosen."""
     size = len(results[0].outcomes["select"].correct)
     places = _places(results, intervals.resample(size).problems)
     return [float((places == i).mean()) for i in range(len(results))]
@@ -31,7 +31,7 @@ def stability(results: Sequence[Result]) -> list[float]:
 def _places(
     results: Sequence[Result], weights: np.ndarray, tolerance: float = TOLERANCE
 ) -> np.ndarray:
-    """Whose place [R] is chosen under each row of weights [R, P]."""
+    """The index [R] of the chosen point under each row of weights [R, P]."""
     found = [one.outcomes["select"] for one in results]
     accuracy, length = (
         weights
@@ -40,4 +40,6 @@ def _places(
         for name in ("correct", "length")
     )
     allowed = accuracy >= accuracy.max(1, keepdims=True) - tolerance - 1e-9
-    return np.where(allowed, length - 1e-6 * accuracy, np.inf).argmin(1)  # of equals the best
+    return np.where(allowed, length - 1e-6 * accuracy, np.inf).argmin(
+        1
+    )  # of equally short ones the most accurate

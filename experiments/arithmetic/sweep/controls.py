@@ -1,4 +1,4 @@
-"""The control of `iapo_priced` that knows nothing: named by its file in the configs of its runs."""
+"""The control of `iapo_priced` without information; the configs of its runs name this file."""
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +18,15 @@ def shuffled(
     unit: str = "share",
     only_correct: bool = False,
 ) -> Credit:
-    """`iapo_priced` with what a completion's thinking tokens tell, in random order.
+    """`iapo_priced` with the informativeness of a completion's thinking tokens in random order.
 
-    u'_t = u_0 - sum_{k <= t} s_pi(k): the same start, end and prices, and as much told in all, but
-    at places that have nothing to do with the tokens there.
+    u'_t = u_0 - sum_{k <= t} s_pi(k): the same start, end, prices and sum of information, but at
+    positions that are unrelated to the tokens there.
     """
     thinking = group.thinking & group.mask
-    told = jax.vmap(shuffle)(completion_keys(key, group), group.informativeness, thinking)
+    moved = jax.vmap(shuffle)(completion_keys(key, group), group.informativeness, thinking)
     start = group.uncertainty[:, :1]
-    uncertainty = jnp.concatenate([start, start - jnp.cumsum(told, axis=-1)], axis=-1)
+    uncertainty = jnp.concatenate([start, start - jnp.cumsum(moved, axis=-1)], axis=-1)
     return advantages.iapo_priced(
         group._replace(uncertainty=uncertainty),
         key,

@@ -1,4 +1,4 @@
-"""One run of the experiment: train, measure, write down. Goes on where it was stopped."""
+"""One run of the experiment: train, measure, write the result. It continues where it stopped."""
 
 import dataclasses
 import itertools
@@ -27,9 +27,9 @@ _CURVES = {
 
 
 def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Result:
-    """Trains as the job says in `work`, measures, and writes the result.
+    """Trains the job in `work`, measures the model, and writes the result.
 
-    A run directory of another config, as before a grid was changed, is set aside.
+    A run directory of another config, such as from before a grid was changed, is set aside.
     """
     started, before = time.time(), 0.0
     place = work / job.setting / job.name
@@ -45,7 +45,7 @@ def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Resu
         before = earlier.seconds  # measured again, on other problems
     train(config)
     rows = read_jsonl(place / "metrics.jsonl")
-    told = measured(
+    fields = measured(
         job.method,
         place,
         job.setting,
@@ -65,32 +65,34 @@ def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Resu
         sampled_tokens=int(rows[-1]["sampled_tokens"]),
         seconds=round(before + time.time() - started, 1),
         curves=curves,
-        **told,
+        **fields,
     )
     write(results, result)
     return result
 
 
 def measure_start(setting: str, work: Path, results: Path, *, shown: bool = False) -> Result:
-    """The start model of a setting on every split."""
+    """Measures the start model of a setting on every split."""
     job = start_job(setting)
-    model = Path(os.path.relpath(HERE / "models" / setting))  # so that pages name no machine's path
+    model = Path(
+        os.path.relpath(HERE / "models" / setting)
+    )  # so that no page shows a path of this machine
     out = work / setting / START
-    told = measured(START, model, setting, splits_of(job), out, shown=shown)
-    result = Result(*job, config="", **told)
+    fields = measured(START, model, setting, splits_of(job), out, shown=shown)
+    result = Result(*job, config="", **fields)
     write(results, result)
     return result
 
 
 def _set_aside_another(place: Path, config: TrainConfig) -> None:
-    """Renames a run directory that was begun by another config: `train` would go on with it."""
+    """Renames a run directory of another config, which `train` would continue."""
     path = place / "config.yaml"
     if not path.is_file():
         return
     there, here = (dataclasses.asdict(one) for one in (load_run_config(path), config))
     for one in (there, here):
         one |= {"log": None, "resume": None, "output_dir": None}
-        if config.information.estimator == "auto":  # the run's own tells which that was
+        if config.information.estimator == "auto":  # the run's config has the resolved one
             one["information"] |= {"estimator": None}
     if there != here:
         number = next(n for n in itertools.count(1) if not _aside(place, n).exists())

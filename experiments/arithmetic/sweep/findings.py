@@ -1,4 +1,4 @@
-"""What the experiment was made to find out, answered from its results."""
+"""The findings of the experiment, computed from its results."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from sweep.choose import TOLERANCE
 from sweep.plan import CONTROLS, FRONTS, OURS, RIVALS, SHUFFLED, ZERO
 
 CLAIMED = 36.0
-"""Per cent by which the paper's best cell is shorter."""
+"""The reduction of length in the paper's best cell, in per cent."""
 PUBLISHED = "iapo"
 CONTROL = next(control for control, of in CONTROLS.items() if of == PUBLISHED)
 
@@ -21,7 +21,9 @@ def render(settings: Sequence[Setting]) -> str:
     parts = [f"### All settings\n\n{table}"] if len(together) > 1 else []
     if together:
         table = tables.choices_table(together)
-        parts.append(f"What was chosen; what the points of a grid share is left out:\n\n{table}")
+        parts.append(
+            f"The chosen points, without the options that all points of a grid share:\n\n{table}"
+        )
     for setting in settings:
         if not setting.entries:
             if setting.name not in SHIFTED and any(setting.grids.values()):
@@ -29,20 +31,31 @@ def render(settings: Sequence[Setting]) -> str:
                 parts.append(f"### {setting.name}: its grids so far (selection split)\n\n{told}")
             continue
         parts.append(f"### {setting.name}\n\n{tables.results_table(setting)}")
-        if setting.name not in SHIFTED:  # what follows is of the test or of the selection split
-            parts.append(
-                f"Tokens of each kind in a right completion:\n\n{tables.categories_table(setting)}"
-            )
-            told = tables.information_table(setting, (BASE, PUBLISHED, OURS))
-            parts.append(f"Nats that tokens of each kind tell in a completion:\n\n{told}")
-            told = tables.profile_table(setting, (BASE, PUBLISHED, OURS))
-            parts.append(f"Nats that each tenth of the reasoning tells:\n\n{told}")
+        if setting.name not in SHIFTED:  # the rest is about the test or the selection split
+            shown = (BASE, PUBLISHED, OURS)
+            for title, table in (
+                (
+                    "Tokens of each category in a correct completion",
+                    tables.categories_table(setting),
+                ),
+                (
+                    "Informativeness of the tokens of each category in a completion, nats",
+                    tables.information_table(setting, shown),
+                ),
+                (
+                    "Informativeness of each tenth of the reasoning, nats",
+                    tables.profile_table(setting, shown),
+                ),
+            ):
+                parts.append(f"{title}:\n\n{table}")
             if PUBLISHED in setting.chosen and CONTROL in setting.chosen:
                 table = tables.weights_table(setting, PUBLISHED, CONTROL)
-                parts.append(f"Information, and the same shuffled (selection split):\n\n{table}")
+                parts.append(
+                    f"Information, and the same information shuffled (selection split):\n\n{table}"
+                )
         if setting.confirming:
             table = tables.confirming_table(setting)
-            parts.append(f"Once more, with seeds that nobody had seen:\n\n{table}")
+            parts.append(f"With new seeds:\n\n{table}")
             if setting.name not in SHIFTED and (table := tables.credit_table(setting)):
                 parts.append(f"What the credit of these runs does to length:\n\n{table}")
         if _has_fronts(setting) and any(name in setting.entries for name in RIVALS):
@@ -56,7 +69,7 @@ def render(settings: Sequence[Setting]) -> str:
 
 
 def sentences(setting: Setting) -> list[str]:
-    """One sentence a question; none where its runs are missing."""
+    """One sentence for each question whose runs are present."""
     have = setting.entries
     found = []
     pairs = [(PUBLISHED, BASE), (PUBLISHED, CONTROL), (OURS, BASE), (OURS, PUBLISHED)]
@@ -81,7 +94,10 @@ def sentences(setting: Setting) -> list[str]:
         for word, among in (
             ("better than", [name for name, gap in gaps.items() if gap.low > 0]),
             ("worse than", [name for name, gap in gaps.items() if gap.high < 0]),
-            ("not told apart from", [n for n, gap in gaps.items() if gap.low <= 0 <= gap.high]),
+            (
+                "not distinguishable from",
+                [n for n, gap in gaps.items() if gap.low <= 0 <= gap.high],
+            ),
         ):
             if among:
                 names = ", ".join(f"`{name}`" for name in among)
@@ -90,7 +106,7 @@ def sentences(setting: Setting) -> list[str]:
 
 
 def _has_fronts(setting: Setting) -> bool:
-    """Whether its grids were measured on the test problems, so that fronts can be compared."""
+    """Whether the grids were measured on the test problems, so that fronts can be compared."""
     of = SHIFTED.get(setting.name, (setting.name,))[0]
     return of in FRONTS and OURS in setting.entries
 
@@ -106,5 +122,5 @@ def _verdict(setting: Setting) -> str:
     beside = "less" if lost <= TOLERANCE else "more"
     return (
         f"`{OURS}` {short} than `{BASE}`, at no loss of accuracy: the interval includes or exceeds "
-        f"0, and allows a loss of up to {lost:.3f}, {beside} than the {TOLERANCE} of the choice"
+        f"0, and does not exclude a loss of {lost:.3f}, {beside} than the tolerance of {TOLERANCE}"
     )

@@ -1,4 +1,4 @@
-"""What a trained model does: accuracy and length, which tokens are left, where information sits."""
+"""What a trained model does: accuracy, length, remaining tokens, where the information is."""
 
 import functools
 from collections import Counter
@@ -24,16 +24,16 @@ from sweep.problems import digest_of, file_of
 PROBLEMS = 512
 SAMPLES = {"select": 4, "test": 4, "longer": 4}
 INSPECTED = 96
-"""Problems of the test split whose first completion is probed."""
+"""The number of test problems whose first completion is probed."""
 _END = EXIT.removesuffix("<answer>")
 
 
 def evaluate_on(
     label: str, model: Path | str, setting: str, split: str, seed: int, out: Path, *, shown: bool
 ) -> tuple[Record, list[Completion], list[dict]]:
-    """A model's record on a split of the setting, its completions, and those that were probed.
+    """A model's record on a split of the setting, its completions, and its probed completions.
 
-    Goes on with what is in `out`.
+    It continues an evaluation in `out`.
     """
     config = EvaluateConfig(
         models=[f"{label}={model}"],
@@ -60,14 +60,14 @@ def evaluate_on(
 
 
 def reasoning(completion: str) -> str:
-    """What comes before the end of thinking."""
+    """The text before the end of thinking."""
     return completion.partition(_END)[0]
 
 
 def count_categories(
     problems: dict[str, Problem], completions: Iterable[Completion]
 ) -> dict[str, float]:
-    """Mean tokens of each category in a right completion.
+    """The mean number of tokens of each category in a correct completion.
 
     Args:
       problems: by question.
@@ -83,17 +83,17 @@ def count_categories(
 
 
 def question_of(prompt: str) -> str:
-    """The question in a prompt as the model reads it."""
+    """The question in a rendered prompt."""
     return prompt.removeprefix("<user>").partition("<assistant>")[0]
 
 
 def where_information_sits(
     problems: dict[str, Problem], inspections: Sequence[dict], bins: int = 10
 ) -> dict[str, Any]:
-    """Nats by category, and by place in the reasoning, over the right ones of probed completions.
+    """Nats by category and by position, over the correct ones of the probed completions.
 
     Returns `nats` and `tokens` of each category (means over completions), and `profile`: nats in
-    each tenth of the thinking tokens (means over completions that have so many).
+    each tenth of the thinking tokens (means over completions with at least `bins` of them).
     """
     inspections = [one for one in inspections if one["correct"]]
     nats: Counter[str] = Counter()
@@ -119,13 +119,13 @@ def where_information_sits(
 
 
 def folder_of(out: Path, setting: str, split: str) -> Path:
-    """Where the evaluation on the problems that a split has now is kept."""
+    """The directory of the evaluation on a split's present problems."""
     return out / f"{split}-{digest_of(setting, split)}"
 
 
 @functools.cache
 def _problems(setting: str, split: str) -> dict[str, Problem]:
-    """Drawn once in a process."""
+    """The problems of a split, drawn once in a process."""
     questions = [row["question"] for _, row in iterate_jsonl(file_of(setting, split))]
     return problems_by_question(SETTINGS[setting], split, questions)
 
@@ -140,7 +140,7 @@ def measured(
     seed: int = GRID_SEED,
     shown: bool = False,
 ) -> dict[str, Any]:
-    """The fields of a `records.Result` that evaluation gives; categories are of the last split."""
+    """The fields of a `records.Result` from evaluation; categories are of the last split."""
     outcomes: dict[str, Outcomes] = {}
     told: dict[str, Any] = {}
     for split in splits:

@@ -16,10 +16,10 @@ _OF_A_RUN = ("config.yaml", "metrics.jsonl")
 
 
 def write(setting: Setting, work: Path, out: Path) -> None:
-    """Learning curves of the judged runs and their evaluations, as `iapo_jax.report` shows them.
+    """Learning curves and evaluations of the final runs, as `iapo_jax.report` shows them.
 
-    The runs are copied to `out/runs` with the test problems as their evaluation before and after;
-    other splits become an evaluation directory, whose models the report knows by their parameters.
+    The runs are copied to `out/runs`, with the test problems as their evaluation before and after;
+    other splits become an evaluation directory, whose models are matched by their parameters.
 
     Raises:
       UserError: if the run directories are not there.
@@ -30,7 +30,7 @@ def write(setting: Setting, work: Path, out: Path) -> None:
         directory = _measured(setting, directory, "test")
         if not directory.is_dir():
             raise UserError(
-                f"{directory} is not there; the page is made from run directories (--work)"
+                f"{directory} is missing; the report page is made from run directories (--work)"
             )
     shutil.rmtree(staged, ignore_errors=True)
     for name in names:
@@ -46,8 +46,8 @@ def write(setting: Setting, work: Path, out: Path) -> None:
     for split in (split for of, split in SHIFTED.values() if of == setting.name):
         _collect(setting, place, split, out / split)
         words.append(str(out / split))
-    told = ["--out", str(out), "--smooth", "5", "--title", f"Reasoning, shorter: {setting.name}"]
-    report(parse([*words, *told]))
+    options = ["--out", str(out), "--smooth", "5", "--title", f"Reasoning, shorter: {setting.name}"]
+    report(parse([*words, *options]))
 
 
 def _measured(setting: Setting, out: Path, split: str) -> Path:
@@ -55,7 +55,7 @@ def _measured(setting: Setting, out: Path, split: str) -> Path:
 
 
 def _copy_evaluation(directory: Path, to: Path) -> None:
-    """The record of a directory, with its completions and what was probed, under another name."""
+    """Copies a directory's record, completions and probes, under another name."""
     [texts] = directory.glob("*.completions.jsonl")
     stem = texts.name.removesuffix(".completions.jsonl")
     for kind in (".json", ".completions.jsonl", ".inspections.json"):
@@ -64,7 +64,7 @@ def _copy_evaluation(directory: Path, to: Path) -> None:
 
 
 def _collect(setting: Setting, place: Path, split: str, out: Path) -> None:
-    """The evaluations on a split as one directory: seeds as members of their method."""
+    """Puts the evaluations on a split into one directory: seeds as members of their method."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     first = out / START
@@ -75,8 +75,8 @@ def _collect(setting: Setting, place: Path, split: str, out: Path) -> None:
             path = out / f"{entry.name}-{number}.json"
             measured = _measured(setting, place / one.job.name / "measured", split)
             _copy_evaluation(measured, path.with_suffix(""))
-            told = read_json(path)
-            told |= {"model": entry.name, "member": number, "members": len(entry.results)}
-            write_json(path, told)
+            record = read_json(path)
+            record |= {"model": entry.name, "member": number, "members": len(entry.results)}
+            write_json(path, record)
             records.append(read_record(path))
     write_json(out / "summary.json", summarize(records))

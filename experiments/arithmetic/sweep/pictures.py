@@ -1,4 +1,4 @@
-"""The experiment's pictures; each is a function of results, on a figure of its own."""
+"""The experiment's pictures; each is a function of the results, with its own figure."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +47,7 @@ def color(method: str) -> str:
 
 
 def _save(figure: plt.Figure, path: Path, bottom: float = 0.0) -> None:
-    """Leaves that share of the height free at the bottom."""
+    """Writes a figure; `bottom` is the share of its height that stays free below."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout(rect=(0, bottom, 1, 1))
     save_small(figure, path, dpi=120)
@@ -63,8 +63,8 @@ def _panels(count: int, height: float = 3.4) -> tuple[plt.Figure, list[plt.Axes]
 def pareto(settings: Sequence[Setting], path: Path) -> None:
     """Accuracy against length: final runs with their intervals, grids as small dots.
 
-    The frame is that of the final runs' means, and of their intervals where these are not so wide
-    that they would squeeze the others together.
+    The frame shows the means of the final runs, and their intervals unless these are so wide that
+    they would squeeze the others together.
     """
     figure, axes = _panels(len(settings), 3.9)
     for place, setting in zip(axes, settings, strict=True):
@@ -103,7 +103,7 @@ def pareto(settings: Sequence[Setting], path: Path) -> None:
 def _frame(found: np.ndarray, most: float = 5.0) -> tuple[np.ndarray, np.ndarray]:
     """Ends [2] of the axes for estimates [N, 2, 3] (value, low, high).
 
-    An interval that is more than `most` times as wide as the median one is not made room for.
+    Intervals more than `most` times as wide as the median one do not extend the frame.
     """
     values, low, high = np.moveaxis(found, -1, 0)
     width = high - low
@@ -129,7 +129,7 @@ def curves(
 ) -> None:
     """Length and accuracy of the sampled completions by sampled tokens; means over seeds.
 
-    Without methods that chose groups by their rewards: what they log is of these alone.
+    Methods that select groups by their rewards are left out, because they log only these groups.
     """
     figure, axes = plt.subplots(2, len(settings), figsize=(3.6 * len(settings), 5.2), squeeze=False)
     for column, setting in enumerate(settings):
@@ -158,7 +158,7 @@ def curves(
 
 
 def categories(settings: Sequence[Setting], methods: Sequence[str], path: Path) -> None:
-    """Tokens of each category in a right completion, as stacked bars."""
+    """Tokens of each category in a correct completion, as stacked bars."""
     figure, axes = _panels(len(settings), 3.2)
     for place, setting in zip(axes, settings, strict=True):
         entries = [setting.start, *(setting.entries[m] for m in methods if m in setting.entries)]
@@ -171,13 +171,13 @@ def categories(settings: Sequence[Setting], methods: Sequence[str], path: Path) 
             bottom += values
         place.invert_yaxis()
         place.set_title(setting.name)
-        place.set_xlabel("tokens of a right completion")
+        place.set_xlabel("tokens of a correct completion")
     _legend_below(figure, axes)
     _save(figure, path, bottom=0.08)
 
 
 def information(settings: Sequence[Setting], methods: Sequence[str], path: Path) -> None:
-    """Where the information sits: nats in each tenth of the reasoning, before and after."""
+    """Where the information is: nats in each tenth of the reasoning, before and after."""
     figure, axes = _panels(len(settings), 2.9)
     for place, setting in zip(axes, settings, strict=True):
         entries = [setting.start, *(setting.entries[m] for m in methods if m in setting.entries)]

@@ -1,7 +1,7 @@
 """Which runs the experiment has: settings, methods, the grid of each method, seeds.
 
-Every method gets a grid of four, run with one seed and judged on the selection split; what is
-chosen there is run again with fresh seeds and judged on the test split.
+Every method has a grid of four points, which run with one seed and are judged on the selection
+split; the chosen point runs again with fresh seeds and is judged on the test split.
 """
 
 from collections.abc import Sequence
@@ -23,47 +23,47 @@ CORE = (
 )
 OURS = "iapo_priced"
 GATED, NATS, CHANCE = "iapo_priced_gated", "iapo_priced_nats", "iapo_priced_probability"
-"""`iapo_priced` as it was: with the entropy of the answer, in right completions only; with the gold
-answer in nats; with its probability. Now it is in shares of the nats at the start."""
+"""Earlier forms of `iapo_priced`: with the entropy of the answer, in correct completions only; with
+the gold answer in nats; with its probability. The present form uses shares of the first nats."""
 FAST = "iapo_priced_fast"
-"""`iapo_priced` at twice the learning rate, where that is what `grpo` was chosen at."""
+"""`iapo_priced` at twice the learning rate, where `grpo` was chosen at that rate."""
 CAREFUL = "iapo_priced_careful"
-"""`FAST` run again at the most accurate point of its grid, where a shorter one costs accuracy."""
+"""`FAST` at the most accurate point of its grid, where the shorter one costs accuracy."""
 SHUFFLED, ZERO = "iapo_priced_shuffled", "iapo_priced_zero"
-"""Controls of `iapo_priced`: with what its tokens tell at random places of the reasoning; and with
-information_weight 0, which is GRPO's credit under the loss of `iapo_priced`."""
+"""Controls of `iapo_priced`: with its informativeness at random tokens; and with an information
+weight of 0, which is GRPO's credit under the loss of `iapo_priced`."""
 RULES = {
     **dict.fromkeys((GATED, NATS, CHANCE, FAST, CAREFUL, ZERO), OURS),
     SHUFFLED: "experiments/arithmetic/sweep/controls.py:iapo_priced_shuffled",
 }
-"""What the configs call them."""
+"""Their `algorithm.name`."""
 RIVALS = ("length_penalty", "length_cap", "l1_max", "gfpo", "dapo")
 FRONTS = ("hard",)
-"""Where the grids of `OURS` and of its `RIVALS` are measured on the test problems, too: what they
-reach at equal length is read off there, and nothing is chosen by it."""
+"""Where the grids of `OURS` and of its `RIVALS` are also measured on the test problems, to compare
+them at equal length; nothing is chosen by that."""
 CONTROLS = {"iapo_shuffled": "iapo", "iapo_random": "iapo"}
-"""Run again at what was chosen for the method that they control, though they have a grid, too."""
+"""These run again at the point of the method that they control, although they have grids."""
 DECIDES = {**CONTROLS, CAREFUL: FAST, SHUFFLED: OURS, ZERO: OURS}
-"""Whose grid says at what a method runs again, where it is not its own; the others have none."""
+"""The method whose grid decides where a method runs again, if it is not its own."""
 TOLERANCES = {CAREFUL: 0.0}
-"""What a chosen point's accuracy may lie below the best of the grid, where it is not the rule's."""
+"""Tolerances other than that of the rule (`choose.TOLERANCE`)."""
 START = "start"
-"""The start model, which is measured as the runs are."""
+"""The start model, which is measured like a run."""
 GRID_SEED = 100
 FINAL_SEEDS = {"grpo": 5, OURS: 5, CAREFUL: 5}
 SEEDS = 3
 CONFIRMED = {"hard": ("grpo", OURS), "growing": ("grpo", OURS, CAREFUL)}
-"""Run once more with seeds of `CONFIRMING`, when nothing was to be decided any more: the last seeds
-of these settings had been seen, on other problems, before all methods were fixed."""
+"""These ran once more with the seeds of `CONFIRMING`, when nothing was left to decide: the other
+seeds had been seen, on other problems, before all methods were fixed."""
 CONFIRMING = range(5, 10)
 
 
 class Scale(NamedTuple):
-    """What a setting's runs are measured by, the same for every method."""
+    """The scales of a setting's runs, which all methods share."""
 
     length: float  # mean tokens of the start model on the selection split
     budget: int  # completion tokens that a run may sample
-    learning_rate: float  # at which GRPO is stable; its own grid has twice that, too
+    learning_rate: float  # GRPO is stable at it; its own grid also has twice that rate
     more: dict[str, Any] = {}  # config fields beside testbed.yaml
 
 
@@ -83,7 +83,7 @@ SCALES = {
             "model.dtype": SETTINGS["large"].dtype,
             "data.max_prompt_length": SETTINGS["large"].max_prompt,
             "batch.prompts_per_step": 2 * PROMPTS,
-            # One length, since each is compiled, which takes a GPU a minute.
+            # A single length, because each one is compiled, which takes a minute on a GPU.
             "sampling.length_bucket": SETTINGS["large"].max_length,
         },
     ),
@@ -95,17 +95,17 @@ class Job(NamedTuple):
 
     setting: str
     method: str
-    choice: int  # place in the grid
+    choice: int  # index in the grid
     seed: int
 
     @property
     def final(self) -> bool:
-        """Whether it is judged on the test split."""
+        """Whether the run is judged on the test split."""
         return self.seed != GRID_SEED
 
     @property
     def on_a_front(self) -> bool:
-        """Whether it is a point of a grid that is measured on the test problems, too."""
+        """Whether the run is a grid point that is also measured on the test problems."""
         return not self.final and self.setting in FRONTS and self.method in (OURS, *RIVALS)
 
     @property
@@ -115,7 +115,7 @@ class Job(NamedTuple):
 
 
 def methods_of(setting: str) -> tuple[str, ...]:
-    """The methods that run in a setting: the core, and in *easy* every other entry."""
+    """The methods that run in a setting: the core, and in *easy* all others."""
     if setting == "easy":
         return (*CORE, SHUFFLED, ZERO, *(name for name in ALGORITHMS if name not in CORE))
     more = {
@@ -126,18 +126,18 @@ def methods_of(setting: str) -> tuple[str, ...]:
 
 
 def grid_jobs(setting: str) -> list[Job]:
-    """The runs that choose."""
+    """The runs of the grids."""
     methods = [name for name in methods_of(setting) if name in CONTROLS or name not in DECIDES]
     return [Job(setting, method, i, GRID_SEED) for method in methods for i in range(4)]
 
 
 def final_jobs(setting: str, method: str, choice: int) -> list[Job]:
-    """The runs that are judged, once the choice is known."""
+    """The final runs, once the choice is known."""
     return [Job(setting, method, choice, seed) for seed in range(FINAL_SEEDS.get(method, SEEDS))]
 
 
 def confirming_jobs(setting: str, method: str, choice: int) -> list[Job]:
-    """The runs with new seeds that confirm, or do not; none for most methods."""
+    """The runs with new seeds; none for most methods."""
     seeds = CONFIRMING if method in CONFIRMED.get(setting, ()) else ()
     return [Job(setting, method, choice, seed) for seed in seeds]
 
@@ -145,8 +145,8 @@ def confirming_jobs(setting: str, method: str, choice: int) -> list[Job]:
 def grid(setting: str, method: str) -> list[dict[str, Any]]:
     """Four points: config fields, hyper-parameters of `algorithm.options` by their own names.
 
-    What a paper searches or recommends, as far as four points hold it; lengths follow the start
-    model's. All else is the method's own (`iapo_jax.ALGORITHMS`).
+    The points are what a paper searches or recommends, as far as four points can cover it; lengths
+    are relative to the start model's. All else is the method's default (`iapo_jax.ALGORITHMS`).
     """
     length, limit = SCALES[setting].length, SETTINGS[setting].max_length
     tokens = lambda share: round(share * length)  # noqa: E731
@@ -178,7 +178,7 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
         "iapo_shuffled": terms,
         "iapo_random": terms,
         "iapo_ne": terms,
-        "iapo_reference": corners,  # whose terms have a norm of 1 over the completion
+        "iapo_reference": corners,  # its terms have a norm of 1 over the completion
         "iapo_ni": [{"exploration_weight": weight} for weight in (0.01, 0.1, 0.3, 1.0)],
         OURS: priced(3.0, (0.005, 0.01, 0.02, 0.04), unit="share", **gold),
         FAST: priced(3.0, (0.005, 0.01, 0.02, 0.04), unit="share", **gold, **fast),
@@ -209,12 +209,12 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
 
 
 def test_splits(setting: str) -> list[str]:
-    """The splits by which nothing is chosen."""
+    """The splits on which nothing is chosen."""
     return ["longer", "test"] if SETTINGS[setting].longer else ["test"]
 
 
 def splits_of(job: Job) -> list[str]:
-    """What a run is measured on: the selection split while choosing, the test splits at the end."""
+    """The splits on which a run is measured: selection for the grids, test for the final runs."""
     if job.method == START:
         return ["select", *test_splits(job.setting)]
     if job.final:
@@ -223,7 +223,7 @@ def splits_of(job: Job) -> list[str]:
 
 
 def overrides(job: Job) -> list[str]:
-    """What the run's config has beside testbed.yaml, as the command line takes it."""
+    """The overrides of testbed.yaml that make the run's config."""
     chosen = grid(job.setting, job.method)[job.choice]
     fields = {name: value for name, value in chosen.items() if "." in name}
     options = {name: value for name, value in chosen.items() if "." not in name}

@@ -1,4 +1,4 @@
-"""What is left to do, and who does it: workers claim jobs by locks that die with them."""
+"""Which jobs are left, and who does them: workers claim jobs by locks that end with the process."""
 
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
@@ -31,7 +31,7 @@ def start_job(setting: str) -> Job:
 
 
 def total(settings: Sequence[str], methods: Collection[str] = ()) -> int:
-    """How many jobs there are, whatever is chosen; of these `methods` alone, if any are named."""
+    """The number of jobs, whatever is chosen; only of `methods`, if any are given."""
     grids = sum(
         1 + sum(job.method in _methods(setting, methods) for job in grid_jobs(setting))
         for setting in settings
@@ -44,9 +44,9 @@ def total(settings: Sequence[str], methods: Collection[str] = ()) -> int:
 
 
 def chosen(setting: str, method: str, results: Path) -> int | None:
-    """The place in its grid at which a method runs again; None while that is not known.
+    """The index in its grid at which a method runs again; None while it is unknown.
 
-    A control goes by the grid of what it controls.
+    A control uses the grid of the method that it controls.
     """
     decides = DECIDES.get(method, method)
     jobs = [job for job in grid_jobs(setting) if job.method == decides]
@@ -57,14 +57,14 @@ def chosen(setting: str, method: str, results: Path) -> int | None:
 
 
 def ready(settings: Sequence[str], results: Path, methods: Collection[str] = ()) -> Iterator[Job]:
-    """Jobs that can be done now and are not: last runs wait for the grid that decides."""
+    """Jobs that can run now: final runs wait for the grid that decides."""
     for setting in settings:
         known = _known(setting, results, methods)
         yield from (job for job in known if not is_written(results, job))
 
 
 def done(settings: Sequence[str], results: Path, methods: Collection[str] = ()) -> int:
-    """How many jobs of the plan are done; others, as of a grid that was changed, do not count."""
+    """The number of finished jobs of the plan; results of a former grid do not count."""
     known = [job for setting in settings for job in _known(setting, results, methods)]
     return sum(is_written(results, job) for job in known)
 
@@ -74,7 +74,7 @@ def _methods(setting: str, methods: Collection[str]) -> list[str]:
 
 
 def _known(setting: str, results: Path, methods: Collection[str]) -> Iterator[Job]:
-    """The jobs of a setting, last runs only where their choice is known."""
+    """The jobs of a setting; final runs only where their choice is known."""
     yield start_job(setting)
     grids = grid_jobs(setting)
     for method in _methods(setting, methods):
@@ -89,7 +89,7 @@ def _known(setting: str, results: Path, methods: Collection[str]) -> Iterator[Jo
 def claimed(
     settings: Sequence[str], results: Path, work: Path, methods: Collection[str] = ()
 ) -> Iterator[Job | None]:
-    """The first job that nobody else is doing, held meanwhile; None if there is none."""
+    """The first job that no other worker does, locked meanwhile; None if there is none."""
     for job in ready(settings, results, methods):
         claim = work / job.setting / f"{job.name}.claim"
         claim.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def claimed(
                 "run; expected --work on another disk"
             )
         try:
-            if is_written(results, job):  # since it was listed
+            if is_written(results, job):  # by another worker, since it was listed
                 continue
             yield job
             return

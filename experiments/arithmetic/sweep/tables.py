@@ -1,4 +1,4 @@
-"""The experiment's tables: results.csv, grid.csv, and the Markdown of the README."""
+"""The experiment's tables: results.csv, grid.csv, and Markdown."""
 
 import csv
 import io
@@ -27,8 +27,8 @@ RESULTS = (
     "config",
 )
 GRID = ("setting", "method", "choice", "chosen", "stability", "accuracy", "length", "config")
-# stability: the share of resamples of the selection problems in which it would have been chosen;
-# nan where another method's grid decides, and before a choice
+# stability: the share of resamples of the selection problems in which the point would be chosen;
+# nan if another method's grid decides, and before a choice
 
 
 def _csv(header: tuple[str, ...], rows: Iterable[Iterable]) -> str:
@@ -40,7 +40,7 @@ def _csv(header: tuple[str, ...], rows: Iterable[Iterable]) -> str:
 
 
 def results_csv(settings: Iterable[Setting]) -> str:
-    """One row a run that is judged, on the test problems; the start models have no seed."""
+    """One row for each final run, on the test problems; the start models have no seed."""
     rows = []
     for setting in settings:
         again = setting.confirming.values()
@@ -64,7 +64,7 @@ def results_csv(settings: Iterable[Setting]) -> str:
 
 
 def grid_csv(settings: Iterable[Setting]) -> str:
-    """One row a run of the grids, on the selection split."""
+    """One row for each run of the grids, on the selection split."""
     rows = []
     for setting in settings:
         if setting.name in analysis.SHIFTED:
@@ -90,26 +90,26 @@ def grid_csv(settings: Iterable[Setting]) -> str:
 
 
 def cell(found: Estimate, form: str = "{:.3f}") -> str:
-    """`value [low, high]`, or the value alone where its interval is nan."""
+    """`value [low, high]`, or only the value if its interval is nan."""
     if math.isnan(found.low):
         return f"{form.format(found.value)} (no interval)"
     return f"{form.format(found.value)} [{form.format(found.low)}, {form.format(found.high)}]"
 
 
 def compared(entry: Entry, base: Entry) -> tuple[str, str]:
-    """Tokens in per cent of the base, and accuracy less the base's, with their intervals."""
+    """Tokens relative to the base in per cent, and the difference of accuracies, with intervals."""
     shorter = analysis.relative_length(entry, base)
     accuracy = analysis.difference(entry, base, "accuracy")
     return cell(shorter, "{:+.1f}"), cell(accuracy, "{:+.3f}")
 
 
 def _against(entry: Entry, base: Entry | None) -> tuple[str, str]:
-    """`compared`; empty where there is no base, and for the base itself."""
+    """`compared`; empty if there is no base, and for the base itself."""
     return ("", "") if base is None or entry is base else compared(entry, base)
 
 
 def overview_table(settings: Iterable[Setting], pairs: Sequence[tuple[str, str]]) -> str:
-    """Methods against others, a row a setting; empty where runs are missing."""
+    """Methods against others, one row for each setting; empty where runs are missing."""
     names = [f"`{one}` - `{other}`: tokens, % | accuracy" for one, other in pairs]
     lines = ["| setting | " + " | ".join(names) + " |", "|---" * (2 * len(pairs) + 1) + "|"]
     for setting in settings:
@@ -121,9 +121,9 @@ def overview_table(settings: Iterable[Setting], pairs: Sequence[tuple[str, str]]
 
 
 def times_table(settings: Iterable[Setting]) -> str:
-    """What the runs took, each on one core: training, and measuring what it was measured on last.
+    """The time of the runs, each on one core: training, and the last measurement.
 
-    At least: a run that was measured again may have lost what its training took.
+    A lower bound: a run that was measured again may have lost the time of its training.
     """
     lines = ["| setting | runs | seconds, median | hours of a core |", "|---|---|---|---|"]
     total = 0.0
@@ -135,11 +135,11 @@ def times_table(settings: Iterable[Setting]) -> str:
         total += hours
         middle = statistics.median(found.values())
         lines.append(f"| *{setting.name}* | {len(found)} | {middle:.0f} | {hours:.2f} |")
-    return "\n".join([*lines, f"| together |  |  | {total:.2f} |"])
+    return "\n".join([*lines, f"| total |  |  | {total:.2f} |"])
 
 
 def confirming_table(setting: Setting) -> str:
-    """The methods that were run again with new seeds, on these alone."""
+    """The methods that ran again with new seeds, on these seeds only."""
     lines = [
         "| method | new seeds | accuracy | tokens | accuracy of each | tokens against GRPO, % "
         "| accuracy - GRPO |",
@@ -160,11 +160,11 @@ def confirming_table(setting: Setting) -> str:
 
 
 def credit_table(setting: Setting, steps: int = 10) -> str:
-    """What credit does to length, in the first and the last updates: means over the new seeds."""
+    """What credit does to length, in the first and the last steps: means over the new seeds."""
     names = ("stop_bonus", "rival_bonus", "length_bonus_covariance")
     told = [
         f"{name}: first {steps} | last {steps}"
-        for name in ("bonus of stopping", "of going on", "Cov(length, bonus)")
+        for name in ("bonus of stopping", "of continuing", "Cov(length, bonus)")
     ]
     lines = ["| method | " + " | ".join(told) + " |", "|---" * (2 * len(names) + 1) + "|"]
     for entry in setting.confirming.values():
@@ -181,7 +181,7 @@ def credit_table(setting: Setting, steps: int = 10) -> str:
 
 
 def choices_table(settings: Sequence[Setting]) -> str:
-    """What was chosen: each method's own config fields, by setting."""
+    """The chosen points: each method's own config fields, by setting."""
     own = [one for one in settings if one.name not in analysis.SHIFTED and one.chosen]
     methods = dict.fromkeys(name for one in own for name in one.chosen)
     lines = [
@@ -195,7 +195,7 @@ def choices_table(settings: Sequence[Setting]) -> str:
 
 
 def _choice(setting: Setting, method: str) -> str:
-    """The fields in which the points of the grid differ, at the one that was chosen."""
+    """The fields in which the points of the grid differ, at the chosen point."""
     points = grid(setting.name, method)
     point = points[setting.chosen[method]]
     values = {name: {str(one.get(name)) for one in points} for name in point}
@@ -206,8 +206,8 @@ def _choice(setting: Setting, method: str) -> str:
 def results_table(setting: Setting) -> str:
     """Every method of a setting, the shortest first, and its differences from GRPO."""
     lines = [
-        "| method | seeds | accuracy | tokens | pass@4 | 100 accuracy / tokens | tokens per right "
-        "answer | tokens against GRPO, % | accuracy - GRPO |",
+        "| method | seeds | accuracy | tokens | pass@4 | 100 accuracy / tokens | tokens per "
+        "correct answer | tokens against GRPO, % | accuracy - GRPO |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     base = setting.entries.get(BASE)
@@ -231,7 +231,7 @@ def results_table(setting: Setting) -> str:
 
 
 def categories_table(setting: Setting) -> str:
-    """Tokens of each category in a right completion of the test split."""
+    """Tokens of each category in a correct completion of the test split."""
     lines = ["| method | " + " | ".join(READ) + " |", "|---" * (len(READ) + 1) + "|"]
     for entry in (setting.start, *setting.entries.values()):
         found = analysis.mean_categories(entry)
@@ -241,7 +241,7 @@ def categories_table(setting: Setting) -> str:
 
 
 def equal_length_table(setting: Setting, method: str, rivals: Iterable[str]) -> str:
-    """A method against others where both fronts reach: `analysis.at_equal_length`."""
+    """A method against others at a length that both fronts reach: `analysis.at_equal_length`."""
     lines = [
         f"| against | chosen: accuracy, tokens | compared at, tokens | `{method}` | the other "
         "| difference |",
@@ -286,10 +286,10 @@ def weights_table(setting: Setting, method: str, control: str) -> str:
 
 
 def grids_table(setting: Setting) -> str:
-    """What is done of a setting's grids, on the selection split, beside GRPO's most accurate point.
+    """The finished grid points of a setting, on the selection split, against GRPO's best one.
 
-    For a setting without last runs: one seed, so intervals are over problems alone. Tokens of each
-    kind are of the split that was measured last, which is the test split for the start model.
+    For a setting without final runs: one seed, so intervals are over problems only. Tokens of each
+    category are of the split that was measured last, which is the test split for the start model.
     """
     lines = [
         "| method | own config | accuracy | tokens | tokens against GRPO, % | accuracy - GRPO | "
@@ -319,9 +319,9 @@ def grids_table(setting: Setting) -> str:
 
 
 def profile_table(setting: Setting, methods: Iterable[str]) -> str:
-    """Nats that each tenth of the reasoning tells, of right completions that have so many tokens.
+    """Nats in each tenth of the reasoning, of correct completions with at least ten tokens.
 
-    `sum below 0`: what the model unlearns on the way, the sum of the tenths that tell less than 0.
+    `sum below 0`: what the model unlearns on the way, the sum of the negative tenths.
     """
     lines = ["| method | " + " | ".join(f"{n}" for n in range(1, 11)) + " | sum below 0 |"]
     lines.append("|---" * 12 + "|")
@@ -338,7 +338,7 @@ def profile_table(setting: Setting, methods: Iterable[str]) -> str:
 
 
 def information_table(setting: Setting, methods: Iterable[str]) -> str:
-    """Nats that the tokens of each kind tell in a completion of the test split, in total."""
+    """The total nats of the tokens of each category in a completion of the test split."""
     lines = ["| method | " + " | ".join(READ) + " |", "|---" * (len(READ) + 1) + "|"]
     own = [setting.entries[m] for m in methods if m in setting.entries]
     for entry in (setting.start, *own):

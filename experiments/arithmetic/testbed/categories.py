@@ -1,7 +1,7 @@
-"""What each token of a completion is for, read back from its text.
+"""The purpose of each token of a completion, read back from its text.
 
-The generator knows the category of what it writes; this finds it in what a model writes. On the
-generator's own texts both agree (a test compares them).
+The generator knows the category of what it writes; this module finds it in what a model writes. On
+the generator's own texts both agree (a test compares them).
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from testbed.pieces import CATEGORIES, FILLERS, Problem, split_tokens
 
 READ = (*CATEGORIES, "wrong")
-""""wrong": a sentence that no piece of this problem is, such as an equation of no step of it."""
+""""wrong": a sentence that is no piece of this problem, such as an equation of no step of it."""
 
 _FILLERS = sorted((split_tokens(text) for text in FILLERS), key=len, reverse=True)
 
@@ -47,7 +47,7 @@ def categorize(problem: Problem, tokens: Sequence[str]) -> list[str]:
 
 
 def _sentences(problem: Problem) -> dict[str, set[str]]:
-    """What the redundant pieces of this problem say, by category, without their full stops."""
+    """The texts of this problem's redundant pieces by category, without their full stops."""
     steps = problem.steps
     facts = {text for step in steps for text in (step.text, step.check)}
     second = facts | {step.long for step in steps}
@@ -64,7 +64,7 @@ def _is(text: str, cut: bool, known: Sequence[str] | set[str]) -> bool:
 
 
 def _filler(tokens: Sequence[str], at: int) -> int:
-    """How many tokens of filler begin here; "so it is" is no filler."""
+    """The number of filler tokens that begin here; "so it is" is not filler."""
     if list(tokens[at : at + 2]) == ["so ", "it "]:
         return 0
     for known in _FILLERS:
@@ -74,7 +74,7 @@ def _filler(tokens: Sequence[str], at: int) -> int:
 
 
 def _sentence(tokens: Sequence[str], at: int) -> int:
-    """Where the sentence that begins here ends: behind its full stop."""
+    """The end of the sentence that begins here: after its full stop."""
     for end in range(at, len(tokens)):
         if tokens[end].startswith("."):
             return end + 1

@@ -1,6 +1,6 @@
 """Worked reasoning as pieces of known category, some of them redundant.
 
-A problem has steps. Around the steps that its answer needs, `weave` puts what it does not need:
+A problem has steps. Around the steps that its answer needs, `weave` puts redundant pieces:
 restatements, filler, re-checks, a second pass, hesitation before the answer. One verbosity, drawn
 for each completion, drives all of it, so redundancy is coherent, as in real models, and no noise.
 Everything written is true.
@@ -30,7 +30,7 @@ _SPLIT = re.compile(r"[a-z]+ ?|[0-9]|[+\-=?]|\. ?|\s|.")
 
 
 class Piece(NamedTuple):
-    """A stretch of reasoning and what it is for."""
+    """A part of the reasoning, and its purpose."""
 
     text: str
     category: str
@@ -40,9 +40,9 @@ class Step(NamedTuple):
     """One needed step, `text` and `check` without their full stop."""
 
     text: str  # "28*6=168"
-    check: str  # the same fact otherwise: "6*28=168"
+    check: str  # the same fact in another form: "6*28=168"
     long: str = ""  # worked in detail, to the same result: "28*6=20*6+8*6=120+48=168"
-    left: str = ""  # what is left to work out behind it; "" where that is nothing
+    left: str = ""  # what is left to work out after it; "" if nothing is
 
 
 class Problem(NamedTuple):
@@ -54,7 +54,7 @@ class Problem(NamedTuple):
 
 
 class Habits(NamedTuple):
-    """How probable each kind of redundancy is at verbosity 1."""
+    """The probability of each kind of redundancy at verbosity 1."""
 
     restate: float = 0.8
     filler: tuple[float, ...] = (0.6, 0.3)  # before a step: a first one, a second one
@@ -124,7 +124,7 @@ def fit(rng: np.random.Generator, pieces: Sequence[Piece], max_tokens: int) -> l
 
 
 def count_tokens(pieces: Sequence[Piece], category: str | None = None) -> int:
-    """Tokens of the pieces, of one category if named."""
+    """The number of tokens of the pieces, or of one category."""
     return sum(len(split_tokens(p.text)) for p in pieces if category in (None, p.category))
 
 

@@ -1,4 +1,4 @@
-"""The settings: what a problem is, how it is worked, how long, and the size of the start model."""
+"""The settings: problems, worked reasoning, lengths, and the size of the start model."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -88,9 +88,9 @@ SETTINGS: dict[str, Setting] = {
     ),
 }
 SMALL = ("chain", "easy", "hard", "growing")
-"""What the commands take where none is named; *large* wants a GPU."""
+"""The default of the commands; *large* needs a GPU."""
 SPLITS = {"train": 4000, "select": 512, "test": 512}
-_QUOTA_DRAWS = 100_000  # then any length stands for one of which there are too few
+_QUOTA_DRAWS = 100_000  # then any length may replace one of which there are too few
 _MOST_DRAWS = 400_000
 _TAIL = 8  # tokens from the end of thinking to the stop token, and some room
 
@@ -106,10 +106,10 @@ def draw_reasoning(
 
 
 def splits_of(setting: Setting) -> dict[str, int]:
-    """How many problems each split has, in the order in which they are drawn.
+    """The number of problems in each split, in the order in which they are drawn.
 
-    `longer` is the shifted test. Where a setting was tried, `trial` and `trial_longer` are the
-    first test problems, by which nothing is judged any more.
+    `longer` is the shifted test. If a setting was tried, `trial` and `trial_longer` are the first
+    test problems, by which nothing is judged any more.
     """
     last = ["test", "longer"] if setting.longer else ["test"]
     first = ["trial", "trial_longer"][: len(last)] if setting.tried else []
@@ -158,7 +158,7 @@ def _draw(
     exclude: Collection[str],
     quota: Counter[int] | None,
 ) -> dict[str, Problem]:
-    """So many problems that are not in `exclude`; of each length of a question its quota."""
+    """`size` problems that are not in `exclude`; of each length of a question its quota."""
     found: dict[str, Problem] = {}
     drawn = 0
     while len(found) < size:
@@ -194,7 +194,7 @@ def problems_by_question(
         if problem.question in wanted:
             found.setdefault(problem.question, problem)
     missing = sorted(wanted - set(found))
-    raise ValueError(f"{missing[0]!r} is no problem of the split {split!r}")
+    raise ValueError(f"{missing[0]!r} is not a problem of the split {split!r}")
 
 
 def _draw_of(setting: Setting, split: str) -> Callable[[np.random.Generator], Problem]:
