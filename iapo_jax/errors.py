@@ -1,13 +1,13 @@
-"""What ends a command, and with which exit code; the CLI prints each as one sentence.
+"""The errors that end a command, and the exit codes; the CLI prints each error as one sentence.
 
     0    done
-    2    a mistake in the input: nothing was begun
-    3    a run under way cannot go on: the disk is full, numbers are not finite, another process
-         of it is gone (then JAX may be faster, and end it by 134)
-    75   a signal asked it to stop: all is saved, the same command goes on
+    2    a mistake in the input: nothing was started
+    3    the run cannot continue: the disk is full, numbers are not finite, or another process of
+         the run has ended (JAX may then end this one first, with 134)
+    75   a signal stopped the run: everything is saved, and the same command resumes it
 
-A second signal ends the process at once (130 or 143, as by the shell), and so does the first one
-before a run has begun. Anything unforeseen is a traceback, and 1.
+A second signal, or a first one before the run has started, ends the process at once (130 or 143, as
+in a shell). Any other error prints a traceback and ends with 1.
 """
 
 import re
@@ -15,7 +15,8 @@ import re
 MISTAKE, FAILED, STOPPED = 2, 3, 75
 
 
-# Escape sequences begin with one of these; bidirectional ones turn what is read around.
+# Terminals obey escape sequences, which begin with one of these; bidirectional characters reorder
+# the text around them.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -24,19 +25,19 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    r"""The text with what a terminal would obey, or could not encode, written as \x1b or \ud800."""
+    r"""Escapes characters that a terminal obeys or cannot encode, as \x1b or \ud800."""
     return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class UserError(ValueError):
-    """A mistake in the user's input, said in one sentence; the CLI prints it without traceback."""
+    """A mistake in the user's input, in one sentence that the CLI prints without a traceback."""
 
     def __str__(self) -> str:
         return printable(super().__str__())  # it may quote a row of data
 
 
 class RunError(RuntimeError):
-    """What keeps a run under way from going on, said in one sentence; what is saved is whole."""
+    """The reason why a run cannot continue, in one sentence; everything saved is complete."""
 
 
 def check_unicode(text: str, what: str) -> str:

@@ -19,7 +19,7 @@ from iapo_jax.runtime import plugins
         (b"import sys\nsys.exit(0)\n", "raised SystemExit(0) (own.py, line 2)."),
         (b"a = '\xe9'\n", "raised SyntaxError: (unicode error) 'utf-8' codec can't decode"),
         (b"a = 1\0\n", "raised SyntaxError: source code string cannot contain null bytes"),
-        (b"g = 1\n", "own.py was found but defines no 'f'."),
+        (b"g = 1\n", "own.py exists but defines no 'f'."),
         (b"class E(Exception):\n    def __repr__(self):\n        return 'a\\nb'\nraise E\n",
          "raised a b (own.py, line 4)."),
         (b"class E(Exception):\n    def __repr__(self):\n        1 / 0\nraise E\n",

@@ -556,7 +556,7 @@ def test_rewards_of_your_own(finish):
         ("information.redundant_below=0", "information.redundant_below is 0.0; expected more than"),
         ("algorithm.name=nowhere.py:f", "'nowhere.py:f': there is no file 'nowhere.py'"),
         ("algorithm.name=json.loads", "algorithm.name 'json.loads': "),
-        ("algorithm.name=json.nothing", "json was found but defines no 'nothing'"),
+        ("algorithm.name=json.nothing", "json exists but defines no 'nothing'"),
         ("algorithm.name=json.__doc__", "is a str; expected a function (group, key) -> Credit"),
         ("algorithm.loss_type=dappo", "algorithm.loss_type is 'dappo'; did you mean dapo?"),
         ("optimizer.lr_scheduler_type=lineer", "optimizer.lr_scheduler_type is 'lineer'"),
@@ -669,7 +669,7 @@ def test_a_compilation_cache_that_cannot_be_written_is_said(capsys):
     assert jax.config.jax_compilation_cache_dir == before
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
-    assert printed.err.startswith("log.compilation_cache: going on without one: ")
+    assert printed.err.startswith("log.compilation_cache: continuing without one: ")
 
 
 def test_held_out_means_held_out(configure, tmp_path):

@@ -34,12 +34,12 @@ jax.monitoring.register_event_duration_secs_listener(_count_compiles)
 
 
 def compiles() -> int:
-    """Programs that this process has compiled (or taken from the persistent cache) so far."""
+    """How many programs this process has compiled, or read from the persistent cache, so far."""
     return _compiles
 
 
 def use_compilation_cache(directory: str) -> None:
-    """Keeps compiled programs in a private directory, so that the next run starts faster."""
+    """Keeps compiled programs in a private directory, for a faster start of the next run."""
     if not directory:
         return
     path = Path(directory).expanduser()
@@ -47,9 +47,9 @@ def use_compilation_cache(directory: str) -> None:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=path):
             pass
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home to expand ~ to
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory for ~
         if is_writer():
-            print(f"log.compilation_cache: going on without one: {error}", file=sys.stderr)
+            print(f"log.compilation_cache: continuing without one: {error}", file=sys.stderr)
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -57,14 +57,14 @@ def use_compilation_cache(directory: str) -> None:
 
 
 def is_writer() -> bool:
-    """Whether this process writes files: the first one does."""
+    """Whether this process writes files and messages; process 0 does."""
     return jax.process_index() == 0
 
 
 def say(text: str) -> None:
-    """Prints, once for all processes; where nobody reads any more (`| head`), the work goes on.
+    """Prints on process 0. A closed pipe (`| head`) does not end the run.
 
-    Texts of data rows may be among it: control characters are spelled out.
+    The text may quote rows of data, so control characters are escaped.
     """
     if not is_writer():
         return
@@ -89,22 +89,22 @@ def environment() -> dict[str, Any]:
         "devices": [str(device) for device in jax.devices()],
         "processes": jax.process_count(),
         "commit": git.stdout.strip() or None,
-        "directory": os.getcwd(),  # relative paths of the config begin there
+        "directory": os.getcwd(),  # relative paths of the config start there
     }
 
 
 def write_environment(output_dir: Path) -> None:
-    """env.json: what `environment` says."""
+    """Writes `environment()` to env.json."""
     write_json(output_dir / "env.json", environment())
 
 
 def progress_bar(
     first: int, last: int, *, unit: str = "step", shown: bool, leave: bool = True
 ) -> tqdm.tqdm:
-    """A bar over the steps (or other units) first .. last; in a file, a line every half minute.
+    """A bar over the steps first .. last; if stderr is not a terminal, a line every half minute.
 
     Args:
-      leave: keep it on the screen when it is done.
+      leave: keep the finished bar on the screen.
     """
     return tqdm.tqdm(
         total=last,
@@ -119,10 +119,10 @@ def progress_bar(
 
 
 def report_memory(programs: dict[str, Any]) -> None:
-    """Compiles lowered programs and tells, of each as it is done, its memory on a device.
+    """Compiles lowered programs, and prints the memory on a device of each.
 
     Raises:
-      UserError: after the last, if a compiler found one of them too large for its device.
+      UserError: after the last program, if the compiler found one too large for its device.
     """
     say(f"{'program':<10} {'arguments':>12} {'temporary':>12} {'output':>12}   MiB a device")
     large = []

@@ -1,4 +1,4 @@
-"""A user's own function, found by what the config says: FILE.py:NAME or package.module.NAME."""
+"""Loads a user's function that the config names as FILE.py:NAME or package.module.NAME."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def names_a_place(spec: str) -> bool:
-    """Whether this is FILE.py:NAME or package.module.NAME, and not a plain name."""
+    """Whether the spec is FILE.py:NAME or package.module.NAME, and not a plain name."""
     return ".py:" in spec or "." in spec.strip(".")
 
 
 def load(spec: str, what: str, error: type[UserError] = UserError) -> Any:
-    """What `spec` names; `what` begins every sentence, such as "Reward 'my.py:f'".
+    """The object that `spec` names.
+
+    Args:
+      what: the beginning of every error, such as "Reward 'my.py:f'".
 
     Raises:
-      UserError: if the file, the module or the name is missing, or importing it raises.
+      UserError (or `error`): if the file, the module or the name is missing, or importing raises.
     """
     place, separator, name = spec.rpartition(":" if ".py:" in spec else ".")
     if not separator or not place or not name or spec.endswith(".py"):
         raise error(f"{what}: expected 'path/to/file.py:name' or 'package.module.name'.")
     module = _load_module(place, what, error, is_file=separator == ":")
     if not hasattr(module, name):
-        raise error(f"{what}: {place} was found but defines no {name!r}.")
+        raise error(f"{what}: {place} exists but defines no {name!r}.")
     return getattr(module, name)
 
 
@@ -49,27 +52,28 @@ def _load_module(place: str, what: str, error: type[UserError], *, is_file: bool
         found.loader.exec_module(module)
         return module
     except (Exception, SystemExit) as raised:  # a file may call sys.exit()
-        told = one_line(raised)
+        reason = one_line(raised)
         if isinstance(raised, SyntaxError):
-            told = f"{type(raised).__name__}: {raised.msg}"
-        told += place_of(raised, str(path) if is_file else None)
-        raise error(f"{what}: importing {place} raised {told}.") from raised
+            reason = f"{type(raised).__name__}: {raised.msg}"
+        reason += place_of(raised, str(path) if is_file else None)
+        raise error(f"{what}: importing {place} raised {reason}.") from raised
 
 
 def one_line(value: Any, limit: int = 200) -> str:
-    """The value as it is written in Python, on one line and not longer than `limit`."""
+    """The repr of a value on one line of at most `limit` characters."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # of a class of the user's
+    except Exception:  # of a user's class
         text = f"a {type(value).__name__}"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def place_of(raised: BaseException, file: str | None) -> str:
-    """` (FILE, line N)`: where in a user's file it was raised; empty where that is not known.
+    """` (FILE, line N)`: the place in a user's file that raised; empty if it is not known.
 
     Args:
-      file: as Python compiled it; None for any that is not Python's own machinery of imports.
+      file: the user's file as Python compiled it; None for any outside of this library and of
+        Python's import machinery.
     """
     if isinstance(raised, SyntaxError) and raised.filename and raised.lineno:
         return f" ({Path(raised.filename).name}, line {raised.lineno})"
@@ -81,8 +85,8 @@ def place_of(raised: BaseException, file: str | None) -> str:
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
-def _same_file(one: str, other: str) -> bool:
-    return os.path.abspath(one) == os.path.abspath(other)
+def _same_file(first: str, second: str) -> bool:
+    return os.path.abspath(first) == os.path.abspath(second)
 
 
 def _is_machinery(file: str) -> bool:
@@ -91,9 +95,9 @@ def _is_machinery(file: str) -> bool:
 
 
 def file_of(function: Any) -> str | None:
-    """The file that a function of a user's was written in; None for one of this library."""
+    """The file that defines a user's function; None for a function of this library."""
     inner = inspect.unwrap(function)
-    inner = getattr(inner, "func", inner)  # of a partial
+    inner = getattr(inner, "func", inner)  # the function of a partial
     called = inner if hasattr(inner, "__code__") else type(inner).__dict__.get("__call__")
     code = getattr(called, "__code__", None)
     if code is None or _PACKAGE in Path(code.co_filename).parents:
