@@ -30,8 +30,10 @@ from iapo_jax.evaluation import probing
 from iapo_jax.evaluation.completions import Completion
 from iapo_jax.evaluation.sampling import Protocol, Task
 from iapo_jax.information import completions as examine
-from iapo_jax.information import probes
+from iapo_jax.information import inputs, probes
+from iapo_jax.information.batches import PromptGroup
 from iapo_jax.pretrained import control_tokens as untrusted
+from iapo_jax.pretrained.loaded import LoadedModel
 from iapo_jax.pretrained.tokenization import decode, encode, load_tokenizer
 from iapo_jax.rollout import rewards
 from iapo_jax.runtime import console, files
@@ -319,8 +321,8 @@ def test_rows_of_supervised_fine_tuning(tokenizer, tmp_path):
 def test_inspection_takes_the_ids_of_an_untrusted_prompt(root, capsys):
     opened = examine.open_model(str(root / "experiments" / "arithmetic" / "model"))
     given = untrusted.Prompt("anything", [3, 10, 4, 5])
-    assert examine.encode_prompt(opened, given, 1, 1) == [3, 10, 4, 5]
-    asked = [examine.Asked(given, [np.asarray([10])], "1")]
+    assert inputs.encode_prompt(opened, given, 1, 1) == [3, 10, 4, 5]
+    asked = [PromptGroup(given, [np.asarray([10])], "1")]
     (one,) = examine.inspect_problems(opened, asked, probes.InformationSection())
     assert one.prompt_ids == [3, 10, 4, 5]
     argv = ["--model", str(root / "experiments" / "arithmetic" / "model"), "--chat"]
@@ -336,7 +338,7 @@ def test_an_evaluation_probes_the_ids_that_were_sampled_from(tokenizer, tmp_path
     monkeypatch.setattr(probing, "inspect_problems", lambda _, asked, *a, **k: seen + asked)
     monkeypatch.setattr(probing, "to_json", lambda one: seen.append(one) or {})
     protocol = Protocol(0, 1, 4, 1.0, 1.0, 0, [], 1, inspected=1)
-    task = Task(None, problems, protocol, None)
+    task = Task(LoadedModel(None, None, None), problems, protocol, None)
     done = Completion(0, 0, "", "", "1", None, False, 1, 1, True, [5])
     section = InformationSection()
     probing.inspect_to(tmp_path / "i.json", task, None, [done], section, shown=False)

@@ -17,11 +17,7 @@ from conftest import plain_logits
 
 from iapo_jax import inspect
 from iapo_jax.errors import UserError
-from iapo_jax.information.completions import (
-    inspect_completions,
-    open_model,
-    sample_completions,
-)
+from iapo_jax.inspect import inspect_completions, open_model, sample_completions
 
 POSTFIX = "</think><answer>"
 TEXT = "12+30=42. check 12+30=42. </think><answer>42</answer>"
@@ -196,7 +192,7 @@ def test_the_command_writes_what_it_shows(directory, tmp_path, capsys):
         ]
     )
     shown = capsys.readouterr().out
-    assert code == 0 and "answer 42 (right)" in shown and f"wrote {html_path}" in shown
+    assert code == 0 and "answer 42 (correct)" in shown and f"wrote {html_path}" in shown
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
@@ -302,7 +298,7 @@ def test_completion_and_sample_exclude_each_other(directory):
             {"max_answer_length": 0},
             "information.max_answer_length is 0; expected at least 1",
         ),
-        (["1" * 300], {}, "prompt has 8 tokens, a completion .* least 300, postfix .* up to 2;"),
+        (["1" * 300], {}, "prompt has 8 tokens, the completion .* least 300, postfix .* up to 2;"),
         (["1"], {"answer": 42}, "the answer is 42; expected a text"),
         (["1"], {"answer": " "}, "the answer is empty"),
         (["1"], {"estimator": "answer_log_prob"}, "expected the answer, or information.reference"),
@@ -325,7 +321,7 @@ def test_a_mistake_in_python_is_one_sentence_too(opened, prompt, completions, op
         ({"top_p": 0.0}, "sampling.top_p is 0.0; expected more than 0"),
         ({"prompt": None}, "the prompt is None; expected a text"),
         ({"prompt": ""}, "the prompt is empty"),
-        ({"prompt": "1" * 300}, "prompt has 300 tokens, a completion .* least 1, postfix"),
+        ({"prompt": "1" * 300}, "prompt has 300 tokens, the completion .* least 1, postfix"),
     ],
 )
 def test_a_mistake_in_sampling_is_one_sentence(opened, options, sentence):
@@ -385,13 +381,15 @@ def test_a_file_that_cannot_be_written_costs_no_view(directory, tmp_path, capsys
     arguments += ["--json", str(tmp_path / "seen.json"), f"information.postfix={POSTFIX}"]
     assert inspect.main(arguments) == 2
     told = capsys.readouterr()
-    assert "thinking told" in told.out
+    assert "information of the thinking" in told.out
     assert re.fullmatch("error: --json .* cannot be written: .*No space left.*", told.err.strip())
 
 
 def test_broken_weights_are_said(opened, prompt):
     broken = opened._replace(params=jax.tree.map(lambda x: x * jnp.nan, opened.params))
-    with pytest.raises(UserError, match="no finite log_prob: are its weights whole"):
+    with pytest.raises(
+        UserError, match="gives log_prob that is not finite: its weights may be damaged"
+    ):
         inspect_completions(broken, prompt, ["1"], postfix=POSTFIX)
 
 
@@ -407,7 +405,7 @@ def test_every_prefix_is_probed_whatever_training_does(opened, prompt, seen, cap
     """A training config may probe some only."""
     (one,) = inspect_completions(opened, prompt, [TEXT], postfix=POSTFIX, stride=4, answer="42")
     np.testing.assert_allclose(one.uncertainty, seen[0].uncertainty, atol=1e-5)
-    assert "those of training; here every prefix is probed" in capsys.readouterr().out
+    assert "apply to training; every prefix is probed here" in capsys.readouterr().out
 
 
 def run_command(directory, *more, **env):
@@ -430,7 +428,7 @@ def test_a_terminal_that_lacks_characters_loses_nothing(directory, tmp_path):
     )
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert b"thinking told" in out
+    assert b"information of the thinking" in out
     assert (tmp_path / "link.json").is_symlink() and len(json.loads(target.read_text())) == 1
 
 

@@ -119,7 +119,7 @@ def test_why_nothing_is_unsure_is_said_in_both_views():
     sure = alone._replace(estimator="answer_set_entropy", answer_meanings=[0, 0])
     silent = alone._replace(estimator="answer_log_prob")
     for one, reason in (
-        (sure, "fewer than two answers that differ"),
+        (sure, "fewer than two answers differ"),
         (silent, "no answer to teach"),
     ):
         assert reason in shown([one]) and reason in render_page([one])
@@ -164,7 +164,7 @@ def shown(inspections, **options):
 def test_the_terminal_shows_figures_without_colors():
     text = shown([example(), hostile(), EMPTY])
     assert "\x1b" not in text  # no colors, and no escape of the completion's
-    assert "thinking told +2.200" in text and "completion 3 of 3" in text
+    assert "information of the thinking +2.200" in text and "completion 3 of 3" in text
     row = next(line for line in text.splitlines() if "'w19 '" in line)
     assert re.split(r"\s+", row.strip("│ ")) == ["20", "'w19", "'", "+2.200", "2.300", "0.100"]
     assert "[bold]" in text  # text, not markup
@@ -178,7 +178,7 @@ def test_the_terminal_colors_what_told(monkeypatch):
 
 
 def test_the_terminal_tells_doubt_without_colors_too():
-    """With 16 colors the pale ones are alike: what unsettled is underlined."""
+    """With 16 colors the pale ones are alike: what lowers certainty is underlined."""
     text = shown([example()], force_terminal=True, color_system="standard")
     assert re.search(r"\x1b\[(4;[0-9;]*)m" + "w9 ", text)
     assert not re.search(r"\x1b\[(4;[0-9;]*)m" + "w19 ", text)
@@ -189,7 +189,11 @@ def test_what_rounds_to_nothing_is_not_told_with_a_sign():
     u = [0.5, 0.5 + 1e-5, 0.5 - 1e-5, 0.5]
     s = [u[t] - u[t + 1] for t in range(3)]
     text = shown([example(3, 3, uncertainty=u, informativeness=s)])
-    assert "thinking told 0.000" in text and "0.000'" not in text and "u before" not in text
+    assert (
+        "information of the thinking 0.000" in text
+        and "0.000'" not in text
+        and "u before" not in text
+    )
     assert "<dt>information, nats</dt><dd>0.000</dd>" in render_page(
         [example(3, 3, uncertainty=u, informativeness=s)]
     )

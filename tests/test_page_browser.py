@@ -240,7 +240,7 @@ def test_the_theme_follows_the_system_and_the_button(page, system_theme, system,
 
 
 @pytest.mark.parametrize("system", ["light", "dark"])
-@pytest.mark.parametrize("sign", [1, -1], ids=["told", "unsettled"])
+@pytest.mark.parametrize("sign", [1, -1], ids=["more", "less"])
 def test_text_can_be_read_in_both_themes(page, system_theme, system, sign):
     """WCAG AA, 4.5 to 1, of the text on the strongest ground of a token, and in the legend."""
     system_theme(system)

@@ -480,7 +480,7 @@ def test_a_run_without_evaluation_gives_curves_and_says_the_rest(tmp_path):
     text = plain_text(body_of(out))
     assert "Not drawn: no run has logged `kl`" in text
     assert "No evaluation was found" in text and "eval/before.json" in text
-    assert "<b>step 1</b>" in text and "of different problems" in text
+    assert "<b>step 1</b>" in text and "different problems" in text
     assert len(list((out / "charts").iterdir())) == 5
     assert (out / "methods.md").read_text() == "No evaluation was found.\n"
 

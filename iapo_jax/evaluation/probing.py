@@ -8,7 +8,8 @@ import numpy as np
 from iapo_jax.config.sections import InformationSection
 from iapo_jax.evaluation.completions import Completion
 from iapo_jax.evaluation.sampling import Task
-from iapo_jax.information.completions import Asked, inspect_problems
+from iapo_jax.information.batches import PromptGroup
+from iapo_jax.information.completions import inspect_problems
 from iapo_jax.information.inspection import to_json
 from iapo_jax.pretrained.control_tokens import Prompt
 from iapo_jax.runtime.console import is_writer, progress_bar, say
@@ -37,16 +38,16 @@ def inspect_to(
     """
     if not task.protocol.inspected or section is None:
         return
-    asked = _first_samples(task, completions)
-    if not asked:
+    groups = _first_samples(task, completions)
+    if not groups:
         say("no completion to probe: they were sampled without eval.inspect (--inspect)")
         return
     loaded = task.loaded._replace(params=params)
-    with progress_bar(0, len(asked), unit="completion", shown=shown) as bar:
+    with progress_bar(0, len(groups), unit="completion", shown=shown) as bar:
         bar.set_description("probing")
         found = inspect_problems(
             loaded,
-            asked,
+            groups,
             section,
             temperature=task.protocol.temperature,
             advance=bar.update,
@@ -55,7 +56,7 @@ def inspect_to(
         write_json(path, [to_json(inspection) for inspection in found])
 
 
-def _first_samples(task: Task, completions: Sequence[Completion]) -> list[Asked]:
+def _first_samples(task: Task, completions: Sequence[Completion]) -> list[PromptGroup]:
     """The first sample of each of the first problems, the same on every process."""
     problems, width = task.problems, task.protocol.max_completion_length
     count = min(task.protocol.inspected, len(problems.tokens))
@@ -68,7 +69,7 @@ def _first_samples(task: Task, completions: Sequence[Completion]) -> list[Asked]
             lengths[index] = len(completion.ids)
     ids, lengths = broadcast((ids, lengths))
     return [
-        Asked(
+        PromptGroup(
             prompt=Prompt(problems.texts[i], problems.tokens[i]),
             completions=[ids[i, : lengths[i]]],
             answer=problems.answers[i],

@@ -11,21 +11,17 @@ from iapo_jax.information.inspection import (
     FAINT,
     Inspection,
     color_scale,
+    shows,
     signed,
     strength,
-    told_something,
     total,
     visible,
     why_certain,
 )
 
 _BARS = " ▁▂▃▄▅▆▇█"
-
-
 _TOP = 5  # the most informative tokens that are listed
-
-
-_LEVELS = (  # strength, background of a token that told, and of one that unsettled
+_LEVELS = (  # strength, background of a token that adds information, and of one that removes it
     (0.75, "#1668b8", "#b8560a"),
     (0.40, "#5a98d6", "#e08a3c"),
     (0.15, "#a9cbee", "#f3c493"),
@@ -33,37 +29,39 @@ _LEVELS = (  # strength, background of a token that told, and of one that unsett
 
 
 def show(inspections: Sequence[Inspection], console: Console | None = None) -> None:
-    """Prints each completion: the curve of u_t, the colored text, totals, the telling tokens.
+    """Prints each completion: the curve of u_t, the colored text, totals, and the top tokens.
 
-    One scale for all of them. Colors only where the terminal has them; the table says the same.
+    All completions share one scale. A terminal without colors still has the table.
     """
     console = console or Console()
     scale = color_scale(inspections)
     for number, one in enumerate(inspections, 1):
         title = f"completion {number} of {len(inspections)} · {one.estimator}"
         parts = [_totals(one), _curve(one, console.width - 4), Text()]
-        parts += [_tokens(one, scale), Text()] if one.tokens else []
-        parts += [_top(one)] if any(map(told_something, one.informativeness)) else []
+        if one.tokens:
+            parts += [_tokens(one, scale), Text()]
+        if any(map(shows, one.informativeness)):
+            parts.append(_top(one))
         console.print(Panel(Group(*parts), title=Text(visible(title)), title_align="left"))
     if any(s for one in inspections for s in one.informativeness):
         console.print(_legend(scale))
 
 
 def _totals(one: Inspection) -> Text:
-    verdict = {True: "right", False: "wrong", None: "not judged"}[one.correct]
+    verdict = {True: "correct", False: "incorrect", None: "not checked"}[one.correct]
     ended = "" if one.finished else ", no stop token"
     lines = [
         f"{len(one.tokens)} tokens, {one.thinking_length} of thinking{ended}; "
         f"answer {visible(one.extracted) if one.extracted else 'none'} ({verdict})",
         f"u from {one.uncertainty[0]:.3f} to {one.uncertainty[one.thinking_length]:.3f} nats: "
-        f"thinking told {signed(total(one))}",
+        f"information of the thinking {signed(total(one))}",
         why_certain(one),
     ]
     return Text("\n".join(filter(None, lines)))
 
 
 def _curve(one: Inspection, width: int) -> Text:
-    """u_t as bars, the largest of the prefixes on one column; a line where the thinking ends."""
+    """u_t as bars, the largest value of each column's prefixes; a line where thinking ends."""
     values, ends = one.uncertainty, one.thinking_length + 1
     top = max(FAINT, *values)
     name, unit = "u_t  ", f"  0 to {top:.2f} nats"
@@ -80,10 +78,10 @@ def _curve(one: Inspection, width: int) -> Text:
 
 
 def _style(color: float) -> str:
-    for level, told, unsettled in _LEVELS:
+    for level, more, less in _LEVELS:
         if abs(color) >= level:
             front = "white" if level > 0.5 else "black"
-            return f"{front} on {told}" if color > 0 else f"underline {front} on {unsettled}"
+            return f"{front} on {more}" if color > 0 else f"underline {front} on {less}"
     return ""
 
 
@@ -97,18 +95,18 @@ def _tokens(one: Inspection, scale: float) -> Text:
 
 
 def _top(one: Inspection) -> Table:
-    """The tokens that told most, and the one that unsettled most."""
+    """The tokens with the most information, and the one that removes most."""
     table = Table(box=None, pad_edge=False)
     for name in ("token", "text", "nats", "u before", "u after"):
         table.add_column(name, justify="left" if name == "text" else "right")
-    telling = [t for t, nats in enumerate(one.informativeness) if told_something(nats)]
-    order = sorted(telling, key=lambda t: -one.informativeness[t])
+    visible_ones = [t for t, nats in enumerate(one.informativeness) if shows(nats)]
+    order = sorted(visible_ones, key=lambda t: -one.informativeness[t])
     chosen = [t for t in order[:_TOP] if one.informativeness[t] > 0]
     chosen += [t for t in order[-1:] if one.informativeness[t] < 0 and t not in chosen]
     for t in chosen:
         before, after = one.uncertainty[t : t + 2]
-        figures = signed(one.informativeness[t]), f"{before:.3f}", f"{after:.3f}"
-        table.add_row(str(t + 1), Text(f"'{visible(one.tokens[t])}'"), *figures)
+        numbers = signed(one.informativeness[t]), f"{before:.3f}", f"{after:.3f}"
+        table.add_row(str(t + 1), Text(f"'{visible(one.tokens[t])}'"), *numbers)
     return table
 
 
@@ -116,7 +114,7 @@ def _legend(scale: float) -> Text:
     text = Text("nats per token:  ")
     for level, *_ in _LEVELS:
         text.append(f" -{level**2 * scale:.2f} ", _style(-level)).append(" ")
-    text.append(" unsettled | told  ")
+    text.append(" less certain | more certain  ")
     for level, *_ in reversed(_LEVELS):
         text.append(f" +{level**2 * scale:.2f} ", _style(level)).append(" ")
-    return text.append("  and more; dim: after the end of thinking")
+    return text.append("  and beyond; dim: after the end of thinking")

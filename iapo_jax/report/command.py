@@ -16,17 +16,18 @@ from iapo_jax.report.comparison import Report, compare
 from iapo_jax.report.methods_table import to_csv, to_markdown
 from iapo_jax.report.page import Page, render_report
 from iapo_jax.report.results import distinct_directories, read_directory
+from iapo_jax.runtime import cli
 from iapo_jax.runtime.files import write_atomically, writing
 
 _EPILOG = """\
 A run directory is the output_dir of iapo_jax.train (or sft), an evaluation directory the --out of
-iapo_jax.evaluate. Runs whose configs are equal but for seed and output_dir are one line, with a
+iapo_jax.evaluate. Runs whose configs are equal except for seed and output_dir form one line, with a
 band.
 """
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line as it is."""
+    """The arguments of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m iapo_jax.report",
         description=__doc__,
@@ -35,8 +36,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("directories", nargs="+", type=Path, metavar="RUN_OR_EVAL_DIR")
-    add("--out", type=Path, required=True, metavar="DIR", help="where the report goes")
-    add("--title", default="Reasoning, shorter", help="of the page; default: %(default)s")
+    add("--out", type=Path, required=True, metavar="DIR", help="directory of the report")
+    add("--title", default="Reasoning, shorter", help="title of the page; default: %(default)s")
     add(
         "--examples",
         type=int,
@@ -49,16 +50,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=1,
         metavar="N",
-        help="a point of a learning curve is the mean of N steps; default: 1, as it is",
+        help="average learning curves over N steps; default: 1, no smoothing",
     )
     return parser.parse_args(argv)
 
 
 def report(arguments: argparse.Namespace) -> list[str]:
-    """Reads, draws and writes; returns the findings, a sentence each.
+    """Reads the directories and writes the report; returns the findings, a sentence each.
 
     Raises:
-      UserError: one sentence for the first thing that is wrong; nothing is written then.
+      UserError: one sentence for the first mistake; nothing is written then.
     """
     for name, least in (("examples", 0), ("smooth", 1)):
         if getattr(arguments, name) < least:
@@ -88,14 +89,13 @@ def _write_all(out: Path, page: Page, compared: Report) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; the exit code is 0, or 2 after a mistake in it."""
+    """Runs the command line and returns the exit code (`errors`)."""
     arguments = parse(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character
         sys.stdout.reconfigure(errors="backslashreplace")
-    try:
+
+    def run() -> None:
         findings = report(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print("\n".join([*findings, f"wrote {arguments.out / 'report.html'}"]))
-    return 0
+        print("\n".join([*findings, f"wrote {arguments.out / 'report.html'}"]))
+
+    return cli.exit_code(run)
