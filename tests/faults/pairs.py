@@ -33,7 +33,7 @@ def start_pair(arguments: Sequence[str], log: Path) -> list[subprocess.Popen]:
                     [sys.executable, "-m", "iapo_jax.train", *arguments, *mesh]
                     + [f"mesh.process_id={number}"],
                     cwd=ROOT,
-                    env={**os.environ, "XLA_FLAGS": flags},
+                    env={**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "0"},
                     stdout=file,
                     stderr=subprocess.STDOUT,
                 )
