@@ -1,0 +1,282 @@
+"""Breaks the product on purpose, one piece at a time; a test of the gate must fail each time.
+
+    python tests/faults/breaks.py              # all of them, some minutes
+    python tests/faults/breaks.py rope lock    # those whose description holds one of these words
+
+Each break replaces one text in a copy of the working tree and runs the test that is named with it.
+A text that is not found exactly once is an error: the table follows the code.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Break(NamedTuple):
+    """What is broken, where, and the test that catches it."""
+
+    what: str
+    file: str  # below iapo_jax
+    old: str
+    new: str
+    test: str  # below tests
+
+
+BREAKS = [
+    Break(
+        "mask: a token reads the tokens after it",
+        "model/decoder.py",
+        "jnp.arange(self.outputs_from + 1, size + 1))",
+        "jnp.full(size - self.outputs_from, size))",
+        "test_model.py",
+    ),
+    Break(
+        "mask: completions read the padding of their prompt",
+        "model/scoring.py",
+        "return Context(cache, prompts.length - 1)",
+        "return Context(cache, jnp.full_like(prompts.length, prompts.tokens.shape[-1]))",
+        "test_scoring.py",
+    ),
+    Break(
+        "attention: query heads read the wrong key head",
+        "model/attention.py",
+        "q = query.reshape(batch, queries, key_heads, heads // key_heads, width)",
+        "q = query.reshape(batch, queries, heads // key_heads, key_heads, width).swapaxes(2, 3)",
+        "test_attention.py",
+    ),
+    Break(
+        "rope: the probe stands one position too far",
+        "information/estimators.py",
+        "start = prompts.length[:, None, None] + cut\n",
+        "start = prompts.length[:, None, None] + cut + 1\n",
+        "test_information.py",
+    ),
+    Break(
+        "off by one: the probe reads one token less",
+        "information/estimators.py",
+        "completion = Context(completion_cache, cut + 1)",
+        "completion = Context(completion_cache, cut)",
+        "test_information.py",
+    ),
+    Break(
+        "sign: information is what a token takes away",
+        "types.py",
+        "uncertainty[..., :-1] - uncertainty[..., 1:]",
+        "uncertainty[..., 1:] - uncertainty[..., :-1]",
+        "test_advantages.py",
+    ),
+    Break(
+        "sampling: a completion does not end at its stop token",
+        "model/sampling.py",
+        "done=state.done | jnp.isin(token, stop_ids)",
+        "done=state.done",
+        "test_sampling.py",
+    ),
+    Break(
+        "sampling: the end of a turn is no stop token",
+        "pretrained/tokenization.py",
+        "ids |= {tokenizer.eos_token_id} | {vocabulary.get(text) for text in _END_OF_TURN}",
+        "ids |= {tokenizer.eos_token_id}",
+        "test_pretrained.py",
+    ),
+    Break(
+        "seed: further rounds of a step draw what the first drew",
+        "rollout/sampler.py",
+        "first=round * len(indices) * rows",
+        "first=0 * round",
+        "test_rollouts.py",
+    ),
+    Break(
+        "temperature: scoring ignores it",
+        "model/scoring.py",
+        "jax.nn.log_softmax(logits / temperature, axis=-1)",
+        "jax.nn.log_softmax(logits, axis=-1)",
+        "test_scoring.py",
+    ),
+    Break(
+        "statistics: the standard deviation of a group is the population's",
+        "algorithms/statistics.py",
+        "std = root_mean_square(centered, jnp.maximum(count - 1, 1))",
+        "std = root_mean_square(centered, count)",
+        "test_baselines.py",
+    ),
+    Break(
+        "sign: the loss rewards what it should punish",
+        "algorithms/losses.py",
+        "return -jnp.minimum(ratio * advantage, clipped * advantage)",
+        "return jnp.minimum(ratio * advantage, clipped * advantage)",
+        "test_losses.py",
+    ),
+    Break(
+        "clip: the bounds are swapped",
+        "algorithms/losses.py",
+        "jnp.clip(ratio, 1 - epsilon, 1 + epsilon_high)",
+        "jnp.clip(ratio, 1 - epsilon_high, 1 + epsilon)",
+        "test_losses.py",
+    ),
+    Break(
+        "KL: it is dropped from the loss",
+        "algorithms/losses.py",
+        "per_token = per_token + beta * k3(",
+        "per_token = per_token + 0 * k3(",
+        "test_losses.py",
+    ),
+    Break(
+        "denominator: a token mean is divided by completions",
+        "algorithms/losses.py",
+        "return total.sum() / jnp.maximum(scale.tokens, 1e-9)",
+        "return total.sum() / jnp.maximum(scale.completions, 1e-9)",
+        "test_losses.py",
+    ),
+    Break(
+        "micro-batches: each one has its own denominators",
+        "training/update.py",
+        "            scale=scale,\n",
+        "            scale=None,\n",
+        "test_train.py",
+    ),
+    Break(
+        "schedule: the warm-up lasts one update longer",
+        "training/optimizer.py",
+        "optax.join_schedules([rise, decay], [section.warmup_steps])",
+        "optax.join_schedules([rise, decay], [section.warmup_steps + 1])",
+        "test_sft.py",
+    ),
+    Break(
+        "update: numbers that are not finite are taken",
+        "training/optimizer.py",
+        "finite = jnp.isfinite(norm) & jnp.isfinite(loss) & jnp.isfinite(size)",
+        "finite = jnp.isfinite(norm) | True",
+        "test_faults.py",
+    ),
+    Break(
+        "resume: the first step after a checkpoint is left out",
+        "training/run_directory.py",
+        "return state, found, checkpoints.notes(found)",
+        "return state, found + 1, checkpoints.notes(found)",
+        "test_train.py",
+    ),
+    Break(
+        "checkpoint: the state of the adaptation is not saved",
+        "training/checkpoint.py",
+        "        if jax.tree.leaves(value)\n",
+        '        if jax.tree.leaves(value) and name != "adaptation"\n',
+        "test_train.py",
+    ),
+    Break(
+        "checkpoint: digests are not compared",
+        "training/checkpoint.py",
+        'raise ValueError(f"{name} is not what was saved (another digest)")',
+        "continue",
+        "test_checkpoint.py",
+    ),
+    Break(
+        "order: every epoch has the same one",
+        "data/order.py",
+        "(first + epoch) % 2**32",
+        "first % 2**32",
+        "test_data.py",
+    ),
+    Break(
+        "answers: the first answer of a completion counts",
+        "answers/extraction.py",
+        'said.rfind("<answer>", 0, ',
+        'said.find("<answer>", 0, ',
+        "test_answers.py",
+    ),
+    Break(
+        "sharding: a kernel is split along the wrong axes",
+        "sharding.py",
+        '"down.kernel": ("tensor", "fsdp"),',
+        '"down.kernel": ("fsdp", "tensor"),',
+        "test_model.py",
+    ),
+    Break(
+        "HTML: values in pages are not escaped",
+        "information/templates.py",
+        "autoescape=True",
+        "autoescape=False",
+        "test_page.py",
+    ),
+    Break(
+        "lock: two runs share a directory",
+        "runtime/locks.py",
+        "        lock.acquire()\n",
+        "        pass\n",
+        "test_faults.py",
+    ),
+]
+
+
+def copy_tree(to: Path) -> None:
+    """The tracked files of the working tree, and those that git would add."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, to / name)
+
+
+def failed_test(tree: Path, test: str) -> str | None:
+    """The first test that fails, None if all pass.
+
+    Raises:
+      RuntimeError: if the tests did not run.
+    """
+    command = [sys.executable, "-m", "pytest", "-x", "-rfE", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, f"tests/{test}"], cwd=tree, env=environment(tree), capture_output=True, text=True
+    )
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"pytest {test}: exit code {done.returncode}\n{done.stdout[-3000:]}")
+    named = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return named[0].split()[1].partition("::")[2] if named else None
+
+
+def environment(tree: Path) -> dict[str, str]:
+    """The copy is imported; compiled programs are kept beside the original's."""
+    import os
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    import before_jax  # noqa: F401
+
+    return {**os.environ, "PYTHONPATH": str(tree)}
+
+
+def try_break(tree: Path, broken: Break) -> bool:
+    """Whether its test caught it; the copy is mended again."""
+    path = tree / "iapo_jax" / broken.file
+    text = path.read_text()
+    if text.count(broken.old) != 1:
+        print(f"{broken.what}: NO LONGER APPLIES: {broken.file} has {broken.old!r} not once")
+        return False
+    path.write_text(text.replace(broken.old, broken.new))
+    try:
+        caught = failed_test(tree, broken.test)
+    finally:
+        path.write_text(text)
+    print(
+        f"{'caught' if caught else 'NOT CAUGHT'}  {broken.what}: {caught or broken.test}",
+        flush=True,
+    )
+    return caught is not None
+
+
+def main(words: list[str]) -> int:
+    """0 if every break was caught."""
+    chosen = [one for one in BREAKS if not words or any(word in one.what for word in words)]
+    with tempfile.TemporaryDirectory() as folder:
+        copy_tree(Path(folder))
+        caught = [try_break(Path(folder), one) for one in chosen]
+    print(f"{sum(caught)} of {len(caught)} breaks were caught")
+    return not all(caught)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
