@@ -53,3 +53,27 @@ def test_no_table_crosses_devices_in_the_loop_of_the_head(axes, monkeypatch):
     exchanged = collectives_in_loops(compiled)
     assert exchanged, "the loop of the head exchanges hidden states"
     assert all(np.prod(shape) < V * D for shape in exchanged), exchanged
+
+
+@pytest.mark.parametrize("axes", MESHES)
+def test_each_device_holds_its_share_of_every_weight(axes):
+    """Heads, hidden units and vocabulary over tensor; of the rest the width over fsdp.
+
+    The figures do not depend on it, so only the shapes can tell.
+    """
+    heads, key_heads, width, hidden = 16, 8, 8, 32
+    config = DecoderConfig(V, D, hidden, 1, heads, key_heads, width, qkv_bias=True)
+    shapes, mesh = param_shapes(config), make_mesh(*axes)
+    places = param_shardings(mesh, shapes)
+    held = jax.tree.map(lambda x, place: place.shard_shape(x.shape), shapes, places)
+    _, fsdp, tensor = axes
+    assert held["embedding"] == held["head"] == (V // tensor // fsdp, D)
+    layer = held["layers"]
+    for name, count in (("query", heads), ("key", key_heads), ("value", key_heads)):
+        assert layer[name]["kernel"] == (1, D // fsdp, count // tensor, width), name
+        assert layer[name]["bias"] == (1, count // tensor, width), name
+    assert layer["output"]["kernel"] == (1, heads // tensor, width, D // fsdp)
+    for name in ("gate", "up"):
+        assert layer[name]["kernel"] == (1, D // fsdp, hidden // tensor), name
+    assert layer["down"]["kernel"] == (1, hidden // tensor, D // fsdp)
+    assert layer["attention_norm"]["scale"] == (1, D)

@@ -3,9 +3,11 @@
 import jax
 import numpy as np
 
+from iapo_jax.data.problems import Problems
 from iapo_jax.model.sampling import prompt_keys
 from iapo_jax.pretrained.tokenization import thinking_lengths
-from iapo_jax.rollout.sampler import distinct_rows
+from iapo_jax.rollout.sampler import Sampler, distinct_rows, draw_rollout
+from iapo_jax.sharding import by_prompt, make_mesh
 
 
 class OneLetterTokenizer:
@@ -28,6 +30,28 @@ def test_a_row_that_comes_twice_draws_twice():
     assert len({tuple(row) for row in np.asarray(keys).tolist()}) == 5
     alone = jax.random.key_data(prompt_keys(0, 7, np.asarray([3])))
     np.testing.assert_array_equal(keys[0], alone[0])
+
+
+def test_no_round_of_a_step_draws_what_another_drew():
+    """Their keys come from numbers that are all different, whatever rows the rounds hold."""
+    numbers = []
+
+    def keys(seed, step, rows):
+        numbers.extend(rows.tolist())
+        return rows
+
+    problems = Problems([], [[1]] * 5, [], [], 0)
+    sampler = Sampler(
+        draw=lambda params, prompts, keys: keys,
+        prepare=lambda params: params,
+        keys=keys,
+        prompt_width=16,
+        placement=by_prompt(make_mesh(1, 1, 1)),
+    )
+    for number in range(3):
+        draw_rollout(sampler, None, problems, [3, 1, 3], seed=0, step=7, round=number)
+    assert len(set(numbers)) == len(numbers) == 9
+    assert numbers[:3] == [3, 1, 8]
 
 
 def test_thinking_ends_at_the_first_sign_of_an_end():
