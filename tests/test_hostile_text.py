@@ -297,9 +297,9 @@ def test_an_answer_is_teacher_forced_as_text(tokenizer, arithmetic):
     )
     assert not set(control.values()) & set(np.ravel(made.tokens).tolist())
     assert probes.tokenized_apart(tokenizer, "<think>", ["1", "</think>"], 9) == []
-    probes.check_answers(tokenizer, ["<think>"], "</think>")
+    probes.check_gold_answers(tokenizer, ["<think>"], "</think>")
     with pytest.raises(UserError, match="the text '5<think>' contains '<think>'"):
-        probes.check_answers(arithmetic, ["5<think>"], "</answer>")
+        probes.check_gold_answers(arithmetic, ["5<think>"], "</answer>")
     options = dict(golds=["1"], completions=[["<answer>5<eos></answer>"]], width=9)
     own = dict(estimator="answer_log_prob", reference="own", answer_end="</answer>")
     assert probes.make_answers(arithmetic, **own, **options).length.tolist() == [[[0]]]

@@ -112,9 +112,9 @@ def test_answers_that_begin_alike_beyond_the_width_are_one(opened):
 
 
 def test_an_answer_without_tokens_is_named(opened):
-    probes.check_answers(opened.tokenizer, ["7", "12345"], END)
+    probes.check_gold_answers(opened.tokenizer, ["7", "12345"], END)
     with pytest.raises(UserError, match="'  ' has no tokens"):
-        probes.check_answers(opened.tokenizer, ["7", "  "], END)
+        probes.check_gold_answers(opened.tokenizer, ["7", "  "], END)
 
 
 def test_wrong_answers_longer_than_every_gold_one_are_whole(opened):

@@ -88,7 +88,7 @@ def _encode_own(tokenizer: Any, text: str | None, end: str, width: int) -> list[
         return []
 
 
-def check_answers(tokenizer: Any, golds: Sequence[str], end: str) -> None:
+def check_gold_answers(tokenizer: Any, golds: Sequence[str], end: str) -> None:
     """Whether there is something to teacher-force.
 
     Raises:
@@ -234,7 +234,7 @@ def make_probe_maker(
         boundary = put(tokens, everywhere)
     if section.estimator != "answer_entropy":
         width = section.max_answer_length
-        check_answers(tokenizer, golds, section.answer_end)
+        check_gold_answers(tokenizer, golds, section.answer_end)
         longer = count_longer(tokenizer, golds, section.answer_end, width)
         apart = tokenized_apart(tokenizer, section.postfix, golds, width)
     where = put(postfix, everywhere)
