@@ -1,6 +1,7 @@
 """The reference of all fields: the text of --help, and docs/configuration.md."""
 
 import inspect
+import json
 from collections.abc import Iterator
 
 from iapo_jax.config.evaluate import EvaluateConfig
@@ -63,7 +64,7 @@ def summary(section: type) -> str:
 
 
 def _line(leaf: Leaf) -> str:
-    head = f"  {leaf.name} = {leaf.default!r}"
+    head = f"  {leaf.name} = {_yaml(leaf.default)}"
     return f"{head:<44} {leaf.help}"
 
 
@@ -99,20 +100,15 @@ def _alias_rows() -> str:
 
 
 def _table(found: Iterator[Leaf]) -> str:
-    rows = ["| field | default | meaning |\n|---|---|---|\n"]
+    rows = ["| field | default | range | meaning |\n|---|---|---|---|\n"]
     for leaf in found:
-        notes = [leaf.help]
-        if bounds := str(leaf.range):
-            notes.append(bounds)
+        meaning = leaf.help.replace("<", "&lt;")
         if leaf.advanced:
-            notes.append("*advanced*")
-        text = "; ".join(notes).replace("|", "\\|").replace("<", "&lt;")
-        rows.append(f"| `{leaf.name}` | {_code(leaf.default)} | {text} |\n")
+            meaning += " (*advanced*)"
+        cells = (f"`{leaf.name}`", f"`{_yaml(leaf.default)}`", str(leaf.range), meaning)
+        rows.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |\n")
     return "".join(rows)
 
 
-def _code(value: object) -> str:
-    text = "null" if value is None else repr(value)
-    if isinstance(value, bool):
-        text = str(value).lower()
-    return f"`{text}`".replace("|", "\\|")
+def _yaml(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -18,7 +18,7 @@ class ModelSection:
     )
     revision: str | None = option(None, "branch, tag or commit on the hub", trl="model_revision")
     config: str | None = option(
-        None, "a config.json: start a NEW random model of this architecture, without model.path"
+        None, "a config.json: start a new random model of this architecture, without model.path"
     )
     tokenizer: str | None = option(None, "directory or hub name; default: that of model.path")
     dtype: str = option(
@@ -150,7 +150,7 @@ class InformationSection:
     )
     stride: int = option(
         1,
-        "probe after every this many tokens; the tokens between share the information equally",
+        "tokens between two probes; the tokens between them share the information equally",
         at_least=1,
     )
     boundaries: list[str] = option(
