@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import (
     GrammarParseError,
     InterpolationResolutionError,
     OmegaConfBaseException,
 )
 
+from iapo_jax.config.evaluate import EvaluateConfig
 from iapo_jax.config.fields import leaves, own_fields
 from iapo_jax.config.sft import SftConfig
 from iapo_jax.config.train import TrainConfig
@@ -32,7 +33,7 @@ _LARGEST_FILE = 1_000_000  # bytes; no config is longer
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # `\${` is literal
 
 
-_WORDS = {str: "a text", int: "a whole number", float: "a number"}
+_KINDS = {str: "a text", int: "a whole number", float: "a number"}
 
 
 def load_config(schema: type[Config], path: str | None, overrides: Sequence[str] = ()) -> Config:
@@ -58,9 +59,7 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
             base = OmegaConf.unsafe_merge(base, layer)  # faster: copies neither
             if number == 0 and path is not None and named and named[-1] != _method_of(base):
                 base.algorithm.options = {}  # the file's belong to another method
-        except OmegaConfBaseException as error:
-            raise UserError(f"{source}: {_first_line(error)}") from None
-        except TypeError as error:  # omegaconf raises it for a path through a value
+        except (OmegaConfBaseException, TypeError) as error:  # TypeError: a path through a value
             raise UserError(f"{source}: {_first_line(error)}") from None
     try:
         config = OmegaConf.to_object(base)
@@ -110,7 +109,7 @@ def _check_entries(section: Any, prefix: str = "") -> None:
             for entry in value:
                 if not isinstance(entry, kind):
                     raise UserError(
-                        f"{prefix}{field.name} has the entry {entry!r:.80}; expected {_WORDS[kind]}"
+                        f"{prefix}{field.name} has the entry {entry!r:.80}; expected {_KINDS[kind]}"
                     )
 
 
@@ -121,7 +120,7 @@ def _first_line(error: Exception) -> str:
     return f"field {error.full_key}: {message}" if getattr(error, "full_key", None) else message
 
 
-def _read_override(text: str) -> Any:
+def _read_override(text: str) -> DictConfig:
     """`key=value` as a layer.
 
     The value is YAML if it is quoted, a list, a mapping, a number, true, false or null. Any other
@@ -149,11 +148,11 @@ def _read_override(text: str) -> Any:
     return layer
 
 
-def _method_of(layer: Any) -> Any:
+def _method_of(layer: DictConfig) -> str | None:
     return OmegaConf.select(layer, "algorithm.name") if OmegaConf.is_dict(layer) else None
 
 
-def _read_yaml(path: str) -> Any:
+def _read_yaml(path: str) -> DictConfig:
     try:
         layer = OmegaConf.load(io.StringIO(_read_text(path)))
     except UserError:
@@ -190,9 +189,9 @@ def _read_text(path: str) -> str:
 
 
 def _check_names(
-    schema: type, layer: Any, source: str, prefix: str = "", root: type | None = None
+    schema: type, layer: DictConfig, source: str, prefix: str = "", root: type | None = None
 ) -> None:
-    """Rejects an unknown field with the one that was meant, and a value of another shape."""
+    """Rejects unknown fields, naming the field that was meant, and values of another shape."""
     fields = {f.name: f for f in own_fields(schema)}
     for key in layer:
         if key not in fields:
@@ -236,7 +235,7 @@ def _nearest(key: str, fields: dict[str, Any], prefix: str, root: type) -> str:
     return f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
 
 
-def to_yaml(config: Any) -> str:
+def to_yaml(config: TrainConfig | SftConfig | EvaluateConfig) -> str:
     """The resolved config as YAML, which loads back to an equal config."""
     return OmegaConf.to_yaml(OmegaConf.create(_escape(dataclasses.asdict(config))))
 

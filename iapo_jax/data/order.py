@@ -40,10 +40,10 @@ def _permutation(rows: int, seed: int) -> np.ndarray:
     block = np.arange(1 << 2 * width)
     left, right = block >> width, block & mask
     for key in _seed_words(seed, _ROUNDS):
-        one, two, eight = ((right << n | right >> width - n) & mask for n in (1, 2, 8))
-        left, right = right, left ^ (one & eight ^ two) ^ (key & mask)
+        rotated = {n: (right << n | right >> width - n) & mask for n in (1, 2, 8)}
+        left, right = right, left ^ (rotated[1] & rotated[8] ^ rotated[2]) ^ (key & mask)
     image = left << width | right
-    # Walks all cycles at once: `jump` is 1, 2, 4, ... steps, and stays at a row.
+    # Walks all cycles at once: `jump` takes 1, 2, 4, ... steps and stops at the first row.
     found, jump = image[:rows], np.where(block < rows, block, image)
     while (found >= rows).any():
         found, jump = jump[found], jump[jump]

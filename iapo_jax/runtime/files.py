@@ -1,6 +1,6 @@
 """JSON and JSONL files, and writes that are complete or do not happen.
 
-Every reader ends a mistake in one sentence with the file and the line.
+Readers report damage in one sentence that names the file and the line.
 """
 
 import contextlib
