@@ -94,7 +94,7 @@ def test_problem_example():
     assert problem.inverses == ["46-34=12", "31+15=46", "59-28=31"]
 
 
-def test_problems_in_range_and_right(samples):
+def test_problems_in_range_and_correct(samples):
     for problem, _ in samples:
         assert len(problem.numbers) in (3, 4, 5)
         values = [int(n) for n in re.findall(r"[+-]?\d+", problem.question)]

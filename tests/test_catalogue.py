@@ -239,7 +239,7 @@ def test_dapo_as_published(dapo, shared_data):
 
 
 def test_real_overlaps(dapo, shared_data):
-    """Each pair was looked at; no other pair of these sets shares a question."""
+    """All pairs of these sets that share a question; each was checked by hand."""
     ask = lambda text: [row.question for row in load(text.format(shared_data)).rows]  # noqa: E731
     training = [row.question for row in dapo.rows]
     math, amc = (ask("math-500={}/math500/test.jsonl"), ask("amc-2023={}/amc23/test.jsonl"))
@@ -338,7 +338,7 @@ HUB = [
 
 
 @pytest.mark.parametrize("spec, asked, row, expected", HUB, ids=[case[0] for case in HUB])
-def test_the_hub_is_asked_for_the_right_rows(monkeypatch, spec, asked, row, expected):
+def test_the_rows_that_are_requested_from_the_hub(monkeypatch, spec, asked, row, expected):
     calls = []
 
     def load_dataset(name, subset=None, split=None):
@@ -440,7 +440,7 @@ def test_dapo_cleaning_in_small(tmp_path):
 # ----------------------------------------------------------------------- splits and sections
 
 
-def test_a_file_says_which_split_it_is(tmp_path):
+def test_a_file_name_states_its_split(tmp_path):
     path = write(tmp_path / "train.jsonl", [{"question": "q", "answer": "1"}])
     assert load(f"gsm8k={path}").split == "train"
     assert load(f"gsm8k={path}", split="test").split == "train"
@@ -523,7 +523,7 @@ def test_a_named_set_brings_its_prompt():
     assert chat_prompts.render_prompt(Plain(), "12+34", task) == "12+34\n\n"
 
 
-def test_each_kind_is_asked_for_in_its_form():
+def test_each_kind_has_its_instruction():
     words = {"integer": "integer", "latex": "LaTeX", "choice": "letter"}
     for name, one in DATA_SETS.items():
         assert one.default in one.splits
@@ -596,7 +596,7 @@ def test_what_training_must_leave_out():
 
 @given(st.data())
 def test_what_is_left_has_no_overlap(data):
-    """And nothing more is left out than what by itself would be refused."""
+    """Only questions that would be refused are left out."""
     words = st.sampled_from(["How many integers from 1 to 1000 are odd", "1+2", "?", ". ", " x"])
     asked = st.lists(st.lists(words, min_size=1, max_size=4).map("".join), max_size=6)
     training, evaluation = data.draw(asked), data.draw(asked)
@@ -669,7 +669,7 @@ def test_what_cannot_be_repaired(text):
 @pytest.mark.parametrize(
     "text", ["a\nu = 3", "\tdraw(x)", "\n\nrho\r\n", r"\frac \times", "é 抛物线", "$$\nu$$"]
 )
-def test_what_is_no_damage(text):
+def test_undamaged_texts(text):
     assert questions.repair(text) == text
 
 

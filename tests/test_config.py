@@ -519,7 +519,7 @@ def test_a_hostile_file_is_one_sentence(tmp_path, monkeypatch, content, sentence
     assert [path.name for path in tmp_path.iterdir()] == ["c.yaml"]
 
 
-def test_what_is_no_file(tmp_path):
+def test_a_path_that_is_not_a_file(tmp_path):
     with pytest.raises(UserError, match="is a directory; expected a YAML file"):
         load_config(TrainConfig, str(tmp_path))
     with pytest.raises(UserError, match="/dev/zero' has more than 1,000,000 bytes"):
@@ -590,8 +590,8 @@ def test_names_of_trl_are_known(write, override, near):
     assert str(caught.value).endswith(f"did you mean {near}")
 
 
-def test_an_alias_is_no_field_of_another_meaning():
-    """A foreign name that is a field here, too, stands in the table with what differs."""
+def test_an_alias_means_its_own_field():
+    """No alias is the name of another field."""
     for schema in SCHEMAS:
         known = {leaf.name.rpartition(".")[2]: leaf for leaf in leaves(schema)}
         for leaf in leaves(schema):

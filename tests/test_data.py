@@ -120,7 +120,7 @@ def test_a_bad_array_is_named_with_its_row(tmp_path, text, sentence):
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_byte_order_mark_is_no_row(tmp_path):
+def test_a_byte_order_mark_is_skipped(tmp_path):
     for name, text in (("rows.jsonl", '{"a": 1}\n{"a": 2}'), ("rows.json", '[{"a": 1}, {"a": 2}]')):
         (tmp_path / name).write_text(text, encoding="utf-8-sig")
         assert loading.load_rows(section(tmp_path / name)) == [{"a": 1}, {"a": 2}]
@@ -260,7 +260,7 @@ def written(tmp_path, *rows):
         ([("Sum of a?", "1"), ("sum of A?", "1")], "rows 1 and 2"),
     ],
 )  # fmt: skip
-def test_repeated_questions_are_said(tmp_path, rows, told):
+def test_a_note_lists_repeated_questions(tmp_path, rows, told):
     path = written(tmp_path, *rows)
     found = loading.load_section(section(path))
     assert len(found.rows) == len(rows)
@@ -296,8 +296,8 @@ def test_two_answers_to_a_question_are_an_error(tmp_path, rows, sentence):
     assert len(loading.load_set(parse_spec(path), strict=None).rows) == len(rows)
 
 
-def test_two_answers_on_the_hub_are_said(monkeypatch):
-    """Nobody can mend them there."""
+def test_two_answers_on_the_hub_are_a_note(monkeypatch):
+    """The user cannot correct them there."""
     rows = [{"question": "1+1", "answer": "2"}, {"question": "1+1", "answer": "3"}]
     monkeypatch.setattr(loading, "open_rows", lambda *_: iter(rows))
     (note,) = loading.load_section(section("owner/set")).notes
@@ -356,7 +356,7 @@ def test_long_prompts_are_named(tmp_path):
     assert data.note_left_out(problems, found, 9, strict=True) == []
 
 
-def test_a_question_that_is_no_text_is_named(tmp_path):
+def test_a_question_that_is_not_a_text_is_named(tmp_path):
     path = written(tmp_path, ("1+1", "2"), ("\ud800", "3"))
     with pytest.raises(UserError, match=f"{path}, row 2: the question is .*; expected UTF-8 text"):
         loading.load_section(section(path))
@@ -422,14 +422,14 @@ def test_a_problem_keeps_its_question_without_the_instruction():
     assert problems.texts[0] == "<system> s <user> 1+1 An integer. <assistant>"
 
 
-def test_an_instruction_with_its_own_distance():
+def test_an_instruction_with_its_own_separator():
     prompt = PromptSection(instruction="\nAn integer.")
     assert (
         chat_prompts.render_prompt(Words(), "1+1", prompt) == "<user> 1+1\nAn integer. <assistant>"
     )
 
 
-def test_a_template_that_refuses_is_one_sentence():
+def test_a_template_that_rejects_is_one_sentence():
     class Strict(Words):
         def apply_chat_template(self, messages, **options):
             raise RuntimeError("System role not supported\nin line 1")
@@ -523,8 +523,8 @@ def test_the_order_is_that_of_earlier_versions(rows, batch, seed, step, expected
     assert order.batch_order(rows, batch, seed)(step).tolist() == expected
 
 
-def test_every_row_comes_once_where_the_number_of_rows_is_a_power_of_four_and_one():
-    """grain repeats a row there, and leaves one out."""
+def test_every_row_comes_once_for_a_power_of_four_and_one_rows():
+    """grain repeats a row of such a set, and omits another."""
     rows = 4**8 + 1
     found = order.batch_order(rows, rows, seed=3)(0)
     np.testing.assert_array_equal(np.sort(found), np.arange(rows))

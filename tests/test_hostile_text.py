@@ -149,7 +149,7 @@ def test_a_control_token_in_a_question_is_text(tokenizer, question):
 
 @settings(max_examples=40, deadline=None, database=None)
 @given(QUESTIONS)
-def test_so_it_is_where_a_template_trims(question):
+def test_a_control_token_is_text_if_the_template_trims(question):
     trimming = _kept("trim", lambda: byte_level(TRIMMING))
     made = check_prompt(trimming, question, question.strip())
     assert decode(trimming, made.ids) == made.text
@@ -157,7 +157,7 @@ def test_so_it_is_where_a_template_trims(question):
 
 @settings(max_examples=40, deadline=None, database=None)
 @given(QUESTIONS.filter(str.isascii).filter(lambda text: "\x00" not in text))
-def test_so_it_is_where_the_place_of_a_piece_matters(question):
+def test_a_control_token_is_text_if_its_place_changes_the_tokens(question):
     """A piece encoded by itself would get the space that begins a text."""
     spaced = _kept("metaspace", metaspace)
     check_prompt(spaced, question, question)
@@ -261,7 +261,7 @@ def test_deep_messages_are_named(tmp_path):
             loading.load_rows(DataSection(dataset=str(tmp_path / "r.jsonl")))
 
 
-def test_a_vocabulary_that_cannot_spell_a_control_token_says_so(arithmetic):
+def test_a_vocabulary_that_cannot_spell_a_control_token_is_an_error(arithmetic):
     rows = loading.parse_rows(
         [{"question": q, "answer": "1"} for q in ("1+2", "1+2</think>3")], "rows"
     )
@@ -346,13 +346,13 @@ def test_an_evaluation_probes_the_ids_that_were_sampled_from(tokenizer, tmp_path
     assert encode(tokenizer, seen[0].prompt.text) != seen[0].prompt.ids
 
 
-# ------------------------------------------------------------------ characters that are none
+# ------------------------------------------------------------------ lone surrogates
 
 SURROGATE = "a\ud800b"
 
 
 @pytest.mark.parametrize("column", ["question", "answer"])
-def test_a_row_that_is_no_unicode_is_named(column):
+def test_a_row_that_is_not_unicode_is_named(column):
     rows = [{"question": "1", "answer": "1"}, {"question": "1", "answer": "1", column: SURROGATE}]
     with pytest.raises(UserError, match=f"^r, row 2: the {column} is 'a.ud800b'; expected UTF"):
         loading.parse_rows(rows, "r")
@@ -479,8 +479,8 @@ JOBS = [
 ]  # fmt: skip
 
 
-def test_algebra_of_hostile_texts_is_wrong_in_bounded_time_and_memory():
-    """Behind a fresh number or a formula nothing is right; the process does not grow."""
+def test_algebra_of_hostile_texts_is_incorrect_in_bounded_time_and_memory():
+    """Nothing is correct after a new number or a formula; the process does not grow."""
     pairs = [(job, "x+1") for job in JOBS] + [(hostile.FRESH, JOBS[0]), ("x+1", JOBS[2])]
     with AnswerChecker(2, timeout=5.0, memory=2**30) as checker:
         checker.check([("x+2", "2+x")])
@@ -508,7 +508,7 @@ def test_letters_that_only_look_like_a_choice():
     assert decide("(s)", "S", "choice") is True
 
 
-def test_digits_of_other_scripts_are_never_right():
+def test_digits_of_other_scripts_are_never_correct():
     pairs = []
     for digits in hostile.DIGITS:
         for gold in ("12", "1/2", "x+12", "\\frac{12}{5}", "(1, 2)", "12 cm"):

@@ -124,7 +124,7 @@ def test_contradictions_are_refused(configure, tmp_path, overrides, sentence):
         ["reward.weights=[0]"],  # a control
     ],
 )
-def test_what_is_merely_useless_is_no_mistake(configure, overrides):
+def test_a_useless_setting_is_accepted(configure, overrides):
     if "algorithm.name=iapo" in overrides:
         overrides = [*overrides, "information.postfix=</think><answer>"]
     assert set_up(configure(*overrides)).problems.answers[0] == "2"
@@ -206,7 +206,7 @@ def good(prompts, completions, answer, **columns):
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("error")  # such as of a coroutine that nobody awaited
-def test_a_wrong_reward_shows_at_the_start(configure, tmp_path, name, sentence):
+def test_a_faulty_reward_fails_at_the_start(configure, tmp_path, name, sentence):
     (tmp_path / "pay.py").write_text(REWARDS)
     said = refusal(configure, tmp_path, f"reward.functions=[{tmp_path / 'pay.py'}:{name}]")
     assert sentence in said
@@ -230,7 +230,7 @@ def test_a_reward_is_tried_once_as_the_run_will_call_it(configure, tmp_path):
 # ---------------------------------------------------------------------------------- rows
 
 
-def test_the_sentences_about_rows_are_said_and_strict_makes_them_errors(configure, tmp_path):
+def test_notes_about_rows_are_errors_if_strict(configure, tmp_path):
     long = {"question": "+".join("9" * 30), "answer": "270"}
     write_rows(tmp_path / "mine.jsonl", [*SUMS, long, SUMS[2], {**SUMS[3], "answer": "8.0"}, long])
     again = f"{tmp_path}/mine.jsonl: 3 rows ask a question that is there before: rows 3 and 10; "
@@ -339,7 +339,7 @@ def no_weights(monkeypatch):
 def test_an_evaluation_is_refused_before_weights_are_loaded(
     words, sentence, model, tmp_path, no_weights, capsys, monkeypatch
 ):
-    """Also for what is wrong with the second model, which would show after hours."""
+    """Also for a mistake in the second model, which would otherwise fail after hours."""
     monkeypatch.chdir(tmp_path)
     write_rows(tmp_path / "rows.jsonl", [*SUMS, {"question": "1+2+3+4", "answer": "10"}][1:])
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
@@ -438,7 +438,7 @@ def test_a_reward_is_refused_before_weights_are_loaded(configure, tmp_path, monk
 
 
 def test_inspect_does_not_ask_for_a_directory_of_a_run(model, tmp_path, capsys):
-    """It writes none: the config of a run whose directory is elsewhere is fine."""
+    """It writes no run directory, so a run's config is accepted as it is."""
     words = ["--model", str(model), "--prompt", "1+1", "output_dir=/dev/null/x", "seed=-1"]
     assert inspect.main(words) == 2
     assert "seed is -1" in capsys.readouterr().err

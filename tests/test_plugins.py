@@ -1,4 +1,4 @@
-"""A user's own code by its name: found, run once, and told with file and line where it fails."""
+"""A user's code by its name: loaded once; an error names the file and the line."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Two processes of two devices: one run, of which neither outlives the other."""
+"""Two processes of two devices are one run, and end together."""
 
 import signal
 import subprocess
@@ -105,8 +105,8 @@ def test_two_processes_are_one_run_and_die_as_one(configure, world, tmp_path):
         assert (two / texts).read_text() == (one / texts).read_text()
 
 
-def test_an_error_of_the_first_is_everybodys(monkeypatch):
-    """The messages of `on_process_zero`, as the two sides of a pair see them."""
+def test_an_error_of_process_zero_is_raised_everywhere(monkeypatch):
+    """`on_process_zero` as each of two processes sees it."""
     channel = []
     monkeypatch.setattr(processes.jax, "process_count", lambda: 2)
 
