@@ -264,7 +264,10 @@ def largest_differences(runs: dict, theirs, text, prompt: int, exit) -> list[flo
 
 def abstract_inputs(length: int, generations: int = 8, prompt: int = 256):
     """Shapes of one prompt with `generations` completions, and of the probe at every prefix."""
-    ids = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
+
+    def ids(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.int32)
+
     rows = (1, generations)
     floats = jax.ShapeDtypeStruct((*rows, length), jnp.float32)
     flags = jax.ShapeDtypeStruct(rows, jnp.bool_)
@@ -300,8 +303,13 @@ def accelerator(config: DecoderConfig, length: int, repeats: int) -> None:
     params = jax.jit(lambda: init_params(config, jax.random.key(0)))()
     shapes, _ = abstract_inputs(length)
     rng = np.random.default_rng(0)
-    ids = lambda s: jnp.asarray(rng.integers(0, config.vocab_size, s.shape), jnp.int32)  # noqa: E731
-    full = lambda s, value: jnp.full(s.shape, value, s.dtype)  # noqa: E731
+
+    def ids(s):
+        return jnp.asarray(rng.integers(0, config.vocab_size, s.shape), jnp.int32)
+
+    def full(s, value):
+        return jnp.full(s.shape, value, s.dtype)
+
     size = full(shapes.length, length)
     prompts = Prompts(
         ids(shapes.prompts.tokens),
@@ -316,7 +324,9 @@ def accelerator(config: DecoderConfig, length: int, repeats: int) -> None:
 
     @jax.jit
     def update(params, prompts, tokens):  # all gradients: XLA leaves out what nobody asks for
-        loss = lambda p: score_completions(model, p, prompts, tokens, one).log_prob.mean()  # noqa: E731
+        def loss(p):
+            return score_completions(model, p, prompts, tokens, one).log_prob.mean()
+
         return jax.value_and_grad(loss)(params)
 
     runs = {

@@ -47,9 +47,15 @@ def main() -> None:
     split = by_prompt(mesh)
     shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     places = param_shardings(mesh, shapes)
-    struct = lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
+
+    def struct(x, place):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
     params = jax.tree.map(struct, shapes, places)
-    ids = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=split)  # noqa: E731
+
+    def ids(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=split)
+
     prompts = Prompts(ids(arguments.devices, 512), ids(arguments.devices))
     tokens = ids(arguments.devices, 8, arguments.length)
 

@@ -59,7 +59,10 @@ def first_group() -> tuple[dict[str, Group], str, int]:
     text = text.removeprefix("<user>").partition("<assistant>")[0]
     # Correct completions first, and short ones first.
     order = np.lexsort((groups.mask[chosen].sum(-1), ~groups.correct[chosen]))
-    pick = lambda groups: jax.tree.map(lambda x: jax.numpy.asarray(x[chosen][order]), groups)  # noqa: E731
+
+    def pick(groups: Group) -> Group:
+        return jax.tree.map(lambda x: jax.numpy.asarray(x[chosen][order]), groups)
+
     picked = {name: pick(groups) for name, (groups, *_) in seen.items()}
     return picked, text, setup.config.sampling.max_completion_length
 

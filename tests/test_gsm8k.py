@@ -47,7 +47,10 @@ def write_model(directory, tokenizer_directory):
     rng = np.random.default_rng(0)
     small_config().save_pretrained(directory)
     write_tokenizer(directory, tokenizer_directory)
-    normal = lambda *shape: rng.normal(0, 0.2, shape).astype(np.float32)  # noqa: E731
+
+    def normal(*shape):
+        return rng.normal(0, 0.2, shape).astype(np.float32)
+
     tensors = {"model.embed_tokens.weight": normal(VOCABULARY, WIDTH)}
     tensors["model.norm.weight"] = np.ones(WIDTH, np.float32)
     kv = WIDTH // 2

@@ -55,7 +55,10 @@ def test_the_table_says_what_a_method_is_made_of(page):
     for name, shape, keep, _, token_mask, loss, probes, _ in rows_of(page, "name"):
         name = name.strip("`")
         algorithm = ALGORITHMS[name]
-        made = lambda piece: getattr(piece, "__name__", "")  # noqa: E731
+
+        def made(piece):
+            return getattr(piece, "__name__", "")
+
         assert shape.strip("`") == made(algorithm.reward_shaping)
         expected = "dynamic sampling" if algorithm.dynamic_sampling else made(algorithm.filter)
         assert keep.strip("`") == expected

@@ -13,7 +13,10 @@ def rows(columns):
     """The cells of the page's table with so many columns; backticks are quotes."""
     lines = [line for line in PAGE.splitlines() if line.startswith("| `")]
     cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
-    unquote = lambda cell: cell[1:-1] if cell.startswith("`") else cell  # noqa: E731
+
+    def unquote(cell):
+        return cell[1:-1] if cell.startswith("`") else cell
+
     return [[unquote(cell) for cell in row] for row in cells if len(row) == columns]
 
 

@@ -222,10 +222,13 @@ def test_a_replaced_result_is_withdrawn_unless_it_repeats_the_config_and_the_pro
     archive, job = sweep["archive"], sweep["plan"].Job("easy", "gfpo", 3, 0)
     old = result(sweep, job, "test", seed=1)
     other = result(sweep, job._replace(seed=1), "test")
-    merge = lambda new: [  # noqa: E731
-        (row.result.config, row.withdrawn)
-        for row in archive.merge(map(archive.Row, (old, other)), [new])
-    ]
+
+    def merge(new):
+        return [
+            (row.result.config, row.withdrawn)
+            for row in archive.merge(map(archive.Row, (old, other)), [new])
+        ]
+
     assert merge(old._replace(seconds=9.0)) == [(other.config, False), (old.config, False)]
     changed = [(old.config, True), (other.config, False), ("changed", False)]
     assert merge(old._replace(config="changed")) == changed
@@ -254,7 +257,10 @@ def finish_jobs(sweep, directory, jobs, split="select"):
 
 def test_last_runs_wait_for_their_grid(sweep, tmp_path):
     queue, plan = sweep["queue"], sweep["plan"]
-    ready = lambda: list(queue.ready(["chain"], tmp_path))  # noqa: E731
+
+    def ready():
+        return list(queue.ready(["chain"], tmp_path))
+
     assert ready() == [queue.start_job("chain"), *plan.grid_jobs("chain")]
     grpo = [job for job in plan.grid_jobs("chain") if job.method == "grpo"]
     finish_jobs(sweep, tmp_path, [queue.start_job("chain"), *grpo[:3]])
@@ -327,7 +333,10 @@ def test_a_result_of_another_config_is_not_done(sweep, tmp_path):
 
 def test_a_disk_without_locks_is_refused(sweep, tmp_path, monkeypatch):
     queue = sweep["queue"]
-    unlocked = lambda *_, **__: contextlib.nullcontext(False)  # noqa: E731
+
+    def unlocked(*_, **__):
+        return contextlib.nullcontext(False)
+
     monkeypatch.setattr(queue, "file_lock", unlocked)
     with (
         pytest.raises(UserError, match="without locks, where two workers might"),
@@ -339,7 +348,10 @@ def test_a_disk_without_locks_is_refused(sweep, tmp_path, monkeypatch):
 def test_two_workers_never_do_the_same(sweep, tmp_path):
     queue, settings = sweep["queue"], ["growing"]
     results, work = tmp_path / "results", tmp_path / "work"
-    claim = lambda: queue.claimed(settings, results, work)  # noqa: E731
+
+    def claim():
+        return queue.claimed(settings, results, work)
+
     with claim() as first, claim() as second:
         assert first == queue.start_job("growing") and second.method == "grpo"
     with claim() as again:  # what was given up is taken up
@@ -418,9 +430,14 @@ def test_a_start_that_was_measured_on_other_problems_does_not_count(sweep, resul
 
 def test_a_ratio_to_a_length_that_may_be_0_has_no_interval(sweep):
     analysis, run = sweep["analysis"], result(sweep, sweep["plan"].Job("easy", "grpo", 0, 0))
-    entry = lambda *lengths: analysis.Entry(  # noqa: E731
-        "grpo", tuple(outcomes(n, length=length) for n, length in enumerate(lengths)), (run,) * 3
-    )
+
+    def entry(*lengths):
+        return analysis.Entry(
+            "grpo",
+            tuple(outcomes(n, length=length) for n, length in enumerate(lengths)),
+            (run,) * 3,
+        )
+
     calm, torn = entry(50, 51, 52), entry(10, 12, 60)
     found = analysis.relative_length(torn, calm)
     assert math.isnan(found.low) and math.isnan(found.high)
@@ -475,7 +492,10 @@ def test_two_methods_where_both_fronts_reach(sweep):
         return analysis.Setting(name, begun, entries, grids, chosen)
 
     rival = [(50, 95), (40, 80), (45, 70), (30, 60)]
-    compare = lambda one: analysis.at_equal_length(one, "iapo_priced", "gfpo")  # noqa: E731
+
+    def compare(one):
+        return analysis.at_equal_length(one, "iapo_priced", "gfpo")
+
     for length, accuracy in ((50, 0.95), (40, 0.80), (45, 0.875), (30, 0.60), (70, 0.95)):
         found = compare(setting([(length, 90)], rival))
         assert (found.tokens, found.second) == pytest.approx((length, accuracy))
@@ -614,7 +634,10 @@ def test_grids_without_last_runs_have_a_table_of_their_own(sweep, tmp_path):
     begun = result(sweep, queue.start_job("chain"), "test", accuracy=0.5, length=70)
     begun = begun._replace(outcomes={**begun.outcomes, "select": outcomes(length=80)})
     sweep["records"].write(tmp_path, begun)
-    load = lambda: sweep["analysis"].load(tmp_path, "chain")  # noqa: E731
+
+    def load():
+        return sweep["analysis"].load(tmp_path, "chain")
+
     assert sweep["findings"].render([load()]) == ""
     grids = plan.grid_jobs("chain")
     jobs = [job for job in grids if job.method == "grpo" and job.choice < 2]
@@ -774,7 +797,10 @@ def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, made, tmp_path,
 
     # The page: before and after on the test problems, and another split as an evaluation.
     pages = sweep["pages"]
-    setting = lambda: sweep["analysis"].load(results, "growing")  # noqa: E731
+
+    def setting():
+        return sweep["analysis"].load(results, "growing")
+
     execute.measure_start("growing", work, results)
     monkeypatch.setattr(pages, "SHIFTED", {"again": ("growing", "test")})
     pages.write(setting(), work, tmp_path / "page")

@@ -130,7 +130,10 @@ def test_categories_are_read_back_from_the_text(bed, drawn, name):
 
 def test_what_no_piece_is_counts_as_wrong(bed):
     problem = bed["nested"].draw_problem(np.random.default_rng(0), bed["nested"].EASY)
-    read = lambda text: bed["categories"].categorize(problem, bed["pieces"].split_tokens(text))  # noqa: E731
+
+    def read(text):
+        return bed["categories"].categorize(problem, bed["pieces"].split_tokens(text))
+
     first = problem.steps[0].text
     assert set(read("1+1=7. ")) == {"wrong"} and set(read("= = 4")) == {"wrong"}
     assert read(f"{first}. {first}. ") == ["needed"] * (len(first) + 1) + ["second"] * (
@@ -142,7 +145,10 @@ def test_what_no_piece_is_counts_as_wrong(bed):
 def test_a_step_that_was_left_out_makes_no_other_redundant(bed):
     problem = bed["nested"].draw_problem(np.random.default_rng(0), bed["nested"].EASY)
     split = bed["pieces"].split_tokens
-    read = lambda text: bed["categories"].categorize(problem, split(text))  # noqa: E731
+
+    def read(text):
+        return bed["categories"].categorize(problem, split(text))
+
     first, *others = problem.steps
     assert others
     assert set(read("".join(f"{step.text}. " for step in others))) == {"needed"}

@@ -143,7 +143,9 @@ def _value(found: re.Match) -> Fraction | None:
 
 
 def _unsigned(part: dict[str, str]) -> Fraction:
-    number = lambda name: Fraction(part[name].replace(",", "").rstrip("."))  # noqa: E731
+    def number(name: str) -> Fraction:
+        return Fraction(part[name].replace(",", "").rstrip("."))
+
     if "whole" in part:
         over, under = ("a", "b") if "a" in part else ("c", "d")
         return number("whole") + number(over) / number(under)

@@ -7,7 +7,7 @@ seeds and problems; two methods are compared on the same problems.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -113,7 +113,10 @@ def relative_length(entry: Entry, base: Entry) -> Estimate:
     drawn = [_drawn(entry, 0), _drawn(base, 1)]
 
     lengths = [np.stack(x) for x in (own, other)]
-    ratio = lambda means: 100 * (means[0] / means[1] - 1)  # noqa: E731
+
+    def ratio(means: Sequence) -> Any:
+        return 100 * (means[0] / means[1] - 1)
+
     value = float(ratio([x.mean() for x in lengths]))
     means = [_mean(x, d.seeds, d.problems) for x, d in zip(lengths, drawn, strict=True)]
     if min(np.percentile(mean, 2.5) for mean in means) <= 0:
@@ -135,9 +138,13 @@ def front(setting: Setting, method: str) -> list[Point]:
     The chosen point has its final seeds, the others the seed of the grid.
     """
     split = SHIFTED.get(setting.name, (setting.name, "test"))[1]
-    point = lambda seeds: Point(  # noqa: E731
-        np.stack([o.length.mean(1) for o in seeds]), np.stack([o.correct.mean(1) for o in seeds])
-    )
+
+    def point(seeds: Sequence[Outcomes]) -> Point:
+        return Point(
+            np.stack([o.length.mean(1) for o in seeds]),
+            np.stack([o.correct.mean(1) for o in seeds]),
+        )
+
     found = [point(setting.start.seeds)]
     for one in setting.grids[method]:
         if one.choice == setting.chosen.get(method) and method in setting.entries:
@@ -240,7 +247,10 @@ def mean_information(entry: Entry) -> dict[str, dict[str, float]]:
     found = [r.information for r in entry.results if r.information]
     if not found:
         return {}
-    mean = lambda key: {n: float(np.mean([f[key][n] for f in found])) for n in found[0][key]}  # noqa: E731
+
+    def mean(key: str) -> dict[str, float]:
+        return {n: float(np.mean([f[key][n] for f in found])) for n in found[0][key]}
+
     profiles = [f["profile"] for f in found if f["profile"]]
     profile = np.mean(profiles, 0).tolist() if profiles else []
     return {"nats": mean("nats"), "tokens": mean("tokens"), "profile": dict(enumerate(profile))}

@@ -149,7 +149,10 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
     are relative to the start model's. All else is the method's default (`iapo_jax.ALGORITHMS`).
     """
     length, limit = SCALES[setting].length, SETTINGS[setting].max_length
-    tokens = lambda share: round(share * length)  # noqa: E731
+
+    def tokens(share: float) -> int:
+        return round(share * length)
+
     fast = {"optimizer.learning_rate": 2 * SCALES[setting].learning_rate}
     kl = [{"algorithm.beta": beta, **more} for more in ({}, fast) for beta in (0.04, 0.01)]
     # The paper searches 1e-6, 1e-4, 1e-2 and 1 for both; the first two are nothing here, and a beta

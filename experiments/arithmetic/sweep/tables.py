@@ -14,6 +14,7 @@ from sweep import analysis
 from sweep.analysis import BASE, Entry, Setting
 from sweep.choose import stability
 from sweep.plan import DECIDES, grid
+from sweep.records import Result
 
 RESULTS = (
     "setting",
@@ -297,9 +298,15 @@ def grids_table(setting: Setting) -> str:
         + " |",
         "|---" * (len(READ) + 6) + "|",
     ]
-    entry = lambda one: analysis.Entry(one.method, (one.outcomes["select"],), (one,))  # noqa: E731
+
+    def entry(one: Result) -> Entry:
+        return analysis.Entry(one.method, (one.outcomes["select"],), (one,))
+
     points = [entry(one) for results in setting.grids.values() for one in results]
-    accuracy = lambda point: analysis.figure(point, "accuracy").value  # noqa: E731
+
+    def accuracy(point: Entry) -> float:
+        return analysis.figure(point, "accuracy").value
+
     bases = [point for point in points if point.name == BASE]
     base = max(bases, key=accuracy, default=None)
     start = entry(setting.start.results[0])
