@@ -194,7 +194,7 @@ def test_what_rounds_to_nothing_is_not_told_with_a_sign():
         and "0.000'" not in text
         and "u before" not in text
     )
-    assert "<dt>information, nats</dt><dd>0.000</dd>" in render_page(
+    assert "<dt>information</dt><dd>0.000</dd>" in render_page(
         [example(3, 3, uncertainty=u, informativeness=s)]
     )
 

@@ -256,7 +256,7 @@ def _card(one: Inspection, index: int, scale: float, axes: Axes, name: str) -> C
             ("tokens", f"{len(one.tokens)}{stopped}"),
             ("of thinking", str(one.thinking_length)),
             ("u in thinking", f"{one.uncertainty[0]:.2f} → {end:.2f}"),
-            ("information, nats", signed(total(one))),
+            ("information", signed(total(one))),
         ],
         note=why_certain(one),
         curve=_curve(one, index, axes),

@@ -21,7 +21,7 @@ from iapo_jax.evaluation.intervals import Estimate
 from iapo_jax.information.templates import Markup, render
 from iapo_jax.report.series import Band
 
-# Colour of the light page -> the page's variable. The colors can be told apart by the
+# Color of the light page -> the page's variable. The colors can be told apart by the
 # color-blind; dashes and markers differ as well.
 INKS = {
     "#1c1e21": "--ink",
