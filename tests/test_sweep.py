@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import transformers
 
 from iapo_jax import ALGORITHMS
 from iapo_jax.algorithms.methods import make_algorithm
@@ -757,15 +756,8 @@ def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, made, tmp_path,
     texts = next(measured.glob("*.completions.jsonl"))
     told = [json.loads(line) for line in texts.read_text().splitlines()]
     assert np.mean([one["correct"] for one in told]) == read.outcomes["test"].correct.mean()
-    # A model that was trained so briefly rarely writes other tokens than the tokenizer would.
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        Path(sweep["problems"].HERE, "models/growing")
-    )
-    texts = [measure.reasoning(one["completion"]) for one in told if one["correct"]]
-    counts = [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
-    assert sum(read.categories.values()) == pytest.approx(np.mean(counts))
     thinking = [one["thinking_length"] for one in told if one["correct"]]
-    assert np.mean(np.equal(counts, thinking)) > 0.9
+    assert sum(read.categories.values()) == pytest.approx(np.mean(thinking))
     right = sum(one["correct"] for one in told if one["sample"] == 0)
     assert 0 < read.information["completions"] <= min(8, right)
     nats = sum(read.information["nats"].values())

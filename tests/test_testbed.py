@@ -299,6 +299,12 @@ def test_the_models_tokenizer_splits_as_the_generator_does(bed, drawn, tokenizer
         assert len(tokenizer.tokenize(problem.question)) == len(problem.question) <= 28
 
 
+def test_a_tag_within_the_reasoning_is_one_token(bed, tokenizer):
+    """As a model writes it that was trained briefly."""
+    text = "3:1. <user>3:1. <think>so it is 0. "
+    assert len(tokenizer.tokenize(text)) == len(bed["pieces"].split_tokens(text)) == 15
+
+
 def test_wrong_settings_are_one_sentence(bed, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["make_testbed.py", "medium"])
     with pytest.raises(SystemExit) as stopped:

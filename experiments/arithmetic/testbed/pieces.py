@@ -26,7 +26,7 @@ CLOSE = "</answer>"
 
 # How the tokenizer splits a text that a generator wrote; a test compares the two. The last
 # alternative catches whatever no generator writes, so that no character is lost.
-_SPLIT = re.compile(r"[a-z]+ ?|[0-9]|[+\-=?]|\. ?|\s|.")
+_SPLIT = re.compile(r"</?[a-z]+>|[a-z]+ ?|[0-9]|[+\-=?]|\. ?|\s|.")
 
 
 class Piece(NamedTuple):
@@ -67,7 +67,7 @@ class Habits(NamedTuple):
 
 
 def split_tokens(text: str) -> list[str]:
-    """The tokens of a reasoning text (no tags in it), as strings that concatenate to `text`."""
+    """The tokens of a reasoning text, as strings that concatenate to `text`."""
     return _SPLIT.findall(text)
 
 
