@@ -25,7 +25,7 @@ from iapo_jax.pretrained.loaded import initial_params
 from iapo_jax.rollout.dynamic_sampling import is_mixed
 from iapo_jax.sharding import fetch
 from iapo_jax.training.setup import Setup, set_up
-from iapo_jax.training.step import collect_groups, score_rollout
+from iapo_jax.training.step import generate, score_rollout
 
 ROOT = Path(__file__).resolve().parents[1]
 # Weights whose effect is visible; all other options have their defaults.
@@ -76,8 +76,8 @@ def _first_groups(estimator: str, method: str) -> tuple[Group, Setup, np.ndarray
     path = ROOT / "experiments" / "quickstart.yaml"
     setup = set_up(load_config(TrainConfig, str(path), overrides))
     params = initial_params(setup.loaded, setup.config.seed)
-    scored, _ = collect_groups(setup, params, 0, lambda _: None)
-    return fetch(score_rollout(setup, params, None, scored).groups), setup, scored.indices
+    rewarded, _ = generate(setup, params, 0)
+    return fetch(score_rollout(setup, params, None, rewarded).groups), setup, rewarded.indices
 
 
 def panel(axes: plt.Axes, group: Group, values: np.ndarray, weight: np.ndarray, title: str) -> None:

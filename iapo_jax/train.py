@@ -16,14 +16,14 @@ from iapo_jax.information.probes import abstract_probe
 from iapo_jax.information.signals import compute_signals
 from iapo_jax.pretrained.loaded import abstract_params, initial_params
 from iapo_jax.rollout import sampler
-from iapo_jax.rollout.collect import Scored
+from iapo_jax.rollout.collect import completion_rows
 from iapo_jax.runtime.cli import run_cli
-from iapo_jax.runtime.console import is_writer, progress_bar, report_memory, say
+from iapo_jax.runtime.console import compiles, is_writer, progress_bar, report_memory, say
 from iapo_jax.runtime.processes import exit_with
 from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.training import optimizer as update
-from iapo_jax.training import step_metrics
 from iapo_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
+from iapo_jax.training.description import describe_run
 from iapo_jax.training.held_out import HeldOut
 from iapo_jax.training.optimizer import TrainState
 from iapo_jax.training.progress import Progress
@@ -35,8 +35,8 @@ from iapo_jax.training.run_directory import (
 )
 from iapo_jax.training.run_writer import RunWriter
 from iapo_jax.training.setup import Setup, set_up
-from iapo_jax.training.skipping import Skipped
-from iapo_jax.training.step import train_step
+from iapo_jax.training.step import StepRecord, batch_arrays, train_step
+from iapo_jax.training.step_metrics import headline, step_metrics
 from iapo_jax.training.update import TrainBatch, policy_update
 from iapo_jax.types import Credit, Params, Rollout
 
@@ -67,7 +67,7 @@ def train(
     own = {"advantage": advantage, "reward_functions": reward_functions}
     setup = set_up(config, **own, topology=topology)
     held_out = HeldOut(setup.config, setup.loaded, setup.questions)
-    say(step_metrics.describe_run(setup))
+    say(describe_run(setup))
     for note in held_out.notes:
         say(f"eval        {note}")
     if dry_run or topology is not None:
@@ -120,15 +120,21 @@ def _steps(
     with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
         while not progress.is_last(step):
             with progress.guard(step, state):  # such as from a reward function
-                done = train_step(setup, state, ref_params, step, bar.set_postfix_str)
-            state, scored, row, skipped = done
+                state, record = train_step(setup, state, ref_params, step, bar.set_postfix_str)
             step += 1
-            row["skipped/in_a_row"] = progress.count(skipped is not None)
-            row["sampled_tokens"] = progress.spend(row["completions/sampled_tokens"])
-            _write(setup, progress, step, scored, row, skipped)
-            bar.set_postfix_str(step_metrics.headline(row), refresh=False)
+            failures = record.failures()
+            progress.add(tokens=record.sampled_tokens(), skipped=bool(failures))
+            row = step_metrics(
+                record,
+                progress.totals(),
+                threshold=config.information.redundant_below,
+                probed=setup.probe_maker is not None,
+                compiles=compiles(),
+            )
+            _write(setup, progress, step, record, row)
+            bar.set_postfix_str(headline(row), refresh=False)
             bar.update()
-            progress.after_step(step, state, skipped.why if skipped else {})
+            progress.after_step(step, state, failures)
     progress.restore_point(step, state)
     if step < config.max_steps:
         say(
@@ -142,18 +148,17 @@ def _write(
     setup: Setup,
     progress: Progress,
     step: int,
-    scored: Scored,
+    record: StepRecord,
     row: dict[str, float],
-    skipped: Skipped | None,
 ) -> None:
     log, last, writer = setup.config.log, progress.is_last(step), progress.writer
-    texts = step_metrics.completion_rows(setup.problems, scored)
+    texts = completion_rows(setup.problems, record.rewarded)
     if step % log.logging_steps == 0 or last:
         writer.metrics(step, row)
     if log.completion_steps and (step % log.completion_steps == 0 or last):
         writer.completions(step, texts)
-    if skipped is not None:
-        writer.skipped(step, skipped.why, skipped.arrays, texts)
+    if failures := record.failures():
+        writer.skipped(step, failures, batch_arrays(record), texts)
 
 
 def choose_state(
@@ -206,6 +211,7 @@ def compile_only(setup: Setup) -> None:
     rollout = Rollout(prompts, tokens, struct(shape, np.int32), floats, struct(shape, bool))
     batch = TrainBatch(prompts, tokens, floats, floats, Credit(floats, floats))
     draw, spec = setup.sampler.draw, setup.spec
+    fixed = {"mesh": loaded.mesh, "model": loaded.model}
     programs = {
         "sample": draw.func.lower(*draw.args, sampler_params, prompts, keys, **draw.keywords),
         "signals": compute_signals.lower(
@@ -218,7 +224,9 @@ def compile_only(setup: Setup) -> None:
             micro=spec.micro_batches * spec.mini_batches,
             estimator=config.information.estimator,
         ),
-        "update": policy_update.lower(state, batch, np.int32(0), setup.temperature, spec=spec),
+        "update": policy_update.lower(
+            state, batch, np.int32(0), setup.temperature, **fixed, spec=spec
+        ),
     }
     report_memory(programs)
 

@@ -48,12 +48,12 @@ def loops(group, credit, threshold):
     parts = np.abs(bonus[mask]).sum(), np.abs(advantage - bonus)[mask].sum()
     told = sum(u[g, t] - u[g, t + 1] for g, t in zip(*np.nonzero(thinking), strict=True))
     return {
-        "credit/length_bonus_covariance": covariance,
-        "credit/stop_bonus": np.mean(own) if own else 0.0,
-        "credit/rival_bonus": np.mean(rival) if rival else 0.0,
-        "credit/bonus_share": parts[0] / sum(parts) if sum(parts) else 0.0,
-        "iapo/information_per_token": told / max(thinking.sum(), 1),
-        "iapo/redundant_tokens": redundant / rows,
+        "length_covariance": covariance,
+        "stop_bonus": np.mean(own) if own else 0.0,
+        "rival_bonus": np.mean(rival) if rival else 0.0,
+        "bonus_share": parts[0] / sum(parts) if sum(parts) else 0.0,
+        "information_per_token": told / max(thinking.sum(), 1),
+        "redundant_tokens": redundant / rows,
     }
 
 
@@ -62,9 +62,9 @@ def loops(group, credit, threshold):
 def test_figures_are_those_of_a_loop(case, threshold):
     group = usual_group(4, **DEGENERATE[case])
     credit = iapo_priced(group, information_weight=0.5, price=0.3, only_correct=False)
-    got = diagnostics.credit_metrics(group, credit, threshold=threshold, asked=True)
+    got = diagnostics.credit_diagnostics(group, credit, threshold=threshold, probed=True)
     for name, expected in loops(group, credit, threshold).items():
-        value = float(Mean(*map(jnp.sum, got[name])).value())
+        value = float(Mean(*map(jnp.sum, getattr(got, name))).value())
         assert value == pytest.approx(expected, abs=2e-4, rel=1e-4), name
 
 
@@ -128,16 +128,21 @@ def test_completions_that_are_left_out_do_not_count():
         assert one == pytest.approx(other, rel=1e-4)
     # The trainer has the whole group: completions without weight do not count either.
     part = iapo(select(group, kept), information_weight=1.0, normalizer="none")
-    whole = diagnostics.credit_metrics(group, part, threshold=0.1, asked=True)
+    whole = diagnostics.credit_diagnostics(group, part, threshold=0.1, probed=True)
     alone = iapo(smaller, information_weight=1.0, normalizer="none")
-    expected = diagnostics.credit_metrics(smaller, alone, threshold=0.1, asked=True)
-    for name in ("credit/length_bonus_covariance", "credit/stop_bonus", "credit/rival_bonus"):
-        assert float(whole[name].value()) == pytest.approx(float(expected[name].value()), rel=1e-4)
+    expected = diagnostics.credit_diagnostics(smaller, alone, threshold=0.1, probed=True)
+    for name in ("length_covariance", "stop_bonus", "rival_bonus"):
+        assert float(getattr(whole, name).value()) == pytest.approx(
+            float(getattr(expected, name).value()), rel=1e-4
+        )
 
 
 def test_without_answers_there_is_nothing_to_tell_about_them():
     group = usual_group()
-    names = diagnostics.credit_metrics(group, grpo(group), threshold=0.1, asked=False)
-    assert set(names) == {"credit/length_bonus_covariance", "credit/bonus_share"}
+    names = diagnostics.credit_diagnostics(group, grpo(group), threshold=0.1, probed=False)
+    assert {name for name, mean in names._asdict().items() if mean is not None} == {
+        "length_covariance",
+        "bonus_share",
+    }
     silent = grpo(group)._replace(bonus=None)  # a user's rule that does not tell
-    assert diagnostics.credit_metrics(group, silent, threshold=0.1, asked=False) == {}
+    assert diagnostics.credit_diagnostics(group, silent, threshold=0.1, probed=False) == (None,) * 6

@@ -15,14 +15,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from iapo_jax import inspect, sft
+from iapo_jax import inspect
 from iapo_jax.answers import checker as answers
 from iapo_jax.answers.checker import AnswerChecker
 from iapo_jax.answers.equivalence import decide
 from iapo_jax.answers.extraction import extract_answer
 from iapo_jax.config.sections import DataSection, InformationSection, PromptSection
 from iapo_jax.config.sft import SftConfig
-from iapo_jax.data import loading
+from iapo_jax.data import demonstrations, loading
 from iapo_jax.data import problems as data
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.errors import UserError, printable
@@ -310,7 +310,7 @@ def test_rows_of_supervised_fine_tuning(tokenizer, tmp_path):
     row = {"question": "<think>1<|im_end|>", "completion": "<think>2</think>3"}
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")
-    rows = sft._Rows(SftConfig(data=DataSection(dataset=str(path))), tokenizer)
+    rows = demonstrations.Demonstrations(SftConfig(data=DataSection(dataset=str(path))), tokenizer)
     prompt, ids, _ = rows._tokens(0)
     assert prompt == chat_prompts.encode_prompt(tokenizer, row["question"], NOTHING).ids
     assert ids == [*encode(tokenizer, row["completion"]), tokenizer.eos_token_id]
@@ -357,7 +357,7 @@ def test_a_row_that_is_not_unicode_is_named(column):
     with pytest.raises(UserError, match=f"^r, row 2: the {column} is 'a.ud800b'; expected UTF"):
         loading.parse_rows(rows, "r")
     with pytest.raises(UserError, match="r, row 1: `completion` is .*; expected UTF-8 text"):
-        sft.read_pieces([[SURROGATE, 1.0]], "r, row 1")
+        demonstrations.read_pieces([[SURROGATE, 1.0]], "r, row 1")
     chat = [{"role": "user", "content": "1", "name": SURROGATE}]
     with pytest.raises(UserError, match="r, row 1: the question is .*; expected UTF-8 text"):
         chat_prompts.read_question({"prompt": chat}, "r, row 1")

@@ -38,7 +38,7 @@ def rewards():
     section = OptimizerSection(learning_rate=1e-2, lr_scheduler_type="constant", adam_beta2=0.999)
     optimizer = update.make_optimizer(section, STEPS)
     state = update.init_state(mesh, optimizer, init_params(config, jax.random.key(0)))
-    spec = UpdateSpec(mesh, model, optimizer, LossOptions("grpo", 0.2, 0.2, 0.0), 1, 1, T)
+    spec = UpdateSpec(optimizer, LossOptions("grpo", 0.2, 0.2, 0.0), 1, 1, T)
     rng = np.random.default_rng(0)
     prompts = Prompts(jnp.asarray(rng.integers(0, V, (P, 8)), jnp.int32), jnp.array([8, 5]))
     no_stop, allowed, one = jnp.zeros(0, jnp.int32), jnp.ones(V, bool), jnp.float32(1.0)
@@ -67,7 +67,7 @@ def rewards():
             groups, prompt_keys(1, step, np.arange(P)), algorithm=ALGORITHMS["grpo"]
         )
         batch = TrainBatch(prompts, rollout.tokens, *signals[:2], credit._replace(bonus=None))
-        state, _ = policy_update(state, batch, np.int32(0), one, spec=spec)
+        state, *_ = policy_update(state, batch, np.int32(0), one, mesh=mesh, model=model, spec=spec)
         means.append(float(reward.mean()))
     return means
 

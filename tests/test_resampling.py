@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from iapo_jax.rollout.collect import Scored
-from iapo_jax.rollout.dynamic_sampling import collect_mixed, is_mixed
+from iapo_jax.rollout.collect import RewardedRollout, RolloutSeconds
+from iapo_jax.rollout.dynamic_sampling import is_mixed, sample_mixed
 from iapo_jax.types import Prompts, Rollout
 
 P, G = 4, 3
@@ -26,16 +26,18 @@ def part(number, mixed, width):
         np.full((P, G, width), -1.0, np.float32),
         np.ones((P, G), bool),
     )
-    return Scored(
-        rollout,
-        [f"{m}.{g}" for m in mark for g in range(G)],
-        mark,
-        lead.astype(np.float32),
-        {"accuracy": lead + 0.5},
-        correct,
-        np.zeros((P, G), np.int32),
-        {"time/sample": 1.0, "time/reward": 0.5},
-        {"timeouts": 1.0, "errors": 0.0},
+    texts = [f"{m}.{g}" for m in mark for g in range(G)]
+    return RewardedRollout(
+        rollout=rollout,
+        indices=mark,
+        texts=texts,
+        complete_texts=["<think>" + text for text in texts],
+        reward=lead.astype(np.float32),
+        rewards={"accuracy": lead + 0.5},
+        correct=correct,
+        thinking_length=np.zeros((P, G), np.int32),
+        seconds=RolloutSeconds(sample=1.0, reward=0.5),
+        checker={"timeouts": 1, "errors": 0},
     )
 
 
@@ -46,8 +48,8 @@ def collect(*rounds, limit=10, widths=(4, 6, 5, 4)):
         asked.append(number)
         return part(number, rounds[number], widths[number])
 
-    scored, metrics = collect_mixed(one, rounds=limit, tell=told.append)
-    return scored, metrics, asked, told
+    scored, found = sample_mixed(one, rounds=limit, report=told.append)
+    return scored, found, asked, told
 
 
 def test_is_mixed():
@@ -56,14 +58,14 @@ def test_is_mixed():
 
 
 def test_nothing_is_drawn_again_where_all_groups_are_mixed():
-    scored, metrics, asked, told = collect([1, 1, 1, 1])
+    scored, found, asked, told = collect([1, 1, 1, 1])
     assert asked == [0] and told == []
     assert scored.indices.tolist() == [0, 1, 2, 3]
-    assert metrics["dynamic_sampling/rounds"] == metrics["dynamic_sampling/first_mixed"] == 1
+    assert found.rounds == found.first_mixed == 1
 
 
 def test_unmixed_groups_give_way_in_their_places():
-    scored, metrics, asked, told = collect([0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 1, 1])
+    scored, found, asked, told = collect([0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 1, 1])
     assert asked == [0, 1, 2]
     assert scored.indices.tolist() == [102, 1, 200, 202]
     assert is_mixed(scored.correct).all()
@@ -75,11 +77,12 @@ def test_unmixed_groups_give_way_in_their_places():
     assert scored.rollout.log_prob[1, 0].tolist() == [-1, -1, -1, -1, 0, 0]
     assert scored.texts[:4] == ["102.0", "102.1", "102.2", "1.0"] and len(scored.texts) == P * G
     np.testing.assert_array_equal(scored.rewards["accuracy"][:, 0], [102.5, 1.5, 200.5, 202.5])
-    assert scored.seconds == {"time/sample": 3.0, "time/reward": 1.5}
-    assert metrics["dynamic_sampling/unfilled"] == 0
-    assert metrics["dynamic_sampling/first_accuracy"] == part(0, [0, 1, 0, 0], 4).correct.mean()
-    assert metrics["dynamic_sampling/first_mean_length"] == 4
-    assert metrics["dynamic_sampling/tokens"] == P * G * (4 + 6 + 5)
+    assert scored.seconds == (3.0, 1.5) and scored.checker == {"timeouts": 3, "errors": 0}
+    assert scored.complete_texts == ["<think>" + text for text in scored.texts]
+    assert found.unfilled == 0
+    assert found.first_accuracy == part(0, [0, 1, 0, 0], 4).correct.mean()
+    assert found.first_mean_length == 4
+    assert found.tokens == P * G * (4 + 6 + 5)
     assert told == [
         "sampling round 2 of 10: 1 of 4 groups mixed",
         "sampling round 3 of 10: 2 of 4 groups mixed",
@@ -88,7 +91,7 @@ def test_unmixed_groups_give_way_in_their_places():
 
 @pytest.mark.parametrize("limit", [1, 2])
 def test_it_is_bounded(limit):
-    scored, metrics, asked, _ = collect([0, 1, 0, 0], [0, 1, 0, 0], limit=limit)
+    scored, found, asked, _ = collect([0, 1, 0, 0], [0, 1, 0, 0], limit=limit)
     assert asked == list(range(limit))
     assert scored.indices.tolist() == ([0, 1, 2, 3] if limit == 1 else [101, 1, 2, 3])
-    assert metrics["dynamic_sampling/unfilled"] == 4 - limit
+    assert found.unfilled == 4 - limit

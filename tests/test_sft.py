@@ -17,11 +17,12 @@ from iapo_jax.config.loading import load_config, to_yaml
 from iapo_jax.config.sections import OptimizerSection
 from iapo_jax.config.sft import SftConfig
 from iapo_jax.data import problems as data
+from iapo_jax.data.demonstrations import Demonstrations, SftBatch, encode_completion
 from iapo_jax.errors import UserError
 from iapo_jax.pretrained import architecture as architecture_module
 from iapo_jax.pretrained import tokenization, weights
 from iapo_jax.runtime.files import read_jsonl
-from iapo_jax.sft import SftBatch, encode_completion, sft_step, train_sft
+from iapo_jax.sft import sft_step, train_sft
 from iapo_jax.sharding import fetch, make_mesh
 from iapo_jax.training import optimizer as update
 from iapo_jax.types import Prompts
@@ -163,7 +164,7 @@ def test_a_wrong_weight_is_named(tokenizer, weight):
 
 def test_rows_that_are_all_too_long_are_an_error(configure, tmp_path, tokenizer):
     with pytest.raises(UserError) as caught:
-        sft._Rows(configure(tmp_path, "batch.max_length=2"), tokenizer)
+        Demonstrations(configure(tmp_path, "batch.max_length=2"), tokenizer)
     assert "none of 24 rows fits into data.max_prompt_length (512) and batch.max_length (2)" in str(
         caught.value
     )
@@ -172,12 +173,12 @@ def test_rows_that_are_all_too_long_are_an_error(configure, tmp_path, tokenizer)
 
 def test_a_tokenizer_must_end_a_completion(configure, tmp_path):
     with pytest.raises(UserError, match="has no eos_token"):
-        sft._Rows(configure(tmp_path), SimpleNamespace(eos_token_id=None))
+        Demonstrations(configure(tmp_path), SimpleNamespace(eos_token_id=None))
 
 
 def test_rows_that_are_too_long_have_no_weight(configure, tmp_path, tokenizer):
     config = configure(tmp_path, "batch.max_length=9", "data.max_rows=8")
-    rows = sft._Rows(config, tokenizer)
+    rows = Demonstrations(config, tokenizer)
     batch = rows.batch(0)
     assert batch.tokens.shape == batch.weight.shape == (8, 1, 9)
     # Of the first 8 rows the early answers 0+0, 0+4 and no other fit into 9 tokens.
@@ -187,12 +188,12 @@ def test_rows_that_are_too_long_have_no_weight(configure, tmp_path, tokenizer):
     assert rows.batch(1) and rows.left_out == 8 - sum(short)  # rows, and not times
     long = [i + 1 for i in range(8) if not isinstance(ROWS[i]["completion"], list)]
     first = ", ".join(map(str, long[:5]))
-    assert rows.told_left_out() == (
+    assert rows.describe_left_out() == (
         f"{config.data.dataset}, rows {first} and {len(long) - 5} more: more tokens than "
         "data.max_prompt_length (512) or batch.max_length (9)"
     )
     with pytest.raises(UserError, match=rf"rows {first} .*; expected none \(strict\)"):
-        sft._Rows(configure(tmp_path, "batch.max_length=9", "data.strict=true"), tokenizer)
+        Demonstrations(configure(tmp_path, "batch.max_length=9", "data.strict=true"), tokenizer)
 
 
 def test_rows_that_are_there_twice_are_said(configure, tmp_path, tokenizer):
@@ -201,12 +202,12 @@ def test_rows_that_are_there_twice_are_said(configure, tmp_path, tokenizer):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     place = f"data.dataset={tmp_path / 'rows.jsonl'}"
     told = "2 of 27 rows are there before with the same question and completion, as rows 3 and 26"
-    assert sft._Rows(configure(tmp_path, place), tokenizer).notes == [
+    assert Demonstrations(configure(tmp_path, place), tokenizer).notes == [
         f"{tmp_path}/rows.jsonl: {told}"
     ]
     with pytest.raises(UserError, match=rf"{told}; expected each row once \(strict\)"):
-        sft._Rows(configure(tmp_path, place, "data.strict=true"), tokenizer)
-    assert sft._Rows(configure(tmp_path, "data.strict=true"), tokenizer).notes == []
+        Demonstrations(configure(tmp_path, place, "data.strict=true"), tokenizer)
+    assert Demonstrations(configure(tmp_path, "data.strict=true"), tokenizer).notes == []
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ def test_a_wrong_row_is_named(configure, tmp_path, row, sentence):
     [
         ("batch.micro_batch_size=3", "micro_batch_size is 3; it must divide rows_per_step (8)"),
         (f"mesh.data={DEVICES} batch.micro_batch_size=1", f"multiple of the {DEVICES} devices"),
-        ("model.tokenizer=null", "needs model.tokenizer beside it"),
+        ("model.tokenizer=null", "also needs model.tokenizer"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate is -1.0; expected at least 0"),
         ("batch.rows_per_step=0", "batch.rows_per_step is 0; expected at least 1"),
         ("resume=3", "resume is '3'; expected auto, never or one of the steps []"),
@@ -314,17 +315,17 @@ def test_the_loss_and_its_gradient_are_those_of_the_weighted_tokens(
     weight = np.zeros((2, 8), np.float32)
     for i, (_, ids, row_weights) in enumerate(rows):
         weight[i, : len(ids)] = row_weights
-    _, metrics = one_step(SftBatch(prompts, tokens[:, None], weight[:, None]))
+    _, found = one_step(SftBatch(prompts, tokens[:, None], weight[:, None]))
     loss, gradient = jax.value_and_grad(partial(by_brute_force, tiny_model, rows=rows))(tiny_params)
     norm = np.sqrt(sum((np.asarray(x) ** 2).sum() for x in jax.tree.leaves(gradient)))
-    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
-    assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-4)
-    assert metrics["num_tokens"] == 4.5
+    assert found.result.loss == pytest.approx(float(loss), rel=1e-5)
+    assert found.result.grad_norm == pytest.approx(norm, rel=1e-4)
+    assert found.num_tokens == 4.5
 
 
 def test_no_weight_at_all_changes_nothing(tiny_params, one_step):
     tokens = np.ones((2, 1, 8), np.int32)
     prompts = Prompts(tokens[:, 0, :5], np.array([5, 3], np.int32))
-    state, metrics = one_step(SftBatch(prompts, tokens, np.zeros((2, 1, 8), np.float32)))
-    assert metrics["loss"] == metrics["grad_norm"] == 0
+    state, found = one_step(SftBatch(prompts, tokens, np.zeros((2, 1, 8), np.float32)))
+    assert found.result.loss == found.result.grad_norm == 0
     jax.tree.map(np.testing.assert_array_equal, state.params, tiny_params)

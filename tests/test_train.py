@@ -553,7 +553,7 @@ def test_rewards_of_your_own(finish):
         ),
         (
             "algorithm.name=dapo batch.num_generations=1",
-            "batch.num_generations is 1: no group can be right and wrong",
+            "batch.num_generations is 1: no group can have correct and incorrect",
         ),
         ("algorithm.name=own.py", "'own.py': expected 'path/to/file.py:name'"),
         ("algorithm.name=builtins.dict", "tells no signature; expected (group, key)"),

@@ -4,6 +4,8 @@ Written for one prompt, mapped over the others by `jax.vmap`. Every result is a 
 prompts and devices add up.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -134,23 +136,40 @@ def token_information(group: Group) -> Mean:
     return Mean(total, thinking.sum().astype(jnp.float32))
 
 
-def credit_metrics(group: Group, credit: Credit, *, threshold: float, asked: bool) -> dict:
-    """All of them by the names under which they are logged, for one group.
+class CreditDiagnostics(NamedTuple):
+    """All figures of this module for one group; None for what the group or the rule lacks."""
+
+    length_covariance: Mean | None = None
+    bonus_share: Mean | None = None
+    stop_bonus: Mean | None = None
+    rival_bonus: Mean | None = None
+    information_per_token: Mean | None = None
+    redundant_tokens: Mean | None = None
+
+
+def credit_diagnostics(
+    group: Group, credit: Credit, *, threshold: float, probed: bool
+) -> CreditDiagnostics:
+    """All of them for one group.
 
     Those of credit are over completions with any weight, those of information over all.
 
     Args:
-      asked: whether the group knows uncertainties; without, only what needs none.
+      probed: whether the group has uncertainties; without, only what needs none.
     """
-    figures = {}
     everybody, group = group, select(group, (credit.weight > 0).any(-1))
+    found = CreditDiagnostics()
     if credit.bonus is not None:
-        figures["credit/length_bonus_covariance"] = length_covariance(group, credit)
-        figures["credit/bonus_share"] = bonus_share(group, credit)
-        if asked:
+        found = found._replace(
+            length_covariance=length_covariance(group, credit),
+            bonus_share=bonus_share(group, credit),
+        )
+        if probed:
             stop, rivals = stop_margin(group, credit, threshold=threshold)
-            figures |= {"credit/stop_bonus": stop, "credit/rival_bonus": rivals}
-    if asked:
-        figures["iapo/information_per_token"] = token_information(everybody)
-        figures["iapo/redundant_tokens"] = redundant_tokens(everybody, threshold=threshold)
-    return figures
+            found = found._replace(stop_bonus=stop, rival_bonus=rivals)
+    if probed:
+        found = found._replace(
+            information_per_token=token_information(everybody),
+            redundant_tokens=redundant_tokens(everybody, threshold=threshold),
+        )
+    return found

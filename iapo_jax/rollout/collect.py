@@ -1,6 +1,7 @@
-"""One rollout: sample on the devices, decode and reward on the host.
+"""One rollout with its texts, rewards and verdicts: sampled on the devices, scored on the host.
 
-This is the only round trip of a training step.
+This is the only round trip of a training step. Every text is decoded once and every answer is
+checked once; the built-in rewards, the metrics and the probe read the same verdicts.
 """
 
 import time
@@ -9,106 +10,142 @@ from typing import NamedTuple
 
 import numpy as np
 
-from iapo_jax.answers import checker as answers
-from iapo_jax.answers import extraction
+from iapo_jax.answers import checker, extraction
 from iapo_jax.config.train import TrainConfig
 from iapo_jax.data import problems as data
 from iapo_jax.data.problems import Problems
 from iapo_jax.pretrained import tokenization
 from iapo_jax.pretrained.directory import Pretrained
 from iapo_jax.pretrained.tokenization import real_tokens, thinking_lengths
-from iapo_jax.rollout import rewards as rewards_module
-from iapo_jax.rollout.rewards import RewardFunctions, _columns
+from iapo_jax.rollout import rewards
+from iapo_jax.rollout.rewards import RewardFunctions
 from iapo_jax.rollout.sampler import Sampler, draw_rollout
 from iapo_jax.runtime.processes import on_process_zero
 from iapo_jax.types import Params, Rollout
 
 
-class Scored(NamedTuple):
-    """A rollout with what the host says about it; arrays [P, G], on the host."""
+class RolloutSeconds(NamedTuple):
+    """Wall time, in seconds."""
 
-    rollout: Rollout  # on the host, its padding cut to the length bucket
-    texts: list[str]  # P * G completions, those of a prompt beside each other
+    sample: float
+    reward: float  # decoding, answers and reward functions
+
+
+class RewardedRollout(NamedTuple):
+    """A rollout with its texts, rewards and verdicts, on the host; arrays [P, G]."""
+
+    rollout: Rollout  # padded to the length bucket of the longest completion
     indices: np.ndarray  # [P] rows of the data set
+    texts: list[str]  # P * G completions, those of a prompt beside each other
+    complete_texts: list[str]  # the same, with the <think> that the prompt has opened
     reward: np.ndarray  # float32
-    rewards: dict[str, np.ndarray]  # each function's own, unweighted
+    rewards: dict[str, np.ndarray]  # of each function, unweighted
     correct: np.ndarray  # bool
     thinking_length: np.ndarray  # int32
-    seconds: dict[str, float]  # wall time of sampling and of the rewards
-    checker: dict[str, float]  # answers that were too late for the checker, or made it fail
+    seconds: RolloutSeconds
+    checker: dict[str, int]  # `checker_counts` of this rollout: time-outs and errors
+
+    def sampled_tokens(self) -> int:
+        """Tokens of all completions."""
+        return int(self.rollout.length.sum())
 
 
 def check_answers(problems: Problems, rows: Sequence[int], texts: Sequence[str]) -> np.ndarray:
-    """Whether each completion text of these rows is right; bool [len(rows)]."""
-    whole = extraction.whole_texts([problems.texts[i] for i in rows], texts)
-    golds = [problems.answers[i] for i in rows]
+    """Whether the answer of each complete text is correct for its row; bool [len(rows)]."""
+    answers = [problems.answers[i] for i in rows]
     kinds = [problems.columns[i].get("kind") for i in rows]
-    return np.asarray(answers.are_correct(whole, golds, kinds), bool)
+    return np.asarray(checker.are_correct(texts, answers, kinds), bool)
 
 
-def answered(problems: Problems, scored: Scored) -> tuple[list[str], list[list[str]]]:
-    """The gold answers of P prompts, and the texts of the G completions of each."""
-    size = scored.rollout.length.shape[1]
-    rows = np.repeat(scored.indices, size)
-    whole = extraction.whole_texts([problems.texts[i] for i in rows], scored.texts)
-    groups = [whole[i : i + size] for i in range(0, len(whole), size)]
-    return [problems.answers[i] for i in scored.indices], groups
+def completions_by_prompt(
+    problems: Problems, rewarded: RewardedRollout
+) -> tuple[list[str], list[list[str]]]:
+    """The reference answers of P prompts, and the complete texts of the G completions of each."""
+    size, texts = rewarded.correct.shape[1], rewarded.complete_texts
+    groups = [texts[i : i + size] for i in range(0, len(texts), size)]
+    return [problems.answers[i] for i in rewarded.indices], groups
 
 
 def generate_and_score(
-    sampler: Sampler,
-    pretrained: Pretrained,
     params: Params,
-    problems: Problems,
     indices: np.ndarray,
-    reward_functions: RewardFunctions,
-    config: TrainConfig,
+    *,
     step: int,
     round: int = 0,
-) -> Scored:
-    """Samples completions of these rows, decodes them, and pays for them."""
+    sampler: Sampler,
+    pretrained: Pretrained,
+    problems: Problems,
+    reward_functions: RewardFunctions,
+    config: TrainConfig,
+) -> RewardedRollout:
+    """Samples completions of these rows, decodes them, and scores them once.
+
+    Raises:
+      RewardError: if a reward function fails, or returns what is not a reward.
+    """
     started = time.perf_counter()
     rollout = draw_rollout(sampler, params, problems, indices, config.seed, step, round)
     sampled = time.perf_counter()
     shape = rollout.length.shape
-    tokenizer, stops = pretrained.tokenizer, pretrained.stop_ids
-    tokens = real_tokens(rollout)
-    texts = tokenization.decode_completions(tokenizer, tokens, stops)
     rows = np.repeat(indices, shape[1])
-    counted = answers.checker_counts()
+    tokens, stops = real_tokens(rollout), pretrained.stop_ids
+    texts = tokenization.decode_completions(pretrained.tokenizer, tokens, stops)
+    complete = extraction.whole_texts([problems.texts[i] for i in rows], texts)
+    before = checker.checker_counts()
 
-    def judge() -> tuple:
-        reward, parts = rewards_module.combine_rewards(
-            reward_functions.functions,
-            reward_functions.weights,
-            [problems.texts[i] for i in rows],
-            texts,
-            [problems.answers[i] for i in rows],
-            **_columns(problems, rows),
-        )
-        return reward, parts, check_answers(problems, rows, texts)
+    def score() -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+        correct = check_answers(problems, rows, complete)
+        known = rewards.with_verdicts(reward_functions, complete, correct)
+        return *rewards.rewards_of_rows(known, problems, rows, texts), correct
 
-    # On one process: functions may draw or keep count, and a time-out may strike one and not
-    # another.
+    # On one process: a function may draw or count, and a time-out may occur on one process only.
     zeros = np.zeros(len(texts), np.float32)
-    nothing = zeros, {name: zeros for name, _ in reward_functions.functions}, zeros.astype(bool)
-    reward, parts, correct = on_process_zero(judge, nothing)
-    checker = {name: n - counted[name] for name, n in answers.checker_counts().items()}
-    thinking = thinking_lengths(tokenizer, tokens, stops, config.information.end_of_thinking)
-    size = data.bucket(
-        int(rollout.length.max()),
-        config.sampling.length_bucket,
-        config.sampling.max_completion_length,
+    shapes = zeros, {name: zeros for name, _ in reward_functions.functions}, zeros.astype(bool)
+    reward, parts, correct = on_process_zero(score, shapes)
+    thinking = thinking_lengths(
+        pretrained.tokenizer, tokens, stops, config.information.end_of_thinking
     )
-    cut = rollout._replace(tokens=rollout.tokens[..., :size], log_prob=rollout.log_prob[..., :size])
-    return Scored(
-        cut,
-        texts,
-        np.asarray(indices),
-        reward.reshape(shape),
-        {name: part.reshape(shape) for name, part in parts.items()},
-        correct.reshape(shape),
-        np.asarray(thinking, np.int32).reshape(shape),
-        {"time/sample": sampled - started, "time/reward": time.perf_counter() - sampled},
-        checker,
+    counts = checker.checker_counts()
+    return RewardedRollout(
+        rollout=_cut_padding(rollout, config),
+        indices=np.asarray(indices),
+        texts=texts,
+        complete_texts=complete,
+        reward=reward.reshape(shape),
+        rewards={name: part.reshape(shape) for name, part in parts.items()},
+        correct=correct.reshape(shape),
+        thinking_length=np.asarray(thinking, np.int32).reshape(shape),
+        seconds=RolloutSeconds(sampled - started, time.perf_counter() - sampled),
+        checker={name: count - before[name] for name, count in counts.items()},
     )
+
+
+def _cut_padding(rollout: Rollout, config: TrainConfig) -> Rollout:
+    sampling = config.sampling
+    longest = int(rollout.length.max())
+    size = data.bucket(longest, sampling.length_bucket, sampling.max_completion_length)
+    return rollout._replace(
+        tokens=rollout.tokens[..., :size], log_prob=rollout.log_prob[..., :size]
+    )
+
+
+def completion_rows(problems: Problems, rewarded: RewardedRollout) -> list[dict]:
+    """One object for each completion, for completions/step_N.jsonl."""
+    count = rewarded.reward.shape[1]
+    rows = []
+    for index, text in enumerate(rewarded.texts):
+        prompt, sample = divmod(index, count)
+        row = int(rewarded.indices[prompt])
+        rows.append(
+            {
+                "row": row,
+                "prompt": problems.texts[row],
+                "completion": text,
+                "answer": problems.answers[row],
+                "reward": float(rewarded.reward[prompt, sample]),
+                "correct": bool(rewarded.correct[prompt, sample]),
+                "length": int(rewarded.rollout.length[prompt, sample]),
+                "thinking_length": int(rewarded.thinking_length[prompt, sample]),
+            }
+        )
+    return rows

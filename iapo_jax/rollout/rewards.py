@@ -34,12 +34,16 @@ def accuracy_reward(
     kind: Sequence[str | None] | None = None,
     **columns,
 ) -> list[float]:
-    """+1 for a right answer, -1 for a wrong or missing one (arXiv:2602.19049); `are_correct`.
+    """+1 for a correct answer, -1 for an incorrect or missing one (arXiv:2602.19049).
 
     After a prompt that ends in `<think>`, a box in thinking that was never closed is no answer.
+    A training step checks every answer once, and takes this reward from its verdicts.
     """
-    right = are_correct(whole_texts(prompts, completions), answer, kind)
-    return [1.0 if one else -1.0 for one in right]
+    return _accuracy(are_correct(whole_texts(prompts, completions), answer, kind))
+
+
+def _accuracy(correct: Sequence[bool]) -> list[float]:
+    return [1.0 if verdict else -1.0 for verdict in correct]
 
 
 def format_reward(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float]:
@@ -50,7 +54,11 @@ def format_reward(prompts: Sequence[str], completions: Sequence[str], **columns)
     are fine inside: the regex of the authors' code (arXiv:2602.19049) lacks DOTALL, so that each
     multi-line chain of thought costs 0.5 there, a pressure to one-line answers.
     """
-    return [0.5 if _well_formed(text) else -0.5 for text in whole_texts(prompts, completions)]
+    return _format(whole_texts(prompts, completions))
+
+
+def _format(complete_texts: Sequence[str]) -> list[float]:
+    return [0.5 if _well_formed(text) else -0.5 for text in complete_texts]
 
 
 def _well_formed(text: str) -> bool:
@@ -268,6 +276,43 @@ def load_rewards(section: Any, own: Sequence[Callable] | None = None) -> RewardF
     if not np.isfinite(weights).all():
         raise UserError(f"reward.weights is {weights}; expected finite numbers")
     return RewardFunctions(list(zip(names, loaded, strict=True)), weights)
+
+
+def with_verdicts(
+    reward_functions: RewardFunctions, complete_texts: Sequence[str], correct: Sequence[bool]
+) -> RewardFunctions:
+    """The same functions; the built-in ones return what the verdicts and complete texts imply."""
+
+    def settled(function: Callable) -> Callable:
+        if function is accuracy_reward:
+            return lambda **given: _accuracy(correct)
+        if function is format_reward:
+            return lambda **given: _format(complete_texts)
+        return function
+
+    functions = [(name, settled(function)) for name, function in reward_functions.functions]
+    return reward_functions._replace(functions=functions)
+
+
+def rewards_of_rows(
+    reward_functions: RewardFunctions,
+    problems: Problems,
+    rows: np.ndarray,
+    texts: Sequence[str],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """`combine_rewards` of one completion text for each of these rows.
+
+    Raises:
+      RewardError: as `combine_rewards`.
+    """
+    return combine_rewards(
+        reward_functions.functions,
+        reward_functions.weights,
+        [problems.texts[i] for i in rows],
+        texts,
+        [problems.answers[i] for i in rows],
+        **_columns(problems, rows),
+    )
 
 
 def try_on_problems(

@@ -15,7 +15,9 @@ from jax.sharding import Mesh
 from iapo_jax.config.sections import OptimizerSection
 from iapo_jax.errors import UserError
 from iapo_jax.sharding import micro_batches, param_shardings, replicated
-from iapo_jax.types import Array, Mean, Params
+from iapo_jax.types import Array, Params
+
+Optimizer = optax.GradientTransformation
 
 
 class TrainState(NamedTuple):
@@ -25,6 +27,14 @@ class TrainState(NamedTuple):
     params: Params
     opt_state: Any
     adaptation: Any = ()  # state of `algorithms.adaptation`; () without adaptive hyper-parameters
+
+
+class UpdateResult(NamedTuple):
+    """What one optimizer update found, besides the next state; scalars."""
+
+    loss: Array
+    grad_norm: Array  # global norm of the gradient before clipping
+    skipped: Array  # bool; True where loss, gradient or new parameters are not finite
 
 
 def make_schedule(section: OptimizerSection, updates: int) -> optax.Schedule:
@@ -49,7 +59,7 @@ def make_schedule(section: OptimizerSection, updates: int) -> optax.Schedule:
 
 
 @lru_cache(maxsize=32)
-def make_optimizer(section: OptimizerSection, updates: int) -> optax.GradientTransformation:
+def make_optimizer(section: OptimizerSection, updates: int) -> Optimizer:
     """AdamW, clipped by the global norm; norms and biases are not decayed.
 
     The same arguments give the same object, so that a second run finds its compiled programs.
@@ -73,7 +83,7 @@ def _matrices(params: Params) -> Any:
 
 
 def state_shardings(
-    mesh: Mesh, optimizer: optax.GradientTransformation, params: Any, adaptation: Any = ()
+    mesh: Mesh, optimizer: Optimizer, params: Any, adaptation: Any = ()
 ) -> TrainState:
     """Where a state lies: moments beside their parameters, counters and adaptation everywhere."""
     places = param_shardings(mesh, params)
@@ -88,16 +98,14 @@ def state_shardings(
     return TrainState(replicated(mesh), places, opt_places, adaptation_places)
 
 
-def new_state(
-    optimizer: optax.GradientTransformation, params: Params, adaptation: Any = ()
-) -> TrainState:
+def new_state(optimizer: Optimizer, params: Params, adaptation: Any = ()) -> TrainState:
     """A state before the first update, with a copy of `params`: the state can be donated."""
     copy = partial(jax.tree.map, jnp.copy)
     return TrainState(jnp.int32(0), copy(params), optimizer.init(params), copy(adaptation))
 
 
 def abstract_state(
-    mesh: Mesh, optimizer: optax.GradientTransformation, params: Params, adaptation: Any = ()
+    mesh: Mesh, optimizer: Optimizer, params: Params, adaptation: Any = ()
 ) -> TrainState:
     """Shapes and shardings of `init_state`, from shapes of parameters; nothing is computed."""
     shapes = jax.eval_shape(partial(new_state, optimizer), params, adaptation)
@@ -107,7 +115,7 @@ def abstract_state(
 
 
 def init_state(
-    mesh: Mesh, optimizer: optax.GradientTransformation, params: Params, adaptation: Any = ()
+    mesh: Mesh, optimizer: Optimizer, params: Params, adaptation: Any = ()
 ) -> TrainState:
     """`new_state`, placed on the mesh."""
     places = state_shardings(mesh, optimizer, params, adaptation)
@@ -115,43 +123,46 @@ def init_state(
 
 
 def accumulate_gradients(
-    loss: Callable[[Params, Any], tuple[Array, dict[str, Mean]]],
+    loss: Callable[[Params, Any], tuple[Array, Any]],
     params: Params,
     batch: Any,
     count: int,
-) -> tuple[Params, Array, dict[str, Mean]]:
-    """Gradient, loss and metrics summed over `count` micro-batches of `batch`.
+) -> tuple[Params, Array, Any]:
+    """Gradient, loss and statistics summed over `count` micro-batches of `batch`.
 
-    `loss(params, micro_batch)` is that micro-batch's share of the whole loss: its denominators are
-    those of the whole batch, so the sum does not depend on `count`.
+    Args:
+      loss: (params, micro-batch) -> the share of the micro-batch in the loss, and a tree of
+        `Mean`s. Its denominators are those of the complete batch: the sum does not depend on
+        `count`.
     """
     pull = jax.value_and_grad(loss, has_aux=True)
     if count == 1:
-        (value, metrics), gradient = pull(params, batch)
-        return gradient, value, metrics
+        (value, statistics), gradient = pull(params, batch)
+        return gradient, value, statistics
 
     def add(total, part):
-        (value, metrics), gradient = pull(params, part)
-        return jax.tree.map(jnp.add, total, (gradient, value, metrics)), None
+        (value, statistics), gradient = pull(params, part)
+        return jax.tree.map(jnp.add, total, (gradient, value, statistics)), None
 
     parts = micro_batches(batch, count)
-    (value, metrics), gradient = jax.eval_shape(pull, params, jax.tree.map(lambda x: x[0], parts))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (gradient, value, metrics))
+    (value, statistics), gradient = jax.eval_shape(
+        pull, params, jax.tree.map(lambda x: x[0], parts)
+    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (gradient, value, statistics))
     return jax.lax.scan(add, zeros, parts)[0]
 
 
 def apply_gradient(
     mesh: Mesh,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     state: TrainState,
     gradient: Params,
     loss: Array,
-) -> tuple[TrainState, dict[str, Array]]:
-    """The next state, on the shardings of `init_state`; metrics loss, grad_norm and skipped.
+) -> tuple[TrainState, UpdateResult]:
+    """The next state on the shardings of `init_state`, and what the update found.
 
-    The norm is that before clipping. Where it, the loss or the norm of the new parameters is not
-    finite, the update is skipped: the state stays as it was, the moments and the counters of the
-    optimizer too.
+    Where the loss, or the norm of the gradient or of the new parameters, is not finite, the update
+    is skipped: the state stays as it was, with the moments and the counters of the optimizer.
     """
     norm = optax.tree.norm(gradient)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -162,5 +173,5 @@ def apply_gradient(
     new = jax.tree.map(lambda x, old: jnp.where(finite, x, old), new, state)
     # Left to itself XLA moves some leaves, and the programs of a step are compiled once more.
     places = state_shardings(mesh, optimizer, params, state.adaptation)
-    told = {"loss": loss, "grad_norm": norm, "skipped": 1.0 - finite}
-    return jax.lax.with_sharding_constraint(new, places), told
+    found = UpdateResult(loss=loss, grad_norm=norm, skipped=~finite)
+    return jax.lax.with_sharding_constraint(new, places), found

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -12,6 +12,13 @@ from iapo_jax.runtime.interruption import Stopped, stop_requested
 from iapo_jax.training.checkpoint import Checkpoints
 from iapo_jax.training.optimizer import TrainState
 from iapo_jax.training.run_writer import RunWriter
+
+
+class RunTotals(NamedTuple):
+    """Counts over the steps of a run up to now."""
+
+    sampled_tokens: int
+    skipped_in_a_row: int
 
 
 class Progress:
@@ -47,15 +54,14 @@ class Progress:
                 f"checkpoint, which knows of {rows}: some are missing"
             )
 
-    def count(self, skipped: bool) -> float:
-        """How many steps in a row were skipped, with this one."""
+    def add(self, *, tokens: int = 0, skipped: bool) -> None:
+        """Counts a step that sampled so many tokens."""
+        self.sampled += tokens
         self.in_a_row = self.in_a_row + 1 if skipped else 0
-        return float(self.in_a_row)
 
-    def spend(self, tokens: float) -> float:
-        """How many tokens were sampled so far, with these."""
-        self.sampled += int(tokens)
-        return float(self.sampled)
+    def totals(self) -> RunTotals:
+        """The counts up to now."""
+        return RunTotals(sampled_tokens=self.sampled, skipped_in_a_row=self.in_a_row)
 
     def is_last(self, step: int) -> bool:
         """Whether the run ends after `step` steps."""

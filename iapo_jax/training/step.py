@@ -1,64 +1,187 @@
-"""One training step: the rollout, its credit and its updates.
+"""One training step: a rollout, its credit, and all the updates that are made from it.
 
-rollout = sample(...)                                device
-reward  = score(decode(rollout), answers)            host, the only round trip
-signals = log-probs, entropies, answer information   device
-credit  = vmap(algorithm.credit)(groups, keys)       device
-state   = policy_update(state, ...)                     device, donated, scanned over micro-batches
+rollout = generate(...)                  device: sample; host: decode, check answers, reward
+signals = score_rollout(...)             device: log-probs, entropies, answer information
+credit  = compute_credit(...)            device: vmap(algorithm.credit)(groups, keys)
+state   = update_policy(...)             device: donated, scanned over micro-batches
+
+A step returns what it computed as a `StepRecord`; `step_metrics` turns that into metrics.
 """
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from iapo_jax.algorithms.losses import LossStatistics
 from iapo_jax.information import probes
 from iapo_jax.information.signals import compute_signals, make_groups
-from iapo_jax.rollout import collect as rollouts
-from iapo_jax.rollout import dynamic_sampling, sampler
-from iapo_jax.rollout.collect import Scored
-from iapo_jax.runtime.console import compiles
-from iapo_jax.sharding import by_prompt, fetch, put
-from iapo_jax.training import step_metrics
-from iapo_jax.training.optimizer import TrainState
-from iapo_jax.training.setup import Setup
-from iapo_jax.training.skipping import (
-    Skipped,
-    batch_arrays,
-    count_non_finite,
-    why_skipped,
+from iapo_jax.rollout import sampler
+from iapo_jax.rollout.collect import (
+    RewardedRollout,
+    completions_by_prompt,
+    generate_and_score,
 )
+from iapo_jax.rollout.dynamic_sampling import SamplingRounds, sample_mixed
+from iapo_jax.sharding import by_prompt, fetch, put
+from iapo_jax.training.optimizer import TrainState, UpdateResult
+from iapo_jax.training.setup import Setup
 from iapo_jax.training.update import (
     TrainBatch,
     adapt_settings,
     assign_credit,
+    count_non_finite,
     policy_update,
 )
-from iapo_jax.types import Array, Group, Params, Rollout, Signals
+from iapo_jax.types import Array, Credit, Group, Params, Rollout, Signals
 
 
 class ScoredRollout(NamedTuple):
-    """A rollout on the mesh, and what the policies say about it."""
+    """A rollout on the mesh, scored by the policies."""
 
     rollout: Rollout
     signals: Signals
     groups: Group  # leaves have a leading axis P
 
 
+class PolicyUpdate(NamedTuple):
+    """One optimizer update, on the host."""
+
+    result: UpdateResult
+    statistics: LossStatistics  # each `Mean` as its value
+
+
+class StepSeconds(NamedTuple):
+    """Wall time of the parts of a step that follow the rollout, and of the step."""
+
+    signals: float
+    update: float
+    step: float
+
+
+class StepRecord(NamedTuple):
+    """All that a step computed; its metrics and files are made from it."""
+
+    rewarded: RewardedRollout
+    rounds: SamplingRounds | None  # None without dynamic sampling
+    scored: ScoredRollout
+    credit: Credit
+    settings: dict[str, Array]  # hyper-parameters that adapt during the run
+    non_finite: dict[str, int]  # numbers of the rollout that are not finite, by what they are
+    updates: list[PolicyUpdate]  # none where the rollout has such numbers
+    planned_updates: int
+    learning_rate: float  # of the first update
+    seconds: StepSeconds
+
+    def sampled_tokens(self) -> int:
+        """Tokens that were sampled, in all rounds of dynamic sampling."""
+        return self.rewarded.sampled_tokens() if self.rounds is None else self.rounds.tokens
+
+    def failures(self) -> dict[str, Any]:
+        """What was not finite, for people to read; empty where everything was finite."""
+        found: dict[str, Any] = {name: int(n) for name, n in self.non_finite.items() if n}
+        skipped = [
+            {
+                "update": number,
+                "loss": str(float(update.result.loss)),
+                "grad_norm": str(float(update.result.grad_norm)),
+            }
+            for number, update in enumerate(self.updates)
+            if update.result.skipped
+        ]
+        return found | ({"updates": skipped} if skipped else {})
+
+
+def train_step(
+    setup: Setup,
+    state: TrainState,
+    ref_params: Params | None,
+    step: int,
+    report: Callable[[str], Any] = lambda _: None,
+) -> tuple[TrainState, StepRecord]:
+    """One rollout and its updates.
+
+    Where a number of the rollout or of its credit is not finite there are no updates, and the
+    state stays as it was; where the loss or the gradient of an update is not finite, that update
+    is skipped.
+
+    Args:
+      ref_params: of the reference policy; None without a KL.
+      step: counts from 0.
+      report: receives a line about the progress before each further round of sampling.
+    """
+    started = time.perf_counter()
+    learning_rate = float(setup.schedule(int(fetch(state.updates))))
+    rewarded, rounds = generate(setup, state.params, step, report)
+    generated = time.perf_counter()
+    scored = score_rollout(setup, state.params, ref_params, rewarded)
+    credit, adaptation, settings = compute_credit(
+        setup, scored, state.adaptation, rewarded.indices, step
+    )
+    non_finite = fetch(count_non_finite(scored.rollout, scored.signals, credit, adaptation))
+    credited = time.perf_counter()
+    updates: list[PolicyUpdate] = []
+    if not any(non_finite.values()):
+        state, updates = update_policy(setup, state, scored, credit, adaptation)
+    ended = time.perf_counter()
+    batch = setup.config.batch
+    return state, StepRecord(
+        rewarded=rewarded,
+        rounds=rounds,
+        scored=scored,
+        credit=credit,
+        settings=settings,
+        non_finite=non_finite,
+        updates=updates,
+        planned_updates=batch.mini_batches * batch.num_iterations,
+        learning_rate=learning_rate,
+        seconds=StepSeconds(
+            signals=credited - generated, update=ended - credited, step=ended - started
+        ),
+    )
+
+
+def generate(
+    setup: Setup, params: Params, step: int, report: Callable[[str], Any] = lambda _: None
+) -> tuple[RewardedRollout, SamplingRounds | None]:
+    """The rollout of a step, in several rounds where the algorithm samples dynamically."""
+    draw = partial(
+        generate_and_score,
+        params,
+        step=step,
+        sampler=setup.sampler,
+        pretrained=setup.loaded.pretrained,
+        problems=setup.problems,
+        reward_functions=setup.reward_functions,
+        config=setup.config,
+    )
+    if not setup.algorithm.dynamic_sampling:
+        return draw(setup.order(step)), None
+    rounds = setup.config.algorithm.max_rounds
+
+    def draw_round(round: int) -> RewardedRollout:
+        if round == 0:
+            return draw(setup.order(step))
+        return draw(setup.extra_prompts(step * (rounds - 1) + round - 1), round=round)
+
+    return sample_mixed(draw_round, rounds=rounds, report=report)
+
+
 def score_rollout(
-    setup: Setup, params: Params, ref_params: Params | None, scored: Scored
+    setup: Setup, params: Params, ref_params: Params | None, rewarded: RewardedRollout
 ) -> ScoredRollout:
-    """Scores and probes a rollout; its groups as the credit rules see them."""
-    split, section = by_prompt(setup.loaded.mesh), setup.config.information
-    rollout = put(scored.rollout, split)
-    host = put((scored.reward, scored.correct, scored.thinking_length), split)
+    """Log-probabilities, entropies and answer information; the groups as credit rules see them."""
+    split = by_prompt(setup.loaded.mesh)
+    rollout = put(rewarded.rollout, split)
+    found = put((rewarded.reward, rewarded.correct, rewarded.thinking_length), split)
     probe = None
     if setup.probe_maker is not None:
-        golds, texts = rollouts.answered(setup.problems, scored)
-        until = rollout.length if setup.algorithm.after_thinking else host[-1]
-        probe = probes.make_probe(setup.probe_maker, rollout.tokens, until, golds, texts)
+        answers, texts = completions_by_prompt(setup.problems, rewarded)
+        until = rollout.length if setup.algorithm.after_thinking else found[-1]
+        probe = probes.make_probe(setup.probe_maker, rollout.tokens, until, answers, texts)
     signals = compute_signals(
         setup.loaded.model,
         params,
@@ -67,121 +190,75 @@ def score_rollout(
         ref_params=ref_params,
         temperature=setup.temperature,
         micro=setup.spec.micro_batches * setup.spec.mini_batches,
-        estimator=section.estimator,
+        estimator=setup.config.information.estimator,
     )
-    return ScoredRollout(rollout, signals, jax.jit(make_groups)(rollout, signals, *host))
+    groups = jax.jit(make_groups)(rollout, signals, *found)
+    return ScoredRollout(rollout=rollout, signals=signals, groups=groups)
 
 
 def compute_credit(
-    setup: Setup, scored_rollout: ScoredRollout, adaptation: Any, rows: np.ndarray, step: int
-) -> tuple[TrainBatch, Any, dict[str, Array]]:
-    """The batch of the updates, the new state of the adaptation, and metrics.
+    setup: Setup, scored: ScoredRollout, adaptation: Any, rows: np.ndarray, step: int
+) -> tuple[Credit, Any, dict[str, Array]]:
+    """The credit of all groups, the next state of the adaptation, and what it sets.
 
     Args:
-      rows: of the prompts.
+      rows: [P] of the prompts, from which the rule's random keys are made.
     """
-    rollout, signals, groups = scored_rollout
     algorithm = setup.algorithm
     settings: dict[str, Array] = {}
     if algorithm.adapt is not None:
-        adaptation, settings = adapt_settings(adaptation, groups, adapt=algorithm.adapt)
+        adaptation, settings = adapt_settings(adaptation, scored.groups, adapt=algorithm.adapt)
     numbers = sampler.distinct_rows(rows, len(setup.problems.tokens))
-    keys = setup.sampler.keys(setup.config.seed, -1 - step, numbers)  # not the sampler's
-    credit = assign_credit(groups, keys, settings, algorithm=algorithm)
-    metrics = step_metrics.device_metrics(
-        rollout,
-        groups,
-        credit,
-        threshold=setup.config.information.redundant_below,
-        asked=setup.probe_maker is not None,
-    )
-    metrics |= step_metrics.setting_metrics(settings)
-    batch = TrainBatch(
-        rollout.prompts,
-        rollout.tokens,
-        signals.log_prob,
-        signals.ref_log_prob,
-        credit._replace(bonus=None),
-    )
-    return batch, adaptation, metrics
+    keys = setup.sampler.keys(setup.config.seed, -1 - step, numbers)  # not those of the sampler
+    credit = assign_credit(scored.groups, keys, settings, algorithm=algorithm)
+    return credit, adaptation, settings
 
 
-def collect_groups(
-    setup: Setup, params: Params, step: int, tell: Callable[[str], Any]
-) -> tuple[Scored, dict[str, float]]:
-    """The step's rollout, in several rounds where the algorithm samples dynamically."""
-    rounds = setup.config.algorithm.max_rounds if setup.algorithm.dynamic_sampling else 1
+def update_policy(
+    setup: Setup, state: TrainState, scored: ScoredRollout, credit: Credit, adaptation: Any
+) -> tuple[TrainState, list[PolicyUpdate]]:
+    """All updates of a step: `num_iterations` passes over the mini-batches of its rollout.
 
-    def collect(round: int) -> Scored:
-        indices = (
-            setup.extra_prompts(step * (rounds - 1) + round - 1) if round else setup.order(step)
-        )
-        return rollouts.generate_and_score(
-            setup.sampler,
-            setup.loaded.pretrained,
-            params,
-            setup.problems,
-            indices,
-            setup.reward_functions,
-            setup.config,
-            step,
-            round,
-        )
-
-    if not setup.algorithm.dynamic_sampling:
-        return collect(0), {}
-    return dynamic_sampling.collect_mixed(collect, rounds=rounds, tell=tell)
-
-
-def train_step(
-    setup: Setup,
-    state: TrainState,
-    ref_params: Params | None,
-    step: int,
-    tell: Callable[[str], Any] = lambda _: None,
-) -> tuple[TrainState, Scored, dict[str, float], Skipped | None]:
-    """One rollout and its updates; `step` counts from 0, `tell` hears of further rounds.
-
-    Where a number of the rollout or of its credit is not finite there are no updates, and the
-    state is as it was; where the loss or the gradient of an update is not, that update is left out.
+    The next state has the next state of the adaptation, unless every update was skipped.
     """
-    config, started = setup.config, time.perf_counter()
-    scored, sampling = collect_groups(setup, state.params, step, tell)
-    collected = time.perf_counter()
-    scored_rollout = score_rollout(setup, state.params, ref_params, scored)
-    batch, adaptation, metrics = compute_credit(
-        setup, scored_rollout, state.adaptation, scored.indices, step
+    sizes = setup.config.batch
+    batch = TrainBatch(
+        prompts=scored.rollout.prompts,
+        tokens=scored.rollout.tokens,
+        old_log_prob=scored.signals.log_prob,
+        ref_log_prob=scored.signals.ref_log_prob,
+        credit=credit._replace(bonus=None),
     )
-    counts = count_non_finite(
-        scored_rollout.rollout, scored_rollout.signals, batch.credit, adaptation
-    )
-    metrics, counts, done = fetch((metrics, counts, state.updates))
-    credited = time.perf_counter()
-    tried = config.batch.mini_batches * config.batch.num_iterations
-    updates: list[Any] = []
-    if not any(counts.values()):
-        for number in range(tried):
-            index = np.int32(number % config.batch.mini_batches)
-            state, values = policy_update(state, batch, index, setup.temperature, spec=setup.spec)
-            updates.append(values)
-        updates = fetch(updates)
-        if not all(told["skipped"] for told in updates):
-            state = state._replace(adaptation=adaptation)
-    ended = time.perf_counter()
-    why = why_skipped(counts, updates)
-    row = step_metrics.host_metrics(scored) | sampling
-    row |= {name: float(value) for name, value in metrics.items()}
-    row |= step_metrics.update_metrics(updates, tried)
-    row["learning_rate"] = float(setup.schedule(int(done)))
-    row |= scored.seconds
-    row["time/signals"] = credited - collected
-    row["time/update"] = ended - credited
-    row["time/step"] = ended - started
-    sampled = sampling.get("dynamic_sampling/tokens", float(scored.rollout.length.sum()))
-    row["completions/sampled_tokens"] = sampled
-    row["perf/completion_tokens_per_second"] = sampled / (ended - started)
-    row["compiles"] = compiles()
-    skipped = (
-        Skipped(why, batch_arrays(scored, scored_rollout.signals, batch.credit)) if why else None
-    )
-    return state, scored, row, skipped
+    updates = []
+    for number in range(sizes.mini_batches * sizes.num_iterations):
+        state, *found = policy_update(
+            state,
+            batch,
+            np.int32(number % sizes.mini_batches),
+            setup.temperature,
+            mesh=setup.loaded.mesh,
+            model=setup.loaded.model,
+            spec=setup.spec,
+        )
+        updates.append(PolicyUpdate(*found))
+    updates = fetch(updates)
+    if not all(update.result.skipped for update in updates):
+        state = state._replace(adaptation=adaptation)
+    return state, updates
+
+
+def batch_arrays(record: StepRecord) -> dict[str, np.ndarray]:
+    """All that a step was made of, on the host, for people who look for what went wrong."""
+    rewarded = record.rewarded
+    found: dict[str, Any] = {"rows": rewarded.indices, "reward": rewarded.reward}
+    found |= {"correct": rewarded.correct, "thinking_length": rewarded.thinking_length}
+    parts = {
+        "rollout": rewarded.rollout,
+        "signals": record.scored.signals,
+        "credit": record.credit._replace(bonus=None),
+        "prompts": rewarded.rollout.prompts,
+    }
+    for part, values in parts.items():
+        found |= {f"{part}.{name}": x for name, x in fetch(values)._asdict().items()}
+    del found["rollout.prompts"]
+    return {name: np.asarray(x) for name, x in found.items() if x is not None}

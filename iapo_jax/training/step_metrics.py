@@ -1,136 +1,321 @@
-"""What a step says about itself: metrics under TRL's names, completions, the console."""
+"""The metrics of a run: what a step computed, under TRL's names where TRL has one.
 
+No other file knows the name of a metric. `METRICS` states what each one means; docs/metrics.md is
+made from it: `python -m iapo_jax.training.step_metrics > docs/metrics.md`.
+"""
+
+import math
+import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from iapo_jax.algorithms import diagnostics
-from iapo_jax.algorithms.losses import LossStatistics
-from iapo_jax.data.problems import Problems
-from iapo_jax.information import probes
-from iapo_jax.model.decoder import param_shapes
-from iapo_jax.rollout.collect import Scored
-from iapo_jax.sharding import is_described
+from iapo_jax.algorithms.diagnostics import credit_diagnostics
+from iapo_jax.rollout.collect import RewardedRollout
+from iapo_jax.rollout.dynamic_sampling import SamplingRounds
+from iapo_jax.sharding import fetch
+from iapo_jax.training.optimizer import UpdateResult
+from iapo_jax.training.progress import RunTotals
+from iapo_jax.training.step import PolicyUpdate, StepRecord
 from iapo_jax.types import Array, Credit, Group, Mean, Rollout
 
 
-@partial(jax.jit, static_argnames=("threshold", "asked"))
-def device_metrics(
-    rollout: Rollout, groups: Group, credit: Credit, *, threshold: float, asked: bool
-) -> dict[str, Array]:
-    """Masked means over the rollout, float32 scalars; nats where they are information.
+class Metric(NamedTuple):
+    """What a metric means; a part of its name in <> stands for any text."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+METRICS = {
+    "Rewards and completions": [
+        Metric("reward", "", "mean weighted sum of the reward functions"),
+        Metric("reward_std", "", "mean over groups of the standard deviation of the reward"),
+        Metric("frac_reward_zero_std", "share", "groups whose rewards are all equal"),
+        Metric("rewards/<function>/mean", "", "mean of one reward function, unweighted"),
+        Metric("accuracy", "share", "completions whose answer is correct"),
+        Metric("completions/mean_length", "tokens", "mean length, with the stop token"),
+        Metric("completions/min_length", "tokens", "shortest completion"),
+        Metric("completions/max_length", "tokens", "longest completion"),
+        Metric("completions/mean_terminated_length", "tokens", "mean length of the finished ones"),
+        Metric("completions/clipped_ratio", "share", "completions truncated at the limit"),
+        Metric("completions/mean_length_correct", "tokens", "mean length of the correct ones"),
+        Metric("completions/mean_length_wrong", "tokens", "mean length of the incorrect ones"),
+        Metric("completions/sampled_tokens", "tokens", "sampled in this step, in all rounds"),
+        Metric("sampled_tokens", "tokens", "sampled in the run so far (max_sampled_tokens)"),
+        Metric("checker/timeouts", "answers", "answers that took the checker too long"),
+        Metric("checker/errors", "answers", "answers on which the checker failed"),
+    ],
+    "Dynamic sampling": [
+        Metric("dynamic_sampling/rounds", "rounds", "rounds of sampling in this step"),
+        Metric("dynamic_sampling/first_mixed", "share", "mixed groups in the first round"),
+        Metric("dynamic_sampling/first_accuracy", "share", "accuracy of the first round"),
+        Metric("dynamic_sampling/first_mean_length", "tokens", "mean length in the first round"),
+        Metric("dynamic_sampling/tokens", "tokens", "sampled in all rounds"),
+        Metric("dynamic_sampling/unfilled", "groups", "groups that are not mixed in the end"),
+    ],
+    "Policy and credit": [
+        Metric("entropy", "nats", "mean entropy of the next-token distribution"),
+        Metric(
+            "sampling/log_prob_difference/mean",
+            "nats",
+            "mean distance between the log-probabilities of sampler and scorer",
+        ),
+        Metric("sampling/log_prob_difference/max", "nats", "the largest such distance"),
+        Metric("advantage/mean", "", "mean advantage of the tokens with any weight"),
+        Metric("advantage/abs_mean", "", "mean absolute advantage of these tokens"),
+        Metric(
+            "credit/length_bonus_covariance",
+            "tokens",
+            "covariance of length and summed per-token bonus; below 0 it favors short completions",
+        ),
+        Metric("credit/bonus_share", "share", "credit that is given token by token"),
+        Metric("credit/stop_bonus", "", "mean bonus of the tokens that end the reasoning"),
+        Metric("credit/rival_bonus", "", "mean bonus of the tokens that compete with them"),
+        Metric("algorithm/<option>", "", "an option that adapts during the run"),
+        Metric("algorithm/<option>_<i>", "", "the same, of an option with several values"),
+    ],
+    "Information about the answer": [
+        Metric("iapo/thinking_length", "tokens", "mean number of reasoning tokens"),
+        Metric("iapo/uncertainty_start", "nats", "uncertainty about the answer after the prompt"),
+        Metric("iapo/uncertainty_end", "nats", "uncertainty at the end of the reasoning"),
+        Metric("iapo/information_per_token", "nats", "mean informativeness of a reasoning token"),
+        Metric(
+            "iapo/redundant_tokens",
+            "tokens",
+            "reasoning tokens of a completion after its uncertainty stays below "
+            "information.redundant_below",
+        ),
+    ],
+    "Updates": [
+        Metric("loss", "", "mean loss of the updates that were applied"),
+        Metric("grad_norm", "", "mean global norm of the gradient before clipping"),
+        Metric("kl", "nats", "KL to the reference, where algorithm.beta is not 0"),
+        Metric("clip_ratio/low_mean", "share", "tokens clipped below 1 - epsilon"),
+        Metric("clip_ratio/high_mean", "share", "tokens clipped above 1 + epsilon_high"),
+        Metric("clip_ratio/region_mean", "share", "tokens clipped on either side"),
+        Metric("ratio/mean", "", "mean probability ratio of the new policy to the sampling one"),
+        Metric("learning_rate", "", "of the first update of the step"),
+        Metric("num_tokens", "tokens", "fine-tuning: sum of the weights of the batch"),
+        Metric("skipped/updates", "updates", "updates skipped since a number was not finite"),
+        Metric("skipped/in_a_row", "steps", "latest steps in a row with such a number"),
+    ],
+    "Time": [
+        Metric("time/sample", "s", "sampling"),
+        Metric("time/reward", "s", "decoding, checking answers, reward functions"),
+        Metric("time/signals", "s", "log-probabilities, information, credit"),
+        Metric("time/update", "s", "updates"),
+        Metric("time/step", "s", "the complete step"),
+        Metric("perf/completion_tokens_per_second", "tokens/s", "sampled tokens / time/step"),
+        Metric("compiles", "programs", "programs compiled by this process so far"),
+    ],
+}
+
+
+def pattern(metric: Metric) -> re.Pattern:
+    """Matches the names that a metric may have."""
+    return re.compile(re.sub(r"<[^>]*>", ".+", re.escape(metric.name)))
+
+
+def metrics_page() -> str:
+    """The text of docs/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "This page is generated from the table of metrics: "
+        "`python -m iapo_jax.training.step_metrics > docs/metrics.md`.",
+        "",
+        "Each row of `metrics.jsonl` holds the metrics of one step, which is a rollout with all",
+        "its updates; TensorBoard shows the same values. A value that is not finite is `null`. A",
+        "part of a name in `<>` stands for any text. The results of the evaluations before and",
+        "after a run are in `eval/summary.json`; [evaluation.md](evaluation.md) describes them.",
+    ]
+    for title, metrics in METRICS.items():
+        lines += ["", f"## {title}", "", "| metric | unit | meaning |", "|---|---|---|"]
+        lines += [f"| `{m.name}` | {m.unit} | {m.meaning} |" for m in metrics]
+    return "\n".join(lines) + "\n"
+
+
+def step_metrics(
+    record: StepRecord, totals: RunTotals, *, threshold: float, probed: bool, compiles: int
+) -> dict[str, float]:
+    """The row of a step of reinforcement learning.
 
     Args:
-      threshold: nats; below it the answer counts as known.
-      asked: whether the groups hold uncertainties.
+      threshold: nats of uncertainty; below it the answer counts as known to the model.
+      probed: whether the groups have uncertainties.
+      compiles: programs that were compiled before this step ended.
+    """
+    scored, seconds, tokens = record.scored, record.seconds, float(record.sampled_tokens())
+    on_device = device_metrics(
+        scored.rollout, scored.groups, record.credit, threshold=threshold, probed=probed
+    )
+    on_device |= _setting_metrics(record.settings)
+    return {
+        **_host_metrics(record.rewarded),
+        **_round_metrics(record.rounds),
+        **{name: float(value) for name, value in fetch(on_device).items()},
+        **_update_metrics(record.updates, record.planned_updates),
+        "learning_rate": record.learning_rate,
+        "time/sample": record.rewarded.seconds.sample,
+        "time/reward": record.rewarded.seconds.reward,
+        "time/signals": seconds.signals,
+        "time/update": seconds.update,
+        "time/step": seconds.step,
+        "completions/sampled_tokens": tokens,
+        "perf/completion_tokens_per_second": tokens / seconds.step,
+        "compiles": compiles,
+        "skipped/in_a_row": float(totals.skipped_in_a_row),
+        "sampled_tokens": float(totals.sampled_tokens),
+    }
+
+
+def fine_tuning_metrics(
+    result: UpdateResult,
+    *,
+    entropy: Array,
+    num_tokens: Array,
+    learning_rate: float,
+    skipped_in_a_row: int,
+) -> dict[str, float]:
+    """The row of a step of supervised fine-tuning, on the host, without its time."""
+    return {
+        "loss": float(result.loss),
+        "grad_norm": float(result.grad_norm),
+        "entropy": float(entropy),
+        "num_tokens": float(num_tokens),
+        "learning_rate": learning_rate,
+        "skipped/updates": float(result.skipped),
+        "skipped/in_a_row": float(skipped_in_a_row),
+    }
+
+
+def time_metrics(seconds: float, compiles: int) -> dict[str, float]:
+    """The time of a step of fine-tuning, and the programs that were compiled so far."""
+    return {"time/step": seconds, "compiles": compiles}
+
+
+@partial(jax.jit, static_argnames=("threshold", "probed"))
+def device_metrics(
+    rollout: Rollout, groups: Group, credit: Credit, *, threshold: float, probed: bool
+) -> dict[str, Array]:
+    """Masked means over the rollout, float32 scalars.
+
+    Args:
+      threshold, probed: as for `step_metrics`.
     """
 
     def mean(x: Array, mask: Array) -> Array:
         return jnp.where(mask, x, 0.0).sum() / jnp.maximum(mask.sum(), 1)
 
-    mask, thinking = groups.mask, groups.thinking
-    figures = jax.vmap(partial(diagnostics.credit_metrics, threshold=threshold, asked=asked))
-    told = {name: Mean(*map(jnp.sum, m)).value() for name, m in figures(groups, credit).items()}
-    end = jnp.take_along_axis(groups.uncertainty, thinking.sum(-1)[..., None], axis=-1)[..., 0]
-    gap = jnp.abs(groups.log_prob - rollout.log_prob)
+    mask, gap = groups.mask, jnp.abs(groups.log_prob - rollout.log_prob)
+    weighted = credit.weight > 0
     return {
         "entropy": mean(groups.entropy, mask),
         "sampling/log_prob_difference/mean": mean(gap, mask),
         "sampling/log_prob_difference/max": jnp.where(mask, gap, 0.0).max(),
-        **({"iapo/uncertainty_start": groups.uncertainty[..., 0].mean()} if asked else {}),
-        **({"iapo/uncertainty_end": end.mean()} if asked else {}),
-        **told,
-        "advantage/mean": mean(credit.advantage, credit.weight > 0),
-        "advantage/abs_mean": mean(jnp.abs(credit.advantage), credit.weight > 0),
+        **(_uncertainty_metrics(groups) if probed else {}),
+        **_credit_metrics(groups, credit, threshold=threshold, probed=probed),
+        "advantage/mean": mean(credit.advantage, weighted),
+        "advantage/abs_mean": mean(jnp.abs(credit.advantage), weighted),
     }
 
 
-def loss_metrics(found: LossStatistics) -> dict[str, Mean]:
-    """What the loss of an update measured, by name; the KL where there is a reference."""
+def _uncertainty_metrics(groups: Group) -> dict[str, Array]:
+    last = groups.thinking.sum(-1)[..., None]
+    end = jnp.take_along_axis(groups.uncertainty, last, axis=-1)[..., 0]
+    return {
+        "iapo/uncertainty_start": groups.uncertainty[..., 0].mean(),
+        "iapo/uncertainty_end": end.mean(),
+    }
+
+
+def _credit_metrics(
+    groups: Group, credit: Credit, *, threshold: float, probed: bool
+) -> dict[str, Array]:
+    diagnose = partial(credit_diagnostics, threshold=threshold, probed=probed)
+    found = jax.vmap(diagnose)(groups, credit)
     named = {
-        "kl": found.kl,
-        "clip_ratio/low_mean": found.clipped_low,
-        "clip_ratio/high_mean": found.clipped_high,
-        "clip_ratio/region_mean": found.clipped,
-        "ratio/mean": found.ratio,
+        "credit/length_bonus_covariance": found.length_covariance,
+        "credit/bonus_share": found.bonus_share,
+        "credit/stop_bonus": found.stop_bonus,
+        "credit/rival_bonus": found.rival_bonus,
+        "iapo/information_per_token": found.information_per_token,
+        "iapo/redundant_tokens": found.redundant_tokens,
     }
-    return {name: mean for name, mean in named.items() if mean is not None}
+    means = {name: mean for name, mean in named.items() if mean is not None}
+    return {name: Mean(*map(jnp.sum, mean)).value() for name, mean in means.items()}
 
 
-def setting_metrics(settings: dict[str, Array]) -> dict[str, Array]:
-    """Hyper-parameters that follow the run, by name, and by place where they are several."""
+def _setting_metrics(settings: dict[str, Array]) -> dict[str, Array]:
     named = {name: jnp.atleast_1d(value) for name, value in settings.items()}
     return {
-        f"algorithm/{name}" + (f"_{i}" if len(values) > 1 else ""): value
+        f"algorithm/{name}_{i}" if len(values) > 1 else f"algorithm/{name}": value
         for name, values in named.items()
         for i, value in enumerate(values)
     }
 
 
-def host_metrics(scored: Scored) -> dict[str, float]:
-    """Rewards and lengths of a rollout."""
-    reward, length, correct = scored.reward, scored.rollout.length, scored.correct
-    finished = scored.rollout.finished
-    mean = lambda x: float(np.mean(x)) if np.size(x) else 0.0  # noqa: E731
-    equal = (reward == reward[:, :1]).all(1)
-    spread = reward.std(1, ddof=1) if reward.shape[1] > 1 else np.zeros(len(reward))
+def _mean(x: np.ndarray) -> float:
+    return float(np.mean(x)) if np.size(x) else 0.0
+
+
+def _host_metrics(rewarded: RewardedRollout) -> dict[str, float]:
+    reward, length, correct = rewarded.reward, rewarded.rollout.length, rewarded.correct
+    finished = rewarded.rollout.finished
+    deviation = reward.std(1, ddof=1) if reward.shape[1] > 1 else np.zeros(len(reward))
     return {
-        "reward": mean(reward),
-        "reward_std": mean(spread),
-        "frac_reward_zero_std": mean(equal),
-        **{f"rewards/{name}/mean": mean(part) for name, part in scored.rewards.items()},
-        "accuracy": mean(correct),
-        "completions/mean_length": mean(length),
+        "reward": _mean(reward),
+        "reward_std": _mean(deviation),
+        "frac_reward_zero_std": _mean((reward == reward[:, :1]).all(1)),
+        **{f"rewards/{name}/mean": _mean(part) for name, part in rewarded.rewards.items()},
+        "accuracy": _mean(correct),
+        "completions/mean_length": _mean(length),
         "completions/min_length": float(length.min()),
         "completions/max_length": float(length.max()),
-        "completions/mean_terminated_length": mean(length[finished]),
-        "completions/clipped_ratio": mean(~finished),
-        "completions/mean_length_correct": mean(length[correct]),
-        "completions/mean_length_wrong": mean(length[~correct]),
-        "iapo/thinking_length": mean(scored.thinking_length),
-        **{f"checker/{name}": float(count) for name, count in scored.checker.items()},
+        "completions/mean_terminated_length": _mean(length[finished]),
+        "completions/clipped_ratio": _mean(~finished),
+        "completions/mean_length_correct": _mean(length[correct]),
+        "completions/mean_length_wrong": _mean(length[~correct]),
+        "iapo/thinking_length": _mean(rewarded.thinking_length),
+        **{f"checker/{name}": float(count) for name, count in rewarded.checker.items()},
     }
 
 
-def update_metrics(updates: Sequence[dict[str, Any]], tried: int) -> dict[str, float]:
-    """Means over the updates of a step that were not skipped, and how many were.
-
-    Args:
-      updates: metrics of each, on the host; none where the rollout itself was skipped.
-      tried: how many there are in a step.
-    """
-    done = [one for one in updates if not one["skipped"]]
-    names = [name for name in (done or updates or [{"loss": 0, "grad_norm": 0}])[0]]
-    mean = lambda name: float(np.mean([one[name] for one in done])) if done else float("nan")  # noqa: E731
-    told = {name: mean(name) for name in names if name != "skipped"}
-    return told | {"skipped/updates": float(tried - len(done))}
+def _round_metrics(rounds: SamplingRounds | None) -> dict[str, float]:
+    if rounds is None:
+        return {}
+    return {f"dynamic_sampling/{name}": float(value) for name, value in rounds._asdict().items()}
 
 
-def completion_rows(problems: Problems, scored: Scored) -> list[dict]:
-    """One object for each completion, for completions/step_N.jsonl."""
-    count = scored.reward.shape[1]
-    rows = []
-    for index, text in enumerate(scored.texts):
-        prompt, sample = divmod(index, count)
-        row = int(scored.indices[prompt])
-        rows.append(
-            {
-                "row": row,
-                "prompt": problems.texts[row],
-                "completion": text,
-                "answer": problems.answers[row],
-                "reward": float(scored.reward[prompt, sample]),
-                "correct": bool(scored.correct[prompt, sample]),
-                "length": int(scored.rollout.length[prompt, sample]),
-                "thinking_length": int(scored.thinking_length[prompt, sample]),
-            }
-        )
-    return rows
+def _update_metrics(updates: Sequence[PolicyUpdate], planned: int) -> dict[str, float]:
+    """Means over the updates that were applied, NaN where there are none, and how many are not."""
+    named = [_named_update(update) for update in updates]
+    applied = [row for row, update in zip(named, updates, strict=True) if not update.result.skipped]
+    names = named[0] if named else ("loss", "grad_norm")
+    means = {
+        name: float(np.mean([row[name] for row in applied])) if applied else math.nan
+        for name in names
+    }
+    return means | {"skipped/updates": float(planned - len(applied))}
+
+
+def _named_update(update: PolicyUpdate) -> dict[str, np.ndarray]:
+    found = update.statistics
+    return {
+        "loss": update.result.loss,
+        "grad_norm": update.result.grad_norm,
+        **({} if found.kl is None else {"kl": found.kl}),
+        "clip_ratio/low_mean": found.clipped_low,
+        "clip_ratio/high_mean": found.clipped_high,
+        "clip_ratio/region_mean": found.clipped,
+        "ratio/mean": found.ratio,
+    }
 
 
 def headline(row: dict[str, float]) -> str:
@@ -142,61 +327,10 @@ def headline(row: dict[str, float]) -> str:
     )
 
 
-def describe_run(setup: Any) -> str:
-    """What is about to run, with every derived number."""
-    config, opened, spec = setup.config, setup.loaded.pretrained, setup.spec
-    batch, c = config.batch, opened.config
-    weights = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(param_shapes(c)))
-    stops = {i: opened.tokenizer.convert_ids_to_tokens(i) for i in opened.stop_ids}
-    padded = int((~opened.allowed).sum())
-    lines = [
-        f"model       {opened.directory or config.model.config}: {opened.hf_config['model_type']}, "
-        f"{weights:,} parameters, {c.dtype} layers",
-        f"stops at    {stops}; {padded} of {c.vocab_size} ids have no token and are never drawn",
-        f"data        {config.data.dataset}: {len(setup.problems.tokens)} prompts"
-        + (f", {setup.problems.left_out} too long" if setup.problems.left_out else ""),
-        *(f"            {note}" for note in setup.notes),
-        *([f"selection   {describe_selection(setup)}"] if setup.selection.task else []),
-        f"step        {batch.prompts_per_step} prompts x {batch.num_generations} completions of up "
-        f"to {config.sampling.max_completion_length} tokens; "
-        f"{batch.mini_batches * batch.num_iterations} update(s) of {spec.micro_batches} "
-        f"micro-batch(es) of {batch.prompts_per_step // batch.mini_batches // spec.micro_batches} "
-        "prompts",
-        f"algorithm   {describe_algorithm(setup)}",
-        *([f"asks        {probes.describe(setup.probe_maker)}"] if setup.probe_maker else []),
-        f"devices     {_describe_devices(setup.loaded.mesh)}",
-        f"output      {config.output_dir}",
-    ]
-    return "\n".join(lines)
+def fine_tuning_headline(row: dict[str, float]) -> str:
+    """The figures beside the progress bar of fine-tuning."""
+    return f"loss {row['loss']:.4f} entropy {row['entropy']:.3f}"
 
 
-def _describe_devices(mesh: Mesh) -> str:
-    if is_described(mesh):
-        return f"{dict(mesh.shape)} of {mesh.devices.flat[0].device_kind}, not here"
-    return f"{dict(mesh.shape)} of {jax.device_count()} {jax.devices()[0].platform}"
-
-
-def describe_selection(setup: Any) -> str:
-    """How the checkpoint that is kept is chosen, in one line."""
-    section, count = setup.config.selection, len(setup.selection.task.problems.rows)
-    guard = f", accuracy at most {section.tolerance} below the start's"
-    return (
-        f"{count} of the training problems are held out; the checkpoint with the best "
-        f"{section.criterion}{guard * (section.criterion == 'ratio')} is kept"
-    )
-
-
-def describe_algorithm(setup: Any) -> str:
-    """Name, source, pieces with what is bound to them, and loss, in one line."""
-    algorithm, section = setup.algorithm, setup.config.algorithm
-    told = [f"{section.name} ({algorithm.source})" if algorithm.source else section.name]
-    for field, piece in algorithm.pieces().items():
-        bound = getattr(piece, "keywords", {})
-        name = getattr(getattr(piece, "func", piece), "__name__", type(piece).__name__)
-        told.append(f"{field} {name}" + (f" {bound}" if bound else ""))
-    if algorithm.adapt is not None:
-        told.append(f"adapt {section.adapt or 'its own'}")
-    if algorithm.dynamic_sampling:
-        told.append(f"dynamic sampling, up to {section.max_rounds} rounds")
-    told.append(f"loss {algorithm.loss._asdict()}")
-    return "; ".join(told)
+if __name__ == "__main__":
+    print(metrics_page(), end="")

@@ -1,20 +1,43 @@
-"""The jitted steps of learning: credit of groups, and the optimizer update on it. Pure."""
+"""The jitted parts of learning: credit of groups, and the optimizer update on it. Pure."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from iapo_jax.algorithms.adaptation import Adaptation
-from iapo_jax.algorithms.losses import LossOptions, loss_scale, loss_statistics, policy_loss
+from iapo_jax.algorithms.losses import (
+    LossOptions,
+    LossStatistics,
+    loss_scale,
+    loss_statistics,
+    policy_loss,
+)
 from iapo_jax.algorithms.methods import Algorithm
 from iapo_jax.model.scoring import score_completions
 from iapo_jax.sharding import micro_batches
-from iapo_jax.training import optimizer as update
-from iapo_jax.training.optimizer import TrainState
-from iapo_jax.training.step_metrics import loss_metrics
-from iapo_jax.types import Array, Credit, Group, Mean, Model, Params, Prompts
+from iapo_jax.training.optimizer import (
+    Optimizer,
+    TrainState,
+    UpdateResult,
+    accumulate_gradients,
+    apply_gradient,
+)
+from iapo_jax.types import (
+    Array,
+    Credit,
+    Group,
+    Mean,
+    Model,
+    Params,
+    Prompts,
+    Rollout,
+    Signals,
+    valid_mask,
+)
 
 
 class TrainBatch(NamedTuple):
@@ -28,30 +51,37 @@ class TrainBatch(NamedTuple):
 
 
 class UpdateSpec(NamedTuple):
-    """The static side of an optimizer update."""
+    """The static hyper-parameters of an optimizer update."""
 
-    mesh: Mesh
-    model: Model
-    optimizer: Any
+    optimizer: Optimizer
     loss: LossOptions
-    mini_batches: int  # a rollout is cut into so many updates
-    micro_batches: int  # and each of them into so many passes
+    mini_batches: int  # updates that a rollout is divided into
+    micro_batches: int  # passes that an update is divided into
     max_length: int  # T of the configuration, for dr_grpo
 
 
-@partial(jax.jit, static_argnames="spec", donate_argnames="state")
+@partial(jax.jit, static_argnames=("mesh", "model", "spec"), donate_argnames="state")
 def policy_update(
-    state: TrainState, batch: TrainBatch, index: Array, temperature: Array, *, spec: UpdateSpec
-) -> tuple[TrainState, dict[str, Array]]:
-    """One optimizer update on mini-batch `index` of a rollout; returns scalars as metrics.
+    state: TrainState,
+    batch: TrainBatch,
+    index: Array,
+    temperature: Array,
+    *,
+    mesh: Mesh,
+    model: Model,
+    spec: UpdateSpec,
+) -> tuple[TrainState, UpdateResult, LossStatistics]:
+    """One optimizer update on mini-batch `index` of a rollout.
 
-    It is skipped, and `skipped` is 1, where loss or gradient are not finite.
+    Returns:
+      The next state (the same one where the update is skipped), what the update found, and the
+      statistics of the loss, each `Mean` as its value.
     """
     batch = jax.tree.map(lambda x: x[index], micro_batches(batch, spec.mini_batches))
     scale = loss_scale(batch.credit.weight)
 
-    def loss(params: Params, part: TrainBatch) -> tuple[Array, dict[str, Mean]]:
-        scores = score_completions(spec.model, params, part.prompts, part.tokens, temperature)
+    def loss(params: Params, part: TrainBatch) -> tuple[Array, LossStatistics]:
+        scores = score_completions(model, params, part.prompts, part.tokens, temperature)
         policies = scores.log_prob, part.old_log_prob
         reference = part.ref_log_prob if spec.loss.beta else None
         value = policy_loss(
@@ -62,27 +92,31 @@ def policy_update(
             max_length=spec.max_length,
             scale=scale,
         )
-        statistics = loss_statistics(
+        return value, loss_statistics(
             *policies,
             part.credit,
             epsilon=spec.loss.epsilon,
             epsilon_high=spec.loss.epsilon_high,
             ref_log_prob=reference,
         )
-        return value, loss_metrics(statistics)
 
-    gradient, value, metrics = update.accumulate_gradients(
+    gradient, value, statistics = accumulate_gradients(
         loss, state.params, batch, spec.micro_batches
     )
-    state, told = update.apply_gradient(spec.mesh, spec.optimizer, state, gradient, value)
-    return state, told | {name: mean.value() for name, mean in metrics.items()}
+    state, found = apply_gradient(mesh, spec.optimizer, state, gradient, value)
+    values = jax.tree.map(Mean.value, statistics, is_leaf=lambda x: isinstance(x, Mean))
+    return state, found, values
 
 
 @partial(jax.jit, static_argnames="algorithm")
 def assign_credit(
-    groups: Group, keys: Array, settings: dict[str, Array] | None = None, *, algorithm: Algorithm
+    groups: Group,
+    keys: Array,
+    settings: Mapping[str, Array] | None = None,
+    *,
+    algorithm: Algorithm,
 ) -> Credit:
-    """The method, applied to every prompt's group."""
+    """The credit rule, applied to the group of every prompt."""
     return jax.vmap(partial(algorithm.credit, **(settings or {})))(groups, keys)
 
 
@@ -90,6 +124,33 @@ def assign_credit(
 def adapt_settings(
     adaptation: Any, groups: Group, *, adapt: Adaptation
 ) -> tuple[Any, dict[str, Array]]:
-    """The adaptation after this step's groups, and the hyper-parameters that follow from it."""
+    """The state of the adaptation after the groups of a step, and the hyper-parameters it gives."""
     adaptation = adapt.update(adaptation, groups)
     return adaptation, adapt.settings(adaptation)
+
+
+@jax.jit
+def count_non_finite(
+    rollout: Rollout, signals: Signals, credit: Credit, adaptation: Any
+) -> dict[str, Array]:
+    """How many numbers of a rollout are NaN or infinite, by what they are; int32 scalars.
+
+    Padding does not count.
+    """
+    size = rollout.tokens.shape[-1]
+    mask = valid_mask(rollout.length, size)
+    prefixes = valid_mask(rollout.length + 1, size + 1)
+
+    def count(x: Array, real: Array | bool = True) -> Array:
+        return (real & ~jnp.isfinite(x)).sum()
+
+    return {
+        "sampled_log_prob": count(rollout.log_prob, mask),
+        "log_prob": count(signals.log_prob, mask),
+        "ref_log_prob": count(signals.ref_log_prob, mask),
+        "entropy": count(signals.entropy, mask),
+        "uncertainty": count(signals.uncertainty, prefixes),
+        "advantage": count(credit.advantage, mask),
+        "weight": count(credit.weight, mask),
+        "adaptation": sum(map(count, jax.tree.leaves(adaptation)), jnp.int32(0)),
+    }
