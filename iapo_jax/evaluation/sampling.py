@@ -176,7 +176,7 @@ def _check(task: Task, chunks: Sequence[tuple[int, int]], drawn: Rollout) -> lis
     indices = np.repeat([problem for problem, _ in chunks], samples)
     complete = extraction.whole_texts([problems.texts[i] for i in indices], texts)
     correct = on_process_zero(
-        lambda: collect.check_answers(problems, indices, whole), np.zeros(len(texts), bool)
+        lambda: collect.check_answers(problems, indices, complete), np.zeros(len(texts), bool)
     )
     thinking = tokenization.thinking_lengths(
         pretrained.tokenizer, tokens, pretrained.stop_ids, task.protocol.end_of_thinking
