@@ -85,7 +85,7 @@ def tree_case(rng, key_size):
 @pytest.mark.parametrize("key_size", [9, 150])
 @pytest.mark.parametrize("limit", [0, 2**30], ids=["blockwise", "dense"])
 def test_a_tree_of_segments_is_one_softmax(monkeypatch, limit, key_size):
-    monkeypatch.setattr(attention, "_DENSE_SCORES", limit)
+    monkeypatch.setattr(attention, "DENSE_SCORES", limit)
     query, segments = tree_case(np.random.default_rng(5), key_size)
     out = jax.jit(lambda q, s: attend(q, s))(query, segments)
     np.testing.assert_allclose(out, brute_force(query, segments)[0], atol=1e-5)
@@ -93,7 +93,7 @@ def test_a_tree_of_segments_is_one_softmax(monkeypatch, limit, key_size):
 
 @pytest.mark.parametrize("limit", [0, 2**30], ids=["blockwise", "dense"])
 def test_what_is_invisible_may_hold_anything(monkeypatch, limit):
-    monkeypatch.setattr(attention, "_DENSE_SCORES", limit)
+    monkeypatch.setattr(attention, "DENSE_SCORES", limit)
     query, segments = tree_case(np.random.default_rng(6), 150)
     prompt, completion, own = segments
 
@@ -178,7 +178,7 @@ def test_dense_gradients_are_finite_differences():
 
 @pytest.mark.parametrize("limit", [0, 2**30], ids=["blockwise", "dense"])
 def test_bfloat16_is_close_and_keeps_its_dtype(monkeypatch, limit):
-    monkeypatch.setattr(attention, "_DENSE_SCORES", limit)
+    monkeypatch.setattr(attention, "DENSE_SCORES", limit)
     query, segments = tree_case(np.random.default_rng(10), 150)
     low = lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x  # noqa: E731
     query, segments = jax.tree.map(low, (query, segments))

@@ -955,9 +955,9 @@ def test_keys_beyond_a_chunk_of_positions_are_not_multiplied(qwen2, monkeypatch)
 
     prompt, cache = read(golden.params)
     cache = jax.tree.map(lambda x: x.at[:, :, :, 4:].set(jnp.nan), cache)
-    monkeypatch.setattr(attention, "_DENSE_SCORES", 0)
-    monkeypatch.setattr(attention, "_KEYS", 4)
-    monkeypatch.setattr(attention, "_QUERIES", 8)
+    monkeypatch.setattr(attention, "DENSE_SCORES", 0)
+    monkeypatch.setattr(attention, "KEY_TILE", 4)
+    monkeypatch.setattr(attention, "QUERY_TILE", 8)
     monkeypatch.setattr(exits, "PROBE_TOKENS", 4 * P * G * K)  # 4 positions a chunk
     positions = choose_positions(jnp.full((P, G), T), T)
     contexts = jax.tree.map(jnp.asarray, (prompt, cache))

@@ -16,7 +16,7 @@ from iapo_jax.model.attention import Segment, attend, dense_attention, kernel_at
 from iapo_jax.sharding import make_mesh
 
 KERNELS = {"gpu": kernels.gpu_attention, "tpu": kernels.tpu_attention}
-ROWS = {"gpu": kernels._GPU_KEYS, "tpu": kernels._TPU_KEYS}
+ROWS = {"gpu": kernels.GPU_KEYS, "tpu": kernels.TPU_KEYS}
 
 dense = jax.jit(dense_attention)
 
@@ -134,7 +134,7 @@ def pretend_gpu(monkeypatch):
 def test_a_kernel_that_fails_is_said_and_left(pretend_gpu):
     """As on hardware where it does not compile: XLA's loops, with one sentence."""
     with pytest.warns(UserWarning, match="fails on gpu.*[Ii]nterpret mode"):
-        assert attention._choose("auto", None, 64) is attention.blockwise_attention
+        assert attention.choose_form("auto", None, 64) is attention.blockwise_attention
 
 
 def spoiled(how):
@@ -164,15 +164,15 @@ def spoiled(how):
 def test_a_kernel_that_is_wrong_is_said_and_left(pretend_gpu, how):
     pretend_gpu(spoiled(how))
     with pytest.warns(UserWarning, match="attention goes back to XLA.* for heads of 128"):
-        assert attention._choose("auto", None, 128) is attention.blockwise_attention
+        assert attention.choose_form("auto", None, 128) is attention.blockwise_attention
 
 
 def test_a_kernel_that_works_is_chosen_unless_told_otherwise(pretend_gpu):
     right = spoiled("not at all")
     pretend_gpu(right)
-    chosen = attention._choose("auto", None, 128)
+    chosen = attention.choose_form("auto", None, 128)
     assert chosen.func is kernel_attention and chosen.args == (right, None)
-    assert attention._choose("xla", None, 128) is attention.blockwise_attention
+    assert attention.choose_form("xla", None, 128) is attention.blockwise_attention
 
 
 @pytest.mark.parametrize("platform", KERNELS)
@@ -196,7 +196,7 @@ def test_a_program_that_attends_tries_the_kernel_and_runs_it(platform, monkeypat
     want = program()
     monkeypatch.setattr(kernels.jax, "default_backend", lambda: platform)
     monkeypatch.setattr(kernels, f"{platform}_attention", kernel)
-    monkeypatch.setattr(attention, "_DENSE_SCORES", 0)
+    monkeypatch.setattr(attention, "DENSE_SCORES", 0)
     kernels.works.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -125,7 +125,7 @@ def test_a_directory_comes_back_bit_by_bit(tmp_path, name):
 
 
 def test_shards_are_written_with_an_index_and_read_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "_SHARD", "30KB")
+    monkeypatch.setattr(weights, "SHARD_SIZE", "30KB")
     golden, out = golden_model("qwen3_untied"), tmp_path / "out"
     hf = read_json(GOLDEN / "models" / "qwen3_untied" / "config.json")
     save_pretrained(golden.params, hf, None, out)

@@ -8,7 +8,7 @@ themselves are all segments; they differ only in the limits. Per segment
 
 and segments join as  out = sum_i exp(lse_i - lse) out_i,  lse = logsumexp_i lse_i.
 
-A segment is computed by one softmax where its scores are few, else tile by tile; `_choose` selects
+A segment is computed by one softmax where its scores are few, else tile by tile; `choose_form` selects
 the implementation for the backend.
 """
 
@@ -31,13 +31,13 @@ from iapo_jax.types import Array
 _EMPTY = -1e30  # score of a key that a query may not read; finite, so that 0 keys give no NaN
 
 
-_QUERIES = 256  # of one tile of the blockwise form; smaller ones leave CPU cores waiting
+QUERY_TILE = 256  # of one tile of the blockwise form; smaller ones leave CPU cores waiting
 
 
-_KEYS = 128  # of one tile: what a query tile may read beyond its last limit
+KEY_TILE = 128  # of one tile: what a query tile may read beyond its last limit
 
 
-_DENSE_SCORES = 128 * 1024  # at most this many scores per head and row are built at once
+DENSE_SCORES = 128 * 1024  # at most this many scores per head and row are built at once
 
 
 class Segment(NamedTuple):
@@ -77,7 +77,7 @@ def attend(
     [[0. 1. 2. 3.]
      [2. 3. 4. 5.]]
     """
-    tiled = _choose(implementation, mesh, query.shape[-1])
+    tiled = choose_form(implementation, mesh, query.shape[-1])
     parts = [_segment_attention(query, segment, tiled) for segment in segments]
     if len(parts) == 1:
         return parts[0][0].astype(query.dtype)
@@ -89,7 +89,7 @@ Attention = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
 # (q [B,Q,M,R,d], k and v [B,S,M,d], visible [B,Q]) -> (out [B,Q,M,R,d], lse [B,Q,M,R]), float32
 
 
-def _choose(implementation: str, mesh: Mesh | None, width: int) -> Attention:
+def choose_form(implementation: str, mesh: Mesh | None, width: int) -> Attention:
     """The tiled form: a kernel of the backend that was seen to work on it, else XLA's loops."""
     described = mesh is not None and is_described(mesh)
     device = mesh.devices.flat[0] if described else None
@@ -110,7 +110,7 @@ def _segment_attention(query: Array, segment: Segment, tiled: Attention) -> tupl
     q = query.reshape(batch, queries, key_heads, heads // key_heads, width)
     k, v = (x.reshape(batch, keys_per_row, key_heads, width) for x in segment[:2])
     visible = jnp.broadcast_to(segment.visible, lead).reshape(batch, queries)
-    dense = queries * keys_per_row <= _DENSE_SCORES or keys_per_row <= _KEYS
+    dense = queries * keys_per_row <= DENSE_SCORES or keys_per_row <= KEY_TILE
     out, lse = (dense_attention if dense else tiled)(q, k, v, visible)
     return out.reshape(query.shape), lse.reshape(*lead, heads)
 
@@ -187,25 +187,25 @@ def blockwise_attention(q: Array, k: Array, v: Array, visible: Array) -> tuple[A
 
 
 def _query_tiles(x: Array) -> Array:
-    """[B, Q, M, R, ...] -> [tiles, B, M, n, ...], n = _QUERIES * R rows of one matrix."""
+    """[B, Q, M, R, ...] -> [tiles, B, M, n, ...], n = QUERY_TILE * R rows of one matrix."""
     batch, size, heads, rest, *width = x.shape
-    x = jnp.pad(x, ((0, 0), (0, -size % _QUERIES), *[(0, 0)] * (x.ndim - 2)))
-    x = x.reshape(batch, -1, _QUERIES, heads, rest, *width)
-    x = jnp.moveaxis(x, (1, 0, 3), (0, 1, 2))  # [tiles, B, M, _QUERIES, R, ...]
-    return x.reshape(*x.shape[:3], _QUERIES * rest, *width)
+    x = jnp.pad(x, ((0, 0), (0, -size % QUERY_TILE), *[(0, 0)] * (x.ndim - 2)))
+    x = x.reshape(batch, -1, QUERY_TILE, heads, rest, *width)
+    x = jnp.moveaxis(x, (1, 0, 3), (0, 1, 2))  # [tiles, B, M, QUERY_TILE, R, ...]
+    return x.reshape(*x.shape[:3], QUERY_TILE * rest, *width)
 
 
 def _join_tiles(tiles: Array, like: Array) -> Array:
     """The inverse of `_query_tiles`, for queries of the shape of `like` [B, Q, M, R, d]."""
     batch, size, heads, rest, _ = like.shape
-    x = tiles.reshape(-1, batch, heads, _QUERIES, rest, *tiles.shape[4:])
-    x = jnp.moveaxis(x, (0, 1, 2), (1, 0, 3))  # [B, tiles, _QUERIES, M, R, ...]
+    x = tiles.reshape(-1, batch, heads, QUERY_TILE, rest, *tiles.shape[4:])
+    x = jnp.moveaxis(x, (0, 1, 2), (1, 0, 3))  # [B, tiles, QUERY_TILE, M, R, ...]
     return x.reshape(batch, -1, heads, rest, *tiles.shape[4:])[:, :size]
 
 
 def _keys_first(x: Array) -> Array:
     """[B, S, M, d] -> [B, M, S, d], S padded to whole tiles."""
-    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % _KEYS), (0, 0), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % KEY_TILE), (0, 0), (0, 0)))
     return x.swapaxes(1, 2)
 
 
@@ -216,18 +216,18 @@ def _limits(visible: Array, rest: int) -> tuple[Array, Array]:
     """
     limits = jnp.broadcast_to(visible[:, :, None, None], (*visible.shape, 1, rest))
     limits = _query_tiles(limits)
-    return limits[..., None], (limits.max((1, 2, 3)) + _KEYS - 1) // _KEYS
+    return limits[..., None], (limits.max((1, 2, 3)) + KEY_TILE - 1) // KEY_TILE
 
 
 def _key_tile(x: Array, index: Array) -> Array:
-    return jax.lax.dynamic_slice_in_dim(x, index * _KEYS, _KEYS, axis=2)
+    return jax.lax.dynamic_slice_in_dim(x, index * KEY_TILE, KEY_TILE, axis=2)
 
 
 def _tile_scores(query: Array, key: Array, limit: Array, index: Array) -> Array:
-    """[B, M, n, _KEYS] float32 scores of one tile of queries with one of keys."""
+    """[B, M, n, KEY_TILE] float32 scores of one tile of queries with one of keys."""
     dot = partial(jnp.einsum, "bmnd,bmsd->bmns", preferred_element_type=jnp.float32)
     scores = dot(query, key) * query.shape[-1] ** -0.5
-    return jnp.where(index * _KEYS + jnp.arange(_KEYS) < limit, scores, _EMPTY)
+    return jnp.where(index * KEY_TILE + jnp.arange(KEY_TILE) < limit, scores, _EMPTY)
 
 
 def _forward(q, k, v, visible):
@@ -276,7 +276,7 @@ def _backward(saved, cotangent):
             d_scores = weights * (d_weights - delta_tile[..., None]) * scale
             d_q += jnp.einsum("bmns,bmsd->bmnd", d_scores, key)
             add = lambda total, part: jax.lax.dynamic_update_slice_in_dim(  # noqa: E731
-                total, _key_tile(total, index) + part, index * _KEYS, axis=2
+                total, _key_tile(total, index) + part, index * KEY_TILE, axis=2
             )
             d_k = add(d_k, jnp.einsum("bmns,bmnd->bmsd", d_scores, query))
             d_v = add(d_v, jnp.einsum("bmns,bmnd->bmsd", weights, d_out_tile))

@@ -28,10 +28,10 @@ from iapo_jax.types import Array
 _EMPTY = -1e30  # as in attention: the score of a key that may not be read
 
 
-_GPU_ROWS, _GPU_KEYS = 64, 64  # of one tile
+GPU_ROWS, GPU_KEYS = 64, 64  # of one tile
 
 
-_TPU_ROWS, _TPU_KEYS = 256, 256
+TPU_ROWS, TPU_KEYS = 256, 256
 
 
 _TOLERANCES = {jnp.float32: 1e-4, jnp.bfloat16: 3e-2}  # the second rounds weights to 8 bits
@@ -48,12 +48,12 @@ def gpu_attention(
     from jax.experimental.pallas import triton as plgpu
 
     width = max(16, pl.next_power_of_2(q.shape[-1]))
-    rows, keys, values, cuts, last = _folded(q, k, v, visible, _GPU_ROWS, _GPU_KEYS, width)
+    rows, keys, values, cuts, last = _folded(q, k, v, visible, GPU_ROWS, GPU_KEYS, width)
     batch, heads, size, _ = rows.shape
-    grid = (size // _GPU_ROWS, batch, heads)
-    tile = pl.BlockSpec((None, None, _GPU_ROWS, width), lambda i, b, m: (b, m, i, 0))
+    grid = (size // GPU_ROWS, batch, heads)
+    tile = pl.BlockSpec((None, None, GPU_ROWS, width), lambda i, b, m: (b, m, i, 0))
     whole = pl.BlockSpec((None, None, keys.shape[2], width), lambda i, b, m: (b, m, 0, 0))
-    line = pl.BlockSpec((None, None, _GPU_ROWS), lambda i, b, m: (b, m, i))
+    line = pl.BlockSpec((None, None, GPU_ROWS), lambda i, b, m: (b, m, i))
     out, lse = pl.pallas_call(
         functools.partial(_gpu_kernel, scale=q.shape[-1] ** -0.5),
         grid=grid,
@@ -61,7 +61,7 @@ def gpu_attention(
             tile,
             whole,
             whole,
-            pl.BlockSpec((None, _GPU_ROWS), lambda i, b, m: (b, i)),
+            pl.BlockSpec((None, GPU_ROWS), lambda i, b, m: (b, i)),
             pl.BlockSpec((None, None), lambda i, b, m: (b, i)),
         ],
         out_specs=[tile, line],
@@ -81,9 +81,9 @@ def _gpu_kernel(q_ref, k_ref, v_ref, cut_ref, last_ref, out_ref, lse_ref, *, sca
 
     def key_tile(index, carry):
         out, top, total = carry
-        span = pl.dslice(index * _GPU_KEYS, _GPU_KEYS)
+        span = pl.dslice(index * GPU_KEYS, GPU_KEYS)
         scores = _dot(query, k_ref[span, :], (1, 1)) * scale
-        column = index * _GPU_KEYS + jnp.arange(_GPU_KEYS)
+        column = index * GPU_KEYS + jnp.arange(GPU_KEYS)
         scores = jnp.where(column[None, :] < cut[:, None], scores, _EMPTY)
         new_top = jnp.maximum(top, scores.max(1))
         shrink = jnp.exp(top - new_top)
@@ -108,9 +108,9 @@ def tpu_attention(
     the grid, and one that is not read is not fetched.
     """
     width = -(-q.shape[-1] // 64) * 64
-    rows, keys, values, cuts, last = _folded(q, k, v, visible, _TPU_ROWS, _TPU_KEYS, width)
+    rows, keys, values, cuts, last = _folded(q, k, v, visible, TPU_ROWS, TPU_KEYS, width)
     batch, heads, size, _ = rows.shape
-    grid = (batch, heads, size // _TPU_ROWS, keys.shape[2] // _TPU_KEYS)
+    grid = (batch, heads, size // TPU_ROWS, keys.shape[2] // TPU_KEYS)
 
     def read(b, i, j, last):  # a tile that is not read is the last one again: no copy
         return jnp.minimum(j, jnp.maximum(last[b, i] - 1, 0))
@@ -119,25 +119,25 @@ def tpu_attention(
         num_scalar_prefetch=1,
         grid=grid,
         in_specs=[
-            pl.BlockSpec((None, None, _TPU_ROWS, width), lambda b, m, i, j, last: (b, m, i, 0)),
+            pl.BlockSpec((None, None, TPU_ROWS, width), lambda b, m, i, j, last: (b, m, i, 0)),
             pl.BlockSpec(
-                (None, None, _TPU_KEYS, width),
+                (None, None, TPU_KEYS, width),
                 lambda b, m, i, j, last: (b, m, read(b, i, j, last), 0),
             ),
             pl.BlockSpec(
-                (None, None, width, _TPU_KEYS),
+                (None, None, width, TPU_KEYS),
                 lambda b, m, i, j, last: (b, m, 0, read(b, i, j, last)),
             ),
-            pl.BlockSpec((None, 1, _TPU_ROWS), lambda b, m, i, j, last: (b, 0, i)),
+            pl.BlockSpec((None, 1, TPU_ROWS), lambda b, m, i, j, last: (b, 0, i)),
         ],
         out_specs=[
-            pl.BlockSpec((None, None, width, _TPU_ROWS), lambda b, m, i, j, last: (b, m, 0, i)),
-            pl.BlockSpec((None, None, 1, _TPU_ROWS), lambda b, m, i, j, last: (b, m, 0, i)),
+            pl.BlockSpec((None, None, width, TPU_ROWS), lambda b, m, i, j, last: (b, m, 0, i)),
+            pl.BlockSpec((None, None, 1, TPU_ROWS), lambda b, m, i, j, last: (b, m, 0, i)),
         ],
         scratch_shapes=[
-            pltpu.VMEM((width, _TPU_ROWS), jnp.float32),
-            pltpu.VMEM((1, _TPU_ROWS), jnp.float32),
-            pltpu.VMEM((1, _TPU_ROWS), jnp.float32),
+            pltpu.VMEM((width, TPU_ROWS), jnp.float32),
+            pltpu.VMEM((1, TPU_ROWS), jnp.float32),
+            pltpu.VMEM((1, TPU_ROWS), jnp.float32),
         ],
     )
     out, lse = pl.pallas_call(
@@ -170,7 +170,7 @@ def _tpu_kernel(
     @pl.when(index < last_ref[batch, tile])
     def _():
         scores = _dot(k_ref[...], q_ref[...], (1, 1)) * scale  # [keys, queries]
-        key = index * _TPU_KEYS + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
+        key = index * TPU_KEYS + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
         scores = jnp.where(key < cut_ref[...], scores, _EMPTY)
         new_top = jnp.maximum(top[...], scores.max(0, keepdims=True))
         shrink = jnp.exp(top[...] - new_top)

@@ -38,7 +38,7 @@ _TOP = {
     "head": "lm_head.weight",
 }
 
-_SHARD = "5GB"
+SHARD_SIZE = "5GB"
 
 
 def hf_names(path: str, num_layers: int) -> list[str]:
@@ -167,7 +167,7 @@ def save_weights(params: Params, directory: Path, num_layers: int, dtype: str) -
         tensors,
         get_storage_size=lambda tensor: tensor.nbytes,
         filename_pattern="model{suffix}.safetensors",
-        max_shard_size=_SHARD,
+        max_shard_size=SHARD_SIZE,
     )
     for file, names in split.filename_to_tensors.items():
         try:
