@@ -311,7 +311,7 @@ def test_rows_of_supervised_fine_tuning(tokenizer, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row) + "\n")
     rows = demonstrations.Demonstrations(SftConfig(data=DataSection(dataset=str(path))), tokenizer)
-    prompt, ids, _ = rows._tokens(0)
+    prompt, ids, _ = rows.tokens(0)
     assert prompt == chat_prompts.encode_prompt(tokenizer, row["question"], NOTHING).ids
     assert ids == [*encode(tokenizer, row["completion"]), tokenizer.eos_token_id]
     control = untrusted.control_tokens(tokenizer)

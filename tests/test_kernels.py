@@ -208,10 +208,10 @@ def test_a_program_that_attends_tries_the_kernel_and_runs_it(platform, monkeypat
 
 
 @pytest.mark.parametrize("platform", KERNELS)
-@pytest.mark.parametrize("dtype", kernels._TOLERANCES)
+@pytest.mark.parametrize("dtype", kernels.TOLERANCES)
 def test_the_kernels_pass_their_own_trial(platform, dtype):
     error = kernels.largest_error(interpreted(platform), 128, dtype)
-    assert error <= kernels._TOLERANCES[dtype] / 3
+    assert error <= kernels.TOLERANCES[dtype] / 3
 
 
 @pytest.mark.parametrize("axes, batch", [*((axes, 4) for axes in MESHES), (MESHES[0], 3)])

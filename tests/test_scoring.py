@@ -52,8 +52,8 @@ def test_scores_and_gradients_are_those_of_the_dense_softmax(monkeypatch, case, 
     hidden, weight, tokens, cotangents = case
     monkeypatch.setattr(scoring, "CHUNK_LOGITS", chunk * 6 * V)
     sizes = []
-    inner = scoring._scores
-    monkeypatch.setattr(scoring, "_scores", lambda *a: sizes.append(a[-1]) or inner(*a))
+    inner = scoring.logits_of
+    monkeypatch.setattr(scoring, "logits_of", lambda h, w: sizes.append(h.shape[-2]) or inner(h, w))
     got_of, want_of = (jax.jit(partial(scores_and_gradients, f)) for f in (token_scores, dense))
     for temperature in (1.0, 0.6):
         got = got_of(hidden, weight, tokens, temperature, cotangents)

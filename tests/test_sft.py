@@ -215,7 +215,7 @@ def test_rows_that_are_there_twice_are_said(configure, tmp_path, tokenizer):
     [
         ({"question": "1+1"}, "row 1: expected `prompt` or `question`, and `completion`, found q"),
         ({"completion": "2"}, "row 1: expected `prompt` or `question`, and `completion`, found c"),
-        ({"prompt": 5, "completion": "2"}, "the question is empty or no text: 5"),
+        ({"prompt": 5, "completion": "2"}, "the question is empty or not a text: 5"),
         ({"prompt": ["5"], "completion": "2"}, "holds chat messages"),
         ({"prompt": "5", "completion": [["a", -1]]}, "found the weight -1"),
         ({"prompt": " ", "completion": "2"}, "the question is empty: ' '"),

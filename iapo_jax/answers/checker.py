@@ -243,6 +243,10 @@ class AnswerChecker:
             self.errors += "dead" in reply or "error" in reply
         return reply.get("equal", False)
 
+    def waiting(self) -> list[int]:
+        """Process ids of the children that wait for work."""
+        return [worker.process.pid for worker in self._idle]
+
     def close(self) -> None:
         """Waits for running comparisons, then ends the processes."""
         self._threads.shutdown(cancel_futures=True)
@@ -261,7 +265,8 @@ _default: AnswerChecker | None = None
 _default_lock = threading.Lock()
 
 
-def _default_checker() -> AnswerChecker:
+def default_checker() -> AnswerChecker:
+    """The checker that all comparisons of this process share."""
     global _default
     with _default_lock:
         if _default is None:
@@ -289,7 +294,7 @@ def answers_match(candidate: str, gold: str, timeout: float = 5.0, kind: str | N
     >>> answers_match("(b) rain", "B", kind="choice")
     True
     """
-    return _default_checker().check([(candidate, gold)], timeout=timeout, kinds=[kind])[0]
+    return default_checker().check([(candidate, gold)], timeout=timeout, kinds=[kind])[0]
 
 
 def is_correct(completion: str, answer: str, kind: str | None = None) -> bool:
@@ -320,4 +325,4 @@ def are_correct(
         (extract_answer(completion) or "", str(answer))
         for completion, answer in zip(completions, answers, strict=True)
     ]
-    return _default_checker().check(pairs, kinds=kinds)
+    return default_checker().check(pairs, kinds=kinds)

@@ -80,7 +80,7 @@ class Demonstrations:
         self._too_long: set[int] = set()
         lengths = []
         for index in range(len(self.rows)):  # until one fits
-            prompt, ids, _ = self._tokens(index)
+            prompt, ids, _ = self.tokens(index)
             lengths.append((len(prompt), len(ids)))
             if self._fits(prompt, ids):
                 break
@@ -95,7 +95,7 @@ class Demonstrations:
         for index, question in enumerate(questions):
             # What a template, or the vocabulary, may refuse in one row and not in another.
             if not isinstance(question, str) or hide(tokenizer, question) != question:
-                self._tokens(index)
+                self.tokens(index)
         self.order = batch_order(len(self.rows), config.batch.rows_per_step, config.seed)
         if config.data.strict:
             for index in range(len(self.rows)):
@@ -160,7 +160,8 @@ class Demonstrations:
         read_pieces(row["completion"], where)
         return chat_prompts.read_question(row, where)
 
-    def _tokens(self, index: int) -> tuple[list[int], list[int], list[float]]:
+    def tokens(self, index: int) -> tuple[list[int], list[int], list[float]]:
+        """Ids of the prompt, ids of the completion, and the weights of the latter."""
         where, completion = self._where(index), self.rows[index]["completion"]
         prompt = chat_prompts.encode_prompt(
             self.tokenizer, self._read(index), self.config.prompt, f"{where}: the question"
@@ -172,7 +173,7 @@ class Demonstrations:
         return len(prompt) <= self.limits[0] and len(ids) <= self.limits[1]
 
     def _encode(self, index: int) -> tuple[list[int], list[int], list[float]]:
-        prompt, ids, weights = self._tokens(index)
+        prompt, ids, weights = self.tokens(index)
         if not self._fits(prompt, ids):
             self._too_long.add(index)
             return [0], [0], [0.0]

@@ -8,8 +8,8 @@ themselves are all segments; they differ only in the limits. Per segment
 
 and segments join as  out = sum_i exp(lse_i - lse) out_i,  lse = logsumexp_i lse_i.
 
-A segment is computed by one softmax where its scores are few, else tile by tile; `choose_form` selects
-the implementation for the backend.
+A segment is computed by one softmax where its scores are few, else tile by tile; `choose_form`
+selects the implementation for the backend.
 """
 
 import functools

@@ -10,8 +10,8 @@ traced, or takes a whole [heads, Q, S] one; here cuts are data: a chunk of probe
 index, and boundary probes stand anywhere.
 
 The one for GPU was seen right on an H200, the one for TPU compiled for v4 to v6e alone; neither is
-tuned. `works` tries a kernel on the device that is there, and whoever chooses (`attention._choose`)
-goes back to XLA's loops where it fails or is wrong.
+tuned. `works` tries a kernel on the device that is there, and `attention.choose_form` goes back to
+XLA's loops where it fails or is wrong.
 """
 
 import functools
@@ -34,7 +34,7 @@ GPU_ROWS, GPU_KEYS = 64, 64  # of one tile
 TPU_ROWS, TPU_KEYS = 256, 256
 
 
-_TOLERANCES = {jnp.float32: 1e-4, jnp.bfloat16: 3e-2}  # the second rounds weights to 8 bits
+TOLERANCES = {jnp.float32: 1e-4, jnp.bfloat16: 3e-2}  # the second rounds weights to 8 bits
 
 
 def gpu_attention(
@@ -237,7 +237,7 @@ def works(platform: str, width: int, described: jax.Device | None = None) -> boo
         # Whoever asks is being traced. A thread of its own has no trace in it;
         # `ensure_compile_time_eval` is none either, but there Pallas cannot trace its kernels.
         with ThreadPoolExecutor(1) as alone:
-            trials = [alone.submit(trial, kernel, width, dtype) for dtype in _TOLERANCES]
+            trials = [alone.submit(trial, kernel, width, dtype) for dtype in TOLERANCES]
             errors = [trial.result() for trial in trials]
     except Exception as error:  # whatever a compiler may raise
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
@@ -247,7 +247,7 @@ def works(platform: str, width: int, described: jax.Device | None = None) -> boo
             stacklevel=2,
         )
         return False
-    right = all(e <= most for e, most in zip(errors, _TOLERANCES.values(), strict=True))
+    right = all(e <= most for e, most in zip(errors, TOLERANCES.values(), strict=True))
     if not right:
         warnings.warn(
             f"attention goes back to XLA: its kernel is off by {errors} on {platform} for heads of "
