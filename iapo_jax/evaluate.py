@@ -149,8 +149,8 @@ def check_training_data(
 def note_other_prompts(
     config: EvaluateConfig, members: Sequence[Member], sets: dict[str, LoadedSet]
 ) -> None:
-    """Notes where a run was trained with other prompts, which its accuracy may suffer from."""
-    notes: dict[str, None] = {}
+    """Notes where a run was trained with other prompts, which may lower its accuracy."""
+    notes: list[str] = []
     for member in members:
         run_dir = model_sources.training_run(member.source)
         trained = None if run_dir is None else model_sources.run_config(run_dir)
@@ -164,11 +164,11 @@ def note_other_prompts(
                 for name, text in vars(now).items()
                 if (text or "") != (getattr(then, name) or "")
             ]
-            if differ:
-                fields = ", ".join(differ)
-                notes[f"{run_dir} was trained with another {fields} than this evaluation has"] = (
-                    None
-                )
+            note = (
+                f"{run_dir} was trained with another {', '.join(differ)} than this evaluation has"
+            )
+            if differ and note not in notes:
+                notes.append(note)
     for note in notes:
         say(f"note: {note}")
 
@@ -200,7 +200,7 @@ def prepare(
     if not config.mesh.distributed:  # whose devices are not known yet
         check_batch(config.prompts_per_batch, open_mesh(config.mesh))
     problems: dict[tuple[str, str], Problems] = {}
-    notes: dict[str, None] = {}
+    notes: set[str] = set()
     for member in members:
         pretrained = model_sources.look(member.source, config.model)
         size = pretrained.config.vocab_size
@@ -224,7 +224,7 @@ def prepare(
             )
             for note in left_out:
                 if note not in notes:
-                    notes[note] = None
+                    notes.add(note)
                     say(note)
             _check_known(config, member, name)
             problems[member.stem(), name] = made

@@ -11,6 +11,7 @@ from iapo_jax.report.comparison import Model, Report, Section
 from iapo_jax.report.examples import (
     Examples,
     ExampleView,
+    TrainingView,
     choose,
     example_views,
     inspections_of,
@@ -296,7 +297,7 @@ def _all_view(section: Section) -> TableView:
     return TableView(heads=heads, rows=rows)
 
 
-def _training(groups: Sequence[RunGroup]) -> list:
+def _training(groups: Sequence[RunGroup]) -> list[TrainingView]:
     without = [g for g in groups if not any(run.before or run.after for run in g.runs)]
     return [view for group in without if (view := training_view(group))]
 
