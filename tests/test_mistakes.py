@@ -72,7 +72,7 @@ def refusal(configure, tmp_path, *overrides, **more):
 @pytest.mark.parametrize(
     "overrides, sentence",
     [
-        (["model.config=c.json"], "model.config 'c.json': expected one of them"),
+        (["model.config=c.json"], "model.config is 'c.json'; expected only one"),
         (["model.revision=main"], "model.revision is 'main', but model.path is local"),
         (["optimizer.warmup_steps=2"], "warmup_steps is 2; expected less than the 2 updates of"),
         (
@@ -134,7 +134,7 @@ def test_a_run_does_not_write_over_its_model(configure, tmp_path, model):
     shutil.copytree(model, tmp_path / "start" / "hf")
     for place in ("start", "start/hf"):
         config = configure(f"model.path={tmp_path}/start/hf", f"output_dir={tmp_path / place}")
-        with pytest.raises(UserError, match="is what the run writes to"):
+        with pytest.raises(UserError, match="where the run would write"):
             set_up(config)
 
 
@@ -233,7 +233,7 @@ def test_a_reward_is_tried_once_as_the_run_will_call_it(configure, tmp_path):
 def test_notes_about_rows_are_errors_if_strict(configure, tmp_path):
     long = {"question": "+".join("9" * 30), "answer": "270"}
     write_rows(tmp_path / "mine.jsonl", [*SUMS, long, SUMS[2], {**SUMS[3], "answer": "8.0"}, long])
-    again = f"{tmp_path}/mine.jsonl: 3 rows ask a question that is there before: rows 3 and 10; "
+    again = f"{tmp_path}/mine.jsonl: 3 rows repeat an earlier question: rows 3 and 10; "
     over = f"{tmp_path}/mine.jsonl, rows 9 and 12: the prompt has more tokens than data.max_prompt_"
     # `data.dataset` comes twice: the later override counts
     own = [f"data.dataset={tmp_path / 'mine.jsonl'}", "data.max_prompt_length=32"]
@@ -380,7 +380,7 @@ def test_a_runs_config_cannot_run_code_or_read_the_environment(tmp_path, capsys,
         capsys.readouterr()
         assert main(words) == 2
         said = capsys.readouterr().err
-        assert "config.yaml: output_dir is '${oc.env:HOME}'; expected a value" in said
+        assert "config.yaml: output_dir is '${oc.env:HOME}'; expected a resolved value" in said
         assert said.count("\n") == 1
     assert not (tmp_path / "ran").exists()
 
