@@ -126,9 +126,9 @@ def test_the_best_run_by_its_selection_split(paper, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["choose.py", *runs])
     assert paper["choose"].main() == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[1] == f"* 0.790 right in 60.0 tokens at step 10: {runs[1]}"
+    assert told[1] == f"* 0.790 correct in 60.0 tokens at step 10: {runs[1]}"
     assert told[0].startswith("  0.800") and told[2].startswith("  0.700")
-    assert told[3] == f"kept: {runs[1]}/hf (by ratio; the start had 0.800 right)"
+    assert told[3] == f"kept: {runs[1]}/hf (by ratio; the start had 0.800 correct)"
 
 
 def test_runs_that_cannot_be_compared(paper, tmp_path, monkeypatch, capsys):

@@ -130,7 +130,7 @@ def _start(worker: int, arguments: argparse.Namespace) -> subprocess.Popen:
         )
 
 
-def _told(path: Path) -> str:
+def _summary(path: Path) -> str:
     one = read(path)
     split, found = next(reversed(one.outcomes.items()))
     name = START if one.method == START else one.job.name
@@ -170,7 +170,7 @@ def oversee(arguments: argparse.Namespace) -> int:
                 for name in arguments.settings:
                     for one in sorted(_results(arguments.results, name) - known):
                         known.add(one)
-                        bar.write(_told(one[0]))
+                        bar.write(_summary(one[0]))
                         bar.update()
                 if None not in codes:
                     break
@@ -190,8 +190,8 @@ def oversee(arguments: argparse.Namespace) -> int:
     for place, code in enumerate(codes):
         if code not in (0, *stops):
             log = _log_of(place, arguments)
-            told = log.read_text(errors="replace").strip() if log.is_file() else ""
-            last = told.rpartition("\n")[2]
+            text = log.read_text(errors="replace").strip() if log.is_file() else ""
+            last = text.rpartition("\n")[2]
             print(f"error: a worker failed; see {log}, which ends in: {last}", file=sys.stderr)
     return 1
 

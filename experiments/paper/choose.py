@@ -61,9 +61,9 @@ def main() -> int:
     for run in runs:
         one = found[run][0]
         mark = "*" if run == best else " "
-        told = f"{one.accuracy:.3f} right in {one.length:.1f} tokens at step {one.step}"
-        print(f"{mark} {told}: {run}")
-    print(f"kept: {best}/hf (by {section.criterion}; the start had {start.accuracy:.3f} right)")
+        summary = f"{one.accuracy:.3f} correct in {one.length:.1f} tokens at step {one.step}"
+        print(f"{mark} {summary}: {run}")
+    print(f"kept: {best}/hf (by {section.criterion}; the start had {start.accuracy:.3f} correct)")
     return 0
 
 

@@ -27,8 +27,8 @@ def render(settings: Sequence[Setting]) -> str:
     for setting in settings:
         if not setting.entries:
             if setting.name not in SHIFTED and any(setting.grids.values()):
-                told = tables.grids_table(setting)
-                parts.append(f"### {setting.name}: its grids so far (selection split)\n\n{told}")
+                table = tables.grids_table(setting)
+                parts.append(f"### {setting.name}: its grids so far (selection split)\n\n{table}")
             continue
         parts.append(f"### {setting.name}\n\n{tables.results_table(setting)}")
         if setting.name not in SHIFTED:  # the rest is about the test or the selection split
@@ -84,8 +84,9 @@ def sentences(setting: Setting) -> list[str]:
     again = setting.confirming
     for one in (name for name in again if BASE in again and name != BASE):
         shorter, accuracy = tables.compared(again[one], again[BASE])
-        told = f"tokens {shorter} %, accuracy {accuracy}"
-        found.append(f"with new seeds, `{one}` against `{BASE}`: {told}")
+        found.append(
+            f"with new seeds, `{one}` against `{BASE}`: tokens {shorter} %, accuracy {accuracy}"
+        )
     if OURS in have and BASE in have:
         found.append(_verdict(setting))
     if _has_fronts(setting):

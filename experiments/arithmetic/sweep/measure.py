@@ -73,13 +73,13 @@ def count_categories(
       problems: by question.
     """
     total: Counter[str] = Counter()
-    right = 0
+    correct = 0
     for one in completions:
         if one.correct:
-            right += 1
+            correct += 1
             problem = problems[question_of(one.prompt)]
             total.update(categorize(problem, split_tokens(reasoning(one.completion))))
-    return {name: total[name] / max(right, 1) for name in READ}
+    return {name: total[name] / max(correct, 1) for name in READ}
 
 
 def question_of(prompt: str) -> str:
@@ -100,14 +100,14 @@ def where_information_sits(
     tokens: Counter[str] = Counter()
     profiles = []
     for one in inspections:
-        size, told = one["thinking_length"], one["informativeness"]
+        size, informativeness = one["thinking_length"], one["informativeness"]
         problem = problems[question_of(one["prompt"])]
         names = categorize(problem, one["tokens"][:size])
-        for name, value in zip(names, told, strict=False):
+        for name, value in zip(names, informativeness, strict=False):
             nats[name] += value
             tokens[name] += 1
         if size >= bins:
-            parts = np.array_split(np.asarray(told[:size]), bins)
+            parts = np.array_split(np.asarray(informativeness[:size]), bins)
             profiles.append([float(part.sum()) for part in parts])
     count = max(len(inspections), 1)
     return {
@@ -142,7 +142,7 @@ def measured(
 ) -> dict[str, Any]:
     """The fields of a `records.Result` from evaluation; categories are of the last split."""
     outcomes: dict[str, Outcomes] = {}
-    told: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for split in splits:
         problems = _problems(setting, split)
         place = folder_of(out, setting, split)
@@ -150,8 +150,8 @@ def measured(
             label, model, setting, split, seed, place, shown=shown
         )
         outcomes[split] = record.outcomes()
-        told["categories"] = count_categories(problems, completions)
+        fields["categories"] = count_categories(problems, completions)
         if inspections:
-            told["information"] = where_information_sits(problems, inspections)
+            fields["information"] = where_information_sits(problems, inspections)
     digests = {split: digest_of(setting, split) for split in splits}
-    return told | {"outcomes": outcomes, "problems": digests}
+    return fields | {"outcomes": outcomes, "problems": digests}

@@ -163,11 +163,11 @@ def confirming_table(setting: Setting) -> str:
 def credit_table(setting: Setting, steps: int = 10) -> str:
     """What credit does to length, in the first and the last steps: means over the new seeds."""
     names = ("stop_bonus", "rival_bonus", "length_bonus_covariance")
-    told = [
+    labels = [
         f"{name}: first {steps} | last {steps}"
         for name in ("bonus of stopping", "of continuing", "Cov(length, bonus)")
     ]
-    lines = ["| method | " + " | ".join(told) + " |", "|---" * (2 * len(names) + 1) + "|"]
+    lines = ["| method | " + " | ".join(labels) + " |", "|---" * (2 * len(names) + 1) + "|"]
     for entry in setting.confirming.values():
         curves = [r.curves for r in entry.results]
         if not all(name in curve for curve in curves for name in names):
@@ -273,14 +273,14 @@ def weights_table(setting: Setting, method: str, control: str) -> str:
     both = [r for r in setting.grids[method] if r.choice in controls]
     for one, other in ((r, controls[r.choice]) for r in both):
         pair = [analysis.Entry(r.method, (r.outcomes["select"],), (r,)) for r in (one, other)]
-        told = [
+        labels = [
             f"{analysis.figure(e, 'accuracy').value:.3f}, {analysis.figure(e, 'length').value:.1f}"
             for e in pair
         ]
         tokens, accuracy = (analysis.difference(*pair, name) for name in ("length", "accuracy"))
         options = one.config.partition("algorithm.options=")[2]
         lines.append(
-            f"| {options} | {told[0]} | {told[1]} | {cell(tokens, '{:+.1f}')} "
+            f"| {options} | {labels[0]} | {labels[1]} | {cell(tokens, '{:+.1f}')} "
             f"| {cell(accuracy, '{:+.3f}')} |"
         )
     return "\n".join(lines)
