@@ -385,6 +385,15 @@ def test_a_file_that_cannot_be_written_costs_no_view(directory, tmp_path, capsys
     assert re.fullmatch("error: --json .* cannot be written: .*No space left.*", told.err.strip())
 
 
+def test_an_interrupt_has_its_exit_code_and_no_traceback(directory, capsys, monkeypatch):
+    def interrupt(model):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inspect, "open_model", interrupt)
+    assert inspect.main(["--model", directory, "--prompt", "1+1"]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+
+
 def test_broken_weights_are_said(opened, prompt):
     broken = opened._replace(params=jax.tree.map(lambda x: x * jnp.nan, opened.params))
     with pytest.raises(

@@ -571,6 +571,15 @@ def test_mistakes_are_one_sentence_and_write_nothing(tmp_path, capsys):
     assert "--out" in complaint(capsys, run, "--out", tmp_path / "file" / "x")
 
 
+def test_an_interrupt_has_its_exit_code_and_no_traceback(tmp_path, capsys, monkeypatch):
+    def interrupt(directory, *, examples):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(report, "read_directory", interrupt)
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+
+
 def test_the_command_runs_twice_to_the_same_bytes(tmp_path):
     directory, _ = evaluated(tmp_path / "e")
     outs = []

@@ -35,7 +35,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("directories", nargs="+", type=Path, metavar="RUN_OR_EVAL_DIR")
+    kinds = "run and evaluation directories, in the order of the report"
+    add("directories", nargs="+", type=Path, metavar="RUN_OR_EVAL_DIR", help=kinds)
     add("--out", type=Path, required=True, metavar="DIR", help="directory of the report")
     add("--title", default="Reasoning, shorter", help="title of the page; default: %(default)s")
     add(
