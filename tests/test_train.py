@@ -531,7 +531,7 @@ def test_rewards_of_your_own(finish):
         ("data.max_prompt_length=2", "data.max_prompt_length is 2, but the shortest"),
         ("algorithm.name=iappo", "algorithm.name is 'iappo'; did you mean iapo?"),
         (
-            "algorithm.options={alhpa: 1.0}",
+            "algorithm.options={information_wieght: 1.0}",
             "algorithm.options.information_wieght is unknown; did you mean information_weight",
         ),
         (
