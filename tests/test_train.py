@@ -382,7 +382,7 @@ def test_a_rule_by_its_file(finish, world, capsys):
     assert "own.py:shorter (your own); advantage shorter {'strength': 0.5}" in told
     # an Algorithm, pieces and all; it needs no answers, so none are asked for
     run = finish(*quick, f"algorithm.name={file}:whole")
-    assert "own.py:whole; keep keep_best; advantage rloo" in capsys.readouterr().out
+    assert "own.py:whole; filter keep_best; advantage rloo" in capsys.readouterr().out
     assert "iapo/information_per_token" not in run.rows[0]
 
 
