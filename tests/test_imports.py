@@ -9,26 +9,17 @@ import pytest
 
 # Each package imports only from those before it.
 ORDER = [
-    *(
-        "types",
-        "errors",
-        "sharding",
-        "config",
-        "algorithms",
-        "losses",
-        "model",
-        "runtime",
-        "answers",
-    ),
-    *("pretrained", "data", "rollout", "information", "evaluation", "training"),
-    *("train", "sft", "evaluate", "inspect", "export", "report"),
-]
+    "types", "errors", "sharding", "config", "algorithms", "losses", "model", "runtime", "answers",
+    "pretrained", "data", "rollout", "information", "evaluation", "training",
+    "train", "sft", "evaluate", "inspect", "export", "report",
+]  # fmt: skip
 HOMES = {
     "datasets": {"data.files"},
     "flax": {"model.decoder"},
     "filelock": {"runtime.locks"},
     "huggingface_hub": {"pretrained.weights", "pretrained.directory"},
     "jinja2": {"information.templates"},
+    "latex2sympy2_extended": {"answers.checker"},
     "markupsafe": {"information.templates"},
     "math_verify": {"answers.checker"},
     "matplotlib": {"report.charts"},
@@ -42,6 +33,7 @@ HOMES = {
     "tqdm": {"runtime.console"},
     "transformers": {"pretrained.tokenization"},
 }
+EVERYWHERE = {"chex", "jax", "numpy"}
 PURE = {"algorithms": {"types"}, "model": {"types", "sharding"}}
 
 
@@ -73,18 +65,18 @@ def own(names):
     return {name.removeprefix("iapo_jax.") for name in names if name.startswith("iapo_jax.")}
 
 
-def room(name):
+def package(name):
     return name.partition(".")[0]
 
 
-def test_every_module_has_its_room(modules):
-    assert {room(name) for name in modules} == set(ORDER)
+def test_every_module_has_its_package(modules):
+    assert {package(name) for name in modules} == set(ORDER)
 
 
 def test_packages_import_one_way(modules):
     for name, names in modules.items():
-        above = {room(n) for n in own(names)} - {room(name)}
-        assert above & set(ORDER) <= set(ORDER[: ORDER.index(room(name))]), name
+        above = {package(n) for n in own(names)} - {package(name)}
+        assert above & set(ORDER) <= set(ORDER[: ORDER.index(package(name))]), name
 
 
 def test_no_module_imports_itself_by_a_detour(modules):
@@ -92,23 +84,28 @@ def test_no_module_imports_itself_by_a_detour(modules):
     graphlib.TopologicalSorter(graph).prepare()
 
 
-@pytest.mark.parametrize("package", PURE)
-def test_the_mathematics_sees_no_files_and_no_config(modules, package):
+@pytest.mark.parametrize("pure", PURE)
+def test_the_mathematics_sees_no_files_and_no_config(modules, pure):
     for name, names in modules.items():
-        if room(name) == package:
-            assert {room(n) for n in own(names)} <= PURE[package] | {package}, name
+        if package(name) == pure:
+            assert {package(n) for n in own(names)} <= PURE[pure] | {pure}, name
 
 
 def test_the_answers_see_no_jax(modules):
     for name, names in modules.items():
-        if room(name) == "answers":
-            assert "jax" not in {room(n) for n in names}, name
+        if package(name) == "answers":
+            assert "jax" not in {package(n) for n in names}, name
 
 
 @pytest.mark.parametrize("dependency", HOMES)
 def test_one_home(modules, dependency):
-    found = {name for name, names in modules.items() if dependency in {room(n) for n in names}}
+    found = {name for name, names in modules.items() if dependency in {package(n) for n in names}}
     assert found == HOMES[dependency]
+
+
+def test_every_dependency_has_a_home(modules):
+    found = {package(name) for names in modules.values() for name in names}
+    assert found - sys.stdlib_module_names - EVERYWHERE - {"iapo_jax"} == set(HOMES)
 
 
 def test_importing_the_library_is_light():
