@@ -52,16 +52,16 @@ BREAKS = [
     ),
     Break(
         "rope: the probe stands one position too far",
-        "information/estimators.py",
-        "start = prompts.length[:, None, None] + cut\n",
-        "start = prompts.length[:, None, None] + cut + 1\n",
+        "information/exits.py",
+        "start = prompts.length[:, None, None] + prefix\n",
+        "start = prompts.length[:, None, None] + prefix + 1\n",
         "test_information.py::test_positions_of_the_probe_in_closed_form",
     ),
     Break(
         "off by one: the probe reads one token less",
-        "information/estimators.py",
-        "completion = Context(completion_cache, cut + 1)",
-        "completion = Context(completion_cache, cut)",
+        "information/exits.py",
+        "completion = Context(completion_cache, prefix + 1)",
+        "completion = Context(completion_cache, prefix)",
         "test_information.py::test_every_prefix_is_a_full_forward",
     ),
     Break(
