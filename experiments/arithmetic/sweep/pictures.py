@@ -50,7 +50,7 @@ def _save(figure: plt.Figure, path: Path, bottom: float = 0.0) -> None:
     """Writes a figure; `bottom` is the share of its height that stays free below."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout(rect=(0, bottom, 1, 1))
-    save_small(figure, path, dpi=120)
+    save_small(figure, path, dpi=120, colors=32)
     plt.close(figure)
 
 
