@@ -107,8 +107,9 @@ def train_sft(
 ) -> TrainState | None:
     """Fine-tunes, saves checkpoints, and exports the model to `OUTPUT_DIR/hf`.
 
-    With `dry_run` everything is checked and compiled, from shapes alone, and the memory is said;
-    with a `topology`, such as v5e:2x4, for TPU chips that are not here (needs libtpu).
+    Args:
+      dry_run: check and compile everything from shapes alone, print the memory, and return None.
+      topology: the same for TPU chips that this machine lacks, such as v5e:2x4; needs libtpu.
     """
     check_config(config)
     check_replaceable(Path(config.output_dir) / "hf")

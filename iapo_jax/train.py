@@ -52,17 +52,17 @@ def train(
     """Trains, writes the run directory, prints the table before and after, exports the model.
 
     Args:
-      advantage: a credit rule of your own, instead of the one that `algorithm.name` names; what
-        is around it (loss, shaping, filters) stays that algorithm's, and the information of every
-        prefix is always computed for it. Or an `Algorithm` of your own, pieces and all.
-      reward_functions: your own, instead of `reward.functions`.
+      advantage: a credit rule that replaces the one of `algorithm.name`; loss, reward shaping and
+        filters stay those of that algorithm, and the information of every prefix is computed. Or
+        a complete `Algorithm`.
+      reward_functions: functions in TRL's form that replace `reward.functions`.
       dry_run: check and compile everything, print the memory, and return None.
       topology: the same for TPU chips that are not here, such as v5e:2x4; needs libtpu.
 
     Raises:
-      UserError: for what is wrong in the config, the model directory or the data.
-      RunError: if a run under way cannot go on.
-      Stopped: if SIGTERM or SIGINT asks for it; everything is saved.
+      UserError: for a mistake in the config, the model directory or the data.
+      RunError: if a run that has begun cannot continue.
+      Stopped: after SIGTERM or SIGINT; everything is saved.
     """
     own = {"advantage": advantage, "reward_functions": reward_functions}
     setup = set_up(config, **own, topology=topology)
@@ -114,7 +114,11 @@ def _train(setup: Setup, held_out: HeldOut, checkpoints: Checkpoints) -> TrainSt
 def _steps(
     setup: Setup, progress: Progress, state: TrainState, ref_params: Params | None, first: int
 ) -> tuple[TrainState, int]:
-    """The loop: every step is written down, then its progress is crossed; also the last step."""
+    """The loop: writes each step to the run directory, then does what is due after it.
+
+    Returns:
+      The last state and its step.
+    """
     config, step = setup.config, first
     progress.catch_up(first, state)
     with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:

@@ -7,6 +7,10 @@ Shapes
     V vocabulary                 D model width            N layers
     H query heads                M key/value heads        d head width
 
+A step is one rollout with all the updates that are made from it: max_steps, save_steps,
+checkpoints, logs and rows of metrics count steps. An update is one application of the optimizer;
+`TrainState.updates` counts them.
+
 Units: entropies, log-probabilities and information in nats; lengths in tokens. Masks are True on
 real tokens. Every segment is right-padded: row i holds ``length[i]`` real tokens, then padding.
 """

@@ -1,8 +1,8 @@
 """Checkpoints of a `TrainState` in `OUTPUT_DIR/checkpoints`; the home of orbax.
 
-A checkpoint is there once it is whole: orbax renames its directory when all is written, and only
-then are older ones deleted. With it goes a digest of each array, bit by bit, which is compared
-after reading: damage is found whichever file or disk it comes from, on any mesh.
+A checkpoint appears once it is complete: orbax renames its directory when everything is written,
+and deletes older checkpoints only then. A digest of the bits of each array is saved with it and
+compared after reading, so damage is found whatever its cause, on any mesh.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class DamagedCheckpoint(UserError):
 
 
 class _Named:
-    """Preserves the checkpoints of steps that are told when they are asked for."""
+    """Preserves the checkpoints of the steps that a function returns."""
 
     def __init__(self, steps: Callable[[], Collection[int]]):
         self._steps = steps
@@ -95,14 +95,15 @@ class Checkpoints:
         preserved: Collection[int] = (),
         notes: dict[str, Any] | None = None,
     ) -> None:
-        """Begins to write `state`; it is committed by the next `save` or `close`.
+        """Begins to write `state`; the next `save` or `close` commits it.
 
         Args:
-          preserved: steps that stay beside the newest.
-          notes: what JSON can hold, for `notes`.
+          preserved: steps whose checkpoints are kept beside the newest.
+          notes: values for JSON, which `notes` returns.
 
         Raises:
-          RunError: if this one, or the one before, cannot be written; earlier ones are whole.
+          RunError: if this checkpoint or the one before cannot be written; earlier ones stay
+            complete.
         """
         self._preserved = tuple(preserved)
         tree = _tree(state)
@@ -119,7 +120,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """What goes wrong in writing becomes one sentence; what was half written goes."""
+        """Turns an error in writing into one sentence, and deletes what is half written."""
         try:
             yield
         except Exception as error:  # orbax passes on those of tensorstore, asyncio and the system
@@ -141,11 +142,11 @@ class Checkpoints:
                 shutil.rmtree(leftover, ignore_errors=True)
 
     def notes(self, step: int) -> dict[str, Any]:
-        """What was given to `save` beside the state."""
+        """The notes that were saved beside the state."""
         return self._look(step)[0]["notes"]
 
     def _look(self, step: int) -> tuple[dict[str, Any], Any]:
-        """What is noted with a checkpoint, and the tree of what orbax knows of its arrays."""
+        """The metadata of a checkpoint, and the tree of metadata of its arrays."""
         if not (self.directory / str(step) / "_CHECKPOINT_METADATA").is_file():
             raise ValueError("it has no _CHECKPOINT_METADATA")
         found = self._manager.metadata(step)

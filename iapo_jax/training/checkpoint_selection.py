@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is kept: the best on training rows that are held out for that.
+"""Which checkpoint of a run is kept: the best one on training rows that are held out for it.
 
 The split is no part of the training, and the evaluation set (`held_out`) no part of the choice.
 """

@@ -1,4 +1,4 @@
-"""What happens between two steps of a run: states are saved, signals heard, bad streaks ended."""
+"""What happens between two steps of a run: it saves states, handles signals, ends bad streaks."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -26,9 +26,9 @@ class Progress:
 
     Args:
       config: of the run: `max_steps`, `save_steps` and `max_skipped`.
-      notes: what was saved beside the state that the run goes on from.
-      measure: hears of (parameters, step) where a checkpoint is a candidate of the selection.
-      best: the step whose checkpoint is kept beside the newest.
+      notes: what was saved beside the state from which the run continues.
+      measure: called with (parameters, step) where a checkpoint is a candidate for selection.
+      best: returns the step whose checkpoint is kept beside the newest.
       budget: tokens that may be sampled before the run ends; 0 = no limit.
     """
 
@@ -69,7 +69,7 @@ class Progress:
         return spent or step >= self.config.max_steps
 
     def catch_up(self, step: int, state: TrainState) -> None:
-        """Catches up with what a stopped run left: the measurement of its last checkpoint."""
+        """Measures the last checkpoint of a stopped run, if that run did not."""
         if step and self._due(step):
             self._measure(step, state)
 
@@ -104,8 +104,9 @@ class Progress:
 
     @contextlib.contextmanager
     def guard(self, step: int, state: TrainState) -> Iterator[None]:
-        """Around the step after `step` steps: if it fails, the state before it is saved, unless the
-        step has begun to change it.
+        """Wraps a step after `step` steps: if it fails, saves the state before it.
+
+        The state is lost if the step has begun to change it.
 
         Raises:
           RunError: in place of a UserError, since the run has begun.

@@ -1,4 +1,4 @@
-"""What every run begins and ends with: devices, model, run directory, final export."""
+"""The directory of a run: created, locked, resumed from, and completed by the exported model."""
 
 import contextlib
 import dataclasses
