@@ -32,7 +32,7 @@ from iapo_jax.pretrained.loaded import (
     start_mesh,
 )
 from iapo_jax.runtime.cli import run_cli
-from iapo_jax.runtime.console import compiles, progress_bar, report_memory, say
+from iapo_jax.runtime.console import progress_bar, report_memory, say
 from iapo_jax.runtime.processes import exit_with
 from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.training import optimizer as update
@@ -180,7 +180,7 @@ def _steps(
             updates += not skipped
             if step % config.log.logging_steps == 0 or step == config.max_steps:
                 now = time.perf_counter()
-                row |= time_metrics((now - started) / (step - logged), compiles())
+                row |= time_metrics((now - started) / (step - logged))
                 logged, started = step, now
                 progress.writer.metrics(step, row)
             failures = {}

@@ -18,7 +18,7 @@ from iapo_jax.pretrained.loaded import abstract_params, initial_params
 from iapo_jax.rollout import sampler
 from iapo_jax.rollout.collect import completion_rows
 from iapo_jax.runtime.cli import run_cli
-from iapo_jax.runtime.console import compiles, is_writer, progress_bar, report_memory, say
+from iapo_jax.runtime.console import is_writer, progress_bar, report_memory, say
 from iapo_jax.runtime.processes import exit_with
 from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.training import optimizer as update
@@ -133,7 +133,6 @@ def _steps(
                 progress.totals(),
                 threshold=config.information.redundant_below,
                 probed=setup.probe_maker is not None,
-                compiles=compiles(),
             )
             _write(setup, progress, step, record, row)
             bar.set_postfix_str(headline(row), refresh=False)

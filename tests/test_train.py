@@ -39,7 +39,7 @@ from iapo_jax.runtime.console import report_memory, use_compilation_cache
 from iapo_jax.runtime.files import read_jsonl
 from iapo_jax.sharding import fetch, make_mesh
 from iapo_jax.train import train
-from iapo_jax.training import step_metrics as reporting
+from iapo_jax.training import description
 from iapo_jax.training.model_sources import load_checkpoint
 from iapo_jax.training.setup import set_up
 from iapo_jax.training.step_metrics import headline
@@ -730,7 +730,7 @@ def test_what_does_not_fit_is_said_after_the_rest(capsys):
 def elsewhere(monkeypatch):
     """The devices here, as if they were the chips of a topology that is described."""
     monkeypatch.setattr(loaded, "described_devices", lambda _: jax.devices())
-    for module in (sharding, reporting, attention):
+    for module in (sharding, description, attention):
         monkeypatch.setattr(module, "is_described", lambda mesh: True)
 
 

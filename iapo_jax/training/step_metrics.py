@@ -17,6 +17,7 @@ import numpy as np
 from iapo_jax.algorithms.diagnostics import credit_diagnostics
 from iapo_jax.rollout.collect import RewardedRollout
 from iapo_jax.rollout.dynamic_sampling import SamplingRounds
+from iapo_jax.runtime.console import compiles
 from iapo_jax.sharding import fetch
 from iapo_jax.training.optimizer import UpdateResult
 from iapo_jax.training.progress import RunTotals
@@ -142,14 +143,13 @@ def metrics_page() -> str:
 
 
 def step_metrics(
-    record: StepRecord, totals: RunTotals, *, threshold: float, probed: bool, compiles: int
+    record: StepRecord, totals: RunTotals, *, threshold: float, probed: bool
 ) -> dict[str, float]:
     """The row of a step of reinforcement learning.
 
     Args:
       threshold: nats of uncertainty; below it the answer counts as known to the model.
       probed: whether the groups have uncertainties.
-      compiles: programs that were compiled before this step ended.
     """
     scored, seconds, tokens = record.scored, record.seconds, float(record.sampled_tokens())
     on_device = device_metrics(
@@ -169,7 +169,7 @@ def step_metrics(
         "time/step": seconds.step,
         "completions/sampled_tokens": tokens,
         "perf/completion_tokens_per_second": tokens / seconds.step,
-        "compiles": compiles,
+        "compiles": compiles(),  # those of the metrics, too
         "skipped/in_a_row": float(totals.skipped_in_a_row),
         "sampled_tokens": float(totals.sampled_tokens),
     }
@@ -195,9 +195,9 @@ def fine_tuning_metrics(
     }
 
 
-def time_metrics(seconds: float, compiles: int) -> dict[str, float]:
+def time_metrics(seconds: float) -> dict[str, float]:
     """The time of a step of fine-tuning, and the programs that were compiled so far."""
-    return {"time/step": seconds, "compiles": compiles}
+    return {"time/step": seconds, "compiles": compiles()}
 
 
 @partial(jax.jit, static_argnames=("threshold", "probed"))
