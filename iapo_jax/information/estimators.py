@@ -54,7 +54,7 @@ class Probe(NamedTuple):
     True
     """
 
-    postfix: Array  # [K] int32, K >= 1: the early exit
+    postfix: Array | Sequence[int]  # [K] int32, K >= 1: the early exit
     positions: ProbePositions
     answers: Answers | None = None  # for the estimators that read complete answers
 

@@ -53,7 +53,7 @@ def compute_signals(
     (1, 1, 3) 0.0
     """
     params = model.gather(params)
-    postfix = None if probe is None else probe.postfix
+    postfix = None if probe is None else jnp.asarray(probe.postfix, jnp.int32)
     per_prompt = None if probe is None else (probe.positions, probe.answers)
 
     def signals_of(parts: tuple) -> Signals:
