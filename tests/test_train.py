@@ -556,7 +556,7 @@ def test_rewards_of_your_own(finish):
             "batch.num_generations is 1: no group can have correct and incorrect",
         ),
         ("algorithm.name=own.py", "'own.py': expected 'path/to/file.py:name'"),
-        ("algorithm.name=builtins.dict", "tells no signature; expected (group, key)"),
+        ("algorithm.name=builtins.dict", "has no readable signature; expected (group, key)"),
         ("algorithm.max_rounds=0", "algorithm.max_rounds is 0; expected at least 1"),
         ("information.redundant_below=0", "information.redundant_below is 0.0; expected more than"),
         ("algorithm.name=nowhere.py:f", "'nowhere.py:f': there is no file 'nowhere.py'"),

@@ -1,9 +1,8 @@
-"""Named methods: a credit rule and what stands around it, each a pure piece of its own.
+"""Named methods: a credit rule and what surrounds it, each a pure function.
 
     reward -> reward_shaping -> filter -> advantage (the rule) -> token_mask -> loss
 
-A method of your own is a function `(Group, key, *, options) -> Credit` in place of `advantage`, or
-an `Algorithm` of your own pieces.
+To add a method, write a rule `(Group, key, *, options) -> Credit`, or build an `Algorithm`.
 """
 
 from collections.abc import Callable
@@ -29,26 +28,30 @@ from iapo_jax.types import Array, Credit, Group
 
 
 class Algorithm(NamedTuple):
-    """What makes a method; all pure values. Only `advantage` and `loss` are needed."""
+    """The pieces of a method, all pure values. Only `advantage` and `loss` are needed."""
 
     advantage: Callable[..., Credit]  # (Group of one prompt, key) -> Credit
     loss: LossOptions
     reward_shaping: Callable[..., Array] | None = None  # Group -> reward [G]
-    filter: Callable[..., Array] | None = None  # Group -> [G] bool; the others get no advantage
+    filter: Callable[..., Array] | None = None  # Group -> [G] bool; others get no advantage
     token_mask: Callable[..., Array] | None = None  # (Group, key) -> [G, T] bool
-    adapt: Adaptation | None = None  # hyper-parameters of the pieces that follow the run
+    adapt: Adaptation | None = None  # of hyper-parameters that follow the run
     needs_information: bool = False  # whether `Group.uncertainty` must be computed
-    estimator: str = "answer_entropy"  # by which, unless the config names one
-    after_thinking: bool = False  # and whether behind the end of thinking, too
-    dynamic_sampling: bool = False  # whether groups all right or all wrong are replaced
+    estimator: str = "answer_entropy"  # that computes it, unless the config names another
+    after_thinking: bool = False  # whether it is also computed behind the end of thinking
+    dynamic_sampling: bool = False  # whether groups without a contrast are replaced
     source: str = ""
 
     def credit(self, group: Group, key: Array | None = None, **settings: Array) -> Credit:
-        """The whole method for one group: the signature of a rule.
+        """The complete method for one group; it has the signature of a rule.
 
-        `settings` are those of `adapt`; each piece takes the ones that it knows by name.
+        Args:
+          settings: those of `adapt`; each piece gets the ones that it accepts.
         """
-        call = lambda piece, *given: piece(*given, **accepted_by(piece, settings))  # noqa: E731
+
+        def call(piece: Callable, *arguments: Any) -> Any:
+            return piece(*arguments, **accepted_by(piece, settings))
+
         if self.reward_shaping is not None:
             group = group._replace(reward=call(self.reward_shaping, group))
         chosen = group
@@ -56,7 +59,7 @@ class Algorithm(NamedTuple):
             chosen = filters.select(group, call(self.filter, group))
         credit = call(self.advantage, chosen, key)
         if not isinstance(credit, Credit):
-            return credit  # of a user's rule; the trainer says what was expected
+            return credit  # of a user's rule; the trainer reports what was expected
         credit = _inside(credit, chosen.mask)
         if self.filter is not None:  # as zeros they stay in the loss's means and in the KL
             left_out = group.mask & ~chosen.mask
@@ -67,7 +70,7 @@ class Algorithm(NamedTuple):
         return credit
 
     def pieces(self) -> dict[str, Callable]:
-        """The pieces that are there, by field."""
+        """The pieces of this method, by field."""
         named = {
             name: getattr(self, name)
             for name in ("reward_shaping", "filter", "advantage", "token_mask")
@@ -76,8 +79,11 @@ class Algorithm(NamedTuple):
 
 
 def _inside(credit: Credit, mask: Array) -> Credit:
-    """The credit without what a rule may have given to padding."""
-    hide = lambda x: jnp.where(mask, x, jnp.zeros_like(x)) if x.shape == mask.shape else x  # noqa: E731
+    """The credit, 0 on padding whatever the rule returned there."""
+
+    def hide(x: Array) -> Array:
+        return jnp.where(mask, x, jnp.zeros_like(x)) if x.shape == mask.shape else x
+
     return jax.tree.map(hide, credit)
 
 
@@ -181,14 +187,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         reward_shaping=reward_shaping.length_penalty,
         source="arXiv:2502.04463",
     ),
-    # z(r) where a right answer must come within the cap; DAPO's loss.
+    # z(r), where a correct answer must come within the cap; DAPO's loss.
     "length_cap": Algorithm(
         advantages.grpo,
         LossOptions("dapo", 0.2, 0.28, 0.0),
         reward_shaping=reward_shaping.length_cap,
         source="arXiv:2504.01296, arXiv:2510.15110",
     ),
-    # z(r) where a right answer is paid for what is left of its budget; GRPO's loss.
+    # z(r), where a correct answer is rewarded for what is left of its budget; GRPO's loss.
     "l1_max": Algorithm(
         advantages.grpo, _GRPO_LOSS, reward_shaping=reward_shaping.l1_max, source="arXiv:2503.04697"
     ),
@@ -196,7 +202,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 
 OWN = Algorithm(advantages.grpo, _IAPO_LOSS, needs_information=True, source="your own")
-# ^ around a user's rule: IAPO's loss, so that a comparison with `iapo` compares the rules
+# Around a user's rule: IAPO's loss, so that a comparison with `iapo` compares the rules.
 
 
 def make_algorithm(
@@ -270,7 +276,7 @@ def _find(method: str | Callable[..., Credit] | Algorithm) -> tuple[Algorithm, s
     if callable(method):
         name = getattr(method, "__name__", type(method).__name__)
         if getattr(type(method), "__hash__", None) is None:
-            method = partial(method)  # jit wants something that it can look up
+            method = partial(method)  # jit needs a hash
         return OWN._replace(advantage=method), name
     if method not in ALGORITHMS:
         raise ValueError(f"algorithm.name is {method!r}; {nearest(method, list(ALGORITHMS))}")

@@ -1,7 +1,7 @@
-"""Hyper-parameters of a method's pieces: which piece takes which, checked by their signatures.
+"""Hyper-parameters of a method's pieces, checked against the signatures of these functions.
 
-A piece is a function whose parameters behind its data are options. One that is annotated as an
-array comes from the run (`adaptation`) and is no option; one that a partial has bound is fixed.
+The keyword parameters of a piece are its options. A parameter that is annotated as an array comes
+from an `adaptation` and is no option; a parameter that a partial has bound is fixed.
 """
 
 import difflib
@@ -31,23 +31,23 @@ def parameters_of(piece: Callable) -> dict[str, inspect.Parameter]:
     try:
         parameters = inspect.signature(piece).parameters.values()
     except ValueError:  # of something that is written in C
-        raise ValueError(f"{piece!r} tells no signature; expected (group, key)") from None
+        raise ValueError(f"{piece!r} has no readable signature; expected (group, key)") from None
     return {p.name: p for p in parameters if is_option(p)}
 
 
 def accepted_by(piece: Callable, values: dict[str, Any]) -> dict[str, Any]:
-    """Those of the values that the piece takes by name."""
+    """Those of the values that the piece accepts by name."""
     return {name: values[name] for name in parameters_of(piece) if name in values}
 
 
 def bind_options(piece: Callable, options: dict[str, Any]) -> Callable:
-    """The piece with its own options bound; itself where there are none."""
+    """The piece with the options bound that it accepts; the piece itself where there are none."""
     known = accepted_by(piece, options)
     return cached(partial, piece, **known) if known else piece
 
 
 def cached(make: Callable[..., Any], /, *given: Any, **options: Any) -> Any:
-    """`make(*given, **options)`; the same object for equal ones, by which jit knows it again."""
+    """`make(*given, **options)`: the same object for equal arguments, as `jax.jit` needs it."""
     key = tuple((name, type(value), value) for name, value in sorted(options.items()))
     try:
         hash((make, given, key))
@@ -62,7 +62,7 @@ def _made(make: Callable[..., Any], given: tuple, key: tuple) -> Any:
 
 
 def check_options(name: str, options: dict[str, Any], pieces: dict[str, Callable]) -> None:
-    """Every option belongs to a piece that leaves it open, and has its type.
+    """Checks that every option belongs to a piece that leaves it open, and has its type.
 
     Raises:
       ValueError: naming the option, what was found and what is expected.
@@ -103,10 +103,10 @@ def check_options(name: str, options: dict[str, Any], pieces: dict[str, Callable
 def check_complete(
     name: str, piece: Callable, options: dict[str, Any], *, needs_length: bool = False
 ) -> None:
-    """Every option without a default is there.
+    """Checks that every option without a default is given.
 
     Raises:
-      ValueError: naming the first that is missing.
+      ValueError: naming the first that is missing, and its type.
     """
     for key, parameter in parameters_of(piece).items():
         missing = parameter.default is inspect.Parameter.empty and key not in options
@@ -116,6 +116,6 @@ def check_complete(
 
 
 def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """What a misspelt name may have meant."""
+    """The known name that a misspelled one may mean."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
