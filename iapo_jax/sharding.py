@@ -21,7 +21,7 @@ from iapo_jax.types import Array
 AXES = ("data", "fsdp", "tensor")
 
 
-# It is not to look for the machine that it would run on, nor to say that it found none.
+# So that libtpu does not look for TPU hardware, and prints nothing about its absence.
 _LIBTPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -88,7 +88,7 @@ def make_mesh(
 
 
 def described_devices(topology: str) -> list[Any]:
-    """TPU chips that need not be here, such as v5e:2x4: programs can be compiled for them.
+    """TPU chips, such as v5e:2x4, that need not be present: programs can be compiled for them.
 
     Raises:
       ValueError: without the package libtpu, or for a topology that it does not know.
@@ -108,30 +108,30 @@ def described_devices(topology: str) -> list[Any]:
 
 
 def is_described(mesh: Mesh) -> bool:
-    """Whether the mesh is of devices that are not here: nothing can be put on them."""
+    """Whether the devices of the mesh are absent, so that nothing can be put on them."""
     return mesh.devices.flat[0] not in set(jax.devices())
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same value on every device."""
+    """Sharding of a value that every device holds."""
     return NamedSharding(mesh, Spec())
 
 
 def by_prompt(mesh: Mesh) -> NamedSharding:
-    """The first axis split over `data` and `fsdp`."""
+    """Sharding of arrays whose first axis is split over `data` and `fsdp`."""
     return NamedSharding(mesh, Spec(BATCH_AXES))
 
 
 def batch_devices(mesh: Mesh) -> int:
-    """Number of parts that a batch is split into."""
+    """The number of parts that a batch is split into."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def param_shardings(mesh: Mesh, params: Any, *, axes: tuple[str, ...] = AXES) -> Any:
     """A NamedSharding for each leaf of a parameter tree (or of its shapes), by its name.
 
-    Only the mesh's `axes` are used: without "fsdp" every device holds whole weights, which a
-    sampler prefers to gathering them again for every token.
+    Only the mesh's `axes` are used: without "fsdp" every device holds complete weights, so that a
+    sampler need not gather them again for every token.
     """
     fit = _fitting(mesh, axes)
 
@@ -157,10 +157,10 @@ def _fitting(mesh: Mesh, allowed: tuple[str, ...]):
 
 
 def constrain(x: Array, mesh: Mesh | None, *axes: Any) -> Array:
-    """Says where an intermediate lies, axis by axis; the rest of its axes are not split.
+    """Constrains where an intermediate lies, axis by axis; the rest of its axes are not split.
 
-    Without it XLA may keep weights in place and gather a whole batch on every device. An axis
-    that does not divide a dimension is left out; without a mesh nothing is said.
+    Without it XLA may keep weights in place and gather a complete batch on every device. An axis
+    that does not divide a dimension is left out; without a mesh nothing is constrained.
     """
     if mesh is None:
         return x
@@ -171,22 +171,27 @@ def constrain(x: Array, mesh: Mesh | None, *axes: Any) -> Array:
 
 
 def micro_batches(batch: Any, count: int) -> Any:
-    """[rows, ...] -> [count, rows / count, ...]; rows are dealt out, so that each device keeps
-    its own."""
-    deal = lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)  # noqa: E731
+    """[rows, ...] -> [count, rows / count, ...], dealt out so that no row changes its device."""
+
+    def deal(x: Array) -> Array:
+        return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+
     return jax.tree.map(deal, batch)
 
 
 def undo_micro_batches(parts: Any) -> Any:
     """The inverse of `micro_batches`."""
-    join = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])  # noqa: E731
+
+    def join(x: Array) -> Array:
+        return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
     return jax.tree.map(join, parts)
 
 
 def put(tree: Any, sharding: NamedSharding) -> Any:
-    """Host values as global arrays; every process passes the same whole values.
+    """Host values as global arrays; every process passes the same complete values.
 
-    On a mesh that `is_described`, their shapes.
+    On a mesh that `is_described`, their shapes alone.
     """
     described = is_described(sharding.mesh)
 
@@ -200,7 +205,7 @@ def put(tree: Any, sharding: NamedSharding) -> Any:
 
 
 def fetch(tree: Any) -> Any:
-    """Global arrays as whole numpy arrays, on every process."""
+    """Global arrays as complete numpy arrays, on every process."""
 
     def get(x: Array) -> np.ndarray:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:

@@ -44,12 +44,12 @@ class Rollout(NamedTuple):
 
 
 class Signals(NamedTuple):
-    """What the frozen policies say about a rollout; the inputs of credit and loss."""
+    """What the frozen policies compute for a rollout: the inputs of credit and loss."""
 
     log_prob: Array  # [P, G, T] nats, under the policy that sampled, recomputed by the scorer
     ref_log_prob: Array  # [P, G, T] nats, under the reference; equal to `log_prob` without one
     entropy: Array  # [P, G, T] nats, of the next-token distribution before token t
-    uncertainty: Array  # [P, G, T+1] nats, u_t about the answer after t tokens; 0 if not asked for
+    uncertainty: Array  # [P, G, T+1] nats, u_t about the answer after t tokens; 0 without a probe
 
 
 class ProbePositions(NamedTuple):
@@ -62,7 +62,7 @@ class ProbePositions(NamedTuple):
 class Answers(NamedTuple):
     """Answers to teacher-force, right-padded; the second axis is 1 where a group shares them.
 
-    Those of one completion stand at the front: `length` is 0 where there is none.
+    A completion's answers come first; `length` is 0 where there is no further one.
     """
 
     tokens: Array  # [P, G or 1, Y, A] int32; Y answers
@@ -125,11 +125,11 @@ class Credit(NamedTuple):
     advantage: Array  # [G, T] float32
     weight: Array  # [G, T] float32 >= 0; 0 where a token or a completion is left out of the loss
     bonus: Array | None = None  # [G, T]: the part of `advantage` that the rule gave token by token,
-    # for the diagnostics; None where a rule does not tell
+    # for the diagnostics; None where a rule does not separate it
 
 
 class Mean(NamedTuple):
-    """A mean that can still be added to: sum over items and their number."""
+    """A mean to which more items can be added: their sum and their number."""
 
     sum: Array
     count: Array
@@ -168,7 +168,7 @@ class Context(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A language model as pure functions; the maths never sees more of it than this."""
+    """A language model as pure functions; mathematics never sees more of it than this."""
 
     forward: Callable[..., tuple[Array, Cache]]
     # forward(params, tokens [*lead, S], positions [*lead, S], contexts, outputs_from=0) ->
@@ -177,5 +177,5 @@ class Model(NamedTuple):
     logit_weight: Callable[[Params], Array]  # params -> [V, D] float32; logits = hidden @ W^T
     unroll: Callable[[Params], Params]  # the same parameters, laid out for one-token steps
     gather: Callable[[Params], Params] = lambda params: params
-    # the same parameters, with what every loop body would gather over devices gathered once
-    devices: int = 1  # over so many a batch is split; sizes of chunks are for each of them
+    # the same parameters, with the embedding gathered over devices once, outside loops
+    devices: int = 1  # number of devices that a batch is split over; chunk sizes are per device

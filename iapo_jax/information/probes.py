@@ -6,7 +6,7 @@ The postfix and the boundary tokens are made once in a run, the answers anew for
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from iapo_jax.information.estimators import ESTIMATORS, Probe
 from iapo_jax.information.positions import choose_positions
 from iapo_jax.pretrained import control_tokens, tokenization
 from iapo_jax.pretrained.directory import Pretrained
+from iapo_jax.pretrained.tokenization import Tokenizer
 from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.types import Answers, Array, ProbePositions
 
@@ -28,7 +29,9 @@ _CHARS_PER_TOKEN = 128  # an answer is cut to its first tokens: no need to encod
 REFERENCES = ("gold", "own")
 
 
-def encode_postfix(tokenizer: Any, text: str, field: str = "information.postfix") -> list[int]:
+def encode_postfix(
+    tokenizer: Tokenizer, text: str, field: str = "information.postfix"
+) -> list[int]:
     """The exit postfix as ids.
 
     Raises:
@@ -47,7 +50,7 @@ def encode_postfix(tokenizer: Any, text: str, field: str = "information.postfix"
 
 
 def boundary_tokens(
-    tokenizer: Any, size: int, texts: Sequence[str], field: str = "information.boundaries"
+    tokenizer: Tokenizer, size: int, texts: Sequence[str], field: str = "information.boundaries"
 ) -> np.ndarray:
     """[V] bool: tokens whose text holds one of `texts`, such as "." or a new line.
 
@@ -64,7 +67,7 @@ def boundary_tokens(
     return found
 
 
-def encode_answer(tokenizer: Any, text: str, end: str, width: int) -> list[int]:
+def encode_answer(tokenizer: Tokenizer, text: str, end: str, width: int) -> list[int]:
     """An answer and what closes it, as its first `width` ids; [] if the answer itself has none.
 
     The closing text is part of the event: without it 1 would be a beginning of 12.
@@ -80,7 +83,7 @@ def encode_answer(tokenizer: Any, text: str, end: str, width: int) -> list[int]:
     return control_tokens.encode_text(tokenizer, start, after=after)[:width]
 
 
-def _encode_own(tokenizer: Any, text: str | None, end: str, width: int) -> list[int]:
+def _encode_own(tokenizer: Tokenizer, text: str | None, end: str, width: int) -> list[int]:
     """`encode_answer` of what a model wrote, where what cannot be written as text is no answer."""
     try:
         return encode_answer(tokenizer, text or "", end, width)
@@ -88,7 +91,7 @@ def _encode_own(tokenizer: Any, text: str | None, end: str, width: int) -> list[
         return []
 
 
-def check_gold_answers(tokenizer: Any, golds: Sequence[str], end: str) -> None:
+def check_gold_answers(tokenizer: Tokenizer, golds: Sequence[str], end: str) -> None:
     """Whether there is something to teacher-force.
 
     Raises:
@@ -99,26 +102,31 @@ def check_gold_answers(tokenizer: Any, golds: Sequence[str], end: str) -> None:
             raise UserError(f"the answer {text!r} has no tokens: there is nothing to teacher-force")
 
 
-def tokenized_apart(tokenizer: Any, postfix: str, golds: Sequence[str], width: int) -> list[str]:
+def tokenized_apart(
+    tokenizer: Tokenizer, postfix: str, golds: Sequence[str], width: int
+) -> list[str]:
     """Answers that running text would tokenize otherwise than behind the ids of the postfix.
 
     Such as -5 where `>-` is one token: what is teacher-forced is then not what the model writes
     most, at every prefix alike.
     """
     start = tokenization.encode(tokenizer, postfix)
-    alone = lambda text: control_tokens.encode_text(tokenizer, text.strip())  # noqa: E731
-    joined = lambda text: control_tokens.encode_text(tokenizer, text.strip(), before=postfix)  # noqa: E731
+    encode = partial(control_tokens.encode_text, tokenizer)
     short = [text for text in dict.fromkeys(golds) if len(text) <= width * _CHARS_PER_TOKEN]
-    return [text for text in short if joined(text) != start + alone(text)]
+    return [
+        text
+        for text in short
+        if encode(text.strip(), before=postfix) != start + encode(text.strip())
+    ]
 
 
-def count_longer(tokenizer: Any, golds: Sequence[str], end: str, width: int) -> int:
+def count_longer(tokenizer: Tokenizer, golds: Sequence[str], end: str, width: int) -> int:
     """Answers of more than `width` tokens with their end: `encode_answer` cuts them."""
     return sum(len(encode_answer(tokenizer, text, end, width + 1)) > width for text in golds)
 
 
 def make_answers(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     *,
     estimator: str,
     reference: str = "gold",
@@ -133,7 +141,7 @@ def make_answers(
       reference: for `answer_log_prob`: `gold`, or each completion's `own`.
       golds: of P prompts; None where there is none.
       completions: texts of G completions for each of them.
-      width: A; longer answers are told by their first A tokens.
+      width: A; of a longer answer the first A tokens are read.
 
     Returns:
       `answer_log_prob`: one answer [P, 1 or G, 1, A]. `answer_set_entropy`: the gold answer and
@@ -142,7 +150,7 @@ def make_answers(
     """
     if estimator == "answer_entropy":
         return None
-    encode = lambda text: _encode_own(tokenizer, text, answer_end, width)  # noqa: E731
+    encode = partial(_encode_own, tokenizer, end=answer_end, width=width)
     if estimator == "answer_set_entropy":
         rows = zip(golds, completions, strict=True)
         return _stack([[_candidates(encode, *row)] for row in rows], width)
@@ -153,7 +161,7 @@ def make_answers(
 
 
 def encode_answers(
-    tokenizer: Any, answers: Sequence[str], *, end: str = "</answer>", max_length: int = 32
+    tokenizer: Tokenizer, answers: Sequence[str], *, end: str = "</answer>", max_length: int = 32
 ) -> Answers:
     """One reference answer for each of P prompts, for `answer_log_prob`.
 
@@ -208,12 +216,12 @@ class ProbeMaker(NamedTuple):
     """What stays fixed of the probes of a run; arrays lie on the mesh."""
 
     section: InformationSection
-    tokenizer: Any
+    tokenizer: Tokenizer
     mesh: Mesh
     postfix: Array  # [K] int32
     boundary: Array | None  # [V] bool; None where probes are not bound to tokens
     width: int  # A
-    longer: int = 0  # known answers of more than A tokens, told by their first A
+    longer: int = 0  # known answers of more than A tokens, of which the first A are read
     apart: Sequence[str] = ()  # known answers of `tokenized_apart`
 
 
@@ -242,7 +250,7 @@ def make_probe_maker(
 
 
 def describe(probe_maker: ProbeMaker) -> str:
-    """What is asked, and where, in one line."""
+    """One line: which estimator, and where it probes."""
     section = probe_maker.section
     what = section.estimator
     if what == "answer_log_prob":
@@ -250,27 +258,29 @@ def describe(probe_maker: ProbeMaker) -> str:
     where = "after every token" if section.stride == 1 else f"every {section.stride} tokens"
     if section.boundaries:
         where = f"after tokens with one of {section.boundaries}"
-    told = [
+    parts = [
         f"{what} {where}",
         f"behind {section.postfix!r} ({probe_maker.postfix.shape[0]} tokens)",
     ]
     if section.estimator != "answer_entropy":
-        told.append(f"answers of up to {probe_maker.width} tokens, {section.answer_end!r} included")
+        parts.append(
+            f"answers of up to {probe_maker.width} tokens, {section.answer_end!r} included"
+        )
     if probe_maker.longer:
-        told.append(
-            f"{probe_maker.longer} known answer(s) have more, and are told by their first "
+        parts.append(
+            f"{probe_maker.longer} known answer(s) have more, of which only the first are read "
             "(information.max_answer_length)"
         )
     if probe_maker.apart:
-        told.append(
+        parts.append(
             f"{len(probe_maker.apart)} known answer(s), such as {probe_maker.apart[0]!r}, are "
             "tokenized otherwise in running text, whose tokens join the postfix with them"
         )
-    return "; ".join(told)
+    return "; ".join(parts)
 
 
 def settle(section: InformationSection, own: str = "answer_entropy") -> InformationSection:
-    """The section with the estimator that `auto` stands for: an algorithm's `own`."""
+    """The section with `auto` replaced by the algorithm's `own` estimator."""
     auto = section.estimator == "auto"
     return dataclasses.replace(section, estimator=own) if auto else section
 
@@ -339,7 +349,10 @@ def abstract_probe(probe_maker: ProbeMaker, shape: tuple[int, int, int]) -> Prob
     """The shapes of `make_probe` for completions of shape (P, G, T), without any values."""
     prompts, size, length = shape
     split = by_prompt(probe_maker.mesh)
-    ids = lambda *shape: jax.ShapeDtypeStruct(shape, np.int32, sharding=split)  # noqa: E731
+
+    def ids(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, np.int32, sharding=split)
+
     positions = ProbePositions(ids(prompts, size, length + 1), ids(prompts, size))
     section, answers = probe_maker.section, None
     if section.estimator != "answer_entropy":

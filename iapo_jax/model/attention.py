@@ -275,9 +275,11 @@ def _backward(saved, cotangent):
             d_weights = jnp.einsum("bmnd,bmsd->bmns", d_out_tile, _key_tile(values, index))
             d_scores = weights * (d_weights - delta_tile[..., None]) * scale
             d_q += jnp.einsum("bmns,bmsd->bmnd", d_scores, key)
-            add = lambda total, part: jax.lax.dynamic_update_slice_in_dim(  # noqa: E731
-                total, _key_tile(total, index) + part, index * KEY_TILE, axis=2
-            )
+
+            def add(total, part):
+                tile = _key_tile(total, index) + part
+                return jax.lax.dynamic_update_slice_in_dim(total, tile, index * KEY_TILE, axis=2)
+
             d_k = add(d_k, jnp.einsum("bmns,bmnd->bmsd", d_scores, query))
             d_v = add(d_v, jnp.einsum("bmns,bmnd->bmsd", weights, d_out_tile))
             return d_q, d_k, d_v

@@ -1,17 +1,17 @@
 """Attention of one segment as kernels of the backends. The home of Pallas.
 
-Both compute what `attention.blockwise_attention` computes, from a cut for every query:
+Both compute what `attention.blockwise_attention` computes, from a limit for every query:
 
     out_i = sum_{j < visible_i} softmax(q_i k_j / sqrt(d)) v_j,    lse_i its log-sum-exp.
 
-Queries and their heads are rows of one matrix; key tiles behind the largest cut of a query tile
+Queries and their heads are rows of one matrix; key tiles behind the largest limit of a query tile
 are neither loaded nor multiplied. JAX's own splash attention for TPU fixes its mask when it is
-traced, or takes a whole [heads, Q, S] one; here cuts are data: a chunk of probes starts at a loop's
-index, and boundary probes stand anywhere.
+traced, or takes a complete [heads, Q, S] mask. Here limits are data: a chunk of probes starts at a
+loop's index, and boundary probes may be anywhere.
 
-The one for GPU was seen right on an H200, the one for TPU compiled for v4 to v6e alone; neither is
-tuned. `works` tries a kernel on the device that is there, and `attention.choose_form` goes back to
-XLA's loops where it fails or is wrong.
+The GPU kernel gave correct results on an H200; the TPU kernel was only compiled, for v4 to v6e.
+Neither is tuned. `works` tries a kernel on the device at hand, and `attention.choose_form` returns to
+XLA's loops where the kernel fails or is inaccurate.
 """
 
 import functools
@@ -42,13 +42,13 @@ def gpu_attention(
 ) -> tuple[Array, Array]:
     """q [B,Q,M,R,d], k and v [B,S,M,d], visible [B,Q] -> (out [B,Q,M,R,d], lse [B,Q,M,R]) float32.
 
-    One program for each tile of queries and key head; through Triton, which JAX 0.12 still has
-    but is about to drop: `works` is False then.
+    One program for each tile of queries and key head. It needs Triton, which JAX 0.12 still has but
+    will drop; then `works` is False.
     """
     from jax.experimental.pallas import triton as plgpu
 
     width = max(16, pl.next_power_of_2(q.shape[-1]))
-    rows, keys, values, cuts, last = _folded(q, k, v, visible, GPU_ROWS, GPU_KEYS, width)
+    rows, keys, values, limits, last = _folded(q, k, v, visible, _GPU_ROWS, _GPU_KEYS, width)
     batch, heads, size, _ = rows.shape
     grid = (size // GPU_ROWS, batch, heads)
     tile = pl.BlockSpec((None, None, GPU_ROWS, width), lambda i, b, m: (b, m, i, 0))
@@ -72,19 +72,19 @@ def gpu_attention(
         compiler_params=plgpu.CompilerParams(num_warps=4 if width <= 64 else 8, num_stages=2),
         interpret=interpret,
         name="cut_attention",
-    )(rows, keys, values, cuts, last)
+    )(rows, keys, values, limits, last)
     return _unfolded(out, q), _unfolded(lse[..., None], q)[..., 0]
 
 
-def _gpu_kernel(q_ref, k_ref, v_ref, cut_ref, last_ref, out_ref, lse_ref, *, scale):
-    query, cut = q_ref[...], cut_ref[...]
+def _gpu_kernel(q_ref, k_ref, v_ref, limit_ref, last_ref, out_ref, lse_ref, *, scale):
+    query, limit = q_ref[...], limit_ref[...]
 
     def key_tile(index, carry):
         out, top, total = carry
         span = pl.dslice(index * GPU_KEYS, GPU_KEYS)
         scores = _dot(query, k_ref[span, :], (1, 1)) * scale
-        column = index * GPU_KEYS + jnp.arange(GPU_KEYS)
-        scores = jnp.where(column[None, :] < cut[:, None], scores, _EMPTY)
+        column = index * _GPU_KEYS + jnp.arange(_GPU_KEYS)
+        scores = jnp.where(column[None, :] < limit[:, None], scores, _EMPTY)
         new_top = jnp.maximum(top, scores.max(1))
         shrink = jnp.exp(top - new_top)
         weights = jnp.exp(scores - new_top[:, None])
@@ -104,15 +104,15 @@ def tpu_attention(
 ) -> tuple[Array, Array]:
     """q [B,Q,M,R,d], k and v [B,S,M,d], visible [B,Q] -> (out [B,Q,M,R,d], lse [B,Q,M,R]) float32.
 
-    Scores stand as [keys, queries], so that a cut is one lane; key tiles are the innermost axis of
-    the grid, and one that is not read is not fetched.
+    Scores are [keys, queries], so that a limit is one lane. Key tiles are the innermost axis of the
+    grid; a tile that is not read is not fetched.
     """
     width = -(-q.shape[-1] // 64) * 64
-    rows, keys, values, cuts, last = _folded(q, k, v, visible, TPU_ROWS, TPU_KEYS, width)
+    rows, keys, values, limits, last = _folded(q, k, v, visible, _TPU_ROWS, _TPU_KEYS, width)
     batch, heads, size, _ = rows.shape
     grid = (batch, heads, size // TPU_ROWS, keys.shape[2] // TPU_KEYS)
 
-    def read(b, i, j, last):  # a tile that is not read is the last one again: no copy
+    def read(b, i, j, last):  # in place of a tile that is not read, the last again: no copy
         return jnp.minimum(j, jnp.maximum(last[b, i] - 1, 0))
 
     spec = pltpu.PrefetchScalarGridSpec(
@@ -152,12 +152,12 @@ def tpu_attention(
         ),
         interpret=interpret,
         name="cut_attention",
-    )(last, rows, keys, values.swapaxes(2, 3), cuts[:, None])
+    )(last, rows, keys, values.swapaxes(2, 3), limits[:, None])
     return _unfolded(out.swapaxes(2, 3), q), _unfolded(lse.swapaxes(2, 3), q)[..., 0]
 
 
 def _tpu_kernel(
-    last_ref, q_ref, k_ref, v_ref, cut_ref, out_ref, lse_ref, acc, top, total, *, scale
+    last_ref, q_ref, k_ref, v_ref, limit_ref, out_ref, lse_ref, acc, top, total, *, scale
 ):
     batch, tile, index = pl.program_id(0), pl.program_id(2), pl.program_id(3)
 
@@ -170,8 +170,8 @@ def _tpu_kernel(
     @pl.when(index < last_ref[batch, tile])
     def _():
         scores = _dot(k_ref[...], q_ref[...], (1, 1)) * scale  # [keys, queries]
-        key = index * TPU_KEYS + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
-        scores = jnp.where(key < cut_ref[...], scores, _EMPTY)
+        key = index * _TPU_KEYS + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
+        scores = jnp.where(key < limit_ref[...], scores, _EMPTY)
         new_top = jnp.maximum(top[...], scores.max(0, keepdims=True))
         shrink = jnp.exp(top[...] - new_top)
         weights = jnp.exp(scores - new_top)
@@ -187,7 +187,7 @@ def _tpu_kernel(
 
 
 def _dot(left: Array, right: Array, contract: tuple[int, int]) -> Array:
-    """A float32 product; of float32 matrices in full precision, of bfloat16 ones as they are."""
+    """A float32 product: in full precision for float32 matrices, without casts for bfloat16."""
     exact = left.dtype == jnp.float32
     return jax.lax.dot_general(
         left,
@@ -199,19 +199,19 @@ def _dot(left: Array, right: Array, contract: tuple[int, int]) -> Array:
 
 
 def _folded(q: Array, k: Array, v: Array, visible: Array, rows: int, keys: int, width: int):
-    """Rows [B,M,N,w], keys and values [B,M,S,w], cuts [B,N], and key tiles read [B, N / rows].
+    """Rows [B,M,N,w], keys and values [B,M,S,w], limits [B,N], and key tiles read [B, N / rows].
 
-    N = Q R; all padded to whole tiles of `rows` and `keys`, and to `width`.
+    N = Q R; all padded to complete tiles of `rows` and `keys`, and to `width`.
     """
     batch, size, heads, rest, narrow = q.shape
     q = q.swapaxes(1, 2).reshape(batch, heads, size * rest, narrow)
-    cuts = jnp.repeat(visible.astype(jnp.int32), rest, axis=1)
+    limits = jnp.repeat(visible.astype(jnp.int32), rest, axis=1)
     q = jnp.pad(q, ((0, 0), (0, 0), (0, -q.shape[2] % rows), (0, width - narrow)))
-    cuts = jnp.pad(cuts, ((0, 0), (0, -cuts.shape[1] % rows)))
+    limits = jnp.pad(limits, ((0, 0), (0, -limits.shape[1] % rows)))
     pad = ((0, 0), (0, 0), (0, -k.shape[1] % keys), (0, width - narrow))
     k, v = (jnp.pad(x.swapaxes(1, 2), pad) for x in (k, v))
-    last = (cuts.reshape(batch, -1, rows).max(-1) + keys - 1) // keys
-    return q, k, v, cuts, last
+    last = (limits.reshape(batch, -1, rows).max(-1) + keys - 1) // keys
+    return q, k, v, limits, last
 
 
 def _unfolded(x: Array, like: Array) -> Array:
@@ -223,19 +223,19 @@ def _unfolded(x: Array, like: Array) -> Array:
 
 @functools.cache
 def works(platform: str, width: int, described: jax.Device | None = None) -> bool:
-    """Whether this platform's kernel compiles and is right for heads of `width` on the device here.
+    """Whether this platform's kernel compiles and is accurate for heads of `width` on this device.
 
-    Tried once in a process for each width, in float32 and bfloat16; warns in one sentence where it
-    fails. False where the platform is not JAX's backend. Of a `described` device, which is not
-    here, whether it compiles.
+    Tried once per process and width, in float32 and bfloat16; warns in one sentence where it fails.
+    False where the platform is not JAX's backend. For a `described` device, which is absent, it
+    reports whether the kernel compiles.
     """
     kernel = {"gpu": gpu_attention, "tpu": tpu_attention}.get(platform)
     if kernel is None or (described is None and jax.default_backend() != platform):
         return False
     trial = largest_error if described is None else functools.partial(_compiled, described)
     try:
-        # Whoever asks is being traced. A thread of its own has no trace in it;
-        # `ensure_compile_time_eval` is none either, but there Pallas cannot trace its kernels.
+        # The caller is being traced; another thread is not. Under `ensure_compile_time_eval`
+        # Pallas could not trace its kernels.
         with ThreadPoolExecutor(1) as alone:
             trials = [alone.submit(trial, kernel, width, dtype) for dtype in TOLERANCES]
             errors = [trial.result() for trial in trials]
@@ -247,14 +247,14 @@ def works(platform: str, width: int, described: jax.Device | None = None) -> boo
             stacklevel=2,
         )
         return False
-    right = all(e <= most for e, most in zip(errors, TOLERANCES.values(), strict=True))
-    if not right:
+    accurate = all(e <= most for e, most in zip(errors, TOLERANCES.values(), strict=True))
+    if not accurate:
         warnings.warn(
             f"attention goes back to XLA: its kernel is off by {errors} on {platform} for heads of "
             f"{width}",
             stacklevel=2,
         )
-    return right
+    return accurate
 
 
 def _trial_shapes(width: int) -> tuple[tuple[int, ...], ...]:
@@ -271,9 +271,9 @@ def _compiled(device: jax.Device, kernel, width: int, dtype) -> float:
 
 
 def largest_error(kernel, width: int, dtype) -> float:
-    """The largest difference from one softmax, of a small case with cuts of all kinds, also none.
+    """The largest difference from one softmax, of a small case with limits of all kinds, also 0.
 
-    Infinite where a figure is not finite, or a query without keys would count in a join.
+    Infinite where a result is not finite, or where a query without keys would count in a join.
     """
     keys = jax.random.split(jax.random.key(0), 3)
     q, k, v = (

@@ -48,7 +48,7 @@ def token_scores(
 
 
 def _chunks(x: Array, size: int, axis: int) -> Array:
-    """Cuts `axis` into chunks and puts their index first; the rows stay whole (and sharded)."""
+    """Splits `axis` into chunks and puts their index first; rows stay complete (and sharded)."""
     axis %= x.ndim
     pad = [(0, 0)] * x.ndim
     pad[axis] = (0, -x.shape[axis] % size)
@@ -67,8 +67,8 @@ def _join(x: Array, length: int, axis: int) -> Array:
 def logits_of(hidden: Array, weight: Array) -> Array:
     """hidden [..., D] times weight [V, D] -> [..., V] float32.
 
-    Accelerators multiply float32 in bfloat16 or TF32 unless told otherwise; sampler and scorer
-    both go through here.
+    Accelerators multiply float32 in bfloat16 or TF32 by default. Sampler and scorer both call this
+    function, so that they agree.
     """
     return jnp.einsum(
         "...d,vd->...v", hidden.astype(jnp.float32), weight.astype(jnp.float32), precision="high"
