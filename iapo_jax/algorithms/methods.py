@@ -99,7 +99,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "iapo": Algorithm(
         advantages.iapo, _IAPO_LOSS, needs_information=True, source="arXiv:2602.19049"
     ),
-    # The same as the authors' code computes it, mistakes included; probes the whole completion.
+    # As the authors' code computes it, mistakes included; probes the complete completion.
     "iapo_reference": Algorithm(
         advantages.iapo_reference,
         _IAPO_LOSS,

@@ -1,6 +1,6 @@
-"""What the answer probe asks of a rollout: texts of the config and of completions, as ids.
+"""Texts of the config and of completions as the ids and positions of an answer probe.
 
-The postfix and the boundary tokens are made once in a run, the answers anew for every rollout.
+A run encodes the postfix and the boundary tokens once, and the answers anew for every rollout.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from iapo_jax.pretrained.tokenization import Tokenizer
 from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.types import Answers, Array, ProbePositions
 
-_CHARS_PER_TOKEN = 128  # an answer is cut to its first tokens: no need to encode a megabyte of it
+_CHARS_PER_TOKEN = 128  # only the first tokens of an answer are read: no need to encode a megabyte
 
 
 REFERENCES = ("gold", "own")
@@ -68,7 +68,7 @@ def boundary_tokens(
 
 
 def encode_answer(tokenizer: Tokenizer, text: str, end: str, width: int) -> list[int]:
-    """An answer and what closes it, as its first `width` ids; [] if the answer itself has none.
+    """The first `width` ids of an answer and of what closes it; [] if the answer itself has none.
 
     The closing text is part of the event: without it 1 would be a beginning of 12.
 
@@ -84,7 +84,7 @@ def encode_answer(tokenizer: Tokenizer, text: str, end: str, width: int) -> list
 
 
 def _encode_own(tokenizer: Tokenizer, text: str | None, end: str, width: int) -> list[int]:
-    """`encode_answer` of what a model wrote, where what cannot be written as text is no answer."""
+    """`encode_answer` of a completion's answer; [] if it cannot be written as text."""
     try:
         return encode_answer(tokenizer, text or "", end, width)
     except UserError:
@@ -107,8 +107,8 @@ def tokenized_apart(
 ) -> list[str]:
     """Answers that running text would tokenize otherwise than behind the ids of the postfix.
 
-    Such as -5 where `>-` is one token: what is teacher-forced is then not what the model writes
-    most, at every prefix alike.
+    Such as -5 where `>-` is one token. The estimator then teacher-forces other tokens than the model
+    writes most often, at every prefix alike.
     """
     start = tokenization.encode(tokenizer, postfix)
     encode = partial(control_tokens.encode_text, tokenizer)

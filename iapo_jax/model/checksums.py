@@ -36,6 +36,6 @@ def digests(tree: Any) -> dict[str, int]:
 def fingerprint(params: Params) -> str:
     """One digest of all parameters, bit by bit; the same on every mesh.
 
-    Tells one model from another, as no file's name or time does; not made against forgery.
+    Distinguishes models, as no file's name or time does. It does not protect against forgery.
     """
     return hashlib.sha256(repr(list(digests(params).items())).encode()).hexdigest()

@@ -59,7 +59,7 @@ class DecoderConfig:
 class DecoderLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); returns its keys and values too.
 
-    Tokens before `outputs_from` give keys and values and nothing else.
+    Tokens before `outputs_from` contribute keys and values only.
     """
 
     config: DecoderConfig
@@ -188,8 +188,8 @@ def forward(
       params: of `init_params`; the layers stacked (scanned here) or a list (unrolled here).
       tokens: [*lead, S] int32; positions the same shape, in tokens from the prompt's start.
       contexts: what was computed before; their caches in the layout of `params`.
-      outputs_from: the states of the tokens before are not needed: the last layer is computed for
-        the others alone. Not meant to be differentiated where it is not 0.
+      outputs_from: only the states from this token on are needed, so that the last layer is
+        computed for these alone. Not meant to be differentiated where it is not 0.
 
     Returns:
       hidden [*lead, S - outputs_from, D] after the final norm, and the cache of the new tokens.
@@ -260,11 +260,11 @@ def unroll(config: DecoderConfig, params: Params) -> Params:
 
 
 def gather(mesh: Mesh | None, params: Params) -> Params:
-    """Parameters with the embedding table whole along `fsdp`.
+    """Parameters with the embedding table gathered along `fsdp`.
 
-    A table that is split there would be looked up by every device for the whole batch. To be
-    called outside loops, once: inside `forward` nothing is left to do then, and the gradients of
-    all look-ups add up before they cross devices. The head stays split.
+    With a table that is split there, every device would look up the complete batch. Call it once,
+    outside loops: then `forward` has nothing left to gather, and the gradients of all look-ups are
+    summed before they cross devices. The head stays split.
     """
     table = constrain(params["embedding"], mesh, "tensor")
     return {**params, "embedding": table, "head": params.get("head", params["embedding"])}
@@ -273,8 +273,8 @@ def gather(mesh: Mesh | None, params: Params) -> Params:
 def logit_weight(mesh: Mesh | None, params: Params) -> Array:
     """[V, D]. Stacked parameters score: the vocabulary is split over all devices.
 
-    Were it not split over `data`, each chunk of the loss would sum a [V, D] gradient over devices.
-    Unrolled parameters sample, and read the head where it lies.
+    Without the split over `data`, each chunk of the loss would sum a [V, D] gradient over devices.
+    Unrolled parameters are for sampling, and use the head where it lies.
     """
     weight = params.get("head", params["embedding"])
     if isinstance(params["layers"], list | tuple):
