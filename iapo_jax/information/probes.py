@@ -23,7 +23,7 @@ from iapo_jax.pretrained.tokenization import Tokenizer
 from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.types import Answers, Array, ProbePositions
 
-_CHARS_PER_TOKEN = 128  # only the first tokens of an answer are read: no need to encode a megabyte
+_CHARS_PER_TOKEN = 128  # only first tokens are read: no need to encode a megabyte
 
 
 REFERENCES = ("gold", "own")
@@ -107,8 +107,8 @@ def tokenized_apart(
 ) -> list[str]:
     """Answers that running text would tokenize otherwise than behind the ids of the postfix.
 
-    Such as -5 where `>-` is one token. The estimator then teacher-forces other tokens than the model
-    writes most often, at every prefix alike.
+    Such as -5 where `>-` is one token. The estimator then teacher-forces other tokens than those
+    that the model writes most often, at every prefix alike.
     """
     start = tokenization.encode(tokenizer, postfix)
     encode = partial(control_tokens.encode_text, tokenizer)
