@@ -10,8 +10,8 @@ traced, or takes a complete [heads, Q, S] mask. Here limits are data: a chunk of
 loop's index, and boundary probes may be anywhere.
 
 The GPU kernel gave correct results on an H200; the TPU kernel was only compiled, for v4 to v6e.
-Neither is tuned. `works` tries a kernel on the device at hand, and `attention.choose_form` returns to
-XLA's loops where the kernel fails or is inaccurate.
+Neither is tuned. `works` tries a kernel on the device at hand, and `attention.choose_form` returns
+to XLA's loops where the kernel fails or is inaccurate.
 """
 
 import functools
@@ -48,7 +48,7 @@ def gpu_attention(
     from jax.experimental.pallas import triton as plgpu
 
     width = max(16, pl.next_power_of_2(q.shape[-1]))
-    rows, keys, values, limits, last = _folded(q, k, v, visible, _GPU_ROWS, _GPU_KEYS, width)
+    rows, keys, values, limits, last = _folded(q, k, v, visible, GPU_ROWS, GPU_KEYS, width)
     batch, heads, size, _ = rows.shape
     grid = (size // GPU_ROWS, batch, heads)
     tile = pl.BlockSpec((None, None, GPU_ROWS, width), lambda i, b, m: (b, m, i, 0))
@@ -83,7 +83,7 @@ def _gpu_kernel(q_ref, k_ref, v_ref, limit_ref, last_ref, out_ref, lse_ref, *, s
         out, top, total = carry
         span = pl.dslice(index * GPU_KEYS, GPU_KEYS)
         scores = _dot(query, k_ref[span, :], (1, 1)) * scale
-        column = index * _GPU_KEYS + jnp.arange(_GPU_KEYS)
+        column = index * GPU_KEYS + jnp.arange(GPU_KEYS)
         scores = jnp.where(column[None, :] < limit[:, None], scores, _EMPTY)
         new_top = jnp.maximum(top, scores.max(1))
         shrink = jnp.exp(top - new_top)
@@ -108,7 +108,7 @@ def tpu_attention(
     grid; a tile that is not read is not fetched.
     """
     width = -(-q.shape[-1] // 64) * 64
-    rows, keys, values, limits, last = _folded(q, k, v, visible, _TPU_ROWS, _TPU_KEYS, width)
+    rows, keys, values, limits, last = _folded(q, k, v, visible, TPU_ROWS, TPU_KEYS, width)
     batch, heads, size, _ = rows.shape
     grid = (batch, heads, size // TPU_ROWS, keys.shape[2] // TPU_KEYS)
 
@@ -170,7 +170,7 @@ def _tpu_kernel(
     @pl.when(index < last_ref[batch, tile])
     def _():
         scores = _dot(k_ref[...], q_ref[...], (1, 1)) * scale  # [keys, queries]
-        key = index * _TPU_KEYS + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
+        key = index * TPU_KEYS + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
         scores = jnp.where(key < limit_ref[...], scores, _EMPTY)
         new_top = jnp.maximum(top[...], scores.max(0, keepdims=True))
         shrink = jnp.exp(top[...] - new_top)
