@@ -28,15 +28,16 @@ def test_the_loop_is_short(blocks):
 
 
 def test_the_loop_learns(loop):
-    """Fewer tokens at the end than at the start, and answers as correct."""
+    """Fewer tokens at the end than at the start; the answers stay correct."""
     names, lines = loop
     found = np.array([re.findall(r"\d+\.\d+", line) for line in lines], float)
     correct, tokens = found.T
     assert len(lines) == names["STEPS"]
-    assert tokens[-3:].mean() < 0.8 * tokens[:2].mean()
+    assert tokens[-3:].mean() < 0.85 * tokens[:2].mean()
     assert correct[-3:].mean() > 0.85
 
 
+@pytest.mark.nightly
 def test_the_other_blocks_run_after_it(blocks, loop):
     """With the names of the loop, and candidates and a group of its last rollout."""
     names, _ = loop
