@@ -6,7 +6,7 @@ python benchmarks/tpu_kernels.py
 
 import argparse
 
-from iapo_jax.model import kernels
+from iapo_jax.model import attention_kernels
 from iapo_jax.sharding import described_devices
 
 TOPOLOGIES = ("v4:2x2x1", "v5e:2x4", "v5p:2x2x1", "v6e:2x4")
@@ -20,7 +20,7 @@ def main() -> None:
     print("chip            " + "".join(f"heads of {width:<6}" for width in WIDTHS))
     for topology in parser.parse_args().topologies:
         device = described_devices(topology)[0]
-        found = [kernels.works("tpu", width, device) for width in WIDTHS]
+        found = [attention_kernels.works("tpu", width, device) for width in WIDTHS]
         told = "".join(f"{'compiles' if one else 'fails':<15}" for one in found)
         print(f"{device.device_kind:<16}{told}", flush=True)
 

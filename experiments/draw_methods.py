@@ -21,7 +21,7 @@ from matplotlib.colors import TwoSlopeNorm
 from iapo_jax import ALGORITHMS, Group, make_algorithm
 from iapo_jax.config.loading import load_config
 from iapo_jax.config.train import TrainConfig
-from iapo_jax.pretrained.loaded import initial_params
+from iapo_jax.pretrained.loaded_model import initial_params
 from iapo_jax.rollout.dynamic_sampling import is_mixed
 from iapo_jax.sharding import fetch
 from iapo_jax.training.setup import Setup, set_up

@@ -76,7 +76,7 @@ _ON_FIRST_USE = {
     "decode_rollout": "iapo_jax.pretrained.tokenization",
     "encode_answers": "iapo_jax.information.probes",
     "encode_prompts": "iapo_jax.data.prompts",
-    "load": "iapo_jax.pretrained.loaded",
+    "load": "iapo_jax.pretrained.loaded_model",
     "stop_ids": "iapo_jax.pretrained.tokenization",
 }
 

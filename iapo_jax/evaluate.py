@@ -25,13 +25,13 @@ from iapo_jax.data.problems import Problems
 from iapo_jax.data.questions import check_overlap
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation.datasets import canonical_spec, load_sets
-from iapo_jax.evaluation.members import Member, parse_models
+from iapo_jax.evaluation.model_specs import Member, parse_models
 from iapo_jax.evaluation.records import Record, check_same, read_record
 from iapo_jax.evaluation.sampling import Protocol, check_batch, make_task
-from iapo_jax.evaluation.stored import describe, evaluate_to
+from iapo_jax.evaluation.stored_evaluation import describe, evaluate_to
 from iapo_jax.evaluation.summary import summarize, table
 from iapo_jax.information import probes
-from iapo_jax.pretrained.loaded import LoadedModel, open_mesh, start_mesh
+from iapo_jax.pretrained.loaded_model import LoadedModel, open_mesh, start_mesh
 from iapo_jax.runtime import cli
 from iapo_jax.runtime.console import is_writer, say
 from iapo_jax.runtime.files import write_atomically, write_json, writing

@@ -7,8 +7,8 @@ from pathlib import Path
 from iapo_jax.config.checks import check_writable
 from iapo_jax.config.sections import MeshSection
 from iapo_jax.errors import RunError, UserError
-from iapo_jax.pretrained import directory
-from iapo_jax.pretrained.loaded import start_mesh
+from iapo_jax.pretrained import model_directory
+from iapo_jax.pretrained.loaded_model import start_mesh
 from iapo_jax.runtime.cli import exit_code
 from iapo_jax.sharding import fetch
 from iapo_jax.training.model_sources import load_checkpoint
@@ -32,13 +32,13 @@ def export(
     # Any machine may export: the parameters are spread over whatever devices it has.
     if out is not None:
         check_writable(out.parent, "the directory of --out")
-        directory.check_replaceable(out)
+        model_directory.check_replaceable(out)
     mesh = start_mesh(MeshSection(data=1, fsdp=-1))
     loaded = load_checkpoint(run_dir, step, mesh=mesh)
     out = out or run_dir / f"hf_{loaded.step}"
     check_writable(out.parent, "the directory of --out")
     try:
-        directory.save_pretrained(
+        model_directory.save_pretrained(
             fetch(loaded.params),
             loaded.pretrained.hf_config,
             loaded.pretrained.tokenizer,

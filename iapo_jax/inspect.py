@@ -17,15 +17,15 @@ from iapo_jax.config.train import TrainConfig
 from iapo_jax.data import loading, prompts
 from iapo_jax.errors import UserError
 from iapo_jax.information import probes, terminal
-from iapo_jax.information.completions import (
+from iapo_jax.information.html import render_page
+from iapo_jax.information.inspection import Inspection, to_json
+from iapo_jax.information.inspection_inputs import check_answer, check_text
+from iapo_jax.information.probed_completions import (
     inspect_completions,
     open_model,
     sample_completions,
 )
-from iapo_jax.information.html import render_page
-from iapo_jax.information.inputs import check_answer, check_text
-from iapo_jax.information.inspection import Inspection, to_json
-from iapo_jax.pretrained.loaded import LoadedModel
+from iapo_jax.pretrained.loaded_model import LoadedModel
 from iapo_jax.runtime import cli
 from iapo_jax.runtime.console import say
 from iapo_jax.runtime.files import write_atomically, write_json, writing

@@ -5,7 +5,7 @@
 ('grpo', 'bnpo', 'dr_grpo', 'dapo')
 """
 
-from iapo_jax.algorithms.losses import (
+from iapo_jax.algorithms.policy_loss import (
     LOG_RATIO_LIMIT,
     LOSS_TYPES,
     LossOptions,

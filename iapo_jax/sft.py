@@ -23,14 +23,14 @@ from iapo_jax.config.sft import SftConfig
 from iapo_jax.data.demonstrations import Demonstrations, SftBatch
 from iapo_jax.errors import UserError
 from iapo_jax.model.scoring import score_completions
-from iapo_jax.pretrained.directory import check_replaceable
-from iapo_jax.pretrained.loaded import (
+from iapo_jax.pretrained.loaded_model import (
     LoadedModel,
     abstract_params,
     initial_params,
     prepare_model,
     start_mesh,
 )
+from iapo_jax.pretrained.model_directory import check_replaceable
 from iapo_jax.runtime.cli import run_cli
 from iapo_jax.runtime.console import progress_bar, report_memory, say
 from iapo_jax.runtime.processes import exit_with

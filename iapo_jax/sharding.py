@@ -31,9 +31,7 @@ _LIBTPU = {
     "TPU_STDERR_LOG_LEVEL": "3",
 }
 
-
 BATCH_AXES = ("data", "fsdp")
-
 
 _RULES = {
     "embedding": (("tensor", "fsdp"), None),

@@ -14,19 +14,19 @@ from iapo_jax.algorithms.methods import Algorithm
 from iapo_jax.config.train import TrainConfig
 from iapo_jax.information.probes import abstract_probe
 from iapo_jax.information.signals import compute_signals
-from iapo_jax.pretrained.loaded import abstract_params, initial_params
+from iapo_jax.pretrained.loaded_model import abstract_params, initial_params
 from iapo_jax.rollout import sampler
-from iapo_jax.rollout.collect import completion_rows
+from iapo_jax.rollout.generation import completion_rows
 from iapo_jax.runtime.cli import run_cli
 from iapo_jax.runtime.console import is_writer, progress_bar, report_memory, say
 from iapo_jax.runtime.processes import exit_with
 from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.training import optimizer as update
 from iapo_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
-from iapo_jax.training.description import describe_run
 from iapo_jax.training.held_out import HeldOut
 from iapo_jax.training.optimizer import TrainState
 from iapo_jax.training.progress import Progress
+from iapo_jax.training.run_description import describe_run
 from iapo_jax.training.run_directory import (
     export_final,
     prepare_directory,

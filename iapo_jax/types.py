@@ -21,8 +21,6 @@ from typing import Any, NamedTuple
 import jax
 
 Array = jax.Array
-
-
 Params = Any  # a nested dict of arrays, see `model.init_params`
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from groups import usual_group
 
+from iapo_jax.algorithms import iapo_priced
 from iapo_jax.algorithms.adaptation import (
     keep_for_difficulty,
     price_for_accuracy,
     price_for_length,
 )
-from iapo_jax.algorithms.advantages import iapo_priced
 from iapo_jax.algorithms.methods import make_algorithm
 from iapo_jax.training.update import adapt_settings
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from groups import DEGENERATE, T, plain_group, usual_group
 
-from iapo_jax.algorithms.advantages import grpo, iapo, iapo_priced, iapo_reference
+from iapo_jax.algorithms import grpo, iapo, iapo_priced, iapo_reference
 from iapo_jax.algorithms.statistics import (
     NORMALIZERS,
     completion_keys,

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from groups import OPTIONS, usual_group
 
-from iapo_jax.algorithms import advantages
+from iapo_jax.algorithms import advantages, iapo
 from iapo_jax.algorithms import filters as selection
 from iapo_jax.algorithms import reward_shaping as shaping
-from iapo_jax.algorithms.losses import LossOptions
 from iapo_jax.algorithms.methods import ALGORITHMS, Algorithm, make_algorithm
 from iapo_jax.algorithms.options import bind_options
+from iapo_jax.algorithms.policy_loss import LossOptions
 from iapo_jax.types import Credit, Group
 
 
@@ -240,7 +240,7 @@ def test_a_group_needs_the_fields_of_its_rule_alone(usual, field):
 
 def test_terms_without_weight_need_nothing(usual):
     bare = Group(usual.mask, usual.reward)
-    got = advantages.iapo(bare, information_weight=0.0, exploration_weight=0)
+    got = iapo(bare, information_weight=0.0, exploration_weight=0)
     jax.tree.map(np.testing.assert_array_equal, got, advantages.grpo(usual))
     for name in ("uncertainty", "thinking"):
         with pytest.raises(ValueError, match=f"^Group.informativeness needs Group.{name}, which"):

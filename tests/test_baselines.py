@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from groups import plain_group, usual_group
 
-from iapo_jax.algorithms.advantages import grpo, gtpo, iapo_priced, rloo
+from iapo_jax.algorithms import grpo, gtpo, iapo_priced, rloo
 from iapo_jax.algorithms.filters import keep_best, select, stochastic_tokens
-from iapo_jax.algorithms.losses import aggregate, loss_scale
+from iapo_jax.algorithms.policy_loss import aggregate, loss_scale
 from iapo_jax.algorithms.reward_shaping import (
     l1_max,
     length_cap,

@@ -13,13 +13,13 @@ from groups import OPTIONS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from iapo_jax.algorithms.losses import (
+from iapo_jax.algorithms.methods import ALGORITHMS, make_algorithm
+from iapo_jax.algorithms.policy_loss import (
     LOSS_TYPES,
     k3,
     loss_statistics,
     policy_loss,
 )
-from iapo_jax.algorithms.methods import ALGORITHMS, make_algorithm
 from iapo_jax.types import Credit, Group
 
 N, G, T, WIDE = 8, 6, 12, 17

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from groups import DEGENERATE, plain_group, usual_group
 
-from iapo_jax.algorithms import diagnostics
-from iapo_jax.algorithms.advantages import grpo, iapo, iapo_priced
+from iapo_jax.algorithms import diagnostics, grpo, iapo, iapo_priced
 from iapo_jax.algorithms.filters import select
 from iapo_jax.types import Credit, Mean
 

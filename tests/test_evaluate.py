@@ -12,8 +12,8 @@ import pytest
 
 from iapo_jax import evaluate as command
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation.completions import read_completions
-from iapo_jax.evaluation.members import parse_models
+from iapo_jax.evaluation.completions_file import read_completions
+from iapo_jax.evaluation.model_specs import parse_models
 from iapo_jax.evaluation.records import read_record
 from iapo_jax.training import model_sources
 

@@ -11,7 +11,7 @@ from before_jax import MESHES
 from iapo_jax.data.problems import Problems
 from iapo_jax.errors import UserError
 from iapo_jax.evaluation import sampling as evaluation
-from iapo_jax.evaluation.completions import (
+from iapo_jax.evaluation.completions_file import (
     Completion,
     append_completions,
     cast_votes,
@@ -19,9 +19,9 @@ from iapo_jax.evaluation.completions import (
 )
 from iapo_jax.evaluation.records import read_record
 from iapo_jax.evaluation.sampling import Protocol, evaluate, make_task, missing_chunks
-from iapo_jax.evaluation.stored import describe, evaluate_to
+from iapo_jax.evaluation.stored_evaluation import describe, evaluate_to
 from iapo_jax.model import checksums
-from iapo_jax.pretrained.loaded import LoadedModel
+from iapo_jax.pretrained.loaded_model import LoadedModel
 from iapo_jax.runtime.locks import file_lock
 from iapo_jax.sharding import make_mesh, param_shardings
 

@@ -21,7 +21,7 @@ from iapo_jax.config.sft import SftConfig
 from iapo_jax.errors import FAILED, STOPPED, RunError, UserError
 from iapo_jax.evaluation import sampling as evaluation
 from iapo_jax.pretrained import weights
-from iapo_jax.pretrained.loaded import open_mesh
+from iapo_jax.pretrained.loaded_model import open_mesh
 from iapo_jax.runtime import interruption
 from iapo_jax.runtime.cli import exit_code
 from iapo_jax.runtime.files import read_jsonl

@@ -27,13 +27,13 @@ from iapo_jax.data import problems as data
 from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.errors import UserError, printable
 from iapo_jax.evaluation import probing
-from iapo_jax.evaluation.completions import Completion
+from iapo_jax.evaluation.completions_file import Completion
 from iapo_jax.evaluation.sampling import Protocol, Task
-from iapo_jax.information import completions as examine
-from iapo_jax.information import inputs, probes
-from iapo_jax.information.batches import PromptGroup
+from iapo_jax.information import inspection_inputs, probes
+from iapo_jax.information import probed_completions as examine
+from iapo_jax.information.inspection_batches import PromptGroup
 from iapo_jax.pretrained import control_tokens as untrusted
-from iapo_jax.pretrained.loaded import LoadedModel
+from iapo_jax.pretrained.loaded_model import LoadedModel
 from iapo_jax.pretrained.tokenization import decode, encode, load_tokenizer
 from iapo_jax.rollout import rewards
 from iapo_jax.runtime import console, files
@@ -321,7 +321,7 @@ def test_rows_of_supervised_fine_tuning(tokenizer, tmp_path):
 def test_inspection_takes_the_ids_of_an_untrusted_prompt(root, capsys):
     opened = examine.open_model(str(root / "experiments" / "arithmetic" / "model"))
     given = untrusted.Prompt("anything", [3, 10, 4, 5])
-    assert inputs.encode_prompt(opened, given, 1, 1) == [3, 10, 4, 5]
+    assert inspection_inputs.encode_prompt(opened, given, 1, 1) == [3, 10, 4, 5]
     asked = [PromptGroup(given, [np.asarray([10])], "1")]
     (one,) = examine.inspect_problems(opened, asked, probes.InformationSection())
     assert one.prompt_ids == [3, 10, 4, 5]

@@ -17,7 +17,7 @@ HOMES = {
     "datasets": {"data.files"},
     "flax": {"model.decoder"},
     "filelock": {"runtime.locks"},
-    "huggingface_hub": {"pretrained.weights", "pretrained.directory"},
+    "huggingface_hub": {"pretrained.weights", "pretrained.model_directory"},
     "jinja2": {"information.templates"},
     "latex2sympy2_extended": {"answers.checker"},
     "markupsafe": {"information.templates"},

@@ -9,10 +9,10 @@ import pytest
 from before_jax import MESHES
 from conftest import golden_model, plain_logits
 
+from iapo_jax.information import early_exits
 from iapo_jax.information import estimators as information
-from iapo_jax.information import exits
 from iapo_jax.information.estimators import ESTIMATORS, Probe, entropy_at, log_probs_at
-from iapo_jax.information.positions import choose_positions, every_prefix, interpolate
+from iapo_jax.information.probe_positions import choose_positions, every_prefix, interpolate
 from iapo_jax.information.signals import compute_signals, make_groups
 from iapo_jax.model import attention, scoring
 from iapo_jax.model.decoder import DecoderConfig, init_params, make_model
@@ -40,7 +40,7 @@ def probe(model, params, prompts, length, completions, postfix, limit=2**14):
 def _jitted(limit):
     @functools.partial(jax.jit, static_argnums=0)
     def run(model, params, prompts, completions, postfix):
-        before, exits.PROBE_TOKENS = exits.PROBE_TOKENS, limit
+        before, early_exits.PROBE_TOKENS = early_exits.PROBE_TOKENS, limit
         try:
             prompt = prefill(model, params, prompts)
             _, cache = forward_completions(model, params, prompts, completions, prompt)
@@ -48,7 +48,7 @@ def _jitted(limit):
             positions = every_prefix(jnp.full(completions.shape[:2], size), size)
             return entropy_at(model, params, prompts, (prompt, cache), postfix, positions)
         finally:
-            exits.PROBE_TOKENS = before
+            early_exits.PROBE_TOKENS = before
 
     return run
 
@@ -282,7 +282,7 @@ def test_no_cut_of_a_long_answer_is_computed_twice(qwen2, monkeypatch):
     """Chunks of 2 positions whose answers of 20 tokens fill 3 pieces: 2 pieces of one position."""
     golden, _ = qwen2
     at_once = 7
-    monkeypatch.setattr(exits, "PROBE_TOKENS", 2 * P * G * at_once)
+    monkeypatch.setattr(early_exits, "PROBE_TOKENS", 2 * P * G * at_once)
     sizes = []
 
     def forward(params, tokens, positions, contexts, outputs_from=0):
@@ -385,7 +385,7 @@ def test_devices_change_nothing(qwen2, estimator, axes):
 def test_chunks_of_answers_change_nothing(qwen2, monkeypatch):
     golden, _ = qwen2
     want = ask_golden("answer_log_probs", golden)
-    monkeypatch.setattr(exits, "PROBE_TOKENS", 3 * P * G * K)
+    monkeypatch.setattr(early_exits, "PROBE_TOKENS", 3 * P * G * K)
     ask.clear_cache()
     np.testing.assert_allclose(ask_golden("answer_log_probs", golden), want, atol=5e-5)
     ask.clear_cache()
@@ -490,7 +490,7 @@ def test_chunks_behind_the_last_cut_are_not_computed(qwen2, monkeypatch):
             jax.debug.callback(lambda: calls.append(1))
         return golden.model.forward(params, tokens, positions, contexts, outputs_from=outputs_from)
 
-    monkeypatch.setattr(exits, "PROBE_TOKENS", 2 * P * G * K)  # 2 positions a chunk
+    monkeypatch.setattr(early_exits, "PROBE_TOKENS", 2 * P * G * K)  # 2 positions a chunk
     model = golden.model._replace(forward=forward)
     for longest, chunks in [(3, 2), (4, 3), (9, 5)]:
         calls.clear()
@@ -845,7 +845,7 @@ def test_the_sum_over_the_thinking_of_any_rollout_is_first_minus_last():
 def test_chunks_of_positions_and_of_logits_change_nothing(monkeypatch, estimator, at_once, rows):
     """So many positions at once, and so many of their logits: none divides the 10."""
     per_position = P * G * (K if estimator == "answer_entropy" else max(K, A - 1))
-    monkeypatch.setattr(exits, "PROBE_TOKENS", at_once * per_position)
+    monkeypatch.setattr(early_exits, "PROBE_TOKENS", at_once * per_position)
     monkeypatch.setattr(scoring, "CHUNK_LOGITS", rows * P * G * 90)
     ask.clear_cache()
     found = ask_bayesian(estimator)
@@ -958,7 +958,7 @@ def test_keys_beyond_a_chunk_of_positions_are_not_multiplied(qwen2, monkeypatch)
     monkeypatch.setattr(attention, "DENSE_SCORES", 0)
     monkeypatch.setattr(attention, "KEY_TILE", 4)
     monkeypatch.setattr(attention, "QUERY_TILE", 8)
-    monkeypatch.setattr(exits, "PROBE_TOKENS", 4 * P * G * K)  # 4 positions a chunk
+    monkeypatch.setattr(early_exits, "PROBE_TOKENS", 4 * P * G * K)  # 4 positions a chunk
     positions = choose_positions(jnp.full((P, G), T), T)
     contexts = jax.tree.map(jnp.asarray, (prompt, cache))
     run = jax.jit(functools.partial(entropy_at, golden.model))
@@ -995,7 +995,7 @@ def test_the_head_runs_only_where_it_is_read(qwen2, monkeypatch):
 
     model = golden.model._replace(forward=forward)
     vocabulary = golden.config.vocab_size
-    monkeypatch.setattr(exits, "PROBE_TOKENS", 2 * P * G * K)  # 2 positions a chunk
+    monkeypatch.setattr(early_exits, "PROBE_TOKENS", 2 * P * G * K)  # 2 positions a chunk
 
     def rows(estimator, *answers):
         def run(params):
@@ -1032,6 +1032,6 @@ def test_no_key_is_copied_for_an_answer():
     run = jax.jit(functools.partial(information.set_entropy_at, model))
     compiled = run.lower(params, prompts, contexts, ids(6), positions, answers).compile()
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    chunk = min(size, exits.PROBE_TOKENS // (2 * (width - 1)))
+    chunk = min(size, early_exits.PROBE_TOKENS // (2 * (width - 1)))
     copies = chunk * 2 * size * SMALL.num_layers * 2 * 2 * 16 * 4  # rows, keys, layers
     assert temporary < copies / 10, (temporary, copies)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from before_jax import MESHES
 
-from iapo_jax.model import attention, kernels
+from iapo_jax.model import attention, attention_kernels
 from iapo_jax.model.attention import Segment, attend, dense_attention, kernel_attention
 from iapo_jax.sharding import make_mesh
 
-KERNELS = {"gpu": kernels.gpu_attention, "tpu": kernels.tpu_attention}
-ROWS = {"gpu": kernels.GPU_KEYS, "tpu": kernels.TPU_KEYS}
+KERNELS = {"gpu": attention_kernels.gpu_attention, "tpu": attention_kernels.tpu_attention}
+ROWS = {"gpu": attention_kernels.GPU_KEYS, "tpu": attention_kernels.TPU_KEYS}
 
 dense = jax.jit(dense_attention)
 
@@ -108,27 +108,27 @@ def test_it_lowers_for_its_platform_without_one(platform, target, dtype, width):
 
 
 def test_a_kernel_that_is_not_at_home_does_not_work():
-    assert not any(kernels.works(platform, 64) for platform in ("gpu", "tpu", "cpu"))
+    assert not any(attention_kernels.works(platform, 64) for platform in ("gpu", "tpu", "cpu"))
 
 
 def test_of_a_described_device_the_kernel_need_only_compile(monkeypatch):
     """A CPU stands for it: the kernel of TPU does not compile there, a plain function does."""
     here = jax.devices()[0]
     with pytest.warns(UserWarning, match="attention goes back to XLA: its kernel fails on tpu"):
-        assert not kernels.works("tpu", 64, here)
-    kernels.works.cache_clear()
-    monkeypatch.setattr(kernels, "tpu_attention", attention.blockwise_attention)
-    assert kernels.works("tpu", 64, here) and not kernels.works("tpu", 64)
-    kernels.works.cache_clear()
+        assert not attention_kernels.works("tpu", 64, here)
+    attention_kernels.works.cache_clear()
+    monkeypatch.setattr(attention_kernels, "tpu_attention", attention.blockwise_attention)
+    assert attention_kernels.works("tpu", 64, here) and not attention_kernels.works("tpu", 64)
+    attention_kernels.works.cache_clear()
 
 
 @pytest.fixture
 def pretend_gpu(monkeypatch):
     """A process that believes in a GPU, whose kernel is what a test makes of dense attention."""
-    monkeypatch.setattr(kernels.jax, "default_backend", lambda: "gpu")
-    kernels.works.cache_clear()
-    yield lambda kernel: monkeypatch.setattr(kernels, "gpu_attention", kernel)
-    kernels.works.cache_clear()
+    monkeypatch.setattr(attention_kernels.jax, "default_backend", lambda: "gpu")
+    attention_kernels.works.cache_clear()
+    yield lambda kernel: monkeypatch.setattr(attention_kernels, "gpu_attention", kernel)
+    attention_kernels.works.cache_clear()
 
 
 def test_a_kernel_that_fails_is_said_and_left(pretend_gpu):
@@ -194,31 +194,31 @@ def test_a_program_that_attends_tries_the_kernel_and_runs_it(platform, monkeypat
 
     program = lambda: jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(q, k, v)  # noqa: E731
     want = program()
-    monkeypatch.setattr(kernels.jax, "default_backend", lambda: platform)
-    monkeypatch.setattr(kernels, f"{platform}_attention", kernel)
+    monkeypatch.setattr(attention_kernels.jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(attention_kernels, f"{platform}_attention", kernel)
     monkeypatch.setattr(attention, "DENSE_SCORES", 0)
-    kernels.works.cache_clear()
+    attention_kernels.works.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = program()
-    kernels.works.cache_clear()
+    attention_kernels.works.cache_clear()
     assert folded in ran
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("platform", KERNELS)
-@pytest.mark.parametrize("dtype", kernels.TOLERANCES)
+@pytest.mark.parametrize("dtype", attention_kernels.TOLERANCES)
 def test_the_kernels_pass_their_own_trial(platform, dtype):
-    error = kernels.largest_error(interpreted(platform), 128, dtype)
-    assert error <= kernels.TOLERANCES[dtype] / 3
+    error = attention_kernels.largest_error(interpreted(platform), 128, dtype)
+    assert error <= attention_kernels.TOLERANCES[dtype] / 3
 
 
 @pytest.mark.parametrize("axes, batch", [*((axes, 4) for axes in MESHES), (MESHES[0], 3)])
 def test_on_a_mesh_each_device_computes_its_part(axes, batch):
     """Rows over data and fsdp, heads over tensor; where they do not divide, XLA's loops run."""
     mesh = make_mesh(*axes)
-    kernel = functools.partial(kernels.gpu_attention, interpret=True)
+    kernel = functools.partial(attention_kernels.gpu_attention, interpret=True)
     arguments = case(4, 9, 70, 2, 2, 16, batch=batch)
     found = jax.jit(functools.partial(kernel_attention, kernel, mesh))(*arguments)
     assert_same(found, dense(*arguments), arguments[3], 1e-5)
@@ -227,7 +227,7 @@ def test_on_a_mesh_each_device_computes_its_part(axes, batch):
 def test_gradients_pass_through_a_kernel():
     q, k, v, visible = case(5, 12, 90, 2, 2, 16)
     visible = jnp.maximum(visible, 1)
-    kernel = functools.partial(kernels.gpu_attention, interpret=True)
+    kernel = functools.partial(attention_kernels.gpu_attention, interpret=True)
 
     def total(form, q, k, v):
         out, lse = form(q, k, v, visible)

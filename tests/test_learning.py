@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax.algorithms.losses import LossOptions
 from iapo_jax.algorithms.methods import ALGORITHMS
+from iapo_jax.algorithms.policy_loss import LossOptions
 from iapo_jax.config.sections import OptimizerSection
 from iapo_jax.information.signals import compute_signals, make_groups
 from iapo_jax.model.decoder import DecoderConfig, init_params, make_model

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iapo_jax.algorithms.losses import (
+from iapo_jax.algorithms.policy_loss import (
     LOSS_TYPES,
     LossOptions,
     aggregate,

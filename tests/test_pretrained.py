@@ -19,10 +19,10 @@ from iapo_jax.config.sections import ModelSection, OptimizerSection, PromptSecti
 from iapo_jax.config.train import TrainConfig
 from iapo_jax.data.prompts import render_prompt
 from iapo_jax.errors import UserError
-from iapo_jax.pretrained import directory as pretrained
+from iapo_jax.pretrained import model_directory as pretrained
 from iapo_jax.pretrained import weights
 from iapo_jax.pretrained.architecture import decoder_config
-from iapo_jax.pretrained.directory import (
+from iapo_jax.pretrained.model_directory import (
     open_pretrained,
     resolve_directory,
     save_pretrained,

@@ -14,7 +14,7 @@ from iapo_jax.config.sections import InformationSection, ModelSection
 from iapo_jax.errors import UserError
 from iapo_jax.information import probes
 from iapo_jax.information.probes import make_answers
-from iapo_jax.pretrained.directory import open_pretrained
+from iapo_jax.pretrained.model_directory import open_pretrained
 from iapo_jax.pretrained.tokenization import (
     encode,
     load_tokenizer,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from iapo_jax.rollout.collect import RewardedRollout, RolloutSeconds
 from iapo_jax.rollout.dynamic_sampling import is_mixed, sample_mixed
+from iapo_jax.rollout.generation import RewardedRollout, RolloutSeconds
 from iapo_jax.types import Prompts, Rollout
 
 P, G = 4, 3

@@ -7,7 +7,7 @@ import pytest
 from conftest import golden_model, random_params
 
 from iapo_jax.information.estimators import Probe, answer_entropy
-from iapo_jax.information.positions import every_prefix
+from iapo_jax.information.probe_positions import every_prefix
 from iapo_jax.information.signals import compute_signals, make_groups
 from iapo_jax.model.scoring import score_completions
 from iapo_jax.types import Prompts, Rollout, Signals

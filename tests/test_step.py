@@ -13,7 +13,7 @@ from iapo_jax.config.loading import load_config
 from iapo_jax.config.sections import InformationSection
 from iapo_jax.config.sft import SftConfig
 from iapo_jax.config.train import TrainConfig
-from iapo_jax.rollout import collect, rewards
+from iapo_jax.rollout import generation, rewards
 from iapo_jax.runtime.files import read_jsonl
 from iapo_jax.sft import train_sft
 from iapo_jax.train import train
@@ -36,14 +36,14 @@ def score(monkeypatch):
             log_prob=np.zeros((2, 2, 3), np.float32),
             finished=np.ones((2, 2), bool),
         )
-        monkeypatch.setattr(collect, "draw_rollout", lambda *_: rollout)
+        monkeypatch.setattr(generation, "draw_rollout", lambda *_: rollout)
         tokenizer = SimpleNamespace(batch_decode=lambda rows, **_: list(texts))
         problems = SimpleNamespace(
             texts=["2+2=<think>", "2+3=<think>"], answers=["4", "5"], columns=[{}, {}]
         )
         information = InformationSection(end_of_thinking=[])
         loaded = [(name, rewards.load_reward(name)) for name in functions]
-        return collect.generate_and_score(
+        return generation.generate_and_score(
             None,
             np.arange(2),
             step=0,

@@ -24,22 +24,22 @@ from tiny_runs import (
 
 from iapo_jax import export, sharding
 from iapo_jax import train as train_module
-from iapo_jax.algorithms.advantages import grpo
-from iapo_jax.algorithms.losses import LossOptions
+from iapo_jax.algorithms import grpo
 from iapo_jax.algorithms.methods import ALGORITHMS, Algorithm
+from iapo_jax.algorithms.policy_loss import LossOptions
 from iapo_jax.config.loading import load_config, to_yaml
 from iapo_jax.config.train import TrainConfig
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation.completions import read_completions
+from iapo_jax.evaluation.completions_file import read_completions
 from iapo_jax.evaluation.records import read_record
 from iapo_jax.model import attention
-from iapo_jax.pretrained import architecture, loaded, tokenization, weights
-from iapo_jax.rollout import collect as rollouts
+from iapo_jax.pretrained import architecture, loaded_model, tokenization, weights
+from iapo_jax.rollout import generation as rollouts
 from iapo_jax.runtime.console import report_memory, use_compilation_cache
 from iapo_jax.runtime.files import read_jsonl
 from iapo_jax.sharding import fetch, make_mesh
 from iapo_jax.train import train
-from iapo_jax.training import description
+from iapo_jax.training import run_description
 from iapo_jax.training.model_sources import load_checkpoint
 from iapo_jax.training.setup import set_up
 from iapo_jax.training.step_metrics import headline
@@ -729,8 +729,8 @@ def test_what_does_not_fit_is_said_after_the_rest(capsys):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """The devices here, as if they were the chips of a topology that is described."""
-    monkeypatch.setattr(loaded, "described_devices", lambda _: jax.devices())
-    for module in (sharding, description, attention):
+    monkeypatch.setattr(loaded_model, "described_devices", lambda _: jax.devices())
+    for module in (sharding, run_description, attention):
         monkeypatch.setattr(module, "is_described", lambda mesh: True)
 
 

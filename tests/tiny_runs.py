@@ -13,7 +13,7 @@ from iapo_jax.config.loading import load_config
 from iapo_jax.config.train import TrainConfig
 from iapo_jax.model.decoder import init_params
 from iapo_jax.pretrained import architecture as architecture_module
-from iapo_jax.pretrained import directory as pretrained
+from iapo_jax.pretrained import model_directory as pretrained
 from iapo_jax.runtime.files import read_jsonl
 from iapo_jax.sharding import AXES, fetch
 from iapo_jax.training.optimizer import TrainState

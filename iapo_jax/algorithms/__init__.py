@@ -7,14 +7,7 @@ from iapo_jax.algorithms.adaptation import (
     price_for_accuracy,
     price_for_length,
 )
-from iapo_jax.algorithms.advantages import (
-    grpo,
-    gtpo,
-    iapo,
-    iapo_priced,
-    iapo_reference,
-    rloo,
-)
+from iapo_jax.algorithms.advantages import grpo, gtpo, rloo
 from iapo_jax.algorithms.diagnostics import (
     bonus_share,
     length_covariance,
@@ -23,6 +16,7 @@ from iapo_jax.algorithms.diagnostics import (
     token_information,
 )
 from iapo_jax.algorithms.filters import keep_best, select, stochastic_tokens
+from iapo_jax.algorithms.information_advantages import iapo, iapo_reference
 from iapo_jax.algorithms.methods import ALGORITHMS, Algorithm, make_algorithm
 from iapo_jax.algorithms.reward_shaping import (
     l1_max,
@@ -36,6 +30,7 @@ from iapo_jax.algorithms.statistics import (
     leave_one_out,
     normalize,
 )
+from iapo_jax.algorithms.token_price import iapo_priced
 
 __all__ = [
     "ADAPTATIONS",

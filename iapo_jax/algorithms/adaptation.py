@@ -13,8 +13,6 @@ from iapo_jax.algorithms.preconditions import check_fields
 from iapo_jax.types import Array, Group
 
 _PRICES = (1e-5, 10.0)  # per token, the least and the highest
-
-
 _SEEN = 8192  # questions that the quartiles are of
 
 

@@ -12,9 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from iapo_jax.algorithms import advantages, filters, reward_shaping
+from iapo_jax.algorithms import (
+    advantages,
+    filters,
+    information_advantages,
+    reward_shaping,
+    token_price,
+)
 from iapo_jax.algorithms.adaptation import ADAPTATIONS, Adaptation
-from iapo_jax.algorithms.losses import LOSS_TYPES, LossOptions
 from iapo_jax.algorithms.options import (
     accepted_by,
     bind_options,
@@ -24,6 +29,7 @@ from iapo_jax.algorithms.options import (
     nearest,
     parameters_of,
 )
+from iapo_jax.algorithms.policy_loss import LOSS_TYPES, LossOptions
 from iapo_jax.types import Array, Credit, Group
 
 
@@ -89,19 +95,16 @@ def _inside(credit: Credit, mask: Array) -> Credit:
 
 # The paper's loss: token mean, clip-higher, KL 0.001.
 _IAPO_LOSS = LossOptions("bnpo", 0.2, 0.28, 0.001)
-
-
 _GRPO_LOSS = LossOptions("grpo", 0.2, 0.2, 0.04)
-
 
 ALGORITHMS: dict[str, Algorithm] = {
     # z(r) + information + exploration, z-scored over the completion.
     "iapo": Algorithm(
-        advantages.iapo, _IAPO_LOSS, needs_information=True, source="arXiv:2602.19049"
+        information_advantages.iapo, _IAPO_LOSS, needs_information=True, source="arXiv:2602.19049"
     ),
     # As the authors' code computes it, mistakes included; probes the complete completion.
     "iapo_reference": Algorithm(
-        advantages.iapo_reference,
+        information_advantages.iapo_reference,
         _IAPO_LOSS,
         needs_information=True,
         after_thinking=True,
@@ -109,33 +112,33 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     # Ablation: no information, exploration alone.
     "iapo_ni": Algorithm(
-        partial(advantages.iapo, information_weight=0.0, information="answer"),
+        partial(information_advantages.iapo, information_weight=0.0, information="answer"),
         _IAPO_LOSS,
         source="arXiv:2602.19049, ablation NI",
     ),
     # Ablation: the fall of next-token entropy in place of information.
     "iapo_ne": Algorithm(
-        partial(advantages.iapo, information="next_token"),
+        partial(information_advantages.iapo, information="next_token"),
         _IAPO_LOSS,
         source="arXiv:2602.19049, ablation NE",
     ),
     # Control: the information of a completion, at random places of it.
     "iapo_shuffled": Algorithm(
-        partial(advantages.iapo, information="shuffled"),
+        partial(information_advantages.iapo, information="shuffled"),
         _IAPO_LOSS,
         needs_information=True,
         source="ours: a control",
     ),
     # Control: noise of the information's mean and variance.
     "iapo_random": Algorithm(
-        partial(advantages.iapo, information="random"),
+        partial(information_advantages.iapo, information="random"),
         _IAPO_LOSS,
         needs_information=True,
         source="ours: a control",
     ),
     # Information as a return, with a price for each token; `algorithm.adapt` lets it follow.
     "iapo_priced": Algorithm(
-        advantages.iapo_priced,
+        token_price.iapo_priced,
         _IAPO_LOSS,
         needs_information=True,
         estimator="answer_log_prob",
@@ -199,7 +202,6 @@ ALGORITHMS: dict[str, Algorithm] = {
         advantages.grpo, _GRPO_LOSS, reward_shaping=reward_shaping.l1_max, source="arXiv:2503.04697"
     ),
 }
-
 
 OWN = Algorithm(advantages.grpo, _IAPO_LOSS, needs_information=True, source="your own")
 # Around a user's rule: IAPO's loss, so that a comparison with `iapo` compares the rules.

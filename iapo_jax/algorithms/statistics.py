@@ -8,11 +8,7 @@ from iapo_jax.algorithms.preconditions import check_fields
 from iapo_jax.types import Array, Group
 
 NORMALIZERS = ("completion", "group", "norm", "none")
-
-
 REWARD_EPSILON = 1e-4  # TRL's; keeps a group of nearly equal rewards from exploding
-
-
 TOKEN_EPSILON = 1e-4  # above the noise of a probe, which would else be scaled up to 1
 
 

@@ -260,8 +260,6 @@ class AnswerChecker:
 
 
 _default: AnswerChecker | None = None
-
-
 _default_lock = threading.Lock()
 
 

@@ -22,17 +22,9 @@ from iapo_jax.config.train import TrainConfig
 from iapo_jax.errors import UserError
 
 Config = TypeVar("Config")
-
-
 _STRUCTURED = ("'", '"', "[", "{")  # an override that begins with one of these is YAML
-
-
 _LARGEST_FILE = 1_000_000  # bytes; no config is longer
-
-
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # `\${` is literal
-
-
 _KINDS = {str: "a text", int: "a whole number", float: "a number"}
 
 

@@ -20,7 +20,6 @@ fields of a command, and `--help-all` also the advanced ones, which are marked *
 Every range is checked before a model is loaded.
 """
 
-
 _COMMANDS = {
     "train": (TrainConfig, "In these fields a step is a rollout with all its updates."),
     "sft": (SftConfig, "In these fields a step is one optimizer update."),
@@ -30,7 +29,6 @@ _COMMANDS = {
         "since `models` names the models.",
     ),
 }
-
 
 _ALIASES = """\
 ## Names of TRL and transformers

@@ -11,11 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LOW, HIGH = 10, 99  # the range of operands, partial results and answers
-
-
 LENGTHS = (3, 4, 5)  # the possible counts of numbers in a problem
-
-
 SPLITS = {"train": 4000, "select": 512, "test": 1024}  # rows of each
 
 

@@ -70,7 +70,6 @@ _DAPO_BEFORE = re.compile(
     r"of the form Answer: .{0,40}? where \$Answer is the answer to the problem\.\s*"
 )
 
-
 _DAPO_AFTER = re.compile(r'\s*Remember to put your answer on its own line after "Answer:"\.?\s*\Z')
 
 
@@ -107,18 +106,15 @@ _INTEGER = PromptSection(
     system="r1", instruction="Reason step by step. The answer must be a single integer, in digits."
 )
 
-
 _LATEX = PromptSection(
     system="r1",
     instruction="Reason step by step. The answer must be in LaTeX, in its simplest exact form.",
 )
 
-
 _CHOICE = PromptSection(
     system="r1",
     instruction="\nReason step by step. The answer must be the letter of the best choice alone.",
 )
-
 
 DATA_SETS = {
     "gsm8k": DataSet(

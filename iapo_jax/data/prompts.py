@@ -23,10 +23,7 @@ R1_SYSTEM = (
     "<answer>your answer</answer>"
 )
 
-
 ROLES = ("system", "developer", "user", "assistant", "tool")  # of a row's messages
-
-
 _DEEPEST = 20  # levels of lists and objects in a message, such as its tool calls
 
 

@@ -33,7 +33,6 @@ _CHARACTERS = str.maketrans(
     | {"“": '"', "”": '"', "`": "'", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "×": r"\times "}
 )
 
-
 _SAME_COMMANDS = {"le": "leq", "ge": "geq", "ne": "neq", "leqslant": "leq", "geqslant": "geq"} | {
     name: "frac" for name in ("dfrac", "tfrac", "cfrac")
 }
@@ -48,22 +47,11 @@ _NO_COMMANDS = {
     "mbox", "mathrm", "mathbf", "mathit", "operatorname",
 }  # fmt: skip
 
-
 _COMMAND = re.compile(r"\\([a-z]+)")
-
-
 _SPACING = re.compile(r"\\[,;:! ()\[\]]|[$~]")
-
-
 _LINES = re.compile(r"\\(?:begin|end)\{(?:align|aligned|equation|gather|gathered)\*?\}")
-
-
 _ONE_IN_BRACES = re.compile(r"(?<!\\)([a-z]?)\{([^\W_])\}")  # x^{2} is x^2
-
-
 _BEFORE_DIGIT = re.compile(r"(\\[a-z]+) (?=\d)")
-
-
 _WHITE = re.compile(r"(?<![^\W_])\s+|\s+(?![^\W_])")
 
 
@@ -93,7 +81,6 @@ def normalize(question: Question) -> str:
 # character: the rests of command names that are not words, so that the repair is certain.
 _ENDS = r"(?![A-Za-z])"
 
-
 _EATEN = {
     "\f": ("f", rf"rac|orall{_ENDS}|loor{_ENDS}"),
     "\b": ("b", rf"eta{_ENDS}|inom|oxed|egin\{{|ar\{{|ig[cl]|ullet{_ENDS}|mod{_ENDS}|oldsymbol"),
@@ -106,7 +93,6 @@ _EATEN = {
     "\v": ("v", rf"ec\{{|ert{_ENDS}|arphi|artheta|arepsilon|ee{_ENDS}|dots{_ENDS}"),
     "\a": ("a", rf"ngle{_ENDS}|lpha{_ENDS}|pprox|st{_ENDS}"),
 }
-
 
 _EATEN_PATTERNS = [
     (re.compile(f"{character}(?={rest})"), "\\" + letter)
@@ -125,7 +111,6 @@ _LIGATURES = [
     ),
     (re.compile(rf"(?<=[Dd]e)\f(?=ne[ds]?{_ENDS})|(?<=[Ii]n)\f(?=nite)"), "fi"),
 ]
-
 
 _PAGE_BREAK = re.compile("(?<![A-Za-z])[\f\v]+(?![A-Za-z])")
 
@@ -152,8 +137,6 @@ def repair(text: str) -> str | None:
 
 
 _LONG = 40  # characters of a normal form that two problems do not share by chance
-
-
 _MARKS = ".?!;"  # end a sentence
 
 

@@ -7,7 +7,7 @@ from iapo_jax.data.catalogue import parse_spec
 from iapo_jax.data.loading import LoadedSet
 from iapo_jax.data.questions import normalize
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation.members import file_name
+from iapo_jax.evaluation.model_specs import file_name
 from iapo_jax.runtime.console import say
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from iapo_jax.config.sections import InformationSection
-from iapo_jax.evaluation.completions import Completion
+from iapo_jax.evaluation.completions_file import Completion
 from iapo_jax.evaluation.sampling import Task
-from iapo_jax.information.batches import PromptGroup
-from iapo_jax.information.completions import inspect_problems
 from iapo_jax.information.inspection import to_json
+from iapo_jax.information.inspection_batches import PromptGroup
+from iapo_jax.information.probed_completions import inspect_problems
 from iapo_jax.pretrained.control_tokens import Prompt
 from iapo_jax.runtime.console import is_writer, progress_bar, say
 from iapo_jax.runtime.files import write_json

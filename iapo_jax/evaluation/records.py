@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation.completions import Completion, cast_votes
+from iapo_jax.evaluation.completions_file import Completion, cast_votes
 from iapo_jax.evaluation.metrics import Outcomes
 from iapo_jax.runtime.files import read_json, write_json
 

@@ -16,10 +16,10 @@ from iapo_jax.answers.checker import extract_answer
 from iapo_jax.config.sections import GenerationSection, InformationSection
 from iapo_jax.data.problems import Problems
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation.completions import Completion
+from iapo_jax.evaluation.completions_file import Completion
 from iapo_jax.pretrained import tokenization
-from iapo_jax.pretrained.loaded import LoadedModel
-from iapo_jax.rollout import collect
+from iapo_jax.pretrained.loaded_model import LoadedModel
+from iapo_jax.rollout import generation
 from iapo_jax.rollout import sampler as sampler_module
 from iapo_jax.rollout.sampler import Sampler
 from iapo_jax.runtime.console import progress_bar
@@ -176,7 +176,7 @@ def _check(task: Task, chunks: Sequence[tuple[int, int]], drawn: Rollout) -> lis
     indices = np.repeat([problem for problem, _ in chunks], samples)
     complete = extraction.whole_texts([problems.texts[i] for i in indices], texts)
     correct = on_process_zero(
-        lambda: collect.check_answers(problems, indices, complete), np.zeros(len(texts), bool)
+        lambda: generation.check_answers(problems, indices, complete), np.zeros(len(texts), bool)
     )
     thinking = tokenization.thinking_lengths(
         pretrained.tokenizer, tokens, pretrained.stop_ids, task.protocol.end_of_thinking

@@ -8,7 +8,7 @@ from iapo_jax.information.estimators import (
     answer_set_entropy,
     set_entropy,
 )
-from iapo_jax.information.positions import choose_positions, every_prefix, interpolate
+from iapo_jax.information.probe_positions import choose_positions, every_prefix, interpolate
 from iapo_jax.information.signals import compute_signals, make_groups
 from iapo_jax.types import ProbePositions, informativeness
 

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from iapo_jax.information.exits import Exit, map_exits, map_pieces
-from iapo_jax.information.positions import every_prefix, interpolate
+from iapo_jax.information.early_exits import Exit, map_exits, map_pieces
+from iapo_jax.information.probe_positions import every_prefix, interpolate
 from iapo_jax.model.scoring import (
     TokenScores,
     forward_completions,
@@ -41,8 +41,6 @@ from iapo_jax.types import (
 )
 
 _WIDTHS = (4, 8, 16, 32, 64, 128)  # tokens of an answer, one program for each up to A
-
-
 _ABSENT = -1e30  # log-probability of an answer that is not there; finite, so that 0 * it is 0
 
 

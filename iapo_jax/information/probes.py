@@ -16,16 +16,14 @@ from iapo_jax.answers.checker import extract_answer, same_answer
 from iapo_jax.config.sections import InformationSection
 from iapo_jax.errors import UserError
 from iapo_jax.information.estimators import ESTIMATORS, Probe
-from iapo_jax.information.positions import choose_positions
+from iapo_jax.information.probe_positions import choose_positions
 from iapo_jax.pretrained import control_tokens, tokenization
-from iapo_jax.pretrained.directory import Pretrained
+from iapo_jax.pretrained.model_directory import Pretrained
 from iapo_jax.pretrained.tokenization import Tokenizer
 from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.types import Answers, Array, ProbePositions
 
 _CHARS_PER_TOKEN = 128  # only first tokens are read: no need to encode a megabyte
-
-
 REFERENCES = ("gold", "own")
 
 

@@ -24,19 +24,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as Spec
 
-from iapo_jax.model import kernels
+from iapo_jax.model import attention_kernels
 from iapo_jax.sharding import BATCH_AXES, batch_devices, is_described
 from iapo_jax.types import Array
 
 _EMPTY = -1e30  # score of a key that a query may not read; finite, so that 0 keys give no NaN
-
-
 QUERY_TILE = 256  # of one tile of the blockwise form; smaller ones leave CPU cores waiting
-
-
 KEY_TILE = 128  # of one tile: what a query tile may read beyond its last limit
-
-
 DENSE_SCORES = 128 * 1024  # at most this many scores per head and row are built at once
 
 
@@ -94,8 +88,14 @@ def choose_form(implementation: str, mesh: Mesh | None, width: int) -> Attention
     described = mesh is not None and is_described(mesh)
     device = mesh.devices.flat[0] if described else None
     platform = device.platform if described else jax.default_backend()
-    own = {"gpu": kernels.gpu_attention, "tpu": kernels.tpu_attention}.get(platform)
-    if implementation == "xla" or own is None or not kernels.works(platform, width, device):
+    own = {"gpu": attention_kernels.gpu_attention, "tpu": attention_kernels.tpu_attention}.get(
+        platform
+    )
+    if (
+        implementation == "xla"
+        or own is None
+        or not attention_kernels.works(platform, width, device)
+    ):
         return blockwise_attention
     return partial(kernel_attention, own, mesh)
 

@@ -16,8 +16,6 @@ from iapo_jax.model.scoring import last_tokens, logits_of, prefill
 from iapo_jax.types import Array, Cache, Context, Model, Params, Prompts, Rollout
 
 _EXCLUDED = -1e30  # logit of a token that must not be drawn
-
-
 _TOP_P_STEPS = 30  # halvings of the threshold's interval: 1e-9 of the largest probability
 
 

@@ -11,8 +11,6 @@ from iapo_jax.errors import UserError
 from iapo_jax.types import Rollout
 
 Tokenizer = transformers.PreTrainedTokenizerBase
-
-
 _END_OF_TURN = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from iapo_jax.rollout.collect import RewardedRollout, RolloutSeconds
+from iapo_jax.rollout.generation import RewardedRollout, RolloutSeconds
 from iapo_jax.types import Rollout
 
 

@@ -12,7 +12,7 @@ from iapo_jax.data import problems as data
 from iapo_jax.data.problems import Problems
 from iapo_jax.model.decoder import param_shapes
 from iapo_jax.model.sampling import prompt_keys, sample
-from iapo_jax.pretrained.loaded import LoadedModel
+from iapo_jax.pretrained.loaded_model import LoadedModel
 from iapo_jax.sharding import AXES, by_prompt, fetch, param_shardings, put, replicated
 from iapo_jax.types import Params, Prompts, Rollout
 

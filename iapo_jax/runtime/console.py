@@ -18,10 +18,7 @@ from iapo_jax.runtime.files import write_json
 _PACKAGES = ("iapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers",
              "datasets", "numpy")  # fmt: skip
 
-
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
-
-
 _compiles = 0
 
 

@@ -13,11 +13,7 @@ from typing import Any
 from iapo_jax.runtime.processes import any_process
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
 _received: str | None = None  # name of the signal
-
-
 _handling = False
 
 

@@ -21,8 +21,6 @@ from iapo_jax.config.sections import MeshSection
 from iapo_jax.errors import FAILED, STOPPED, RunError, UserError
 
 T = TypeVar("T")
-
-
 _SECONDS_FOR_LAST_MESSAGES = 3.0
 
 
@@ -34,12 +32,10 @@ if not os.read(int(sys.argv[1]), 1):
     os.write(2, sys.argv[2].encode())
 """
 
-
 _GONE = (
     "all processes of a run end when one of them ends or never joins (its own output gives the "
     "reason); the same command on each host resumes from the last checkpoint"
 )
-
 
 _watcher_pipe: int | None = None
 

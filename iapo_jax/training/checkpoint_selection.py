@@ -18,7 +18,7 @@ from iapo_jax.evaluation.estimates import estimates, measure
 from iapo_jax.evaluation.metrics import Outcomes
 from iapo_jax.evaluation.records import digest
 from iapo_jax.evaluation.sampling import Protocol, evaluate, make_task
-from iapo_jax.pretrained.loaded import LoadedModel
+from iapo_jax.pretrained.loaded_model import LoadedModel
 from iapo_jax.runtime.console import is_writer
 from iapo_jax.runtime.files import read_jsonl, write_jsonl
 from iapo_jax.runtime.processes import broadcast

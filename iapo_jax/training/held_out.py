@@ -13,9 +13,9 @@ from iapo_jax.data import problems as data
 from iapo_jax.data.questions import check_overlap
 from iapo_jax.evaluation.records import Record
 from iapo_jax.evaluation.sampling import Protocol, make_task
-from iapo_jax.evaluation.stored import describe, evaluate_to
+from iapo_jax.evaluation.stored_evaluation import describe, evaluate_to
 from iapo_jax.evaluation.summary import before_and_after, summarize
-from iapo_jax.pretrained.loaded import LoadedModel
+from iapo_jax.pretrained.loaded_model import LoadedModel
 from iapo_jax.runtime.files import write_json
 from iapo_jax.types import Params
 

@@ -13,9 +13,9 @@ from iapo_jax.config.sft import SftConfig
 from iapo_jax.config.train import TrainConfig
 from iapo_jax.data import loading, prompts
 from iapo_jax.errors import UserError
-from iapo_jax.pretrained import directory, weights
-from iapo_jax.pretrained.directory import Pretrained
-from iapo_jax.pretrained.loaded import LoadedModel, abstract_params, load_model, prepare_model
+from iapo_jax.pretrained import model_directory, weights
+from iapo_jax.pretrained.loaded_model import LoadedModel, abstract_params, load_model, prepare_model
+from iapo_jax.pretrained.model_directory import Pretrained
 from iapo_jax.runtime.console import say
 from iapo_jax.runtime.files import read_json
 from iapo_jax.sharding import replicated
@@ -100,9 +100,9 @@ def look(text: str, model: ModelSection) -> Pretrained:
         if step_to_resume(checkpoints, step, option="the step of --model") is None:
             raise UserError(f"{checkpoints.directory} holds no checkpoint")
         checkpoints.close()
-        return directory.open_pretrained(_model_section(run_dir, config, model))
+        return model_directory.open_pretrained(_model_section(run_dir, config, model))
     path = text if place is None else str(place[0] / "hf")
-    opened = directory.open_pretrained(dataclasses.replace(model, path=path, config=None))
+    opened = model_directory.open_pretrained(dataclasses.replace(model, path=path, config=None))
     weights.check_tensors(opened.directory, opened.config)
     return opened
 

@@ -15,8 +15,8 @@ from iapo_jax.config.loading import load_run_config, to_yaml
 from iapo_jax.config.sft import SftConfig
 from iapo_jax.config.train import TrainConfig
 from iapo_jax.errors import UserError
-from iapo_jax.pretrained import directory as pretrained
-from iapo_jax.pretrained.loaded import LoadedModel
+from iapo_jax.pretrained import model_directory as pretrained
+from iapo_jax.pretrained.loaded_model import LoadedModel
 from iapo_jax.runtime.console import is_writer, say, write_environment
 from iapo_jax.runtime.files import write_atomically, writing
 from iapo_jax.runtime.interruption import handling_signals

@@ -17,8 +17,8 @@ from iapo_jax.data import prompts as chat_prompts
 from iapo_jax.data.order import batch_order
 from iapo_jax.errors import UserError
 from iapo_jax.information import probes
-from iapo_jax.pretrained.directory import check_replaceable
-from iapo_jax.pretrained.loaded import LoadedModel, prepare_model, start_mesh
+from iapo_jax.pretrained.loaded_model import LoadedModel, prepare_model, start_mesh
+from iapo_jax.pretrained.model_directory import check_replaceable
 from iapo_jax.rollout import rewards
 from iapo_jax.rollout import sampler as sampler_module
 from iapo_jax.runtime import processes

@@ -16,16 +16,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from iapo_jax.algorithms.losses import LossStatistics
+from iapo_jax.algorithms.policy_loss import LossStatistics
 from iapo_jax.information import probes
 from iapo_jax.information.signals import compute_signals, make_groups
 from iapo_jax.rollout import sampler
-from iapo_jax.rollout.collect import (
+from iapo_jax.rollout.dynamic_sampling import SamplingRounds, sample_mixed
+from iapo_jax.rollout.generation import (
     RewardedRollout,
     completions_by_prompt,
     generate_and_score,
 )
-from iapo_jax.rollout.dynamic_sampling import SamplingRounds, sample_mixed
 from iapo_jax.sharding import by_prompt, fetch, put
 from iapo_jax.training.optimizer import TrainState, UpdateResult
 from iapo_jax.training.setup import Setup

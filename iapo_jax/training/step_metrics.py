@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from iapo_jax.algorithms.diagnostics import credit_diagnostics
-from iapo_jax.rollout.collect import RewardedRollout
 from iapo_jax.rollout.dynamic_sampling import SamplingRounds
+from iapo_jax.rollout.generation import RewardedRollout
 from iapo_jax.runtime.console import compiles
 from iapo_jax.sharding import fetch
 from iapo_jax.training.optimizer import UpdateResult

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from iapo_jax.algorithms.adaptation import Adaptation
-from iapo_jax.algorithms.losses import (
+from iapo_jax.algorithms.methods import Algorithm
+from iapo_jax.algorithms.policy_loss import (
     LossOptions,
     LossStatistics,
     loss_scale,
     loss_statistics,
     policy_loss,
 )
-from iapo_jax.algorithms.methods import Algorithm
 from iapo_jax.model.scoring import score_completions
 from iapo_jax.sharding import micro_batches
 from iapo_jax.training.optimizer import (

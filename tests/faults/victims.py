@@ -30,7 +30,7 @@ _HOOKED = """
 import sys, pathlib
 import jax
 from iapo_jax import train
-from iapo_jax.pretrained import directory
+from iapo_jax.pretrained import model_directory
 from iapo_jax.training import step
 told, number = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 
@@ -44,7 +44,7 @@ def tell(module, name, mark, number):
     setattr(module, name, outer)
 
 tell(step, "policy_update", "update", number)
-tell(directory, "save_weights", "export", 1)
+tell(model_directory, "save_weights", "export", 1)
 raise SystemExit(train.main(sys.argv[3:]))
 """
 

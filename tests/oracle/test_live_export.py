@@ -23,7 +23,7 @@ import transformers
 
 from iapo_jax.model.decoder import make_model
 from iapo_jax.pretrained.architecture import decoder_config
-from iapo_jax.pretrained.directory import save_pretrained
+from iapo_jax.pretrained.model_directory import save_pretrained
 from iapo_jax.pretrained.weights import load_params
 from iapo_jax.runtime.files import read_json
 

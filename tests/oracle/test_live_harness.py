@@ -28,11 +28,11 @@ from iapo_jax.config.evaluate import EvaluateConfig
 from iapo_jax.config.sections import MeshSection
 from iapo_jax.data.problems import pad_rows
 from iapo_jax.evaluate import evaluate
-from iapo_jax.evaluation.completions import read_completions
+from iapo_jax.evaluation.completions_file import read_completions
 from iapo_jax.model.decoder import init_params, make_model
 from iapo_jax.model.scoring import score_completions
 from iapo_jax.pretrained import architecture, tokenization, weights
-from iapo_jax.pretrained import directory as pretrained
+from iapo_jax.pretrained import model_directory as pretrained
 from iapo_jax.runtime import files
 from iapo_jax.sharding import fetch
 from iapo_jax.types import Prompts

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from iapo_jax import ALGORITHMS, Credit
-from iapo_jax.algorithms import advantages
+from iapo_jax.algorithms import iapo_priced
 from iapo_jax.algorithms.statistics import completion_keys, shuffle
 from iapo_jax.types import Array, Group
 
@@ -27,7 +27,7 @@ def shuffled(
     moved = jax.vmap(shuffle)(completion_keys(key, group), group.informativeness, thinking)
     start = group.uncertainty[:, :1]
     uncertainty = jnp.concatenate([start, start - jnp.cumsum(moved, axis=-1)], axis=-1)
-    return advantages.iapo_priced(
+    return iapo_priced(
         group._replace(uncertainty=uncertainty),
         key,
         information_weight=information_weight,

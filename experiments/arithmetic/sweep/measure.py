@@ -14,7 +14,7 @@ from testbed.settings import SETTINGS, problems_by_question
 from iapo_jax.config.evaluate import EvaluateConfig
 from iapo_jax.config.sections import InformationSection
 from iapo_jax.evaluate import evaluate
-from iapo_jax.evaluation.completions import Completion, read_completions
+from iapo_jax.evaluation.completions_file import Completion, read_completions
 from iapo_jax.evaluation.metrics import Outcomes
 from iapo_jax.evaluation.records import Record, read_record
 from iapo_jax.runtime.files import iterate_jsonl, read_json

@@ -11,17 +11,17 @@ from iapo_jax.data.problems import pad_rows
 from iapo_jax.errors import UserError
 from iapo_jax.information import probes
 from iapo_jax.information.estimators import Probe
-from iapo_jax.information.inputs import (
+from iapo_jax.information.inspection import Inspection
+from iapo_jax.information.inspection_inputs import (
     check_answer,
     encode_prompt,
     note_other_text,
     prompt_text,
 )
-from iapo_jax.information.inspection import Inspection
 from iapo_jax.information.signals import compute_signals
 from iapo_jax.pretrained import control_tokens, tokenization
 from iapo_jax.pretrained.control_tokens import Prompt
-from iapo_jax.pretrained.loaded import LoadedModel
+from iapo_jax.pretrained.loaded_model import LoadedModel
 from iapo_jax.sharding import by_prompt, fetch, put
 from iapo_jax.types import Answers, Array, Prompts, Rollout, Signals
 

@@ -14,7 +14,7 @@ from iapo_jax.errors import UserError, check_unicode
 from iapo_jax.information import probes
 from iapo_jax.pretrained import tokenization
 from iapo_jax.pretrained.control_tokens import Prompt
-from iapo_jax.pretrained.loaded import LoadedModel
+from iapo_jax.pretrained.loaded_model import LoadedModel
 from iapo_jax.runtime.console import say
 
 

@@ -26,14 +26,8 @@ from jax.experimental.pallas import tpu as pltpu
 from iapo_jax.types import Array
 
 _EMPTY = -1e30  # as in attention: the score of a key that may not be read
-
-
 GPU_ROWS, GPU_KEYS = 64, 64  # of one tile
-
-
 TPU_ROWS, TPU_KEYS = 256, 256
-
-
 TOLERANCES = {jnp.float32: 1e-4, jnp.bfloat16: 3e-2}  # the second rounds weights to 8 bits
 
 

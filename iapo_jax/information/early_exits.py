@@ -14,8 +14,6 @@ import jax.numpy as jnp
 from iapo_jax.types import Array, Cache, Context, Model, Params, ProbePositions, Prompts
 
 PROBE_TOKENS = 2**13
-
-
 """Tokens behind the prefixes that are computed at once on each device."""
 
 

@@ -11,14 +11,15 @@ from iapo_jax.config.sections import InformationSection, LogSection, MeshSection
 from iapo_jax.config.train import SamplingSection
 from iapo_jax.errors import UserError
 from iapo_jax.information import probes
-from iapo_jax.information.batches import (
+from iapo_jax.information.inspection import Inspection
+from iapo_jax.information.inspection_batches import (
     PromptGroup,
     inspect_batch,
     make_prober,
     pad_prompts,
     padded_length,
 )
-from iapo_jax.information.inputs import (
+from iapo_jax.information.inspection_inputs import (
     check_text,
     completion_ids,
     context_length,
@@ -28,11 +29,10 @@ from iapo_jax.information.inputs import (
     prompt_text,
     shorten,
 )
-from iapo_jax.information.inspection import Inspection
 from iapo_jax.model.sampling import prompt_keys, sample
 from iapo_jax.pretrained import tokenization
 from iapo_jax.pretrained.control_tokens import Prompt
-from iapo_jax.pretrained.loaded import LoadedModel, load_model, start_mesh
+from iapo_jax.pretrained.loaded_model import LoadedModel, load_model, start_mesh
 from iapo_jax.runtime.console import say
 from iapo_jax.sharding import batch_devices, by_prompt, fetch
 

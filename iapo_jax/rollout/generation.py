@@ -15,7 +15,7 @@ from iapo_jax.config.train import TrainConfig
 from iapo_jax.data import problems as data
 from iapo_jax.data.problems import Problems
 from iapo_jax.pretrained import tokenization
-from iapo_jax.pretrained.directory import Pretrained
+from iapo_jax.pretrained.model_directory import Pretrained
 from iapo_jax.pretrained.tokenization import real_tokens, thinking_lengths
 from iapo_jax.rollout import rewards
 from iapo_jax.rollout.rewards import RewardFunctions

@@ -12,8 +12,6 @@ import jax.numpy as jnp
 from iapo_jax.types import Array, Credit, Mean
 
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
-
-
 LOG_RATIO_LIMIT = 20.0  # nats; e^20 is 5e8. Beyond it a token has the limit's value and no slope
 
 

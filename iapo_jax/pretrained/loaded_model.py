@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from iapo_jax.config.sections import MeshSection, ModelSection
 from iapo_jax.errors import UserError
 from iapo_jax.model.decoder import init_params, make_model, param_shapes
-from iapo_jax.pretrained import directory, weights
-from iapo_jax.pretrained.directory import Pretrained
+from iapo_jax.pretrained import model_directory, weights
+from iapo_jax.pretrained.model_directory import Pretrained
 from iapo_jax.pretrained.tokenization import Tokenizer
 from iapo_jax.runtime.console import use_compilation_cache
 from iapo_jax.runtime.processes import join
@@ -98,7 +98,7 @@ def prepare_model(section: ModelSection, mesh: Mesh) -> LoadedModel:
     Raises:
       UserError: if the directory is not a complete model directory.
     """
-    opened = directory.open_pretrained(section)
+    opened = model_directory.open_pretrained(section)
     return LoadedModel(mesh=mesh, pretrained=opened, model=make_model(opened.config, mesh))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from iapo_jax.answers.checker import POLICY
 from iapo_jax.config.sections import InformationSection
 from iapo_jax.errors import UserError
-from iapo_jax.evaluation.completions import Completion, append_completions, read_completions
+from iapo_jax.evaluation.completions_file import Completion, append_completions, read_completions
 from iapo_jax.evaluation.probing import inspect_to
 from iapo_jax.evaluation.records import Record, check_same, digest, read_record, write_record
 from iapo_jax.evaluation.sampling import Task, evaluate
