@@ -1,9 +1,9 @@
 """What must be set before JAX is imported: its devices, no network, its cache of programs.
 
-The cache is shared by all tests and kept between runs. A program's key holds its text, the versions
-of JAX and jaxlib, the flags of XLA and the devices, so a program that changes is compiled again. It
-does not hold the instructions of the processor for which XLA wrote machine code, so they are part
-of the folder's name. The folder may be deleted at any time.
+The cache is shared by all tests and all checkouts, and kept between runs. A program's key holds its
+text, the versions of JAX and jaxlib, the flags of XLA and the devices, so a program that changes is
+compiled again. It does not hold the instructions of the processor for which XLA wrote machine code,
+so they are part of the folder's name. The folder may be deleted at any time.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from pathlib import Path
 import xla_flags
 
 ROOT = Path(__file__).resolve().parents[1]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iapo_jax" / "tests"
 # Two in the gate; .ci/nightly runs the same tests on eight.
 DEVICES = int(os.environ.get("IAPO_TEST_DEVICES", 2))
 # Axes data, fsdp, tensor of the meshes that tests run on.
@@ -48,7 +49,7 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 # Processes that tests start inherit these.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
-    str(ROOT / ".cache" / f"jaxlib-{version('jaxlib')}-{processor()}"),
+    str(CACHE / f"jaxlib-{version('jaxlib')}-{processor()}"),
 )
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"

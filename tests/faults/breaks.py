@@ -232,18 +232,16 @@ def failed_test(tree: Path, test: str) -> str | None:
     """
     command = [sys.executable, "-m", "pytest", "-x", "-rfE", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, f"tests/{test}"], cwd=tree, env=environment(tree), capture_output=True, text=True
+        [*command, f"tests/{test}"],
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree)},
+        capture_output=True,
+        text=True,
     )
     if done.returncode not in (0, 1):
         raise RuntimeError(f"pytest {test}: exit code {done.returncode}\n{done.stdout[-3000:]}")
     named = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
     return named[0].split()[1].partition("::")[2] if named else None
-
-
-def environment(tree: Path) -> dict[str, str]:
-    """The copy is imported; its compiled programs outlive it."""
-    programs = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "breaks"))
-    return {**os.environ, "PYTHONPATH": str(tree), "JAX_COMPILATION_CACHE_DIR": programs}
 
 
 def try_break(tree: Path, broken: Break) -> bool:
