@@ -49,16 +49,20 @@ METRICS = {
         Metric("completions/mean_length_wrong", "tokens", "mean length of the incorrect ones"),
         Metric("completions/sampled_tokens", "tokens", "sampled in this step, in all rounds"),
         Metric("sampled_tokens", "tokens", "sampled in the run so far (max_sampled_tokens)"),
-        Metric("checker/timeouts", "answers", "answers that took the checker too long"),
+        Metric("checker/timeouts", "answers", "answers on which the checker timed out"),
         Metric("checker/errors", "answers", "answers on which the checker failed"),
     ],
     "Dynamic sampling": [
         Metric("dynamic_sampling/rounds", "rounds", "rounds of sampling in this step"),
-        Metric("dynamic_sampling/first_mixed", "share", "mixed groups in the first round"),
+        Metric(
+            "dynamic_sampling/first_mixed",
+            "share",
+            "groups of the first round with correct and incorrect completions",
+        ),
         Metric("dynamic_sampling/first_accuracy", "share", "accuracy of the first round"),
         Metric("dynamic_sampling/first_mean_length", "tokens", "mean length in the first round"),
         Metric("dynamic_sampling/tokens", "tokens", "sampled in all rounds"),
-        Metric("dynamic_sampling/unfilled", "groups", "groups that are not mixed in the end"),
+        Metric("dynamic_sampling/unfilled", "groups", "groups without both after the last round"),
     ],
     "Policy and credit": [
         Metric("entropy", "nats", "mean entropy of the next-token distribution"),
@@ -73,7 +77,7 @@ METRICS = {
         Metric(
             "credit/length_bonus_covariance",
             "tokens",
-            "covariance of length and summed per-token bonus; below 0 it favors short completions",
+            "covariance of length and summed per-token bonus; the paper expects shorter completions below 0",
         ),
         Metric("credit/bonus_share", "share", "credit that is given token by token"),
         Metric("credit/stop_bonus", "", "mean bonus of the tokens that end the reasoning"),
@@ -102,9 +106,17 @@ METRICS = {
         Metric("clip_ratio/region_mean", "share", "tokens clipped on either side"),
         Metric("ratio/mean", "", "mean probability ratio of the new policy to the sampling one"),
         Metric("learning_rate", "", "of the first update of the step"),
-        Metric("num_tokens", "tokens", "fine-tuning: sum of the weights of the batch"),
-        Metric("skipped/updates", "updates", "updates skipped since a number was not finite"),
-        Metric("skipped/in_a_row", "steps", "latest steps in a row with such a number"),
+        Metric(
+            "num_tokens", "tokens", "supervised fine-tuning: sum of the token weights in the batch"
+        ),
+        Metric(
+            "skipped/updates",
+            "updates",
+            "updates of this step that were skipped because a number was not finite",
+        ),
+        Metric(
+            "skipped/in_a_row", "steps", "consecutive steps, up to this one, with such a number"
+        ),
     ],
     "Time": [
         Metric("time/sample", "s", "sampling"),
