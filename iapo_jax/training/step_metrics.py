@@ -77,7 +77,8 @@ METRICS = {
         Metric(
             "credit/length_bonus_covariance",
             "tokens",
-            "covariance of length and summed per-token bonus; the paper expects shorter completions below 0",
+            "covariance of length and summed per-token bonus; the paper expects shorter "
+            "completions below 0",
         ),
         Metric("credit/bonus_share", "share", "credit that is given token by token"),
         Metric("credit/stop_bonus", "", "mean bonus of the tokens that end the reasoning"),
