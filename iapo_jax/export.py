@@ -1,4 +1,4 @@
-"""A checkpoint as a Hugging Face directory: `python -m iapo_jax.export RUN_DIR [--step N] ...`."""
+"""Exports a checkpoint for transformers: `python -m iapo_jax.export RUN_DIR [--step N] ...`."""
 
 import argparse
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from iapo_jax.training.model_sources import load_checkpoint
 def export(
     run_dir: Path, out: Path | None = None, *, step: str = "auto", dtype: str = "float32"
 ) -> Path:
-    """Writes the parameters of a run's checkpoint as a directory that transformers opens as it is.
+    """Writes a checkpoint of a run as a directory that transformers can open.
 
     Args:
       out: default `run_dir`/hf_STEP.
-      step: a number, or auto for the one that the run chose, and the newest where it chose none.
+      step: a number, or auto for the step that the run chose, or else the newest.
 
     Raises:
-      UserError: if `run_dir` is no run directory, or has no such checkpoint.
+      UserError: if `run_dir` is not a run directory, or does not hold the checkpoint.
       RunError: if `out` cannot be written.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise UserError(f"--dtype is {dtype!r}; expected float32, bfloat16 or float16")
-    # Any machine may export: the parameters are spread over whatever devices it has.
+    # The parameters are split over the devices of this machine, whatever mesh the run had.
     if out is not None:
         check_writable(out.parent, "the directory of --out")
         model_directory.check_replaceable(out)
@@ -52,13 +52,13 @@ def export(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m iapo_jax.export", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="output_dir of a train or sft run")
     parser.add_argument(
         "--step",
         default="auto",
-        help="checkpoint; default: the one that the run chose, else the newest",
+        help="step of the checkpoint; default: the step that the run chose, else the newest",
     )
     parser.add_argument("--out", type=Path, help="default: RUN_DIR/hf_STEP")
     parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")

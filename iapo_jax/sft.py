@@ -1,7 +1,7 @@
 """Supervised fine-tuning: `python -m iapo_jax.sft --config FILE [key=value ...]`.
 
-Rows have `prompt` or `question`, and `completion`: a text, or a list of [text, weight] pieces, of
-which each is tokenized by itself and its tokens enter the loss with that weight.
+A row has a `prompt` or a `question`, and a `completion`: a text, or a list of [text, weight]
+pieces. Each piece is tokenized separately, and its tokens enter the loss with its weight.
 
     loss = - sum_t w_t log p(o_t | q, o_<t) / sum_t w_t
 """
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,6 @@ from jax.sharding import Mesh
 from iapo_jax.config.checks import check_config
 from iapo_jax.config.sft import SftConfig
 from iapo_jax.data.demonstrations import Demonstrations, SftBatch
-from iapo_jax.errors import UserError
 from iapo_jax.model.scoring import score_completions
 from iapo_jax.pretrained.loaded_model import (
     LoadedModel,
@@ -37,10 +36,12 @@ from iapo_jax.runtime.processes import exit_with
 from iapo_jax.sharding import batch_devices, by_prompt, fetch, put
 from iapo_jax.training import optimizer as update
 from iapo_jax.training.optimizer import (
+    Optimizer,
     TrainState,
     UpdateResult,
     accumulate_gradients,
     apply_gradient,
+    count_micro_batches,
 )
 from iapo_jax.training.progress import Progress
 from iapo_jax.training.run_directory import (
@@ -55,11 +56,11 @@ from iapo_jax.training.step_metrics import (
     fine_tuning_metrics,
     time_metrics,
 )
-from iapo_jax.types import Array, Mean, Params
+from iapo_jax.types import Array, Mean, Model, Params
 
 
 class FineTuningUpdate(NamedTuple):
-    """What one update found; scalars."""
+    """What one update reports; scalars."""
 
     result: UpdateResult
     entropy: Array  # nats, weighted mean over tokens
@@ -68,7 +69,13 @@ class FineTuningUpdate(NamedTuple):
 
 @partial(jax.jit, static_argnames=("mesh", "model", "optimizer", "micro"), donate_argnames="state")
 def sft_step(
-    state: TrainState, batch: SftBatch, *, mesh: Mesh, model: Any, optimizer: Any, micro: int
+    state: TrainState,
+    batch: SftBatch,
+    *,
+    mesh: Mesh,
+    model: Model,
+    optimizer: Optimizer,
+    micro: int,
 ) -> tuple[TrainState, FineTuningUpdate]:
     """One update on a batch, in `micro` micro-batches."""
     weights = batch.weight.sum()
@@ -84,32 +91,15 @@ def sft_step(
     return state, FineTuningUpdate(result=result, entropy=entropy.value(), num_tokens=total)
 
 
-def _check(config: SftConfig, loaded: LoadedModel) -> int:
-    """The number of micro-batches of a step."""
-    rows = config.batch.rows_per_step
-    micro = config.batch.micro_batch_size or rows
-    devices = batch_devices(loaded.mesh)
-    if not config.batch.micro_batch_size and rows % devices:
-        raise UserError(
-            f"batch.rows_per_step is {rows}; expected a multiple of the {devices} devices that "
-            "share a batch"
-        )
-    if rows % micro or micro % devices:
-        raise UserError(
-            f"batch.micro_batch_size is {micro}; it must divide rows_per_step ({rows}) and be a "
-            f"multiple of the {devices} devices that share a batch"
-        )
-    return rows // micro
-
-
 def train_sft(
     config: SftConfig, dry_run: bool = False, topology: str | None = None
 ) -> TrainState | None:
     """Fine-tunes, saves checkpoints, and exports the model to `OUTPUT_DIR/hf`.
 
     Args:
-      dry_run: check and compile everything from shapes alone, print the memory, and return None.
-      topology: the same for TPU chips that this machine lacks, such as v5e:2x4; needs libtpu.
+      dry_run: check and compile everything from shapes alone, print the memory that each program
+        needs, and return None.
+      topology: as `dry_run`, for TPU chips that this machine lacks, such as v5e:2x4; needs libtpu.
     """
     check_config(config)
     check_replaceable(Path(config.output_dir) / "hf")
@@ -117,7 +107,13 @@ def train_sft(
         config.mesh, compilation_cache=config.log.compilation_cache, topology=topology
     )
     loaded = prepare_model(config.model, mesh)
-    micro = _check(config, loaded)
+    micro = count_micro_batches(
+        config.batch.micro_batch_size,
+        config.batch.rows_per_step,
+        batch_devices(mesh),
+        field="rows_per_step",
+        unit="rows",
+    )
     rows = Demonstrations(config, loaded.pretrained.tokenizer)
     for note in rows.notes:
         say(note)
@@ -145,7 +141,7 @@ def train_sft(
         finally:
             writer.close()
         if rows.left_out:
-            say(f"{rows.describe_left_out()}; left out ({rows.left_out} rows)")
+            say(f"note: {rows.describe_left_out()}; left out")
         say(f"model: {export_final(loaded, state.params, Path(config.output_dir))}")
     return state
 
@@ -154,19 +150,19 @@ def _steps(
     progress: Progress,
     rows: Demonstrations,
     update_on: Callable[..., tuple[TrainState, FineTuningUpdate]],
-    schedule: Callable[[Any], Array],
+    schedule: Callable[[int], Array],
     state: TrainState,
     first: int,
 ) -> TrainState:
-    """The loop: each step is written to the run directory before what is due after it is done."""
+    """The loop. It writes each step to the run directory, then does what is due after the step."""
     config, split = progress.config, by_prompt(update_on.keywords["mesh"])
     updates, logged, started = int(state.updates), first, time.perf_counter()
     with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
-        coming = rows.batch(first)
+        following = rows.batch(first)
         for step in range(first + 1, config.max_steps + 1):
             with progress.guard(step - 1, state):
-                state, found = update_on(state, put(coming, split))
-                batch, coming = coming, rows.batch(step)  # the next one, while the devices work
+                state, found = update_on(state, put(following, split))
+                batch, following = following, rows.batch(step)  # encoded while the devices work
                 found = fetch(found)
             skipped = bool(found.result.skipped)
             progress.add(skipped=skipped)
@@ -200,7 +196,7 @@ def _steps(
 def _batch_files(
     rows: Demonstrations, batch: SftBatch, step: int
 ) -> tuple[dict[str, np.ndarray], list[dict]]:
-    """The arrays and the rows of a batch, for people who look for what went wrong."""
+    """The arrays and the rows of a skipped batch, which help to find the cause."""
     arrays = {"tokens": batch.tokens, "weight": batch.weight}
     arrays |= {f"prompts.{name}": x for name, x in batch.prompts._asdict().items()}
     indices = [int(index) for index in rows.order(step - 1)]
@@ -212,7 +208,7 @@ def _main(config: SftConfig, arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Runs the command and returns its exit code."""
     return run_cli(SftConfig, _main, prog="iapo_jax.sft", argv=argv)
 
 

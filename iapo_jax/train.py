@@ -1,10 +1,12 @@
 """Reinforcement learning: `python -m iapo_jax.train --config FILE [key=value ...]`.
 
-The loop around `step.train_step`: checkpoints, metrics, the table before and after, the export.
+The loop around `training.step.train_step`: checkpoints, metrics, the evaluation before and after,
+and the export.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -49,20 +51,21 @@ def train(
     dry_run: bool = False,
     topology: str | None = None,
 ) -> TrainState | None:
-    """Trains, writes the run directory, prints the table before and after, exports the model.
+    """Trains, writes the run directory, compares the model before and after, and exports it.
 
     Args:
-      advantage: a credit rule that replaces the one of `algorithm.name`; loss, reward shaping and
-        filters stay those of that algorithm, and the information of every prefix is computed. Or
-        a complete `Algorithm`.
+      advantage: a credit rule that replaces that of `algorithm.name`. The loss, the reward shaping
+        and the filters of that algorithm remain, and the information of every prefix is computed.
+        Or a complete `Algorithm`.
       reward_functions: functions in TRL's form that replace `reward.functions`.
-      dry_run: check and compile everything, print the memory, and return None.
-      topology: the same for TPU chips that are not here, such as v5e:2x4; needs libtpu.
+      dry_run: check and compile everything, print the memory that each program needs, and return
+        None.
+      topology: as `dry_run`, for TPU chips that this machine lacks, such as v5e:2x4; needs libtpu.
 
     Raises:
       UserError: for a mistake in the config, the model directory or the data.
-      RunError: if a run that has begun cannot continue.
-      Stopped: after SIGTERM or SIGINT; everything is saved.
+      RunError: if a run that has started cannot continue.
+      Stopped: after SIGTERM or SIGINT, once everything is saved.
     """
     own = {"advantage": advantage, "reward_functions": reward_functions}
     setup = set_up(config, **own, topology=topology)
@@ -114,7 +117,7 @@ def _train(setup: Setup, held_out: HeldOut, checkpoints: Checkpoints) -> TrainSt
 def _steps(
     setup: Setup, progress: Progress, state: TrainState, ref_params: Params | None, first: int
 ) -> tuple[TrainState, int]:
-    """The loop: writes each step to the run directory, then does what is due after it.
+    """The loop. It writes each step to the run directory, then does what is due after the step.
 
     Returns:
       The last state and its step.
@@ -141,8 +144,8 @@ def _steps(
     progress.restore_point(step, state)
     if step < config.max_steps:
         say(
-            f"ended at step {step} of {config.max_steps}: {progress.sampled} tokens are sampled "
-            f"(max_sampled_tokens is {config.max_sampled_tokens})"
+            f"ended at step {step} of {config.max_steps}: sampled {progress.sampled} tokens, and "
+            f"max_sampled_tokens is {config.max_sampled_tokens}"
         )
     return state, step
 
@@ -167,28 +170,31 @@ def _write(
 def choose_state(
     setup: Setup, checkpoints: Checkpoints, state: TrainState, last: int
 ) -> tuple[TrainState, int]:
-    """The state of the checkpoint that the selection split prefers, and its step; else the last."""
+    """The state and the step of the best checkpoint on the selection split.
+
+    Without a selection split, or where that checkpoint cannot be read, the last state and its step.
+    """
     chosen = setup.selection.best()
     if chosen is None:
         return state, last
-    say(setup.selection.told())
+    say(setup.selection.describe_choice())
     if chosen == last:
         return state, last
     checkpoints.wait()
     if chosen not in checkpoints.steps():
-        say(f"its checkpoint is gone from {checkpoints.directory}: going on with step {last}")
+        say(f"note: {checkpoints.directory} no longer holds step {chosen}; using step {last}")
         return state, last
     try:
         return checkpoints.restore(chosen, state), chosen
     except DamagedCheckpoint as error:
-        say(f"note: {error}; going on with step {last}")
+        say(f"note: {error}; using step {last}")
         return state, last
 
 
 def compile_only(setup: Setup) -> None:
     """Compiles the programs of a step and prints the memory that each needs.
 
-    Parameters and batches are shapes only: a machine too small for the model can ask, too.
+    Parameters and batches are shapes only, so this works on machines too small for the model.
     """
     config, loaded, split = setup.config, setup.loaded, by_prompt(setup.loaded.mesh)
     adapt = setup.algorithm.adapt
@@ -209,10 +215,22 @@ def compile_only(setup: Setup) -> None:
     keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=split)
     shape = (*indices.shape, config.batch.num_generations)
     full = (*shape, config.sampling.max_completion_length)
-    struct = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=split)  # noqa: E731
+    struct = partial(jax.ShapeDtypeStruct, sharding=split)
     floats, tokens = struct(full, np.float32), struct(full, np.int32)
-    rollout = Rollout(prompts, tokens, struct(shape, np.int32), floats, struct(shape, bool))
-    batch = TrainBatch(prompts, tokens, floats, floats, Credit(floats, floats))
+    rollout = Rollout(
+        prompts=prompts,
+        tokens=tokens,
+        length=struct(shape, np.int32),
+        log_prob=floats,
+        finished=struct(shape, bool),
+    )
+    batch = TrainBatch(
+        prompts=prompts,
+        tokens=tokens,
+        old_log_prob=floats,
+        ref_log_prob=floats,
+        credit=Credit(advantage=floats, weight=floats),
+    )
     draw, spec = setup.sampler.draw, setup.spec
     fixed = {"mesh": loaded.mesh, "model": loaded.model}
     programs = {
@@ -239,7 +257,7 @@ def _main(config: TrainConfig, arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Runs the command and returns its exit code."""
     return run_cli(TrainConfig, _main, prog="iapo_jax.train", argv=argv)
 
 

@@ -167,7 +167,10 @@ def test_what_is_asked_is_said(opened, prompt, capsys):
     options = dict(answer="123456", estimator="answer_log_prob", postfix=POSTFIX)
     (one,) = inspect_completions(opened, prompt, [TEXT], **options)
     said = capsys.readouterr().out
-    assert "answer_log_prob of the gold answer after every token; behind '</think><answer>'" in said
+    assert (
+        "answer_log_prob of the gold answer after every token; exit postfix '</think><answer>'"
+        in said
+    )
     assert "answers of up to 32 tokens" in said and "have more" not in said
     (cut,) = inspect_completions(opened, prompt, [TEXT], **options, max_answer_length=4)
     assert cut.answer_ids == [one.answer_ids[0][:4]]

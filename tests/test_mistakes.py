@@ -102,7 +102,7 @@ def refusal(configure, tmp_path, *overrides, **more):
             f"batch.prompts_per_step is 6; expected a multiple of the {DEVICES} devices that share "
             "a batch times batch.mini_batches (2)",
         ),
-        (["reward.weights=[1, 2]"], "reward.weights has 2 entries, reward.functions 1"),
+        (["reward.weights=[1, 2]"], "reward.weights has 2 entries and reward.functions 1"),
         (["selection.problems=8"], "selection.problems is 8: cannot hold out 8 of 8 distinct"),
         (["information.end_of_thinking=['']"], "information.end_of_thinking has '', an empty"),
     ],
@@ -210,9 +210,7 @@ def test_a_faulty_reward_fails_at_the_start(configure, tmp_path, name, sentence)
     (tmp_path / "pay.py").write_text(REWARDS)
     said = refusal(configure, tmp_path, f"reward.functions=[{tmp_path / 'pay.py'}:{name}]")
     assert sentence in said
-    assert said.endswith(
-        f"(tried before the run, on the problems 1 and 2 of {tmp_path}/rows.jsonl)."
-    )
+    assert said.endswith(f"(called before the run, on problems 1 and 2 of {tmp_path}/rows.jsonl).")
 
 
 def test_a_reward_is_tried_once_as_the_run_will_call_it(configure, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from iapo_jax.answers import extraction
-from iapo_jax.rollout import rewards
+from iapo_jax.rollout import reward_trial, rewards
 from iapo_jax.rollout.rewards import RewardError, combine_rewards, load_reward
 
 
@@ -196,11 +196,11 @@ def test_a_reward_that_takes_no_columns_is_told_what_is_expected():
 def test_a_trial_needs_somebody_who_pays():
     given = ([1.0, 1.0], ["p"] * 2, ["c"] * 2, ["0"] * 2)
     none, some = returning([None, None]), returning([None, 0.5])
-    rewards.try_rewards([("a", none), ("b", some)], *given)
+    reward_trial.try_rewards([("a", none), ("b", some)], *given)
     with pytest.raises(RewardError, match="Reward a, b returned None for each of 2 completions"):
-        rewards.try_rewards([("a", none), ("b", none)], *given)
+        reward_trial.try_rewards([("a", none), ("b", none)], *given)
     with pytest.raises(RewardError, match="'b' returned nan for row 1"):
-        rewards.try_rewards([("a", none), ("b", returning([0.0, math.nan]))], *given)
+        reward_trial.try_rewards([("a", none), ("b", returning([0.0, math.nan]))], *given)
 
 
 def test_a_slow_reward_is_named(capsys):
@@ -209,9 +209,9 @@ def test_a_slow_reward_is_named(capsys):
         return [0.0]
 
     given = ([1.0], ["p"], ["c"], ["0"])
-    rewards.try_rewards([("slow", slow)], *given, patience=0.05)
-    assert capsys.readouterr().err == "reward 'slow' has been at 1 completions for 0.05 s\n"
-    rewards.try_rewards([("quick", returning([1.0]))], *given, patience=0.05)
+    reward_trial.try_rewards([("slow", slow)], *given, patience=0.05)
+    assert capsys.readouterr().err == "reward 'slow' has not returned after 0.05 s\n"
+    reward_trial.try_rewards([("quick", returning([1.0]))], *given, patience=0.05)
     time.sleep(0.1)
     assert capsys.readouterr().err == ""
 

@@ -237,7 +237,10 @@ def test_a_wrong_row_is_named(configure, tmp_path, row, sentence):
 @pytest.mark.parametrize(
     "overrides, sentence",
     [
-        ("batch.micro_batch_size=3", "micro_batch_size is 3; it must divide rows_per_step (8)"),
+        (
+            "batch.micro_batch_size=3",
+            "size is 3; it must divide the 8 rows of an update",
+        ),
         (f"mesh.data={DEVICES} batch.micro_batch_size=1", f"multiple of the {DEVICES} devices"),
         ("model.tokenizer=null", "also needs model.tokenizer"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate is -1.0; expected at least 0"),

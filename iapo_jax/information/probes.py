@@ -258,7 +258,7 @@ def describe(probe_maker: ProbeMaker) -> str:
         where = f"after tokens with one of {section.boundaries}"
     parts = [
         f"{what} {where}",
-        f"behind {section.postfix!r} ({probe_maker.postfix.shape[0]} tokens)",
+        f"exit postfix {section.postfix!r} ({probe_maker.postfix.shape[0]} tokens)",
     ]
     if section.estimator != "answer_entropy":
         parts.append(

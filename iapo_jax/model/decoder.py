@@ -155,10 +155,13 @@ def init_params(config: DecoderConfig, key: Array) -> Params:
     layer_key, embed_key, head_key = jax.random.split(key, 3)
     shape = (config.vocab_size, config.hidden_size)
     x, angles = jnp.zeros((1, 1, config.hidden_size)), rope_angles(config, jnp.zeros((1, 1)))
-    one_layer = lambda k: DecoderLayer(config).init(k, x, angles, ())["params"]  # noqa: E731
+
+    def init_layer(key: Array) -> Params:
+        return DecoderLayer(config).init(key, x, angles, ())["params"]
+
     params = {
         "embedding": config.initializer_range * jax.random.normal(embed_key, shape),
-        "layers": jax.vmap(one_layer)(jax.random.split(layer_key, config.num_layers)),
+        "layers": jax.vmap(init_layer)(jax.random.split(layer_key, config.num_layers)),
         "final_norm": {"scale": jnp.ones(config.hidden_size)},
     }
     if not config.tie_word_embeddings:
@@ -232,10 +235,12 @@ def _scan_all_but_last(
     The loop picks its layer by index: a stack without its last layer would be a copy of it.
     """
     last = jax.tree.leaves(stacked)[0].shape[0] - 1
-    pick = lambda index: jax.tree.map(  # noqa: E731
-        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), stacked
-    )
-    x, caches = jax.lax.scan(lambda x, index: layer(x, pick(index)), x, jnp.arange(last))
+
+    def layer_at(x: Array, index: Array) -> tuple[Array, Cache]:
+        pick = functools.partial(jax.lax.dynamic_index_in_dim, index=index, keepdims=False)
+        return layer(x, jax.tree.map(pick, stacked))
+
+    x, caches = jax.lax.scan(layer_at, x, jnp.arange(last))
     x, cache = layer(x, jax.tree.map(lambda leaf: leaf[last], stacked), outputs_from)
     return x, jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), caches, cache)
 

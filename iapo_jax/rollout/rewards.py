@@ -1,30 +1,29 @@
 """Reward functions on the host, in TRL's form. No JAX.
 
 `fn(prompts=[...], completions=[...], answer=[...], **columns) -> list[float | None]`, one entry for
-each completion; prompts and completions are plain strings. A run calls each function once before
-it begins, on a few rows (`try_rewards`). `docs/answers.md` states when an answer is correct.
+each completion; prompts and completions are plain strings. At start-up `reward_trial` calls each
+function once on a few rows. `docs/answers.md` states when an answer is correct.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-import sys
-import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from iapo_jax.answers.checker import are_correct
 from iapo_jax.answers.extraction import whole_texts
+from iapo_jax.config.train import RewardSection
 from iapo_jax.data.problems import Problems
 from iapo_jax.errors import UserError
 from iapo_jax.runtime import plugins
 
 
 class RewardError(UserError):
-    """A reward function cannot be found, or returned what cannot be used as a reward."""
+    """A reward function was not found, or it returned something that is not a reward."""
 
 
 def accuracy_reward(
@@ -36,8 +35,8 @@ def accuracy_reward(
 ) -> list[float]:
     """+1 for a correct answer, -1 for an incorrect or missing one (arXiv:2602.19049).
 
-    After a prompt that ends in `<think>`, a box in thinking that was never closed is no answer.
-    A training step checks every answer once, and takes this reward from its verdicts.
+    After a prompt that ends in `<think>`, a box inside unfinished thinking is not an answer. A
+    training step checks every answer once and takes this reward from the verdicts.
     """
     return _accuracy(are_correct(whole_texts(prompts, completions), answer, kind))
 
@@ -49,10 +48,10 @@ def _accuracy(correct: Sequence[bool]) -> list[float]:
 def format_reward(prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float]:
     """+0.5 for `<think>...</think>`, white space, `<answer>...</answer>`, else -0.5.
 
-    White space may follow, nothing else; each of the four tags stands exactly once. A prompt that
-    ends in `<think>` has opened the thinking, and the completion must not open it again. New lines
-    are fine inside: the regex of the authors' code (arXiv:2602.19049) lacks DOTALL, so that each
-    multi-line chain of thought costs 0.5 there, a pressure to one-line answers.
+    Only white space may follow, and each of the four tags must occur exactly once. A prompt that
+    ends in `<think>` has opened the thinking, so the completion must not open it again. Line breaks
+    are allowed: the regex of the authors' code (arXiv:2602.19049) lacks DOTALL and penalizes every
+    multi-line chain of thought by 0.5, which favors one-line answers.
     """
     return _format(whole_texts(prompts, completions))
 
@@ -77,12 +76,11 @@ REWARDS: dict[str, Callable] = {"accuracy": accuracy_reward, "format": format_re
 
 
 def load_reward(spec: str) -> Callable:
-    """Find a reward function: `accuracy`, `format`, `path/to/file.py:name`, `package.module.name`.
+    """Finds a reward function: `accuracy`, `format`, `path/to/file.py:name`, `package.module.name`.
 
-    It is called as in TRL: `fn(prompts=, completions=, answer=, **columns) -> list[float | None]`,
-    one entry per completion; once more at the start of a run (`try_rewards`).
-    RewardError if the file, the module or the name is missing, or if
-    what it names is not callable.
+    Raises:
+      RewardError: if the file, the module or the name is missing, or names something that is not
+        callable.
     """
     if spec in REWARDS:
         return REWARDS[spec]
@@ -110,10 +108,14 @@ def combine_rewards(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Weighted sum of reward functions: total_i = sum_f w_f r_fi.
 
-    Returns the total and each function's own unweighted rewards by name, all [N] float32. None
-    ("does not apply to this row") counts as 0, as in TRL. RewardError, naming the function, the
-    row and what came back, if a function raises, returns another number of entries than N, or
-    returns something that is not a finite number.
+    None ("does not apply to this row") counts as 0, as in TRL.
+
+    Returns:
+      The total, and the unweighted rewards of each function by name; all float32 [N].
+
+    Raises:
+      RewardError: naming the function, the row and the value, if a function raises, returns more
+        or fewer than N entries, or returns something that is not a finite number.
     """
     names = [name for name, _ in functions]
     weights = [float(weight) for weight in weights]
@@ -145,7 +147,7 @@ def _raised(name: str, function: Callable, error: BaseException, given: dict) ->
     if isinstance(error, TypeError):
         try:
             inspect.signature(function).bind(**given)
-        except ValueError:  # it tells no signature
+        except ValueError:  # the function has no readable signature
             pass
         except TypeError as mismatch:
             return (
@@ -161,7 +163,7 @@ def _raised(name: str, function: Callable, error: BaseException, given: dict) ->
 def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
     rows = len(completions)
     if inspect.iscoroutine(values):
-        values.close()  # or Python says that nobody awaited it
+        values.close()  # else Python warns that it was never awaited
     listed = hasattr(values, "__len__") and not isinstance(
         values, str | bytes | dict | set | frozenset
     )
@@ -185,7 +187,7 @@ def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
 
 
 def _finite(value) -> float | None:
-    """The value as a number that float32 can hold (None is 0); None if it is no such number."""
+    """The value as a number that float32 can hold, with 0 for None; None if there is none."""
     if value is None:
         return 0.0
     try:
@@ -195,56 +197,6 @@ def _finite(value) -> float | None:
     return number if abs(number) <= float(np.finfo(np.float32).max) else None
 
 
-def try_rewards(
-    functions: Sequence[tuple[str, Callable]],
-    weights: Sequence[float],
-    prompts: Sequence[str],
-    completions: Sequence[str],
-    answer: Sequence[str],
-    *,
-    patience: float = 30.0,
-    **columns,
-) -> None:
-    """Calls every function once, as `combine_rewards` does, before a run spends any time.
-
-    After `patience` seconds in one function it is said on stderr which one is slow: some hang, and
-    some ask a slow judge.
-
-    Raises:
-      RewardError: as `combine_rewards`; if no function pays for any of the completions.
-    """
-    paid: list[bool] = []
-
-    def watched(name: str, function: Callable) -> Callable:
-        def call(**given):
-            told = f"reward {name!r} has been at {len(completions)} completions for {patience:g} s"
-            timer = threading.Timer(patience, print, [told], {"file": sys.stderr, "flush": True})
-            timer.daemon = True
-            timer.start()
-            try:
-                values = function(**given)
-            finally:
-                timer.cancel()
-            if hasattr(values, "__len__"):
-                paid.extend(value is not None for value in values)
-            return values
-
-        call.__wrapped__ = function  # whose signature and file a mistake is told by
-        return call
-
-    watching = [(name, watched(name, function)) for name, function in functions]
-    combine_rewards(watching, weights, prompts, completions, answer, **columns)
-    if not any(paid):
-        names = ", ".join(name for name, _ in functions)
-        raise RewardError(
-            f"Reward {names} returned None for each of {len(completions)} completions; expected a "
-            "number for some."
-        )
-
-
-_TRIED = 1024  # completions of a prompt, at most, before a run
-
-
 class RewardFunctions(NamedTuple):
     """Loaded reward functions by name, and their weights."""
 
@@ -252,8 +204,12 @@ class RewardFunctions(NamedTuple):
     weights: list[float]
 
 
-def load_rewards(section: Any, own: Sequence[Callable] | None = None) -> RewardFunctions:
-    """The functions of `config.RewardSection`, or one's `own`, with its weights."""
+def load_rewards(section: RewardSection, own: Sequence[Callable] | None = None) -> RewardFunctions:
+    """The configured functions, or the caller's `own`, with the configured weights.
+
+    Raises:
+      UserError: naming the field of `reward`, what was found and what is expected.
+    """
     if own is None:
         for spec in section.functions:
             if not isinstance(spec, str):
@@ -264,14 +220,17 @@ def load_rewards(section: Any, own: Sequence[Callable] | None = None) -> RewardF
         loaded = list(own)
         names = [getattr(function, "__name__", type(function).__name__) for function in loaded]
     if not loaded:
-        raise UserError("reward.functions is empty: expected at least one, as [accuracy]")
+        raise UserError("reward.functions is empty; expected at least one, such as [accuracy]")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"reward.functions has two functions {twice[0]!r}; expected distinct names")
+        raise UserError(
+            f"reward.functions has two functions named {twice[0]!r}; expected distinct names"
+        )
     weights = section.weights or [1.0] * len(loaded)
     if len(weights) != len(loaded):
         raise UserError(
-            f"reward.weights has {len(weights)} entries, reward.functions {len(loaded)}"
+            f"reward.weights has {len(weights)} entries and reward.functions {len(loaded)}; "
+            "expected a weight for each function"
         )
     if not np.isfinite(weights).all():
         raise UserError(f"reward.weights is {weights}; expected finite numbers")
@@ -281,16 +240,16 @@ def load_rewards(section: Any, own: Sequence[Callable] | None = None) -> RewardF
 def with_verdicts(
     reward_functions: RewardFunctions, complete_texts: Sequence[str], correct: Sequence[bool]
 ) -> RewardFunctions:
-    """The same functions; the built-in ones return what the verdicts and complete texts imply."""
+    """The same functions, but the built-in ones reuse the verdicts and the complete texts."""
 
-    def settled(function: Callable) -> Callable:
+    def with_known(function: Callable) -> Callable:
         if function is accuracy_reward:
             return lambda **given: _accuracy(correct)
         if function is format_reward:
             return lambda **given: _format(complete_texts)
         return function
 
-    functions = [(name, settled(function)) for name, function in reward_functions.functions]
+    functions = [(name, with_known(function)) for name, function in reward_functions.functions]
     return reward_functions._replace(functions=functions)
 
 
@@ -311,50 +270,12 @@ def rewards_of_rows(
         [problems.texts[i] for i in rows],
         texts,
         [problems.answers[i] for i in rows],
-        **_columns(problems, rows),
+        **columns_of(problems, rows),
     )
 
 
-def try_on_problems(
-    paid: RewardFunctions, problems: Problems, num_generations: int, told: str
-) -> None:
-    """Calls the reward functions once, before weights are loaded, on G completions of each of two
-    problems: the gold answer, well-formed, and an empty text by turns.
-
-    Args:
-      told: the data set, for the sentence.
-
-    Raises:
-      RewardError: naming the function, the rows, and what came back or was raised, and where.
-    """
-    indices = range(min(2, len(problems.tokens)))
-    rows = np.repeat(indices, min(num_generations, _TRIED))
-    good = "<think>\nIt is {0}.\n</think>\n<answer>{0}</answer>"
-    prompts = [problems.texts[i] for i in rows]
-    texts = [
-        good.replace("{0}", problems.answers[i]) if n % 2 == 0 else "" for n, i in enumerate(rows)
-    ]
-    texts = [
-        text.removeprefix("<think>") if prompt.rstrip().endswith("<think>") else text
-        for prompt, text in zip(prompts, texts, strict=True)
-    ]
-    try:
-        try_rewards(
-            paid.functions,
-            paid.weights,
-            prompts,
-            texts,
-            [problems.answers[i] for i in rows],
-            **_columns(problems, rows),
-        )
-    except RewardError as error:
-        numbers = " and ".join(str(problems.rows[i] + 1) for i in indices)
-        raise RewardError(
-            f"{str(error).rstrip('.')} (tried before the run, on the problems {numbers} of {told})."
-        ) from error
-
-
-def _columns(problems: Problems, rows: np.ndarray) -> dict[str, list]:
+def columns_of(problems: Problems, rows: np.ndarray) -> dict[str, list]:
+    """The further columns of these rows, which reward functions receive by name."""
     names = sorted({name for i in rows for name in problems.columns[i]})
     reserved = ("prompts", "completions", "answer", "functions", "weights")
     return {

@@ -1,4 +1,4 @@
-"""One optimizer update of a sharded state, from a loss that adds up over micro-batches.
+"""One optimizer update of a sharded state, from a loss that is summed over micro-batches.
 
 Shared by reinforcement learning and supervised fine-tuning; the home of optax.
 """
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from iapo_jax.config.sections import OptimizerSection
 from iapo_jax.errors import UserError
@@ -21,16 +21,16 @@ Optimizer = optax.GradientTransformation
 
 
 class TrainState(NamedTuple):
-    """All that training changes; every random draw comes from (seed, step)."""
+    """Everything that training changes; random numbers are functions of (seed, step)."""
 
-    updates: Array  # int32; the optimizer updates that were applied
+    updates: Array  # int32; the number of applied optimizer updates
     params: Params
     opt_state: Any
     adaptation: Any = ()  # state of `algorithms.adaptation`; () without adaptive hyper-parameters
 
 
 class UpdateResult(NamedTuple):
-    """What one optimizer update found, besides the next state; scalars."""
+    """What one optimizer update reports besides the next state; scalars."""
 
     loss: Array
     grad_norm: Array  # global norm of the gradient before clipping
@@ -62,7 +62,7 @@ def make_schedule(section: OptimizerSection, updates: int) -> optax.Schedule:
 def make_optimizer(section: OptimizerSection, updates: int) -> Optimizer:
     """AdamW, clipped by the global norm; norms and biases are not decayed.
 
-    The same arguments give the same object, so that a second run finds its compiled programs.
+    Equal arguments give the same object, so that a second run reuses its compiled programs.
     """
     adamw = optax.adamw(
         make_schedule(section, updates),
@@ -85,7 +85,10 @@ def _matrices(params: Params) -> Any:
 def state_shardings(
     mesh: Mesh, optimizer: Optimizer, params: Any, adaptation: Any = ()
 ) -> TrainState:
-    """Where a state lies: moments beside their parameters, counters and adaptation everywhere."""
+    """The shardings of a state.
+
+    Moments lie beside their parameters; counters and adaptation are replicated.
+    """
     places = param_shardings(mesh, params)
     opt_places = optax.tree_utils.tree_map_params(
         optimizer,
@@ -99,7 +102,7 @@ def state_shardings(
 
 
 def new_state(optimizer: Optimizer, params: Params, adaptation: Any = ()) -> TrainState:
-    """A state before the first update, with a copy of `params`: the state can be donated."""
+    """The state before the first update. It copies `params`, so that it can be donated."""
     copy = partial(jax.tree.map, jnp.copy)
     return TrainState(jnp.int32(0), copy(params), optimizer.init(params), copy(adaptation))
 
@@ -107,11 +110,14 @@ def new_state(optimizer: Optimizer, params: Params, adaptation: Any = ()) -> Tra
 def abstract_state(
     mesh: Mesh, optimizer: Optimizer, params: Params, adaptation: Any = ()
 ) -> TrainState:
-    """Shapes and shardings of `init_state`, from shapes of parameters; nothing is computed."""
+    """Shapes and shardings of `init_state`, from those of the parameters, without computation."""
     shapes = jax.eval_shape(partial(new_state, optimizer), params, adaptation)
     places = state_shardings(mesh, optimizer, params, adaptation)
-    place = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
-    return jax.tree.map(place, shapes, places)
+
+    def placed(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(placed, shapes, places)
 
 
 def init_state(
@@ -131,9 +137,8 @@ def accumulate_gradients(
     """Gradient, loss and statistics summed over `count` micro-batches of `batch`.
 
     Args:
-      loss: (params, micro-batch) -> the share of the micro-batch in the loss, and a tree of
-        `Mean`s. Its denominators are those of the complete batch: the sum does not depend on
-        `count`.
+      loss: (params, micro-batch) -> the micro-batch's share of the loss, and a tree of `Mean`s.
+        Its denominators are those of the complete batch, so the sum does not depend on `count`.
     """
     pull = jax.value_and_grad(loss, has_aux=True)
     if count == 1:
@@ -152,6 +157,37 @@ def accumulate_gradients(
     return jax.lax.scan(add, zeros, parts)[0]
 
 
+def count_micro_batches(
+    micro_batch_size: int, size: int, devices: int, *, field: str, unit: str, updates: int = 1
+) -> int:
+    """The number of micro-batches of an update.
+
+    Args:
+      micro_batch_size: as configured; 0 = everything in one micro-batch.
+      size: prompts or rows of an update.
+      devices: the number of devices that share a batch.
+      field: the field of `batch` that holds the size of a step.
+      unit: what `size` counts.
+      updates: mini-batches of a step.
+
+    Raises:
+      UserError: if the micro-batches do not divide the update, or the devices a micro-batch.
+    """
+    micro = micro_batch_size or size
+    if size % micro == 0 and micro % devices == 0:
+        return size // micro
+    if not micro_batch_size:
+        times = f" times batch.mini_batches ({updates})" if updates > 1 else ""
+        raise UserError(
+            f"batch.{field} is {size * updates}; expected a multiple of the {devices} devices that "
+            f"share a batch{times}"
+        )
+    raise UserError(
+        f"batch.micro_batch_size is {micro}; it must divide the {size} {unit} of an update and be "
+        f"a multiple of the {devices} devices that share a batch"
+    )
+
+
 def apply_gradient(
     mesh: Mesh,
     optimizer: Optimizer,
@@ -159,7 +195,7 @@ def apply_gradient(
     gradient: Params,
     loss: Array,
 ) -> tuple[TrainState, UpdateResult]:
-    """The next state on the shardings of `init_state`, and what the update found.
+    """The next state on the shardings of `init_state`, and the report of the update.
 
     Where the loss, or the norm of the gradient or of the new parameters, is not finite, the update
     is skipped: the state stays as it was, with the moments and the counters of the optimizer.
@@ -171,7 +207,7 @@ def apply_gradient(
     finite = jnp.isfinite(norm) & jnp.isfinite(loss) & jnp.isfinite(size)
     new = state._replace(updates=state.updates + 1, params=params, opt_state=opt_state)
     new = jax.tree.map(lambda x, old: jnp.where(finite, x, old), new, state)
-    # Left to itself XLA moves some leaves, and the programs of a step are compiled once more.
+    # Without this constraint XLA moves some leaves, and the next step compiles its programs again.
     places = state_shardings(mesh, optimizer, params, state.adaptation)
     found = UpdateResult(loss=loss, grad_norm=norm, skipped=~finite)
     return jax.lax.with_sharding_constraint(new, places), found

@@ -1,10 +1,10 @@
-"""What stays fixed over a run of reinforcement learning, checked before any time is spent."""
+"""Everything that stays fixed over a run of reinforcement learning, checked before it starts."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from iapo_jax.errors import UserError
 from iapo_jax.information import probes
 from iapo_jax.pretrained.loaded_model import LoadedModel, prepare_model, start_mesh
 from iapo_jax.pretrained.model_directory import check_replaceable
-from iapo_jax.rollout import rewards
+from iapo_jax.rollout import reward_trial, rewards
 from iapo_jax.rollout import sampler as sampler_module
 from iapo_jax.runtime import processes
 from iapo_jax.sharding import batch_devices, put, replicated
@@ -38,13 +38,13 @@ class Setup(NamedTuple):
     config: TrainConfig
     loaded: LoadedModel  # mesh, tokenizer and model; its parameters are None
     algorithm: Algorithm
-    problems: data.Problems  # that the run trains on
-    questions: list[Any]  # of all rows of the data set, also of those that are not trained on
-    notes: list[str]  # what was changed in the rows of the data set
+    problems: data.Problems  # the training problems
+    questions: list[str | list[dict]]  # of all rows, those that are held out or too long included
+    notes: list[str]  # changes to the rows of the data set, for the user
     selection: Selection
     reward_functions: rewards.RewardFunctions
     order: Callable[[int], np.ndarray]  # step -> [P] rows
-    extra_prompts: Callable[[int], np.ndarray]  # further rows, for dynamic sampling
+    extra_prompts: Callable[[int], np.ndarray]  # [P] further rows, for dynamic sampling
     schedule: Callable[[int], Array]  # update -> learning rate
     spec: UpdateSpec
     sampler: sampler_module.Sampler
@@ -59,13 +59,13 @@ def set_up(
     reward_functions: Sequence[Callable] | None = None,
     topology: str | None = None,
 ) -> Setup:
-    """Checks the config and builds what a run needs, before weights are loaded.
+    """Checks the config and builds everything that a run needs, before weights are loaded.
 
-    In this order: the config by itself, the method, the model without its weights, the data, the
-    reward functions (each is called once on a few rows), and what is built from all of these.
+    The checks run in this order: the config alone, the method, the model without its weights, the
+    data, the reward functions (each is called once on a few rows), and their combinations.
 
     Raises:
-      UserError: one sentence for the first mistake that is found.
+      UserError: describing the first mistake.
     """
     check_config(config)
     check_replaceable(Path(config.output_dir) / "hf")
@@ -82,7 +82,7 @@ def set_up(
     loaded = prepare_model(config.model, mesh)
     check_rule(config, algorithm, own=advantage is not None)
     _check_top_k(config, loaded)
-    spec = _update_spec(config, algorithm, _micro_batch_size(config, loaded))
+    spec = _update_spec(config, algorithm, _micro_batches(config, loaded))
     data_set, problems, notes = _load_problems(config, loaded)
     problems, held = split_problems(problems, config.selection, config.seed)
     _try_rewards(config, functions, problems)
@@ -109,7 +109,7 @@ def set_up(
 def _load_problems(
     config: TrainConfig, loaded: LoadedModel
 ) -> tuple[loading.LoadedSet, data.Problems, list[str]]:
-    """The training data, its problems as prompts of this model, and what was changed in them."""
+    """The training data, its problems as prompts of this model, and notes about changed rows."""
     data_set = loading.load_training(config)
     limit = config.data.max_prompt_length
     problems = data.make_problems(
@@ -128,7 +128,7 @@ def _try_rewards(
 ) -> None:
     count, name = config.batch.num_generations, config.data.dataset
     processes.on_process_zero(
-        lambda: rewards.try_on_problems(functions, problems, count, name), None
+        lambda: reward_trial.try_on_problems(functions, problems, count, name), None
     )
 
 
@@ -158,13 +158,12 @@ def _count_updates(config: TrainConfig) -> int:
     return config.max_steps * config.batch.mini_batches * config.batch.num_iterations
 
 
-def _update_spec(config: TrainConfig, algorithm: Algorithm, micro_batch_size: int) -> UpdateSpec:
-    batch = config.batch
+def _update_spec(config: TrainConfig, algorithm: Algorithm, micro_batches: int) -> UpdateSpec:
     return UpdateSpec(
         optimizer=optimizer.make_optimizer(config.optimizer, _count_updates(config)),
         loss=algorithm.loss,
-        mini_batches=batch.mini_batches,
-        micro_batches=batch.prompts_per_step // batch.mini_batches // micro_batch_size,
+        mini_batches=config.batch.mini_batches,
+        micro_batches=micro_batches,
         max_length=config.sampling.max_completion_length,
     )
 
@@ -182,29 +181,24 @@ def _check_sampling(config: TrainConfig) -> None:
     truncated = section.top_p < 1 or section.top_k > 0
     if truncated and not section.allow_truncated_distribution:
         raise UserError(
-            f"sampling.top_p is {section.top_p} and top_k {section.top_k}: the loss would score "
-            "another distribution than the one that is sampled; expected 1 and 0, or "
-            "sampling.allow_truncated_distribution=true"
+            f"sampling.top_p is {section.top_p} and sampling.top_k is {section.top_k}: the loss "
+            "would score a different distribution from the one that is sampled; expected 1 and 0, "
+            "or sampling.allow_truncated_distribution=true"
         )
 
 
-def _micro_batch_size(config: TrainConfig, loaded: LoadedModel) -> int:
-    """Prompts in one forward and backward pass, checked against the rest of the batch."""
-    batch, devices = config.batch, batch_devices(loaded.mesh)
+def _micro_batches(config: TrainConfig, loaded: LoadedModel) -> int:
+    batch = config.batch
     prompts, minis = batch.prompts_per_step, batch.mini_batches
     if prompts % minis:
         raise UserError(
             f"batch.mini_batches is {minis}; it must divide prompts_per_step ({prompts})"
         )
-    micro = batch.micro_batch_size or prompts // minis
-    if not batch.micro_batch_size and micro % devices:
-        raise UserError(
-            f"batch.prompts_per_step is {prompts}; expected a multiple of the {devices} devices "
-            f"that share a batch{f' times batch.mini_batches ({minis})' if minis > 1 else ''}"
-        )
-    if (prompts // minis) % micro or micro % devices:
-        raise UserError(
-            f"batch.micro_batch_size is {micro}; it must divide the {prompts // minis} prompts of "
-            f"an optimizer update and be a multiple of the {devices} devices that share a batch"
-        )
-    return micro
+    return optimizer.count_micro_batches(
+        batch.micro_batch_size,
+        prompts // minis,
+        batch_devices(loaded.mesh),
+        field="prompts_per_step",
+        unit="prompts",
+        updates=minis,
+    )
