@@ -152,20 +152,22 @@ def test_the_postfix_of_an_early_answer_has_no_weight(tokenizer):
 
 @pytest.mark.parametrize("wrong", [5, None, [["a", 1], "b"], [["a"]], [[1, "a"]], {"a": 1}])
 def test_a_wrong_completion_is_named(tokenizer, wrong):
-    with pytest.raises(UserError, match=r"rows, row 3: `completion` is a text or a list of"):
+    with pytest.raises(
+        UserError, match=r"row 3: `completion` holds .*; expected a text or a list of"
+    ):
         encode_completion(tokenizer, wrong, "rows, row 3")
 
 
 @pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), "1", None])
 def test_a_wrong_weight_is_named(tokenizer, weight):
-    with pytest.raises(UserError, match=r"rows, row 3: `completion` is .* found the weight"):
+    with pytest.raises(UserError, match=r"rows, row 3: `completion` has the weight .*; expected"):
         encode_completion(tokenizer, [["a", 1], ["b", weight]], "rows, row 3")
 
 
 def test_rows_that_are_all_too_long_are_an_error(configure, tmp_path, tokenizer):
     with pytest.raises(UserError) as caught:
         Demonstrations(configure(tmp_path, "batch.max_length=2"), tokenizer)
-    assert "none of 24 rows fits into data.max_prompt_length (512) and batch.max_length (2)" in str(
+    assert "none of 24 rows fits data.max_prompt_length (512) and batch.max_length (2)" in str(
         caught.value
     )
     assert "the shortest completion 7" in str(caught.value)
@@ -189,8 +191,8 @@ def test_rows_that_are_too_long_have_no_weight(configure, tmp_path, tokenizer):
     long = [i + 1 for i in range(8) if not isinstance(ROWS[i]["completion"], list)]
     first = ", ".join(map(str, long[:5]))
     assert rows.describe_left_out() == (
-        f"{config.data.dataset}, rows {first} and {len(long) - 5} more: more tokens than "
-        "data.max_prompt_length (512) or batch.max_length (9)"
+        f"{config.data.dataset}, rows {first} and {len(long) - 5} more: longer than "
+        "data.max_prompt_length (512) or batch.max_length (9) tokens"
     )
     with pytest.raises(UserError, match=rf"rows {first} .*; expected none \(strict\)"):
         Demonstrations(configure(tmp_path, "batch.max_length=9", "data.strict=true"), tokenizer)
@@ -201,11 +203,14 @@ def test_rows_that_are_there_twice_are_said(configure, tmp_path, tokenizer):
     rows = [*ROWS, other, ROWS[2], ROWS[0]]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     place = f"data.dataset={tmp_path / 'rows.jsonl'}"
-    told = "2 of 27 rows are there before with the same question and completion, as rows 3 and 26"
+    told = (
+        "2 of 27 rows repeat the question and the completion of an earlier row, such as rows 3 "
+        "and 26"
+    )
     assert Demonstrations(configure(tmp_path, place), tokenizer).notes == [
         f"{tmp_path}/rows.jsonl: {told}"
     ]
-    with pytest.raises(UserError, match=rf"{told}; expected each row once \(strict\)"):
+    with pytest.raises(UserError, match=rf"{told}; expected distinct rows \(strict\)"):
         Demonstrations(configure(tmp_path, place, "data.strict=true"), tokenizer)
     assert Demonstrations(configure(tmp_path, "data.strict=true"), tokenizer).notes == []
 
@@ -213,11 +218,14 @@ def test_rows_that_are_there_twice_are_said(configure, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     "row, sentence",
     [
-        ({"question": "1+1"}, "row 1: expected `prompt` or `question`, and `completion`, found q"),
-        ({"completion": "2"}, "row 1: expected `prompt` or `question`, and `completion`, found c"),
+        (
+            {"question": "1+1"},
+            "row 1: the fields are question; expected `prompt` or `question`, and",
+        ),
+        ({"completion": "2"}, "row 1: the fields are completion; expected `prompt` or `question`"),
         ({"prompt": 5, "completion": "2"}, "the question is empty or not a text: 5"),
         ({"prompt": ["5"], "completion": "2"}, "holds chat messages"),
-        ({"prompt": "5", "completion": [["a", -1]]}, "found the weight -1"),
+        ({"prompt": "5", "completion": [["a", -1]]}, "has the weight -1"),
         ({"prompt": " ", "completion": "2"}, "the question is empty: ' '"),
         ({"prompt": "5", "completion": ""}, "`completion` is empty: ''; expected a text"),
         ({"prompt": "5", "completion": []}, "`completion` is empty: []; expected a text"),

@@ -1,4 +1,4 @@
-"""Rows of supervised fine-tuning: a question, and a completion in weighted pieces."""
+"""Demonstrations for supervised fine-tuning: a question, and a completion in weighted pieces."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from iapo_jax.types import Array, Prompts
 
 
 class SftBatch(NamedTuple):
-    """Rows of one update."""
+    """The rows of one update."""
 
     prompts: Prompts
     tokens: Array  # [P, 1, T] int32
@@ -30,20 +30,21 @@ def read_pieces(completion: Any, where: str) -> list[tuple[str, float]]:
     """The weighted pieces of a row's completion.
 
     Raises:
-      UserError: naming the row, if a piece is no [text, weight] pair, or there is no text.
+      UserError: naming the row, if a piece is not a [text, weight] pair, or all texts are empty.
     """
     pieces = [[completion, 1.0]] if isinstance(completion, str) else completion
     for piece in pieces if isinstance(pieces, list) else [pieces]:
         if not (isinstance(piece, list | tuple) and len(piece) == 2 and isinstance(piece[0], str)):
             raise UserError(
-                f"{where}: `completion` is a text or a list of [text, weight], found {piece!r:.60}"
+                f"{where}: `completion` holds {piece!r:.60}; expected a text or a list of "
+                "[text, weight]"
             )
         check_unicode(piece[0], f"{where}: `completion`")
         weight = piece[1]
         if not (isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0):
             raise UserError(
-                f"{where}: `completion` is a text or a list of [text, weight] with finite weights "
-                f"of at least 0, found the weight {weight!r:.60}"
+                f"{where}: `completion` has the weight {weight!r:.60}; expected a finite number of "
+                "at least 0"
             )
     if not any(text.strip() for text, _ in pieces):
         raise UserError(f"{where}: `completion` is empty: {completion!r:.60}; expected a text")
@@ -53,7 +54,7 @@ def read_pieces(completion: Any, where: str) -> list[tuple[str, float]]:
 def encode_completion(
     tokenizer: Any, completion: str | list, where: str
 ) -> tuple[list[int], list[float]]:
-    """Token ids and weights of a row's completion, with the end-of-sequence token after it."""
+    """The token ids and weights of a completion, with the end-of-sequence token of weight 1."""
     ids, weights = [], []
     for text, weight in read_pieces(completion, where):
         part = encode(tokenizer, text)
@@ -63,23 +64,25 @@ def encode_completion(
 
 
 class Demonstrations:
-    """Encodes rows when a step asks for them; what could be wrong with one is found at the start.
+    """The rows of a fine-tuning run. All are checked at the start, and encoded when needed.
 
     Raises:
-      UserError: naming the first row that is wrong; if no row fits into the limits.
+      UserError: naming the first invalid row, or if no row fits the limits of length.
     """
 
     def __init__(self, config: SftConfig, tokenizer: Any):
         self.config, self.tokenizer = config, tokenizer
         self.rows = loading.load_rows(config.data)
         if tokenizer.eos_token_id is None:
-            raise UserError("the tokenizer has no eos_token, which ends every completion; set one")
+            raise UserError(
+                "the tokenizer has no eos_token, which must end every completion; expected one"
+            )
         questions = [self._read(index) for index in range(len(self.rows))]
         self.notes = self._repeats(questions)
         self.limits = config.data.max_prompt_length, config.batch.max_length
         self._too_long: set[int] = set()
         lengths = []
-        for index in range(len(self.rows)):  # until one fits
+        for index in range(len(self.rows)):  # until a row fits
             prompt, ids, _ = self.tokens(index)
             lengths.append((len(prompt), len(ids)))
             if self._fits(prompt, ids):
@@ -87,13 +90,13 @@ class Demonstrations:
         else:
             shortest = tuple(map(min, zip(*lengths, strict=True)))
             raise UserError(
-                f"{config.data.dataset}: none of {len(lengths)} rows fits into "
+                f"{config.data.dataset}: none of {len(lengths)} rows fits "
                 f"data.max_prompt_length ({self.limits[0]}) and batch.max_length "
                 f"({self.limits[1]}); the shortest prompt has {shortest[0]} tokens, the shortest "
                 f"completion {shortest[1]}"
             )
         for index, question in enumerate(questions):
-            # What a template, or the vocabulary, may refuse in one row and not in another.
+            # A template or the vocabulary may accept most rows and refuse some.
             if not isinstance(question, str) or hide(tokenizer, question) != question:
                 self.tokens(index)
         self.order = batch_order(len(self.rows), config.batch.rows_per_step, config.seed)
@@ -105,19 +108,19 @@ class Demonstrations:
 
     @property
     def left_out(self) -> int:
-        """Rows that were too long, of those that a step asked for."""
+        """The number of rows seen so far that were too long."""
         return len(self._too_long)
 
     def describe_left_out(self) -> str:
-        """Which these are."""
+        """The sentence about rows that were too long."""
         rows = name_rows([index + 1 for index in sorted(self._too_long)])
         return (
-            f"{self.config.data.dataset}, {rows}: more tokens than data.max_prompt_length "
-            f"({self.limits[0]}) or batch.max_length ({self.limits[1]})"
+            f"{self.config.data.dataset}, {rows}: longer than data.max_prompt_length "
+            f"({self.limits[0]}) or batch.max_length ({self.limits[1]}) tokens"
         )
 
     def _repeats(self, questions: list[str | list[dict]]) -> list[str]:
-        """A sentence about rows that are there twice; one question may have many completions."""
+        """A sentence about repeated rows; a question may have several completions."""
         first: dict[tuple[str, str], int] = {}
         again = []
         for number, (question, row) in enumerate(zip(questions, self.rows, strict=True), 1):
@@ -126,16 +129,16 @@ class Demonstrations:
                 again.append((first[key], number))
         if not again:
             return []
-        told = (
-            f"{self.config.data.dataset}: {len(again):,} of {len(self.rows):,} rows are there "
-            f"before with the same question and completion, as {name_rows(again[0])}"
+        repeats = (
+            f"{self.config.data.dataset}: {len(again):,} of {len(self.rows):,} rows repeat the "
+            f"question and the completion of an earlier row, such as {name_rows(again[0])}"
         )
         if self.config.data.strict:
-            raise UserError(f"{told}; expected each row once (strict)")
-        return [told]
+            raise UserError(f"{repeats}; expected distinct rows (strict)")
+        return [repeats]
 
     def batch(self, step: int) -> SftBatch:
-        """The rows of a step; those that are too long stay as empty rows of weight 0."""
+        """The rows of a step. Rows that are too long become empty rows of weight 0."""
         prompts, tokens, weights = zip(*map(self._encode, self.order(step)), strict=True)
         longest = max(map(len, tokens))
         size = problems.bucket(longest, 32, self.config.batch.max_length)
@@ -144,24 +147,28 @@ class Demonstrations:
         weight = np.zeros((len(tokens), size), np.float32)
         for index, row in enumerate(weights):
             weight[index, : len(row)] = row
-        return SftBatch(padded, problems.pad_rows(tokens, size)[0][:, None], weight[:, None])
+        return SftBatch(
+            prompts=padded,
+            tokens=problems.pad_rows(tokens, size)[0][:, None],
+            weight=weight[:, None],
+        )
 
     def _where(self, index: int) -> str:
         return f"{self.config.data.dataset}, row {index + 1}"
 
     def _read(self, index: int) -> str | list[dict]:
-        """The question of a row whose fields are right."""
+        """The question of a row, once its fields are checked."""
         row, where = self.rows[index], self._where(index)
         if row.get("prompt", row.get("question")) is None or "completion" not in row:
             raise UserError(
-                f"{where}: expected `prompt` or `question`, and `completion`, "
-                f"found {', '.join(row)}"
+                f"{where}: the fields are {', '.join(row)}; expected `prompt` or `question`, and "
+                "`completion`"
             )
         read_pieces(row["completion"], where)
         return chat_prompts.read_question(row, where)
 
     def tokens(self, index: int) -> tuple[list[int], list[int], list[float]]:
-        """Ids of the prompt, ids of the completion, and the weights of the latter."""
+        """The token ids of the prompt, those of the completion, and the weights of the latter."""
         where, completion = self._where(index), self.rows[index]["completion"]
         prompt = chat_prompts.encode_prompt(
             self.tokenizer, self._read(index), self.config.prompt, f"{where}: the question"

@@ -1,8 +1,8 @@
-"""Dynamic sampling (DAPO, arXiv:2503.14476): uniform groups give way to mixed ones.
+"""Dynamic sampling (DAPO, arXiv:2503.14476): mixed groups replace uniform groups.
 
-A group is mixed if it has correct and incorrect completions; any other one has no advantage to
-learn from. All of it happens on the host. What a round draws is a function of (seed, step, round),
-so a resumed run draws the same.
+A group is mixed if it has correct and incorrect completions; a uniform group has no advantage to
+learn from. Everything here runs on the host. A round samples a function of (seed, step, round), so
+a resumed run samples the same completions.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from iapo_jax.types import Rollout
 class SamplingRounds(NamedTuple):
     """What dynamic sampling did in a step.
 
-    The fields `first_...` describe the policy: groups of later rounds are chosen for being mixed.
+    The fields `first_...` describe the policy without bias; later rounds keep only mixed groups.
     """
 
     rounds: int
@@ -26,7 +26,7 @@ class SamplingRounds(NamedTuple):
     first_accuracy: float
     first_mean_length: float  # tokens
     tokens: int  # sampled in all rounds
-    unfilled: int  # groups that are still not mixed
+    unfilled: int  # groups that are still uniform after the last round
 
 
 def is_mixed(correct: np.ndarray) -> np.ndarray:
@@ -37,14 +37,14 @@ def is_mixed(correct: np.ndarray) -> np.ndarray:
 def sample_mixed(
     generate: Callable[[int], RewardedRollout], *, rounds: int, report: Callable[[str], Any]
 ) -> tuple[RewardedRollout, SamplingRounds]:
-    """The groups of round 0, the unmixed ones replaced by mixed ones of later rounds.
+    """The groups of round 0, with uniform groups replaced by mixed groups of later rounds.
 
-    At most `rounds` rounds of P prompts; a place that is still unfilled then keeps its group, as
-    in GRPO.
+    There are at most `rounds` rounds of P prompts. A group that is still uniform then stays, as in
+    GRPO.
 
     Args:
-      generate: round -> its P groups.
-      report: receives a line about the progress before each further round.
+      generate: samples the P groups of a round, counted from 0.
+      report: receives a line of progress before each further round.
     """
     parts = [generate(0)]
     chosen = [(0, place) for place in range(len(parts[0].correct))]
@@ -69,7 +69,7 @@ def sample_mixed(
 
 
 def pick_groups(parts: list[RewardedRollout], chosen: list[tuple[int, int]]) -> RewardedRollout:
-    """The groups (part, place) of several rollouts as one, padded to the widest."""
+    """One rollout of the groups (part, place) of several rollouts, padded to the widest."""
     width = max(part.rollout.tokens.shape[-1] for part in parts)
     size = parts[0].rollout.length.shape[1]
 

@@ -1,7 +1,7 @@
-"""One rollout with its texts, rewards and verdicts: sampled on the devices, scored on the host.
+"""A rollout with its texts, rewards and verdicts: sampled on the devices, scored on the host.
 
-This is the only round trip of a training step. Every text is decoded once and every answer is
-checked once; the built-in rewards, the metrics and the probe read the same verdicts.
+This is the only round trip of a training step. Each text is decoded once and each answer is checked
+once; the built-in rewards, the metrics and the probe share the verdicts.
 """
 
 import time
@@ -35,23 +35,23 @@ class RewardedRollout(NamedTuple):
     """A rollout with its texts, rewards and verdicts, on the host; arrays [P, G]."""
 
     rollout: Rollout  # padded to the length bucket of the longest completion
-    indices: np.ndarray  # [P] rows of the data set
-    texts: list[str]  # P * G completions, those of a prompt beside each other
-    complete_texts: list[str]  # the same, with the <think> that the prompt has opened
+    indices: np.ndarray  # [P] indices of the problems
+    texts: list[str]  # P * G completions, grouped by prompt
+    complete_texts: list[str]  # the same, each with the <think> that its prompt ends in
     reward: np.ndarray  # float32
-    rewards: dict[str, np.ndarray]  # of each function, unweighted
+    rewards: dict[str, np.ndarray]  # of each reward function, unweighted
     correct: np.ndarray  # bool
     thinking_length: np.ndarray  # int32
     seconds: RolloutSeconds
     checker: dict[str, int]  # `checker_counts` of this rollout: time-outs and errors
 
     def sampled_tokens(self) -> int:
-        """Tokens of all completions."""
+        """The number of tokens of all completions."""
         return int(self.rollout.length.sum())
 
 
 def check_answers(problems: Problems, rows: Sequence[int], texts: Sequence[str]) -> np.ndarray:
-    """Whether the answer of each complete text is correct for its row; bool [len(rows)]."""
+    """Whether each complete text answers its problem correctly; bool [len(rows)]."""
     answers = [problems.answers[i] for i in rows]
     kinds = [problems.columns[i].get("kind") for i in rows]
     return np.asarray(checker.are_correct(texts, answers, kinds), bool)
@@ -60,7 +60,7 @@ def check_answers(problems: Problems, rows: Sequence[int], texts: Sequence[str])
 def completions_by_prompt(
     problems: Problems, rewarded: RewardedRollout
 ) -> tuple[list[str], list[list[str]]]:
-    """The reference answers of P prompts, and the complete texts of the G completions of each."""
+    """The P reference answers, and for each prompt the complete texts of its G completions."""
     size, texts = rewarded.correct.shape[1], rewarded.complete_texts
     groups = [texts[i : i + size] for i in range(0, len(texts), size)]
     return [problems.answers[i] for i in rewarded.indices], groups
@@ -78,10 +78,10 @@ def generate_and_score(
     reward_functions: RewardFunctions,
     config: TrainConfig,
 ) -> RewardedRollout:
-    """Samples completions of these rows, decodes them, and scores them once.
+    """Samples G completions of each of these problems, decodes them, and scores them once.
 
     Raises:
-      RewardError: if a reward function fails, or returns what is not a reward.
+      RewardError: if a reward function fails, or returns something that is not a reward.
     """
     started = time.perf_counter()
     rollout = draw_rollout(sampler, params, problems, indices, config.seed, step, round)
@@ -98,7 +98,7 @@ def generate_and_score(
         known = rewards.with_verdicts(reward_functions, complete, correct)
         return *rewards.rewards_of_rows(known, problems, rows, texts), correct
 
-    # On one process: a function may draw or count, and a time-out may occur on one process only.
+    # On one process, since a function may be random or stateful, and time-outs may differ.
     zeros = np.zeros(len(texts), np.float32)
     shapes = zeros, {name: zeros for name, _ in reward_functions.functions}, zeros.astype(bool)
     reward, parts, correct = on_process_zero(score, shapes)
@@ -130,7 +130,7 @@ def _cut_padding(rollout: Rollout, config: TrainConfig) -> Rollout:
 
 
 def completion_rows(problems: Problems, rewarded: RewardedRollout) -> list[dict]:
-    """One object for each completion, for completions/step_N.jsonl."""
+    """The rows of completions/step_N.jsonl, one object per completion."""
     count = rewarded.reward.shape[1]
     rows = []
     for index, text in enumerate(rewarded.texts):

@@ -1,13 +1,14 @@
-"""`sampling.sample` with everything bound but parameters, prompts and keys."""
+"""The sampler of a run: `model.sampling.sample` with its options and shardings bound."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from iapo_jax.config.sections import GenerationSection
 from iapo_jax.data import problems as data
 from iapo_jax.data.problems import Problems
 from iapo_jax.model.decoder import param_shapes
@@ -18,7 +19,7 @@ from iapo_jax.types import Params, Prompts, Rollout
 
 
 class Sampler(NamedTuple):
-    """`sampling.sample` with everything bound but parameters, prompts and keys."""
+    """`model.sampling.sample` with everything but parameters, prompts and keys bound."""
 
     draw: Callable[..., Rollout]
     prepare: Callable[[Params], Params]
@@ -28,9 +29,14 @@ class Sampler(NamedTuple):
 
 
 def make_sampler(
-    loaded: LoadedModel, problems: Problems, *, num_generations: int, max_length: int, sampling: Any
+    loaded: LoadedModel,
+    problems: Problems,
+    *,
+    num_generations: int,
+    max_length: int,
+    sampling: GenerationSection,
 ) -> Sampler:
-    """A sampler for these problems, as a `config.SamplingSection` or `EvalSection` asks."""
+    """A sampler for these problems with the temperature, top_k and top_p of a section."""
     opened = loaded.pretrained
     draw = partial(
         sample,
@@ -56,7 +62,7 @@ def make_sampler(
 
 
 def _unroll(loaded: LoadedModel, gather: bool) -> Callable[[Params], Params]:
-    """`model.unroll`, jitted, onto the tensor axis alone or onto all axes."""
+    """`model.unroll`, jitted. With `gather` its output is sharded over the tensor axis alone."""
     shapes = jax.eval_shape(loaded.model.unroll, param_shapes(loaded.pretrained.config))
     axes = ("tensor",) if gather else AXES
     return jax.jit(
@@ -65,7 +71,7 @@ def _unroll(loaded: LoadedModel, gather: bool) -> Callable[[Params], Params]:
 
 
 def prompts_of(sampler: Sampler, problems: Problems, indices: Sequence[int]) -> Prompts:
-    """Prompts of these rows on the mesh, padded to the data set's longest."""
+    """The prompts of these problems on the mesh, padded to the longest of the data set."""
     rows = [problems.tokens[i] for i in indices]
     prompts = Prompts(*data.pad_rows(rows, sampler.prompt_width))
     return put(prompts, sampler.placement)
@@ -80,7 +86,7 @@ def draw_rollout(
     step: int,
     round: int = 0,
 ) -> Rollout:
-    """Completions of these rows, on the host; a function of parameters, rows and numbers."""
+    """Completions of these problems, on the host; a function of its arguments alone."""
     prompts = prompts_of(sampler, problems, indices)
     rows = len(problems.tokens)
     keys = sampler.keys(seed, step, distinct_rows(indices, rows, first=round * len(indices) * rows))
@@ -88,10 +94,10 @@ def draw_rollout(
 
 
 def distinct_rows(indices: Sequence[int], rows: int, first: int = 0) -> np.ndarray:
-    """Numbers [P] to draw keys from: a row's own, and others where it stands again in the batch.
+    """Numbers [P] that random keys are made from, distinct even where a batch repeats a row.
 
-    Otherwise a row that comes twice in a step would get the same completions twice. They begin at
-    `first`, and wrap around at 2^31.
+    A row that occurs twice in a step would otherwise get the same completions twice. The numbers
+    start at `first` and wrap around at 2^31.
     """
     seen: dict[int, int] = {}
     numbers = []
