@@ -202,7 +202,7 @@ def prepare(
     problems: dict[tuple[str, str], Problems] = {}
     notes: set[str] = set()
     for member in members:
-        pretrained = model_sources.look(member.source, config.model)
+        pretrained = model_sources.open_source(member.source, config.model)
         size = pretrained.config.vocab_size
         if config.top_k > size:
             raise UserError(f"top_k is {config.top_k}; expected at most the vocabulary of {size}")

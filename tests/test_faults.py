@@ -159,8 +159,8 @@ def test_an_endless_streak_ends_the_run(configure, tmp_path, capsys):
     config = configure(tmp_path, "max_skipped=2", "selection.problems=0", "algorithm.name=grpo")
     assert exit_code(lambda: train(config, advantage=huge)) == FAILED
     said = capsys.readouterr().err
-    assert "2 steps in a row, up to step 2, had numbers that are not finite (updates) and" in said
-    assert "the last state is checkpoint 2, the newest from before them none" in said
+    assert "2 consecutive steps, up to step 2, were skipped because values were not finite" in said
+    assert "(updates)" in said and "checkpoint 2 holds the last state, no checkpoint the" in said
     assert said.count("error: ") == 1 and "Traceback" not in said
     rows = read_jsonl(tmp_path / "metrics.jsonl")
     assert [row["skipped/in_a_row"] for row in rows] == [1, 2]
@@ -178,7 +178,7 @@ def test_an_endless_streak_ends_the_run(configure, tmp_path, capsys):
 
 def test_parameters_that_explode_are_not_taken(configure, tmp_path):
     options = ("optimizer.learning_rate=1e30", "log.save_total_limit=1", "max_skipped=2")
-    with pytest.raises(RunError, match="2 steps in a row, up to step 2, .* none"):
+    with pytest.raises(RunError, match="2 consecutive steps, up to step 2, .* no checkpoint"):
         train(configure(tmp_path, *options))
     found = load_checkpoint(tmp_path, mesh=open_mesh(configure(tmp_path).mesh))
     start = weights.load_params(found.pretrained.directory, found.pretrained.config)
@@ -187,7 +187,7 @@ def test_parameters_that_explode_are_not_taken(configure, tmp_path):
 
 def test_the_checkpoint_before_a_streak_is_kept(configure, tmp_path, spoil):
     spoil("uncertainty", [2, 3, 4])
-    with pytest.raises(RunError, match="checkpoint 4, the newest from before them 1, "):
+    with pytest.raises(RunError, match="checkpoint 4 holds the last state, checkpoint 1 the"):
         train(configure(tmp_path, "log.save_total_limit=1", "max_skipped=3"))
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "4"]
 
@@ -217,7 +217,7 @@ def test_fine_tuning_skips_too(world, tmp_path):
         "log.compilation_cache=''",
         "mesh.data=1",
     ]
-    with pytest.raises(RunError, match="2 steps in a row, up to step 2, .* \\((loss|grad_norm)"):
+    with pytest.raises(RunError, match="2 consecutive steps, up to step 2, .* \\((loss|grad_norm)"):
         train_sft(load_config(SftConfig, None, config))
     rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     assert [row["skipped/updates"] for row in rows] == [1, 1]
@@ -250,7 +250,9 @@ def test_a_reward_that_fails_later_loses_nothing(configure, tmp_path, calm, worl
 def test_a_stop_is_no_loss(configure, tmp_path, calm, monkeypatch):
     asked = []
     monkeypatch.setattr(progress, "stop_requested", lambda: asked.append(None) or len(asked) == 2)
-    with pytest.raises(Stopped, match="step 2 of 4 is saved in .*; the same command goes on$"):
+    with pytest.raises(
+        Stopped, match="step 2 of 4 is saved in .*; the same command resumes the run$"
+    ):
         train(configure(tmp_path, "save_steps=4"))
     assert os.listdir(tmp_path / "checkpoints") == ["2"]
     assert_same_steps(finished(tmp_path, train(configure(tmp_path, "save_steps=4"))), calm)
@@ -258,7 +260,7 @@ def test_a_stop_is_no_loss(configure, tmp_path, calm, monkeypatch):
 
 def test_a_stop_of_a_run_that_refuses_to_resume(configure, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "stop_requested", lambda: True)
-    with pytest.raises(Stopped, match="the same command with resume=auto goes on$"):
+    with pytest.raises(Stopped, match="the same command with resume=auto resumes the run$"):
         train(configure(tmp_path, "resume=never"))
 
 
@@ -358,7 +360,7 @@ def test_a_disk_without_locks_is_said(tmp_path, monkeypatch):
 def test_a_disk_without_room_is_told_before(half, configure, monkeypatch):
     usage = SimpleNamespace(total=10**9, used=10**9, free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
-    with pytest.raises(UserError, match="9.31e-07 GiB free, but one checkpoint takes .* GiB"):
+    with pytest.raises(UserError, match="9.31e-07 GiB free, but a checkpoint takes .* GiB"):
         train(configure(half))
 
 
@@ -408,7 +410,8 @@ def test_another_command_has_another_directory(half, world, configure, capsys):
         train_sft(config)
     train(configure(half, "max_steps=2", "optimizer.learning_rate=1e-3"))
     assert (
-        "note: the run was begun with another optimizer.learning_rate\n" in capsys.readouterr().out
+        "note: the run was started with other values of optimizer.learning_rate\n"
+        in capsys.readouterr().out
     )
 
 
@@ -416,7 +419,7 @@ def test_rows_that_are_missing_are_said(half, configure, capsys):
     path = half / "metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     train(configure(half))
-    told = f"note: {path} has 1 rows up to the checkpoint, which knows of 2: some are missing\n"
+    told = f"note: {path} has 1 of the 2 rows that precede the checkpoint\n"
     assert told in capsys.readouterr().out
 
 

@@ -100,7 +100,7 @@ def test_the_split_is_the_same_whatever_the_order():
         ("{", "not JSON"),
         ("[1]", "expected an object"),
         ('{"step": 4}', "'accuracy' is missing"),
-        ('{"step": "4", "accuracy": 1, "length": 1, "ratio": 1}', "step is '4'; expected the fig"),
+        ('{"step": "4", "accuracy": 1, "length": 1, "ratio": 1}', "step is '4'; expected the res"),
     ],
 )
 def test_a_damaged_selection_is_named(tmp_path, text, expected):

@@ -500,8 +500,8 @@ def test_export_errors(run_dir, tmp_path, capsys, arguments, message):
 
 def test_export_of_no_run_and_of_a_run_without_checkpoints(model_with_tokenizer, tmp_path, capsys):
     assert export.main([str(tmp_path)]) == 2
-    assert "is no run directory: it has no config.yaml" in capsys.readouterr().err
+    assert "is not a run directory: it has no config.yaml" in capsys.readouterr().err
     config = TrainConfig(model=ModelSection(path=str(model_with_tokenizer)))
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert export.main([str(tmp_path)]) == 2
-    assert "holds no checkpoint" in capsys.readouterr().err
+    assert "holds no checkpoints" in capsys.readouterr().err

@@ -226,7 +226,7 @@ def test_the_selection_split_is_training_data_for_the_evaluation_set(selected, c
 
 
 def test_another_selection_split_is_refused(selected, configure):
-    with pytest.raises(UserError, match="selection.jsonl is of another selection split"):
+    with pytest.raises(UserError, match="selection.jsonl belongs to another selection split"):
         train(
             configure(
                 selected.directory,
@@ -238,9 +238,11 @@ def test_another_selection_split_is_refused(selected, configure):
 
 
 def test_a_run_keeps_or_lacks_its_selection_split(selected, straight, configure):
-    with pytest.raises(UserError, match="selection.problems is 0, but the run .* began with a sel"):
+    with pytest.raises(
+        UserError, match="selection.problems is 0, but the run .* started with a sel"
+    ):
         train(configure(selected.directory, "save_steps=1"))
-    with pytest.raises(UserError, match="selection.problems is 8, but the run .* began without"):
+    with pytest.raises(UserError, match="selection.problems is 8, but the run .* started without"):
         train(
             configure(straight.directory, "selection.problems=8", "selection.prompts_per_batch=8")
         )
@@ -470,7 +472,9 @@ def test_a_price_that_adapts_is_resumed_and_exported(finish, tmp_path):
     options[3:] = ["algorithm.adapt=price_for_accuracy"]
     with pytest.raises(UserError, match="fit this config: algorithm.adapt's memory.accuracy is"):
         finish(*options, "max_steps=4", directory=run.directory)
-    with pytest.raises(UserError, match="algorithm.adapt's memory.price is .* absent here"):
+    with pytest.raises(
+        UserError, match="algorithm.adapt's memory.price is .* absent in the config"
+    ):
         finish(*options[:3], "max_steps=4", directory=run.directory)
 
 
@@ -790,4 +794,4 @@ def test_export_mistakes(straight, capsys, options, sentence):
 
 def test_export_of_no_run(tmp_path, capsys):
     assert export.main([str(tmp_path)]) == 2
-    assert "is no run directory" in capsys.readouterr().err
+    assert "is not a run directory" in capsys.readouterr().err

@@ -1,8 +1,8 @@
 """Checkpoints of a `TrainState` in `OUTPUT_DIR/checkpoints`; the home of orbax.
 
-A checkpoint appears once it is complete: orbax renames its directory when everything is written,
-and deletes older checkpoints only then. A digest of the bits of each array is saved with it and
-compared after reading, so damage is found whatever its cause, on any mesh.
+A checkpoint appears only when it is complete: orbax renames its directory once everything is
+written, and then deletes older checkpoints. Each checkpoint stores a digest of the bits of every
+array, which is compared after reading; so damage is found whatever its cause, on any mesh.
 """
 
 import contextlib
@@ -18,23 +18,27 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from iapo_jax.errors import RunError, UserError
 from iapo_jax.model.checksums import digests
 from iapo_jax.runtime.processes import any_process, connection_lost
+from iapo_jax.training.optimizer import TrainState
 
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax reports every file, and says twice
+logging.getLogger("absl").setLevel(
+    logging.CRITICAL
+)  # orbax logs every file, and some messages twice
 
 
-# How checkpoints name the fields of a `TrainState`. They keep the names of the first release, so
-# that checkpoints restore across versions; the fields of the state may have better ones.
+# The names of the fields of a `TrainState` in checkpoints. They are those of the first release, so
+# that checkpoints restore across versions although fields are renamed.
 _ON_DISK = {"updates": "step", "adaptation": "memory"}
-_IN_MEMORY = {there: here for here, there in _ON_DISK.items()}
+_IN_MEMORY = {on_disk: field for field, on_disk in _ON_DISK.items()}
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint is not what was saved: files are missing, cut off or changed."""
+    """A checkpoint differs from what was saved: files are missing, truncated or altered."""
 
 
 class _Named:
@@ -45,25 +49,25 @@ class _Named:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """orbax's `PreservationPolicy`."""
-        return [one.step in self._steps() for one in checkpoints]
+        return [checkpoint.step in self._steps() for checkpoint in checkpoints]
 
 
 class Checkpoints:
-    """Saves asynchronously, keeps the newest, restores into the shardings of the current mesh.
+    """Saves asynchronously, keeps the newest checkpoints, and restores onto the current mesh.
 
-    The directory is made by the first `save`.
+    The first `save` creates the directory.
 
     Args:
-      keep: so many newest checkpoints; 0 = all.
-      writes: this process holds the directory. Otherwise a run may be writing here: nothing is
-        deleted, not even what is half written.
+      keep: the number of newest checkpoints that are kept; 0 = all.
+      writes: whether this process owns the directory. If it does not, a run may be writing there,
+        and nothing is deleted, not even an incomplete checkpoint.
     """
 
     def __init__(self, output_dir: Path, keep: int = 0, *, writes: bool = False):
         self.directory, self.keep = (output_dir / "checkpoints").absolute(), keep
         self.writes = writes
         self._preserved: Collection[int] = ()
-        self._writing: int | None = None  # the step that is not known to be committed
+        self._writing: int | None = None  # the step whose checkpoint may not be committed yet
 
     @cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -75,39 +79,39 @@ class Checkpoints:
             read_only=not self.writes,
         )
         if self.writes:
-            self._sweep("*")  # after a run that was killed while it wrote
+            self._sweep("*")  # incomplete checkpoints of a killed run
         return ocp.CheckpointManager(
             self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
         )
 
     def steps(self) -> list[int]:
-        """Steps with a committed checkpoint, oldest first."""
+        """The steps with a committed checkpoint, oldest first."""
         return sorted(self._manager.all_steps()) if self.directory.is_dir() else []
 
-    def compile(self, state: Any) -> None:
-        """Compiles what `save` computes of such a state, before the first step."""
+    def compile(self, state: TrainState) -> None:
+        """Compiles the digests that `save` computes, before the first step."""
         _describe(_tree(state))
 
     def save(
         self,
         step: int,
-        state: Any,
+        state: TrainState,
         preserved: Collection[int] = (),
         notes: dict[str, Any] | None = None,
     ) -> None:
-        """Begins to write `state`; the next `save` or `close` commits it.
+        """Starts to write `state`; the next `save` or `close` commits it.
 
         Args:
-          preserved: steps whose checkpoints are kept beside the newest.
-          notes: values for JSON, which `notes` returns.
+          preserved: steps whose checkpoints are kept in addition to the newest.
+          notes: JSON values that are stored with the state; `notes` returns them.
 
         Raises:
-          RunError: if this checkpoint or the one before cannot be written; earlier ones stay
-            complete.
+          RunError: if this checkpoint or the previous one cannot be written. Earlier checkpoints
+            stay complete.
         """
         self._preserved = tuple(preserved)
         tree = _tree(state)
-        with self._told():
+        with self._reporting_failure():
             self._manager.wait_until_finished()
             if step in self._manager.all_steps():
                 return
@@ -119,34 +123,34 @@ class Checkpoints:
                 raise RuntimeError(f"there are later checkpoints (steps {self.steps()})")
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turns an error in writing into one sentence, and deletes what is half written."""
+    def _reporting_failure(self) -> Iterator[None]:
+        """Turns a failed write into a `RunError`, and deletes the incomplete checkpoint."""
         try:
             yield
-        except Exception as error:  # orbax passes on those of tensorstore, asyncio and the system
+        except Exception as error:  # of orbax, tensorstore, asyncio or the system
             step, self._writing = self._writing, None
             self._sweep(str(step))
-            vars(self).pop("_manager", None)  # it would raise the same again when it is closed
+            vars(self).pop("_manager", None)  # closing it would raise the same error again
             if connection_lost(error):
                 raise
-            whole = [int(p.name) for p in self.directory.glob("*") if p.name.isdecimal()]
+            complete = [int(p.name) for p in self.directory.glob("*") if p.name.isdecimal()]
             raise RunError(
                 f"checkpoint {self.directory / str(step)} could not be written: "
-                f"{_reason(error)}; the earlier ones (steps {sorted(whole)}) are whole"
+                f"{_reason(error)}; the earlier ones (steps {sorted(complete)}) are complete"
             ) from error
 
     def _sweep(self, step: str) -> None:
-        """Deletes what is half written."""
+        """Deletes incomplete checkpoints."""
         if jax.process_index() == 0:
             for leftover in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(leftover, ignore_errors=True)
 
     def notes(self, step: int) -> dict[str, Any]:
-        """The notes that were saved beside the state."""
-        return self._look(step)[0]["notes"]
+        """The notes that were saved with the state."""
+        return self._metadata(step)[0]["notes"]
 
-    def _look(self, step: int) -> tuple[dict[str, Any], Any]:
-        """The metadata of a checkpoint, and the tree of metadata of its arrays."""
+    def _metadata(self, step: int) -> tuple[dict[str, Any], Any]:
+        """The notes and digests of a checkpoint, and the tree of metadata of its arrays."""
         if not (self.directory / str(step) / "_CHECKPOINT_METADATA").is_file():
             raise ValueError("it has no _CHECKPOINT_METADATA")
         found = self._manager.metadata(step)
@@ -154,20 +158,20 @@ class Checkpoints:
         if "digests" not in about:
             raise ValueError("the digests of its arrays are missing")
         if about.get("seal") != _seal(about):
-            raise ValueError("what is noted with it is not what was saved")
+            raise ValueError("its notes or digests are not what was saved")
         return about, found.item_metadata.tree
 
-    def restore(self, step: int, like: Any) -> Any:
+    def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of a step, on the shardings of `like` (arrays, or shapes with shardings).
 
         Raises:
           UserError: if the checkpoint does not fit the configured model and optimizer.
-          DamagedCheckpoint: naming the first thing that is not what was saved.
+          DamagedCheckpoint: naming the first file or array that differs from what was saved.
         """
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
         with self._read(step):
-            noted, arrays = self._look(step)
-            about, saved = noted["digests"], _shapes(arrays)
+            stored, arrays = self._metadata(step)
+            about, saved = stored["digests"], _shapes(arrays)
             if {name: list(shape) for name, shape in saved.items()} != {
                 name: shape for name, (shape, _) in about.items()
             }:
@@ -178,8 +182,8 @@ class Checkpoints:
                 field = "algorithm.adapt's " if name.startswith(_ON_DISK["adaptation"]) else ""
                 raise UserError(
                     f"checkpoint {self.directory / str(step)} does not fit this config: {field}"
-                    f"{name} is {saved.get(name, 'absent')} there, {wanted.get(name, 'absent')} "
-                    "here"
+                    f"{name} is {saved.get(name, 'absent')} in the checkpoint and "
+                    f"{wanted.get(name, 'absent')} in the config"
                 )
         with self._read(step):
             found = self._manager.restore(step, args=ocp.args.StandardRestore(target))
@@ -194,7 +198,7 @@ class Checkpoints:
         reason = None
         try:
             yield
-        except Exception as error:  # damage can raise anything
+        except Exception as error:  # damage may raise any exception
             if connection_lost(error):
                 raise
             reason = _reason(error)
@@ -204,16 +208,16 @@ class Checkpoints:
                 f"{reason or 'another process cannot read it'}"
             )
 
-    def restore_whole(
-        self, steps: Sequence[int], like: Callable[[int], Any]
-    ) -> tuple[int, Any, list[DamagedCheckpoint]]:
-        """The first of `steps` that is whole, its state, and what is wrong with those before it.
+    def restore_undamaged(
+        self, steps: Sequence[int], like: Callable[[int], TrainState]
+    ) -> tuple[int, TrainState, list[DamagedCheckpoint]]:
+        """The first of `steps` that is undamaged, its state, and the errors of those before it.
 
         Args:
-          like: step -> what `restore` takes.
+          like: returns the argument `like` of `restore` for a step.
 
         Raises:
-          UserError: if none is whole, or if it does not fit (as `restore`).
+          UserError: if all are damaged, or the first undamaged one does not fit (as `restore`).
         """
         damaged: list[DamagedCheckpoint] = []
         for step in steps:
@@ -223,11 +227,11 @@ class Checkpoints:
                 damaged.append(error)
         if len(damaged) == 1:
             raise damaged[0]
-        told = "; ".join(map(str, damaged))
-        raise UserError(f"{self.directory} holds no whole checkpoint: {told}")
+        reasons = "; ".join(map(str, damaged))
+        raise UserError(f"{self.directory} holds no undamaged checkpoint: {reasons}")
 
     def set_aside(self, step: int) -> Path:
-        """Moves a damaged checkpoint to `OUTPUT_DIR/damaged`, since its step is written again."""
+        """Moves a damaged checkpoint to `OUTPUT_DIR/damaged`: its step will be saved again."""
         place = self.directory.parent / "damaged"
         target = place / str(step)
         number = 1
@@ -237,24 +241,27 @@ class Checkpoints:
         if jax.process_index() == 0:
             place.mkdir(exist_ok=True)
             os.replace(self.directory / str(step), target)
-        any_process(False)  # waits until it is gone
+        any_process(False)  # waits until it is moved
         self._manager.reload()
         return target
 
-    def saved_adaptation(self, step: int, place: Any) -> Any:
-        """Shapes of a state's `adaptation` as they were saved, to restore it without its meaning.
+    def saved_adaptation(self, step: int, sharding: NamedSharding) -> Any:
+        """The shapes of the saved `adaptation`, which restore it without its algorithm.
 
         Raises:
-          DamagedCheckpoint: if the checkpoint cannot tell.
+          DamagedCheckpoint: if the checkpoint cannot be read.
         """
+
+        def shape(x: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
         with self._read(step):
             saved = self._manager.item_metadata(step).tree.get(_ON_DISK["adaptation"]) or ()
-            shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)  # noqa: E731
             found = jax.tree.map(shape, saved)
         return found
 
     def forget_after(self, step: int) -> None:
-        """Deletes later checkpoints: a run that goes back writes these steps again."""
+        """Deletes later checkpoints, whose steps a resumed run saves again."""
         for later in self.steps():
             if later > step:
                 self._manager.delete(later)
@@ -263,24 +270,24 @@ class Checkpoints:
         """Waits until everything is on disk.
 
         Raises:
-          RunError: if it cannot be written.
+          RunError: if the checkpoint cannot be written.
         """
-        with self._told():
+        with self._reporting_failure():
             self._manager.wait_until_finished()
             self._writing = None
 
     def close(self) -> None:
-        """Waits until everything is on disk.
+        """Waits until everything is on disk, and releases the resources of orbax.
 
         Raises:
-          RunError: if it cannot be written.
+          RunError: if the checkpoint cannot be written.
         """
         if "_manager" in vars(self):
             self.wait()
             self._manager.close()
 
 
-def _tree(state: Any) -> dict[str, Any]:
+def _tree(state: TrainState) -> dict[str, Any]:
     """The fields of a state that hold arrays, by their names on disk."""
     return {
         _ON_DISK.get(name, name): value
@@ -296,9 +303,9 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _seal(about: dict[str, Any]) -> str:
-    """A digest of what is noted beside the arrays."""
-    told = {name: value for name, value in about.items() if name != "seal"}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    """A digest of the notes and of the digests of the arrays."""
+    sealed = {name: value for name, value in about.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
 
 def _describe(tree: dict[str, Any]) -> dict[str, list]:
@@ -311,7 +318,7 @@ def _describe(tree: dict[str, Any]) -> dict[str, list]:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error; of one that wraps another, that other's."""
+    """The first line of an error, or of the innermost error that caused it."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -319,12 +326,14 @@ def _reason(error: BaseException) -> str:
 
 
 def step_to_resume(checkpoints: Checkpoints, resume: str, *, option: str = "resume") -> int | None:
-    """The step that `option` asks for: auto, never, or a number. None: start from the beginning.
+    """The step that the value of `option` stands for; None if the run starts from the beginning.
 
-    Only `resume` may be never: what is asked of an export is a checkpoint.
+    Args:
+      resume: auto, never or a number. Only the option `resume` may be never.
+      option: its name, for errors.
 
     Raises:
-      UserError: if the checkpoint is not there, or is there and must not be.
+      UserError: if there is no such checkpoint, or if `resume` is never and there is a checkpoint.
     """
     steps = checkpoints.steps()
     if resume == "auto":
@@ -332,8 +341,8 @@ def step_to_resume(checkpoints: Checkpoints, resume: str, *, option: str = "resu
     if resume == "never" and option == "resume":
         if steps:
             raise UserError(
-                f"resume is never, but {checkpoints.directory} holds checkpoints (steps {steps}): "
-                "choose another output_dir, or remove it"
+                f"resume is never, but {checkpoints.directory} holds checkpoints (steps {steps}); "
+                "expected an empty directory or another output_dir"
             )
         return None
     if not resume.isdecimal() or int(resume) not in steps:

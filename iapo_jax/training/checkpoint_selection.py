@@ -1,6 +1,7 @@
-"""Which checkpoint of a run is kept: the best one on training rows that are held out for it.
+"""Chooses the checkpoint that a run keeps: the best on training problems held out for the choice.
 
-The split is no part of the training, and the evaluation set (`held_out`) no part of the choice.
+The run does not train on these problems, and the evaluation set (`held_out`) does not enter the
+choice.
 """
 
 from collections.abc import Sequence
@@ -24,9 +25,11 @@ from iapo_jax.runtime.files import read_jsonl, write_jsonl
 from iapo_jax.runtime.processes import broadcast
 from iapo_jax.types import Params
 
+CRITERIA = {"ratio": "accuracy per token", "accuracy": "accuracy"}  # as people read them
+
 
 class Candidate(NamedTuple):
-    """A checkpoint on the selection split; step 0 is the start model, which is never chosen."""
+    """The results of a checkpoint on the selection split; step 0 is the start model."""
 
     step: int
     accuracy: float
@@ -35,29 +38,31 @@ class Candidate(NamedTuple):
 
 
 def choose(candidates: Sequence[Candidate], section: SelectionSection) -> Candidate | None:
-    """The best candidate by the criterion, the earliest of equals; None if there is none.
+    """The best candidate by the criterion, and the earliest among equals; None without candidates.
 
-    `accuracy`: the most accurate, of equally accurate ones the shortest. `ratio`: the highest
-    accuracy per token among those whose accuracy is at most `tolerance` below the start's (a model
-    that stops at once has a fine ratio); if none is, the most accurate.
+    The start model is never chosen.
+
+    `accuracy`: the highest accuracy, then the shortest completions. `ratio`: the highest accuracy
+    per token among candidates whose accuracy is at most `tolerance` below the start model's, since
+    a model that stops at once may have a high ratio; without such a candidate, as `accuracy`.
     """
-    start = next((one.accuracy for one in candidates if one.step == 0), 0.0)
+    start = next((found.accuracy for found in candidates if found.step == 0), 0.0)
 
-    def merit(one: Candidate) -> tuple[float, ...]:
-        allowed = one.accuracy >= start - section.tolerance - 1e-9
+    def merit(candidate: Candidate) -> tuple[float, ...]:
+        allowed = candidate.accuracy >= start - section.tolerance - 1e-9
         if section.criterion == "ratio" and allowed:
-            return (1.0, one.ratio)
-        return (0.0, one.accuracy, -one.length)
+            return (1.0, candidate.ratio)
+        return (0.0, candidate.accuracy, -candidate.length)
 
-    trained = [one for one in candidates if one.step > 0]
+    trained = [candidate for candidate in candidates if candidate.step > 0]
     return max(trained, key=merit) if trained else None
 
 
 class Selection:
-    """The selection split of `config.SelectionSection`, sampled at every checkpoint.
+    """The selection split, which is sampled at every checkpoint.
 
     Args:
-      problems: of the split; None: no split, and the last checkpoint is kept.
+      problems: those of the split; None without a split: the run keeps its last checkpoint.
     """
 
     def __init__(self, config: TrainConfig, loaded: LoadedModel, problems: Problems | None):
@@ -79,27 +84,26 @@ class Selection:
         self.split = digest(problems.texts, problems.answers, protocol.settings())
 
     def resume(self, step: int) -> None:
-        """Goes on with the candidates up to this step that the run wrote down.
+        """Reads the candidates up to this step that the run has already measured.
 
         Raises:
-          UserError: if they were measured on another split, or in another way; or if the run began
-            with a split and goes on without one, or the other way around: what it was trained on
-            would decide.
+          UserError: if they were measured on another split or with other settings, or if only one
+            of the stopped run and the resumed run has a split: the training data would differ.
         """
         rows = [row for row in read_selection(self.path) if row["step"] <= step] if step else []
         if step and bool(rows) != (self.task is not None):
             raise UserError(
                 f"selection.problems is {self.section.problems}, but the run in {self.path.parent} "
-                f"began {'with' if rows else 'without'} a selection split; expected the same, or "
-                "another output_dir"
+                f"was started {'with' if rows else 'without'} a selection split; expected the same "
+                "number, or another output_dir"
             )
         if self.task is None:
             return
         for row in rows:
             if row["split"] != self.split:
                 raise UserError(
-                    f"{self.path} is of another selection split than selection.* tells now; "
-                    "expected the same one, or another output_dir"
+                    f"{self.path} belongs to another selection split; expected the seed, the data "
+                    "and the selection.* of its run, or another output_dir"
                 )
         count = int(broadcast(np.int32(len(rows))))
         found = np.zeros((count, len(Candidate._fields)))
@@ -109,34 +113,39 @@ class Selection:
             )
         self.candidates = [Candidate(int(r[0]), *map(float, r[1:])) for r in broadcast(found)]
         if is_writer() and rows:
-            self._write(rows)  # another criterion may choose another one
+            self._write(rows)  # the criterion may have changed, and with it the choice
 
     def measure(self, params: Params, step: int) -> None:
-        """Samples the split by these parameters, if it was not, and writes selection.jsonl."""
-        if self.task is None or any(one.step == step for one in self.candidates):
+        """Samples the split with these parameters, unless it was, and updates selection.jsonl."""
+        if self.task is None or any(found.step == step for found in self.candidates):
             return
-        made = evaluate(
-            self.task, params, name=f"selecting, step {step}", shown=self.shown, leave=False
-        )
-        count = self.task.protocol.num_samples
-        made.sort(key=lambda one: (one.row, one.sample))
-        grid = lambda name: np.asarray([getattr(x, name) for x in made]).reshape(-1, count)  # noqa: E731
-        correct = grid("correct")
-        outcomes = Outcomes(correct, grid("length"), grid("finished"), np.where(correct, 0, 1))
-        found = estimates(measure([outcomes]))
+        found = estimates(measure([self._sample(params, step)]))
         found = {
             "accuracy": found["accuracy"],
             "length": found["length"],
             "ratio": found["ratio@1"],
         }
-        self.candidates.append(Candidate(step, *(one.value for one in found.values())))
-        told = self.candidates[-1]._asdict()
-        for name, one in found.items():
-            told |= {f"{name}_low": one.low, f"{name}_high": one.high}
+        values = {name: estimate.value for name, estimate in found.items()}
+        self.candidates.append(Candidate(step=step, **values))
+        row = self.candidates[-1]._asdict()
+        for name, estimate in found.items():
+            row |= {f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         if is_writer():
             rows = [row for row in read_selection(self.path) if row["step"] < step] if step else []
-            rows.append(told | {"split": self.split})
+            rows.append(row | {"split": self.split})
             self._write(rows)
+
+    def _sample(self, params: Params, step: int) -> Outcomes:
+        completions = evaluate(
+            self.task, params, name=f"selecting, step {step}", shown=self.shown, leave=False
+        )
+        completions.sort(key=lambda completion: (completion.row, completion.sample))
+        shape = (-1, self.task.protocol.num_samples)
+        correct, length, finished = (
+            np.asarray([getattr(completion, name) for completion in completions]).reshape(shape)
+            for name in ("correct", "length", "finished")
+        )
+        return Outcomes(correct, length, finished, np.where(correct, 0, 1))
 
     def _write(self, rows: Sequence[dict]) -> None:
         best = self.best()
@@ -150,17 +159,17 @@ class Selection:
         )
 
     def best(self) -> int | None:
-        """The step of the best checkpoint so far; None without a split or a candidate."""
+        """The step of the best checkpoint so far; None without a split or candidates."""
         found = choose(self.candidates, self.section)
         return None if found is None else found.step
 
-    def told(self) -> str:
+    def describe_choice(self) -> str:
         """The choice in one sentence."""
         found = choose(self.candidates, self.section)
         return (
-            f"chosen: step {found.step}, by {self.section.criterion} on "
-            f"{len(self.task.problems.rows)} training problems that were held out "
-            f"(accuracy {found.accuracy:.3f}, {found.length:.1f} tokens)"
+            f"selected the checkpoint of step {found.step} by {CRITERIA[self.section.criterion]} "
+            f"on the {len(self.task.problems.rows)} held-out training problems "
+            f"(accuracy {found.accuracy:.3f}, mean length {found.length:.1f} tokens)"
         )
 
 
@@ -170,7 +179,7 @@ def split_problems(
     """The training problems, and those of the selection split.
 
     Raises:
-      UserError: if the split would leave nothing to train on.
+      UserError: if no problem would remain for training.
     """
     if not section.problems:
         return problems, None
@@ -182,10 +191,10 @@ def split_problems(
 
 
 def read_selection(path: Path) -> list[dict]:
-    """The rows of a selection.jsonl; none if it is not there.
+    """The rows of a selection.jsonl; none if the file does not exist.
 
     Raises:
-      UserError: naming the line that does not hold the figures of a checkpoint.
+      UserError: naming the line that does not hold the results of a checkpoint.
     """
     return read_jsonl(path, _candidate_row)
 
@@ -194,12 +203,12 @@ def _candidate_row(row: dict) -> dict:
     for name in (*Candidate._fields, "chosen", "split"):
         kind = {"chosen": bool, "split": str}.get(name, int | float)
         if not isinstance(row[name], kind):
-            raise ValueError(f"{name} is {row[name]!r:.60}; expected the figures of a checkpoint")
+            raise ValueError(f"{name} is {row[name]!r:.60}; expected the results of a checkpoint")
     return row
 
 
 def chosen_step(run_dir: Path) -> int | None:
-    """The step that a run has chosen; None if it had no selection split.
+    """The step that a run has chosen; None if it has no selection split.
 
     Raises:
       UserError: if its selection.jsonl is damaged.

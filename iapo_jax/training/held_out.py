@@ -1,11 +1,10 @@
-"""The evaluation set of a training run: sampled before the first step and after the last.
+"""The evaluation set of a training run, sampled before the first step and after the last.
 
-No decision depends on it: checkpoints are chosen on another set (`checkpoint_selection`).
+No decision depends on it; checkpoints are chosen on another set (`checkpoint_selection`).
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from iapo_jax.config.train import TrainConfig
 from iapo_jax.data import loading, prompts
@@ -21,18 +20,20 @@ from iapo_jax.types import Params
 
 
 class HeldOut:
-    """The evaluation set of `config.EvalSection`, sampled before and after a run.
+    """The evaluation set, which is sampled before and after a run.
 
     Args:
-      training: the questions of all training rows, those of the selection split among them.
+      training: the questions of all training rows, including those of the selection split.
 
     Raises:
-      UserError: if it cannot be read, or shares a question with the training data.
+      UserError: if the set cannot be read, or shares a question with the training data.
     """
 
-    def __init__(self, config: TrainConfig, loaded: LoadedModel, training: Sequence[Any]):
+    def __init__(
+        self, config: TrainConfig, loaded: LoadedModel, training: Sequence[str | list[dict]]
+    ):
         self.config, self.task = config, None
-        self.notes: list[str] = []  # what was done to its rows
+        self.notes: list[str] = []  # changes to its rows, for the user
         section = config.eval
         if not section.dataset:
             return
@@ -65,11 +66,11 @@ class HeldOut:
         self.task = make_task(loaded, problems, protocol, field="eval")
 
     def before(self, params: Params) -> Record | None:
-        """The start model's record; what was sampled of it before is not sampled again."""
+        """The record of the start model; samples of an interrupted run are reused."""
         return self._record(params, "before", None)
 
     def after(self, params: Params, step: int) -> Record | None:
-        """The record of the checkpoint that was chosen."""
+        """The record of the chosen checkpoint."""
         return self._record(params, "after", step)
 
     def _record(self, params: Params, name: str, step: int | None) -> Record | None:
@@ -96,7 +97,7 @@ class HeldOut:
         )
 
     def compare(self, before: Record, after: Record) -> str:
-        """Writes eval/summary.json and returns the table."""
+        """Writes eval/summary.json and returns the comparison as a text table."""
         path = Path(self.config.output_dir) / "eval" / "summary.json"
         write_json(path, summarize([before, after]))
         return before_and_after(before, after)

@@ -1,4 +1,4 @@
-"""The method of a run: named by the config or passed by the caller, checked before it is used."""
+"""The method of a run, from the config or the caller, checked before it is used."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,22 +17,22 @@ from iapo_jax.runtime import plugins
 from iapo_jax.training.update import assign_credit
 from iapo_jax.types import Credit, Group
 
-# Rules whose credit for a group of one completion is 0; rules of information have some left.
+# These rules give a group of one completion no credit; rules that use information still do.
 _COMPARING = (advantages.grpo, advantages.rloo)
 
 
 def check_group_size(config: TrainConfig, algorithm: Algorithm) -> None:
-    """Whether groups are large enough for the algorithm.
+    """Requires groups that are large enough for the algorithm.
 
     Raises:
-      UserError: for groups of one completion that could never get any credit.
+      UserError: if groups of one completion could never get any credit.
     """
     if config.batch.num_generations > 1:
         return
     if algorithm.dynamic_sampling:
         raise UserError(
             "batch.num_generations is 1: no group can have correct and incorrect completions, "
-            "which is what algorithm.dynamic_sampling waits for; expected at least 2"
+            "which algorithm.dynamic_sampling requires; expected at least 2"
         )
     rule = getattr(algorithm.advantage, "func", algorithm.advantage)  # of a partial
     if rule in _COMPARING:
@@ -45,7 +45,7 @@ def check_group_size(config: TrainConfig, algorithm: Algorithm) -> None:
 def configured_algorithm(
     config: TrainConfig, advantage: Callable[..., Credit] | Algorithm | None
 ) -> Algorithm:
-    """The algorithm that the config names, or the caller's own, with the options of the config.
+    """The algorithm that the config names or that the caller passes, with the configured options.
 
     Raises:
       UserError: naming the field or the argument.
@@ -66,8 +66,10 @@ def configured_algorithm(
         raise UserError(str(error)) from None
 
 
-def _method(section: AlgorithmSection, own: Any) -> tuple[Any, dict[str, Any]]:
-    """The method of the config, or the caller's own, and its options."""
+def _method(
+    section: AlgorithmSection, own: Callable[..., Credit] | Algorithm | None
+) -> tuple[str | Callable[..., Credit] | Algorithm, dict[str, Any]]:
+    """The method that the config names or that the caller passes, and its options."""
     named: Any = section.name
     if plugins.names_a_place(section.name):
         named = plugins.load(section.name, f"algorithm.name {section.name!r}")
@@ -77,15 +79,15 @@ def _method(section: AlgorithmSection, own: Any) -> tuple[Any, dict[str, Any]]:
                 "(group, key) -> Credit, or an Algorithm"
             )
     elif named not in ALGORITHMS:
-        make_algorithm(named)  # its sentence names the nearest
+        make_algorithm(named)  # raises, and suggests the nearest name
     if own is None:
         return named, section.options
-    if not isinstance(own, Algorithm):  # a rule, which may look at anything
+    if not isinstance(own, Algorithm):  # a rule, which may read any field of the group
         surrounding = ALGORITHMS.get(section.name, OWN)
         if not callable(own):
             raise UserError(
                 f"advantage is {own!r}; expected a function (group, key) -> Credit, or an "
-                "Algorithm (a name goes to algorithm.name)"
+                "Algorithm (algorithm.name takes names)"
             )
         own = surrounding._replace(advantage=own, needs_information=True, source="your own rule")
     replaced = ALGORITHMS.get(section.name)
@@ -98,10 +100,10 @@ def _options_of(algorithm: Algorithm) -> set[str]:
 
 
 def check_rule(config: TrainConfig, algorithm: Algorithm, *, own: bool) -> None:
-    """Traces the credit rule on shapes alone: a mistake in it shows before weights are loaded.
+    """Traces the credit rule on shapes alone, so that mistakes show before weights are loaded.
 
     Args:
-      own: the rule comes from the caller of `train`, not from the config.
+      own: whether the rule comes from the caller of `train` and not from the config.
 
     Raises:
       UserError: for an unknown option, a wrong signature, or a result that is not a `Credit`.
@@ -118,7 +120,7 @@ def check_rule(config: TrainConfig, algorithm: Algorithm, *, own: bool) -> None:
     settings = {} if algorithm.adapt is None else algorithm.adapt.settings(algorithm.adapt.init())
     try:
         credit = jax.eval_shape(credit, _abstract_groups(*shape), keys, settings)
-    except Exception as error:  # a rule from outside may raise anything
+    except Exception as error:  # a user's rule may raise any exception
         file = plugins.file_of(algorithm.advantage)
         reason = _first_line(error) + (plugins.place_of(error, file) if file else "")
         if source != "algorithm.options":
@@ -131,7 +133,7 @@ def check_rule(config: TrainConfig, algorithm: Algorithm, *, own: bool) -> None:
 
 
 def _abstract_groups(completions: int, tokens: int) -> Group:
-    """Shapes of one group, with a leading axis of 1."""
+    """The shapes of a group, with a leading axis of length 1."""
 
     def array(*shape: int, dtype: type) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, completions, *shape), dtype)

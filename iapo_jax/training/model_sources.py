@@ -1,9 +1,8 @@
-"""Models by the place where they are: a model directory, a hub name, a run, a checkpoint."""
+"""Opens a model from a model directory, a hub name, a run directory or a checkpoint."""
 
 import contextlib
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from jax.sharding import Mesh
 
@@ -28,18 +27,18 @@ def run_config(run_dir: Path) -> TrainConfig | SftConfig:
     """The config of a run directory.
 
     Raises:
-      UserError: if it is none.
+      UserError: if it is not a run directory.
     """
     path = run_dir / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{run_dir} is no run directory: it has no config.yaml")
+        raise UserError(f"{run_dir} is not a run directory: it has no config.yaml")
     return load_run_config(path)
 
 
 def run_directory(text: str) -> tuple[Path, str] | None:
     """(run directory, step) of `RUN_DIR` or `RUN_DIR/checkpoints/N`; None for anything else."""
     path = Path(text).expanduser()
-    if (path / "config.json").is_file():  # a model directory, wherever it lies
+    if (path / "config.json").is_file():  # a model directory, even inside a run directory
         return None
     if path.parent.name == "checkpoints" and path.name.isdecimal():
         return path.parent.parent, path.name
@@ -49,7 +48,7 @@ def run_directory(text: str) -> tuple[Path, str] | None:
 
 
 def training_run(text: str) -> Path | None:
-    """The run directory that a source was made in, as far as its place tells."""
+    """The run directory that a model comes from; None if its path does not show it."""
     found = run_directory(text)
     parent = Path(text).expanduser().absolute().parent
     if found is None and (parent / "config.yaml").is_file():  # RUN_DIR/hf
@@ -57,11 +56,11 @@ def training_run(text: str) -> Path | None:
     return None if found is None else found[0]
 
 
-def training_questions(run_dir: Path) -> list[Any]:
-    """The questions of a run's training rows, read as the run read them, where it was started.
+def training_questions(run_dir: Path) -> list[str | list[dict]]:
+    """The questions of a run's training rows, read again from the directory of its start.
 
     Raises:
-      UserError: if they cannot be read any more.
+      UserError: if the data can no longer be read.
     """
     config, environment = run_config(run_dir), run_dir / "env.json"
     began = read_json(environment).get("directory") if environment.is_file() else None
@@ -76,7 +75,7 @@ def training_questions(run_dir: Path) -> list[Any]:
 def _model_section(
     run_dir: Path, config: TrainConfig | SftConfig, model: ModelSection | None
 ) -> ModelSection:
-    """Where a run's config and tokenizer are: where it began, or in what it exported."""
+    """The section that opens a run's start model, or its export if that model is gone."""
     section = config.model
     if model is not None:
         section = dataclasses.replace(section, dtype=model.dtype, attention=model.attention)
@@ -86,11 +85,11 @@ def _model_section(
     return section
 
 
-def look(text: str, model: ModelSection) -> Pretrained:
-    """What `load_source` would open, without its weights.
+def open_source(text: str, model: ModelSection) -> Pretrained:
+    """The model that `load_source` would open, without its weights.
 
     Raises:
-      UserError: as `load_source`, as far as it can be told so.
+      UserError: as `load_source`, except for mistakes that only the weights show.
     """
     place = run_directory(text)
     if place is not None and (place[0] / "checkpoints").is_dir():
@@ -98,7 +97,7 @@ def look(text: str, model: ModelSection) -> Pretrained:
         config = run_config(run_dir)
         checkpoints = Checkpoints(run_dir)
         if step_to_resume(checkpoints, step, option="the step of --model") is None:
-            raise UserError(f"{checkpoints.directory} holds no checkpoint")
+            raise UserError(f"{checkpoints.directory} holds no checkpoints")
         checkpoints.close()
         return model_directory.open_pretrained(_model_section(run_dir, config, model))
     path = text if place is None else str(place[0] / "hf")
@@ -118,11 +117,11 @@ def load_checkpoint(
     """The model of a run's checkpoint.
 
     Args:
-      step: a number; or auto for the one that the run chose, and the newest where it chose none.
-      model: dtype and attention, if they are to be others than the run's.
+      step: a number, or auto for the step that the run chose, or else the newest.
+      model: overrides the dtype and the attention of the run.
 
     Raises:
-      UserError: if `run_dir` is no run directory, or has no such checkpoint.
+      UserError: if `run_dir` is not a run directory, or does not hold the checkpoint.
     """
     config = run_config(run_dir)
     section = _model_section(run_dir, config, model)
@@ -131,10 +130,10 @@ def load_checkpoint(
     chosen = chosen_step(run_dir) if step == "auto" else None
     wanted = str(chosen) if chosen in checkpoints.steps() else step
     if chosen is not None and wanted == step:
-        say(f"note: step {chosen}, which the run chose, is gone from {checkpoints.directory}")
+        say(f"note: {checkpoints.directory} no longer holds step {chosen}, which the run chose")
     number = step_to_resume(checkpoints, wanted, option=option)
     if number is None:
-        raise UserError(f"{checkpoints.directory} holds no checkpoint")
+        raise UserError(f"{checkpoints.directory} holds no checkpoints")
     steps = [number]
     if step == "auto":
         steps += [other for other in checkpoints.steps()[::-1] if other != number]
@@ -145,20 +144,20 @@ def load_checkpoint(
         adaptation = checkpoints.saved_adaptation(step, everywhere)
         return update.abstract_state(mesh, optimizer, shapes, adaptation)
 
-    number, state, damaged = checkpoints.restore_whole(steps, like)
+    number, state, damaged = checkpoints.restore_undamaged(steps, like)
     for error in damaged:
-        say(f"note: {error}; going on with step {number}")
+        say(f"note: {error}; using step {number}")
     checkpoints.close()
     return loaded._replace(params=state.params, step=number)
 
 
 def load_source(text: str, model: ModelSection, mesh: Mesh) -> LoadedModel:
-    """What a command line names: a model directory, a run directory, RUN/checkpoints/N, a hub name.
+    """The model of a model directory, a run directory, RUN_DIR/checkpoints/N or a hub name.
 
-    A run without checkpoints is taken by its exported model.
+    A run directory without checkpoints stands for its exported model.
 
     Raises:
-      UserError: if it is none of them.
+      UserError: if `text` is none of these.
     """
     place = run_directory(text)
     if place is not None and (place[0] / "checkpoints").is_dir():

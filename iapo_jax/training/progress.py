@@ -1,4 +1,4 @@
-"""What happens between two steps of a run: it saves states, handles signals, ends bad streaks."""
+"""What happens between two steps of a run: saving, signals, and the end of failing runs."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -6,39 +6,41 @@ from typing import Any, NamedTuple
 
 import jax
 
+from iapo_jax.config.sft import SftConfig
+from iapo_jax.config.train import TrainConfig
 from iapo_jax.errors import RunError, UserError
 from iapo_jax.runtime.console import say
 from iapo_jax.runtime.interruption import Stopped, stop_requested
 from iapo_jax.training.checkpoint import Checkpoints
 from iapo_jax.training.optimizer import TrainState
 from iapo_jax.training.run_writer import RunWriter
+from iapo_jax.types import Params
 
 
 class RunTotals(NamedTuple):
-    """Counts over the steps of a run up to now."""
+    """Counts over the steps of a run so far."""
 
     sampled_tokens: int
     skipped_in_a_row: int
 
 
 class Progress:
-    """Where a run may end without losing anything.
+    """Counts the steps of a run, and saves what is due between them, so that nothing is lost.
 
     Args:
-      config: of the run: `max_steps`, `save_steps` and `max_skipped`.
-      notes: what was saved beside the state from which the run continues.
-      measure: called with (parameters, step) where a checkpoint is a candidate for selection.
-      best: returns the step whose checkpoint is kept beside the newest.
-      budget: tokens that may be sampled before the run ends; 0 = no limit.
+      notes: the notes that were saved with the state from which the run continues.
+      measure: called with (parameters, step) for every candidate for selection.
+      best: returns the step whose checkpoint is kept in addition to the newest.
+      budget: the number of sampled tokens after which the run ends; 0 = no limit.
     """
 
     def __init__(
         self,
-        config: Any,
+        config: TrainConfig | SftConfig,
         checkpoints: Checkpoints,
         writer: RunWriter,
         notes: Mapping[str, Any],
-        measure: Callable[[Any, int], Any] = lambda params, step: None,
+        measure: Callable[[Params, int], None] = lambda params, step: None,
         best: Callable[[], int | None] = lambda: None,
         budget: int = 0,
     ):
@@ -46,21 +48,23 @@ class Progress:
         self.measure, self.best, self.budget = measure, best, budget
         self.sampled = int(notes.get("sampled_tokens", 0))
         self.in_a_row = int(notes.get("skipped_in_a_row", 0))
-        self.before_streak: int | None = notes.get("before_streak")  # a checkpoint that is good
+        self.before_streak: int | None = notes.get(
+            "before_streak"
+        )  # the last step before a streak of skipped steps
         rows = notes.get("rows", writer.rows)
         if rows != writer.rows:
             say(
-                f"note: {writer.directory / 'metrics.jsonl'} has {writer.rows} rows up to the "
-                f"checkpoint, which knows of {rows}: some are missing"
+                f"note: {writer.directory / 'metrics.jsonl'} has {writer.rows} of the {rows} rows "
+                "that precede the checkpoint"
             )
 
     def add(self, *, tokens: int = 0, skipped: bool) -> None:
-        """Counts a step that sampled so many tokens."""
+        """Counts a step that sampled `tokens` tokens."""
         self.sampled += tokens
         self.in_a_row = self.in_a_row + 1 if skipped else 0
 
     def totals(self) -> RunTotals:
-        """The counts up to now."""
+        """The counts so far."""
         return RunTotals(sampled_tokens=self.sampled, skipped_in_a_row=self.in_a_row)
 
     def is_last(self, step: int) -> bool:
@@ -69,72 +73,74 @@ class Progress:
         return spent or step >= self.config.max_steps
 
     def catch_up(self, step: int, state: TrainState) -> None:
-        """Measures the last checkpoint of a stopped run, if that run did not."""
+        """Measures the checkpoint that a stopped run has saved but not measured."""
         if step and self._due(step):
             self._measure(step, state)
 
-    def after_step(self, step: int, state: TrainState, why: Mapping[str, Any]) -> None:
-        """After `step` steps: measures and saves what is due.
+    def after_step(self, step: int, state: TrainState, failures: Mapping[str, Any]) -> None:
+        """Measures and saves what is due after `step` steps.
 
         Args:
-          why: what was not finite in the step; empty if it was not skipped.
+          failures: the values of the step that were not finite; empty if it was not skipped.
 
         Raises:
-          Stopped: if a signal asks for it; everything is saved.
-          RunError: if too many steps in a row were skipped, or nothing can be written.
+          Stopped: after a signal, once everything is saved.
+          RunError: if too many consecutive steps were skipped, or the state cannot be saved.
         """
         stop = not self.is_last(step) and stop_requested()
-        too_many = bool(why) and self.in_a_row >= self.config.max_skipped
+        too_many = bool(failures) and self.in_a_row >= self.config.max_skipped
         due = self._due(step)
-        if due and not stop:  # else the run does it when it goes on
+        if due and not stop:  # after a stop, the resumed run measures
             self._measure(step, state)
         if due or stop or too_many:
             self.restore_point(step, state)
         if too_many:
             place = self.writer.directory / "skipped"
+            before = self.before_streak
             raise RunError(
-                f"{self.in_a_row} steps in a row, up to step {step}, had numbers that are not "
-                f"finite ({', '.join(why)}) and changed nothing: stopped (max_skipped); the last "
-                f"state is checkpoint {step}, the newest from before them "
-                f"{self.before_streak or 'none'}, and {place} holds the batches"
+                f"{self.in_a_row} consecutive steps, up to step {step}, were skipped because "
+                f"values were not finite ({', '.join(failures)}), so the run ends (max_skipped); "
+                f"checkpoint {step} holds the last state, "
+                f"{f'checkpoint {before}' if before else 'no checkpoint'} the state before these "
+                f"steps, and {place} their batches"
             )
         if stop:
             how = "" if self.config.resume == "auto" else " with resume=auto"
-            raise Stopped(f"{self._saved(step)}; the same command{how} goes on")
+            raise Stopped(f"{self._saved(step)}; the same command{how} resumes the run")
 
     @contextlib.contextmanager
     def guard(self, step: int, state: TrainState) -> Iterator[None]:
-        """Wraps a step after `step` steps: if it fails, saves the state before it.
+        """Wraps the step that follows `step` steps, and saves the state before it if it fails.
 
-        The state is lost if the step has begun to change it.
+        A state that the step has already started to change cannot be saved.
 
         Raises:
-          RunError: in place of a UserError, since the run has begun.
+          RunError: in place of a UserError, since the run has started.
         """
         try:
             yield
         except BaseException as error:
-            told = isinstance(error, UserError | RunError)
-            # Of several processes only these errors are known to be raised on all of them.
-            if step and (told or jax.process_count() == 1):
+            # Saving needs all processes, and only these errors are certain to be raised on all.
+            shared = isinstance(error, UserError | RunError) or jax.process_count() == 1
+            if step and shared:
                 self._rescue(step, state)
             if isinstance(error, UserError):
                 raise RunError(str(error)) from error
             raise
 
     def _rescue(self, step: int, state: TrainState) -> None:
-        gone = any(x.is_deleted() for x in jax.tree.leaves(state))
-        if gone or step in self.checkpoints.steps():
+        deleted = any(x.is_deleted() for x in jax.tree.leaves(state))
+        if deleted or step in self.checkpoints.steps():
             return
         try:
             self.restore_point(step, state)
             self.checkpoints.wait()
             say(self._saved(step))
-        except RunError as error:  # what is wrong is said after it
+        except RunError as error:  # the error that ended the step is reported after this note
             say(f"note: {error}")
 
     def restore_point(self, step: int, state: TrainState) -> None:
-        """A checkpoint, which is never newer than the rows on the disk."""
+        """Saves a checkpoint after the rows of metrics, which it must not be newer than."""
         self.writer.sync()
         if not self.in_a_row:
             self.before_streak = step

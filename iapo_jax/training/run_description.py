@@ -11,9 +11,8 @@ from iapo_jax.information import probes
 from iapo_jax.model.decoder import param_shapes
 from iapo_jax.pretrained.directory import Pretrained
 from iapo_jax.sharding import is_described
+from iapo_jax.training.checkpoint_selection import CRITERIA
 from iapo_jax.training.setup import Setup
-
-_CRITERIA = {"ratio": "accuracy per token", "accuracy": "accuracy"}
 
 
 def describe_run(setup: Setup) -> str:
@@ -89,7 +88,7 @@ def describe_selection(setup: Setup) -> str:
         guard = f", if its accuracy is at most {section.tolerance} below the start model's"
     return (
         f"{count} held out; the run keeps the checkpoint with the best "
-        f"{_CRITERIA[section.criterion]} on them{guard}"
+        f"{CRITERIA[section.criterion]} on them{guard}"
     )
 
 

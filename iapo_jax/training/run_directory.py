@@ -1,4 +1,4 @@
-"""The directory of a run: created, locked, resumed from, and completed by the exported model."""
+"""Creates and locks the directory of a run, resumes from it, and exports the final model."""
 
 import contextlib
 import dataclasses
@@ -29,21 +29,21 @@ from iapo_jax.types import Params
 
 
 @contextlib.contextmanager
-def run_directory(config: Any) -> Iterator[Checkpoints]:
-    """Makes the run directory, holds it for this run alone, and opens its checkpoints.
+def run_directory(config: TrainConfig | SftConfig) -> Iterator[Checkpoints]:
+    """Creates and locks the run directory, and opens its checkpoints.
 
-    SIGTERM and SIGINT are handled meanwhile (`interruption`).
+    Inside the context SIGTERM and SIGINT are handled (`runtime.interruption`).
 
     Raises:
-      UserError: if nothing can be written there, another run holds it, or `config.resume` asks for
-        what it lacks; before weights are loaded.
-      RunError: if it can no longer be written.
+      UserError: before weights are loaded, if the directory cannot be written, another run holds
+        it, or it lacks the checkpoint that `config.resume` names.
+      RunError: if the directory can no longer be written.
     """
     output_dir = Path(config.output_dir)
     checkpoints = Checkpoints(output_dir, config.log.save_total_limit, writes=True)
     with contextlib.ExitStack() as stack:
         check_writable(checkpoints.directory, "the directory of checkpoints")
-        _step_to_resume(Checkpoints(output_dir), config)  # before anything is made
+        _step_to_resume(Checkpoints(output_dir), config)  # before anything is created
         on_process_zero(lambda: _make_directory(output_dir, stack), ())
         stack.enter_context(handling_signals())
         stack.callback(checkpoints.close)
@@ -58,33 +58,36 @@ def _make_directory(output_dir: Path, stack: contextlib.ExitStack) -> tuple:
             pass
         lock = output_dir / ".lock"
         if not stack.enter_context(file_lock(lock, instead="another output_dir", sign=True)):
-            say("note: the disk of output_dir has no locks: a second run here would not be noticed")
+            say(
+                "note: the file system of output_dir does not support locks; make sure that no "
+                "second run writes there"
+            )
     return ()
 
 
-def _step_to_resume(checkpoints: Checkpoints, config: Any) -> int | None:
+def _step_to_resume(checkpoints: Checkpoints, config: TrainConfig | SftConfig) -> int | None:
     step = step_to_resume(checkpoints, config.resume)
     if step is not None and step > config.max_steps:
         raise UserError(
             f"max_steps is {config.max_steps}, but the checkpoint to resume from is of step {step} "
-            f"({checkpoints.directory}): expected at least {step}, or another output_dir"
+            f"({checkpoints.directory}); expected at least {step}, or another output_dir"
         )
     return step
 
 
 def resume_state(
-    checkpoints: Checkpoints, config: Any, like: TrainState
+    checkpoints: Checkpoints, config: TrainConfig | SftConfig, like: TrainState
 ) -> tuple[TrainState | None, int, dict[str, Any]]:
-    """The state to go on from, its step, and what was noted with it; (None, 0, {}) at the start.
+    """The state to resume from, its step and its notes; (None, 0, {}) for a new run.
 
-    With resume=auto a damaged checkpoint is moved aside, and the newest whole one is taken.
+    With resume=auto, damaged checkpoints are moved aside and the newest undamaged one is used.
 
     Args:
       like: shapes with shardings.
 
     Raises:
-      UserError: if what is there is damaged, or does not fit; if a checkpoint would not fit on the
-        disk.
+      UserError: if the checkpoint is damaged or does not fit the config, or if the disk has no room
+        for another one.
     """
     step = _step_to_resume(checkpoints, config)
     on_process_zero(lambda: _check_space(checkpoints, config, like), ())
@@ -93,20 +96,20 @@ def resume_state(
     on_process_zero(
         lambda: _compare_configs(checkpoints.directory.parent / "config.yaml", config), ()
     )
-    asked = checkpoints.steps()[::-1] if config.resume == "auto" else [step]
-    found, state, damaged = checkpoints.restore_whole(asked, lambda _: like)
-    for error, bad in zip(damaged, asked, strict=False):
+    candidates = checkpoints.steps()[::-1] if config.resume == "auto" else [step]
+    found, state, damaged = checkpoints.restore_undamaged(candidates, lambda _: like)
+    for error, bad in zip(damaged, candidates, strict=False):
         say(f"note: {error}; moved to {checkpoints.set_aside(bad)}")
     say(f"resuming from step {found} of {checkpoints.directory}")
     checkpoints.forget_after(found)
     return state, found, checkpoints.notes(found)
 
 
-def _compare_configs(path: Path, config: Any) -> tuple:
-    """Says in what the config differs from the one by which the run was begun.
+def _compare_configs(path: Path, config: TrainConfig | SftConfig) -> tuple:
+    """Reports in which fields the config differs from the config that started the run.
 
     Raises:
-      UserError: if that was another command.
+      UserError: if another command started the run.
     """
     if not path.is_file():
         return ()
@@ -117,13 +120,11 @@ def _compare_configs(path: Path, config: Any) -> tuple:
             f"output_dir {config.output_dir!r} holds a run of {kinds[type(before)]}; expected one "
             f"of {kinds[type(config)]}, or another output_dir"
         )
-    there, here = (_flat(dataclasses.asdict(one)) for one in (before, config))
+    old, new = _flat(dataclasses.asdict(before)), _flat(dataclasses.asdict(config))
     free = ("mesh.", "log.", "resume", "max_steps", "max_sampled_tokens", "output_dir")
-    names = sorted(
-        n for n in there | here if there.get(n) != here.get(n) and not n.startswith(free)
-    )
+    names = sorted(n for n in old | new if old.get(n) != new.get(n) and not n.startswith(free))
     if names:
-        say(f"note: the run was begun with another {', '.join(names)}")
+        say(f"note: the run was started with other values of {', '.join(names)}")
     return ()
 
 
@@ -136,27 +137,32 @@ def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_space(checkpoints: Checkpoints, config: Any, like: TrainState) -> tuple:
-    """Whether the disk holds one more checkpoint, and a word where it will not hold all."""
-    one = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
+def _check_space(
+    checkpoints: Checkpoints, config: TrainConfig | SftConfig, like: TrainState
+) -> tuple:
+    """Requires disk space for one more checkpoint; a note if not all of them will fit."""
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
     usage = shutil.disk_usage(checkpoints.directory.parent)
-    gib = lambda size: f"{size / 2**30:.3g} GiB"  # noqa: E731
-    if usage.total and usage.free < one:
+    if usage.total and usage.free < size:
         raise UserError(
-            f"output_dir {config.output_dir!r} is on a disk with {gib(usage.free)} free, but one "
-            f"checkpoint takes {gib(one)}"
+            f"output_dir {config.output_dir!r} is on a disk with {_gib(usage.free)} free, but a "
+            f"checkpoint takes {_gib(size)}; expected more space, or another output_dir"
         )
     missing = max(config.log.save_total_limit + 1 - len(checkpoints.steps()), 1)
-    if usage.total and usage.free < missing * one:
+    if usage.total and usage.free < missing * size:
         say(
-            f"note: output_dir has {gib(usage.free)} free; the checkpoints that are kept "
-            f"(log.save_total_limit) and a new one may take {gib(missing * one)} more"
+            f"note: output_dir has {_gib(usage.free)} free, but the checkpoints that are kept "
+            f"(log.save_total_limit) and a new one may take {_gib(missing * size)} more"
         )
     return ()
 
 
-def prepare_directory(config: Any) -> None:
-    """config.yaml and env.json of the run directory."""
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB"
+
+
+def prepare_directory(config: TrainConfig | SftConfig) -> None:
+    """Writes config.yaml and env.json."""
     if not is_writer():
         return
     output_dir = Path(config.output_dir)
@@ -165,7 +171,7 @@ def prepare_directory(config: Any) -> None:
 
 
 def export_final(loaded: LoadedModel, params: Params, output_dir: Path) -> Path:
-    """Writes `OUTPUT_DIR/hf`, which transformers opens as it is."""
+    """Writes `OUTPUT_DIR/hf`, which transformers can open."""
     directory = output_dir / "hf"
     host = fetch(params)
     if is_writer():

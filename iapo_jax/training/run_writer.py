@@ -1,4 +1,7 @@
-"""What a run writes down: metrics.jsonl, TensorBoard, completions, environment, a progress bar."""
+"""Writes the files of a run: metrics.jsonl, TensorBoard, completions and skipped batches.
+
+The home of tensorboardX.
+"""
 
 import contextlib
 import io
@@ -22,9 +25,9 @@ from iapo_jax.runtime.files import (
 
 
 class RunWriter:
-    """The files of a run directory. Rows after `resume_step` are dropped when a run goes on.
+    """The files of a run directory. A resumed run drops the rows after `resume_step`.
 
-    Of several processes only the first one writes.
+    If there are several processes, only process 0 writes.
     """
 
     def __init__(self, output_dir: Path, *, tensorboard: bool, resume_step: int = 0):
@@ -41,51 +44,55 @@ class RunWriter:
             for written in (output_dir / folder).glob("step_*"):
                 number = written.name.removeprefix("step_").partition(".")[0]
                 if number.isdecimal() and int(number) > resume_step:
-                    written.unlink()  # of steps that are done again
+                    written.unlink()  # of steps that will run again
         self._file = path.open("a", encoding="utf-8", newline="\n")
         if tensorboard:
             self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=resume_step + 1)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """One row of metrics.jsonl, and the same to TensorBoard."""
+        """Writes a row of metrics.jsonl, and the same values to TensorBoard."""
         if self._file is None:
             return
-        told = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no NaN
-        self._file.write(to_json_line({"step": step, **told}))
+        row = {k: v if math.isfinite(v) else None for k, v in values.items()}  # JSON has no NaN
+        self._file.write(to_json_line({"step": step, **row}))
         self._file.flush()
         self.rows += 1
-        for name, value in told.items():
+        for name, value in row.items():
             if self._board is not None and value is not None:
                 self._board.add_scalar(name, value, step)
 
     def completions(self, step: int, rows: Iterable[dict]) -> None:
-        """completions/step_N.jsonl, one object a completion."""
+        """Writes completions/step_N.jsonl, one object per completion."""
         if self._file is None:
             return
         path = self.directory / "completions" / f"step_{step}.jsonl"
         write_jsonl(path, rows)
 
     def skipped(
-        self, step: int, why: dict[str, Any], arrays: dict[str, np.ndarray], rows: Iterable[dict]
+        self,
+        step: int,
+        failures: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        rows: Iterable[dict],
     ) -> None:
-        """skipped/step_N: .json says what was not finite, .npz and .jsonl hold the batch."""
+        """Writes skipped/step_N: .json with the failures, .npz and .jsonl with the batch."""
         if self._file is None:
             return
         path = self.directory / "skipped" / f"step_{step}"
-        write_json(path.with_suffix(".json"), {"step": step, **why})
+        write_json(path.with_suffix(".json"), {"step": step, **failures})
         write_jsonl(path.with_suffix(".jsonl"), rows)
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)
         write_atomically(path.with_suffix(".npz"), content.getvalue())
 
     def sync(self) -> None:
-        """Returns when all rows are on the disk: a checkpoint must not be newer than they are."""
+        """Waits until all rows are on disk: a checkpoint must not be newer than its rows."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Ends both files; what cannot be written was told of where it was to be."""
+        """Closes the files; a failed write has already raised where it happened."""
         for file in (self._file, self._board):
             if file is not None:
                 with contextlib.suppress(OSError):
@@ -94,5 +101,5 @@ class RunWriter:
 
 def _with_step(row: dict) -> dict:
     if not isinstance(row.get("step"), int):
-        raise ValueError(f"step is {row.get('step')!r:.60}; expected a whole number")
+        raise ValueError(f"step is {row.get('step')!r:.60}; expected an integer")
     return row

@@ -55,7 +55,7 @@ class PolicyUpdate(NamedTuple):
 
 
 class StepSeconds(NamedTuple):
-    """Wall time of the parts of a step that follow the rollout, and of the step."""
+    """Wall time in seconds of the parts of a step after the rollout, and of the complete step."""
 
     signals: float
     update: float
@@ -63,25 +63,25 @@ class StepSeconds(NamedTuple):
 
 
 class StepRecord(NamedTuple):
-    """All that a step computed; its metrics and files are made from it."""
+    """Everything that a step computed; its metrics and files are made from it."""
 
     rewarded: RewardedRollout
     rounds: SamplingRounds | None  # None without dynamic sampling
     scored: ScoredRollout
     credit: Credit
-    settings: dict[str, Array]  # hyper-parameters that adapt during the run
-    non_finite: dict[str, int]  # numbers of the rollout that are not finite, by what they are
-    updates: list[PolicyUpdate]  # none where the rollout has such numbers
+    settings: dict[str, Array]  # the values of hyper-parameters that adapt during the run
+    non_finite: dict[str, int]  # values of the rollout that are not finite, by kind
+    updates: list[PolicyUpdate]  # empty if there are such values
     planned_updates: int
     learning_rate: float  # of the first update
     seconds: StepSeconds
 
     def sampled_tokens(self) -> int:
-        """Tokens that were sampled, in all rounds of dynamic sampling."""
+        """The number of sampled tokens, in all rounds of dynamic sampling."""
         return self.rewarded.sampled_tokens() if self.rounds is None else self.rounds.tokens
 
     def failures(self) -> dict[str, Any]:
-        """What was not finite, for people to read; empty where everything was finite."""
+        """What was not finite, as JSON values; empty if everything was finite."""
         found: dict[str, Any] = {name: int(n) for name, n in self.non_finite.items() if n}
         skipped = [
             {
@@ -104,14 +104,13 @@ def train_step(
 ) -> tuple[TrainState, StepRecord]:
     """One rollout and its updates.
 
-    Where a number of the rollout or of its credit is not finite there are no updates, and the
-    state stays as it was; where the loss or the gradient of an update is not finite, that update
-    is skipped.
+    If a value of the rollout or of its credit is not finite, there are no updates and the state
+    does not change. If the loss or the gradient of an update is not finite, that update is skipped.
 
     Args:
-      ref_params: of the reference policy; None without a KL.
-      step: counts from 0.
-      report: receives a line about the progress before each further round of sampling.
+      ref_params: parameters of the reference policy; None without a KL.
+      step: the number of the step, from 0.
+      report: receives a line of progress before each further round of sampling.
     """
     started = time.perf_counter()
     learning_rate = float(setup.schedule(int(fetch(state.updates))))
@@ -147,7 +146,7 @@ def train_step(
 def generate(
     setup: Setup, params: Params, step: int, report: Callable[[str], Any] = lambda _: None
 ) -> tuple[RewardedRollout, SamplingRounds | None]:
-    """The rollout of a step, in several rounds where the algorithm samples dynamically."""
+    """The rollout of a step, in several rounds if the algorithm uses dynamic sampling."""
     draw = partial(
         generate_and_score,
         params,
@@ -173,7 +172,7 @@ def generate(
 def score_rollout(
     setup: Setup, params: Params, ref_params: Params | None, rewarded: RewardedRollout
 ) -> ScoredRollout:
-    """Log-probabilities, entropies and answer information; the groups as credit rules see them."""
+    """Log-probabilities, entropies and answer information, and the groups for the credit rule."""
     split = by_prompt(setup.loaded.mesh)
     rollout = put(rewarded.rollout, split)
     found = put((rewarded.reward, rewarded.correct, rewarded.thinking_length), split)
@@ -199,17 +198,19 @@ def score_rollout(
 def compute_credit(
     setup: Setup, scored: ScoredRollout, adaptation: Any, rows: np.ndarray, step: int
 ) -> tuple[Credit, Any, dict[str, Array]]:
-    """The credit of all groups, the next state of the adaptation, and what it sets.
+    """The credit of all groups, the next state of the adaptation, and the values that it sets.
 
     Args:
-      rows: [P] of the prompts, from which the rule's random keys are made.
+      rows: [P] indices of the prompts, which determine the random keys of the rule.
     """
     algorithm = setup.algorithm
     settings: dict[str, Array] = {}
     if algorithm.adapt is not None:
         adaptation, settings = adapt_settings(adaptation, scored.groups, adapt=algorithm.adapt)
     numbers = sampler.distinct_rows(rows, len(setup.problems.tokens))
-    keys = setup.sampler.keys(setup.config.seed, -1 - step, numbers)  # not those of the sampler
+    keys = setup.sampler.keys(
+        setup.config.seed, -1 - step, numbers
+    )  # negative steps: distinct from the keys of the sampler
     credit = assign_credit(scored.groups, keys, settings, algorithm=algorithm)
     return credit, adaptation, settings
 
@@ -219,7 +220,7 @@ def update_policy(
 ) -> tuple[TrainState, list[PolicyUpdate]]:
     """All updates of a step: `num_iterations` passes over the mini-batches of its rollout.
 
-    The next state has the next state of the adaptation, unless every update was skipped.
+    The adaptation advances unless every update was skipped.
     """
     sizes = setup.config.batch
     batch = TrainBatch(
@@ -248,7 +249,7 @@ def update_policy(
 
 
 def batch_arrays(record: StepRecord) -> dict[str, np.ndarray]:
-    """All that a step was made of, on the host, for people who look for what went wrong."""
+    """The arrays of a skipped step, on the host, which help to find the cause."""
     rewarded = record.rewarded
     found: dict[str, Any] = {"rows": rewarded.indices, "reward": rewarded.reward}
     found |= {"correct": rewarded.correct, "thinking_length": rewarded.thinking_length}

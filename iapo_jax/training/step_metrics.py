@@ -1,7 +1,7 @@
-"""The metrics of a run: what a step computed, under TRL's names where TRL has one.
+"""The metrics of a step, under TRL's names where TRL has one.
 
-No other file knows the name of a metric. `METRICS` states what each one means; docs/metrics.md is
-made from it: `python -m iapo_jax.training.step_metrics > docs/metrics.md`.
+No other file knows the name of a metric. `METRICS` states what each metric means, and
+docs/metrics.md is generated from it: `python -m iapo_jax.training.step_metrics > docs/metrics.md`.
 """
 
 import math
@@ -26,7 +26,7 @@ from iapo_jax.types import Array, Credit, Group, Mean, Rollout
 
 
 class Metric(NamedTuple):
-    """What a metric means; a part of its name in <> stands for any text."""
+    """The meaning of a metric. A part of its name in <> stands for any text."""
 
     name: str
     unit: str
@@ -132,7 +132,7 @@ METRICS = {
 
 
 def pattern(metric: Metric) -> re.Pattern:
-    """Matches the names that a metric may have."""
+    """A pattern that matches all names of a metric."""
     return re.compile(re.sub(r"<[^>]*>", ".+", re.escape(metric.name)))
 
 
@@ -158,10 +158,10 @@ def metrics_page() -> str:
 def step_metrics(
     record: StepRecord, totals: RunTotals, *, threshold: float, probed: bool
 ) -> dict[str, float]:
-    """The row of a step of reinforcement learning.
+    """The row of metrics.jsonl for a step of reinforcement learning.
 
     Args:
-      threshold: nats of uncertainty; below it the answer counts as known to the model.
+      threshold: uncertainty in nats; below it the model is considered to know the answer.
       probed: whether the groups have uncertainties.
     """
     scored, seconds, tokens = record.scored, record.seconds, float(record.sampled_tokens())
@@ -182,7 +182,7 @@ def step_metrics(
         "time/step": seconds.step,
         "completions/sampled_tokens": tokens,
         "perf/completion_tokens_per_second": tokens / seconds.step,
-        "compiles": compiles(),  # those of the metrics, too
+        "compiles": compiles(),  # after the metrics, to include their programs
         "skipped/in_a_row": float(totals.skipped_in_a_row),
         "sampled_tokens": float(totals.sampled_tokens),
     }
@@ -196,7 +196,7 @@ def fine_tuning_metrics(
     learning_rate: float,
     skipped_in_a_row: int,
 ) -> dict[str, float]:
-    """The row of a step of supervised fine-tuning, on the host, without its time."""
+    """The row of metrics.jsonl for a step of supervised fine-tuning, without its time."""
     return {
         "loss": float(result.loss),
         "grad_norm": float(result.grad_norm),
@@ -209,7 +209,7 @@ def fine_tuning_metrics(
 
 
 def time_metrics(seconds: float) -> dict[str, float]:
-    """The time of a step of fine-tuning, and the programs that were compiled so far."""
+    """The time of a step of fine-tuning, and the number of programs compiled so far."""
     return {"time/step": seconds, "compiles": compiles()}
 
 
@@ -217,7 +217,7 @@ def time_metrics(seconds: float) -> dict[str, float]:
 def device_metrics(
     rollout: Rollout, groups: Group, credit: Credit, *, threshold: float, probed: bool
 ) -> dict[str, Array]:
-    """Masked means over the rollout, float32 scalars.
+    """Masked means over the rollout; float32 scalars.
 
     Args:
       threshold, probed: as for `step_metrics`.
@@ -307,7 +307,7 @@ def _round_metrics(rounds: SamplingRounds | None) -> dict[str, float]:
 
 
 def _update_metrics(updates: Sequence[PolicyUpdate], planned: int) -> dict[str, float]:
-    """Means over the updates that were applied, NaN where there are none, and how many are not."""
+    """Means over the applied updates, NaN if there are none, and the number of skipped updates."""
     named = [_named_update(update) for update in updates]
     applied = [row for row, update in zip(named, updates, strict=True) if not update.result.skipped]
     names = named[0] if named else ("loss", "grad_norm")
@@ -332,7 +332,7 @@ def _named_update(update: PolicyUpdate) -> dict[str, np.ndarray]:
 
 
 def headline(row: dict[str, float]) -> str:
-    """The figures beside the progress bar; the KL only where it is in the loss."""
+    """The text beside the progress bar; with the KL if the loss has it."""
     kl = f"kl {row['kl']:.4f} " if "kl" in row else ""
     return (
         f"reward {row['reward']:+.3f} accuracy {row['accuracy']:.2f} "
@@ -341,7 +341,7 @@ def headline(row: dict[str, float]) -> str:
 
 
 def fine_tuning_headline(row: dict[str, float]) -> str:
-    """The figures beside the progress bar of fine-tuning."""
+    """The text beside the progress bar of fine-tuning."""
     return f"loss {row['loss']:.4f} entropy {row['entropy']:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""The jitted parts of learning: credit of groups, and the optimizer update on it. Pure."""
+"""The jitted parts of a step: the credit of all groups, and the updates from it. Pure."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -55,9 +55,9 @@ class UpdateSpec(NamedTuple):
 
     optimizer: Optimizer
     loss: LossOptions
-    mini_batches: int  # updates that a rollout is divided into
-    micro_batches: int  # passes that an update is divided into
-    max_length: int  # T of the configuration, for dr_grpo
+    mini_batches: int  # updates in one pass over a rollout
+    micro_batches: int  # forward and backward passes in an update
+    max_length: int  # max_completion_length, which normalizes dr_grpo
 
 
 @partial(jax.jit, static_argnames=("mesh", "model", "spec"), donate_argnames="state")
@@ -74,7 +74,7 @@ def policy_update(
     """One optimizer update on mini-batch `index` of a rollout.
 
     Returns:
-      The next state (the same one where the update is skipped), what the update found, and the
+      The next state (unchanged if the update is skipped), the report of the update, and the
       statistics of the loss, each `Mean` as its value.
     """
     batch = jax.tree.map(lambda x: x[index], micro_batches(batch, spec.mini_batches))
@@ -116,7 +116,7 @@ def assign_credit(
     *,
     algorithm: Algorithm,
 ) -> Credit:
-    """The credit rule, applied to the group of every prompt."""
+    """Applies the credit rule to the group of every prompt."""
     return jax.vmap(partial(algorithm.credit, **(settings or {})))(groups, keys)
 
 
@@ -124,7 +124,7 @@ def assign_credit(
 def adapt_settings(
     adaptation: Any, groups: Group, *, adapt: Adaptation
 ) -> tuple[Any, dict[str, Array]]:
-    """The state of the adaptation after the groups of a step, and the hyper-parameters it gives."""
+    """The state of the adaptation after a step, and the hyper-parameters that it sets."""
     adaptation = adapt.update(adaptation, groups)
     return adaptation, adapt.settings(adaptation)
 
@@ -133,7 +133,7 @@ def adapt_settings(
 def count_non_finite(
     rollout: Rollout, signals: Signals, credit: Credit, adaptation: Any
 ) -> dict[str, Array]:
-    """How many numbers of a rollout are NaN or infinite, by what they are; int32 scalars.
+    """The number of NaN and infinite values of a rollout, by kind; int32 scalars.
 
     Padding does not count.
     """
