@@ -23,7 +23,6 @@ from iapo_jax.config.sft import SftConfig
 from iapo_jax.data.demonstrations import Demonstrations, SftBatch
 from iapo_jax.model.scoring import score_completions
 from iapo_jax.pretrained.loaded_model import (
-    LoadedModel,
     abstract_params,
     initial_params,
     prepare_model,

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from iapo_jax.information import probes
 from iapo_jax.model.decoder import param_shapes
-from iapo_jax.pretrained.directory import Pretrained
+from iapo_jax.pretrained.model_directory import Pretrained
 from iapo_jax.sharding import is_described
 from iapo_jax.training.checkpoint_selection import CRITERIA
 from iapo_jax.training.setup import Setup
