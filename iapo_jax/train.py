@@ -67,8 +67,9 @@ def train(
       RunError: if a run that has started cannot continue.
       Stopped: after SIGTERM or SIGINT, once everything is saved.
     """
-    own = {"advantage": advantage, "reward_functions": reward_functions}
-    setup = set_up(config, **own, topology=topology)
+    setup = set_up(
+        config, advantage=advantage, reward_functions=reward_functions, topology=topology
+    )
     held_out = HeldOut(setup.config, setup.loaded, setup.questions)
     say(describe_run(setup))
     for note in held_out.notes:
@@ -99,8 +100,15 @@ def _train(setup: Setup, held_out: HeldOut, checkpoints: Checkpoints) -> TrainSt
     writer = RunWriter(
         Path(config.output_dir), tensorboard=config.log.tensorboard, resume_step=first
     )
-    found = selection.measure, selection.best, config.max_sampled_tokens
-    progress = Progress(config, checkpoints, writer, notes, *found)
+    progress = Progress(
+        config,
+        checkpoints,
+        writer,
+        notes,
+        measure=selection.measure,
+        best=selection.best,
+        budget=config.max_sampled_tokens,
+    )
     try:
         state, last = _steps(setup, progress, state, ref_params, first)
         state, chosen = choose_state(setup, checkpoints, state, last)

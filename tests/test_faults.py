@@ -405,7 +405,7 @@ def test_another_command_has_another_directory(half, world, configure, capsys):
         SftConfig, None, [*options, f"data.dataset={half / 'rows.jsonl'}", "batch.rows_per_step=8"]
     )
     with pytest.raises(
-        UserError, match="holds a run of iapo_jax.train; expected one of iapo_jax.s"
+        UserError, match="holds a run of iapo_jax.train; expected a run of iapo_jax.s"
     ):
         train_sft(config)
     train(configure(half, "max_steps=2", "optimizer.learning_rate=1e-3"))

@@ -33,4 +33,4 @@ def test_the_table_says_what_was_measured():
     assert "20.0 [20.0, 20.0]" in length and "-10.0 [-10.0, -10.0]" in length
     assert "10.00 [10.00, 10.00]" in ratio  # 1.0 / 10 tokens
     assert limit.split()[-2:] == ["25.0%", "0.0%"]
-    assert count.startswith("4 held-out problems, 1 sample(s) each")
+    assert count.startswith("4 held-out problems, 1 sample each")

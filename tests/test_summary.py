@@ -86,7 +86,7 @@ def test_other_problems_are_refused():
 def test_two_data_sets_are_never_averaged():
     told = summary.summarize([record("a"), record("a", dataset="other:test", seed=1)])
     assert len([r for r in told["figures"] if r["name"] == "accuracy"]) == 2
-    assert summary.table(told).count("problems, 4 sample(s) each") == 2
+    assert summary.table(told).count("problems, 4 samples each") == 2
 
 
 def test_what_has_no_value_is_null_and_a_dash():

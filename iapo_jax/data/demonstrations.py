@@ -75,7 +75,7 @@ class Demonstrations:
         self.rows = loading.load_rows(config.data)
         if tokenizer.eos_token_id is None:
             raise UserError(
-                "the tokenizer has no eos_token, which must end every completion; expected one"
+                "the tokenizer has no eos_token; expected one, since it ends every completion"
             )
         questions = [self._read(index) for index in range(len(self.rows))]
         self.notes = self._repeats(questions)

@@ -109,7 +109,7 @@ def table(summary: Mapping[str, Any]) -> str:
             if count > 1
         ]
         blocks.append(
-            f"{dataset}: {about['problems']} problems, {about['samples']} sample(s) each; "
+            f"{dataset}: {about['problems']} problems, {_samples(about['samples'])} each; "
             f"[95% intervals]{''.join(seeds)}"
         )
         rows = [row for row in summary["figures"] if row["dataset"] == dataset]
@@ -175,5 +175,9 @@ def before_and_after(before: Record, after: Record) -> str:
     rows.append((style_of("cut_share").label, truncated))
     return (
         f"{text_table(['before', 'after', 'difference'], rows)}\n{len(before.rows)} held-out "
-        f"problems, {before.settings['num_samples']} sample(s) each; [95% intervals]"
+        f"problems, {_samples(before.settings['num_samples'])} each; [95% intervals]"
     )
+
+
+def _samples(count: int) -> str:
+    return "1 sample" if count == 1 else f"{count} samples"

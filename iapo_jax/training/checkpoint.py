@@ -153,13 +153,13 @@ class Checkpoints:
         """The notes and digests of a checkpoint, and the tree of metadata of its arrays."""
         if not (self.directory / str(step) / "_CHECKPOINT_METADATA").is_file():
             raise ValueError("it has no _CHECKPOINT_METADATA")
-        found = self._manager.metadata(step)
-        about = json.loads(json.dumps(found.custom_metadata or {}))
+        metadata = self._manager.metadata(step)
+        about = json.loads(json.dumps(metadata.custom_metadata or {}))
         if "digests" not in about:
             raise ValueError("the digests of its arrays are missing")
         if about.get("seal") != _seal(about):
             raise ValueError("its notes or digests are not what was saved")
-        return about, found.item_metadata.tree
+        return about, metadata.item_metadata.tree
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state of a step, on the shardings of `like` (arrays, or shapes with shardings).
@@ -175,7 +175,7 @@ class Checkpoints:
             if {name: list(shape) for name, shape in saved.items()} != {
                 name: shape for name, (shape, _) in about.items()
             }:
-                raise ValueError("its arrays are not those that were saved")
+                raise ValueError("its arrays are not what was saved")
         wanted = _shapes(target)
         for name in sorted(saved | wanted):
             if saved.get(name) != wanted.get(name):
@@ -186,12 +186,12 @@ class Checkpoints:
                     f"{wanted.get(name, 'absent')} in the config"
                 )
         with self._read(step):
-            found = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+            restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         with self._read(step):
-            for name, described in _describe(found).items():
+            for name, described in _describe(restored).items():
                 if described != about[name]:
                     raise ValueError(f"{name} is not what was saved (another digest)")
-        return type(like)(**{_IN_MEMORY.get(name, name): x for name, x in found.items()})
+        return type(like)(**{_IN_MEMORY.get(name, name): x for name, x in restored.items()})
 
     @contextlib.contextmanager
     def _read(self, step: int) -> Iterator[None]:
@@ -257,8 +257,7 @@ class Checkpoints:
 
         with self._read(step):
             saved = self._manager.item_metadata(step).tree.get(_ON_DISK["adaptation"]) or ()
-            found = jax.tree.map(shape, saved)
-        return found
+            return jax.tree.map(shape, saved)
 
     def forget_after(self, step: int) -> None:
         """Deletes later checkpoints, whose steps a resumed run saves again."""

@@ -63,9 +63,8 @@ def training_questions(run_dir: Path) -> list[str | list[dict]]:
       UserError: if the data can no longer be read.
     """
     config, environment = run_config(run_dir), run_dir / "env.json"
-    began = read_json(environment).get("directory") if environment.is_file() else None
-    place = began if isinstance(began, str) and Path(began).is_dir() else "."
-    with contextlib.chdir(place):
+    start = read_json(environment).get("directory") if environment.is_file() else None
+    with contextlib.chdir(start if isinstance(start, str) and Path(start).is_dir() else "."):
         if isinstance(config, TrainConfig):
             return [row.question for row in loading.load_training(config).rows]
         rows = loading.load_rows(config.data)
@@ -75,7 +74,7 @@ def training_questions(run_dir: Path) -> list[str | list[dict]]:
 def _model_section(
     run_dir: Path, config: TrainConfig | SftConfig, model: ModelSection | None
 ) -> ModelSection:
-    """The section that opens a run's start model, or its export if that model is gone."""
+    """The section that opens a run's start model, or its export if that model no longer exists."""
     section = config.model
     if model is not None:
         section = dataclasses.replace(section, dtype=model.dtype, attention=model.attention)

@@ -25,7 +25,7 @@ class TrainState(NamedTuple):
 
     updates: Array  # int32; the number of applied optimizer updates
     params: Params
-    opt_state: Any
+    opt_state: optax.OptState
     adaptation: Any = ()  # state of `algorithms.adaptation`; () without adaptive hyper-parameters
 
 
@@ -83,7 +83,7 @@ def _matrices(params: Params) -> Any:
 
 
 def state_shardings(
-    mesh: Mesh, optimizer: Optimizer, params: Any, adaptation: Any = ()
+    mesh: Mesh, optimizer: Optimizer, params: Params, adaptation: Any = ()
 ) -> TrainState:
     """The shardings of a state.
 

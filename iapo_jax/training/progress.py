@@ -40,6 +40,7 @@ class Progress:
         checkpoints: Checkpoints,
         writer: RunWriter,
         notes: Mapping[str, Any],
+        *,
         measure: Callable[[Params, int], None] = lambda params, step: None,
         best: Callable[[], int | None] = lambda: None,
         budget: int = 0,

@@ -97,12 +97,12 @@ def resume_state(
         lambda: _compare_configs(checkpoints.directory.parent / "config.yaml", config), ()
     )
     candidates = checkpoints.steps()[::-1] if config.resume == "auto" else [step]
-    found, state, damaged = checkpoints.restore_undamaged(candidates, lambda _: like)
+    restored, state, damaged = checkpoints.restore_undamaged(candidates, lambda _: like)
     for error, bad in zip(damaged, candidates, strict=False):
         say(f"note: {error}; moved to {checkpoints.set_aside(bad)}")
-    say(f"resuming from step {found} of {checkpoints.directory}")
-    checkpoints.forget_after(found)
-    return state, found, checkpoints.notes(found)
+    say(f"resuming from step {restored} of {checkpoints.directory}")
+    checkpoints.forget_after(restored)
+    return state, restored, checkpoints.notes(restored)
 
 
 def _compare_configs(path: Path, config: TrainConfig | SftConfig) -> tuple:
@@ -117,8 +117,8 @@ def _compare_configs(path: Path, config: TrainConfig | SftConfig) -> tuple:
     if type(before) is not type(config):
         kinds = {TrainConfig: "iapo_jax.train", SftConfig: "iapo_jax.sft"}
         raise UserError(
-            f"output_dir {config.output_dir!r} holds a run of {kinds[type(before)]}; expected one "
-            f"of {kinds[type(config)]}, or another output_dir"
+            f"output_dir {config.output_dir!r} holds a run of {kinds[type(before)]}; expected a "
+            f"run of {kinds[type(config)]}, or another output_dir"
         )
     old, new = _flat(dataclasses.asdict(before)), _flat(dataclasses.asdict(config))
     free = ("mesh.", "log.", "resume", "max_steps", "max_sampled_tokens", "output_dir")
@@ -140,7 +140,7 @@ def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
 def _check_space(
     checkpoints: Checkpoints, config: TrainConfig | SftConfig, like: TrainState
 ) -> tuple:
-    """Requires disk space for one more checkpoint; a note if not all of them will fit."""
+    """Requires disk space for another checkpoint, and notes if not all that are kept will fit."""
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
     usage = shutil.disk_usage(checkpoints.directory.parent)
     if usage.total and usage.free < size:

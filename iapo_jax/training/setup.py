@@ -29,7 +29,7 @@ from iapo_jax.training.method import check_group_size, check_rule, configured_al
 from iapo_jax.training.update import UpdateSpec
 from iapo_jax.types import Array, Credit
 
-_EXTRA_PROMPTS = 0x5DA90  # sets the order of extra prompts apart from the order of the steps
+_EXTRA_PROMPTS = 0x5DA90  # changes the seed, so that extra prompts have an order of their own
 
 
 class Setup(NamedTuple):
@@ -39,7 +39,7 @@ class Setup(NamedTuple):
     loaded: LoadedModel  # mesh, tokenizer and model; its parameters are None
     algorithm: Algorithm
     problems: data.Problems  # the training problems
-    questions: list[str | list[dict]]  # of all rows, those that are held out or too long included
+    questions: list[str | list[dict]]  # of all rows, including held-out and too long ones
     notes: list[str]  # changes to the rows of the data set, for the user
     selection: Selection
     reward_functions: rewards.RewardFunctions

@@ -43,11 +43,13 @@ METRICS = {
         Metric("completions/mean_length", "tokens", "mean length, with the stop token"),
         Metric("completions/min_length", "tokens", "shortest completion"),
         Metric("completions/max_length", "tokens", "longest completion"),
-        Metric("completions/mean_terminated_length", "tokens", "mean length of the finished ones"),
+        Metric(
+            "completions/mean_terminated_length", "tokens", "mean length of finished completions"
+        ),
         Metric("completions/clipped_ratio", "share", "completions truncated at the limit"),
-        Metric("completions/mean_length_correct", "tokens", "mean length of the correct ones"),
-        Metric("completions/mean_length_wrong", "tokens", "mean length of the incorrect ones"),
-        Metric("completions/sampled_tokens", "tokens", "sampled in this step, in all rounds"),
+        Metric("completions/mean_length_correct", "tokens", "mean length of correct completions"),
+        Metric("completions/mean_length_wrong", "tokens", "mean length of incorrect completions"),
+        Metric("completions/sampled_tokens", "tokens", "sampled in this step, over all rounds"),
         Metric("sampled_tokens", "tokens", "sampled in the run so far (max_sampled_tokens)"),
         Metric("checker/timeouts", "answers", "answers on which the checker timed out"),
         Metric("checker/errors", "answers", "answers on which the checker failed"),
@@ -80,11 +82,11 @@ METRICS = {
             "covariance of length and summed per-token bonus; the paper expects shorter "
             "completions below 0",
         ),
-        Metric("credit/bonus_share", "share", "credit that is given token by token"),
+        Metric("credit/bonus_share", "share", "share of the credit that is given token by token"),
         Metric("credit/stop_bonus", "", "mean bonus of the tokens that end the reasoning"),
         Metric("credit/rival_bonus", "", "mean bonus of the tokens that compete with them"),
         Metric("algorithm/<option>", "", "an option that adapts during the run"),
-        Metric("algorithm/<option>_<i>", "", "the same, of an option with several values"),
+        Metric("algorithm/<option>_<i>", "", "the same, for an option with several values"),
     ],
     "Information about the answer": [
         Metric("iapo/thinking_length", "tokens", "mean number of reasoning tokens"),
@@ -105,7 +107,7 @@ METRICS = {
         Metric("clip_ratio/low_mean", "share", "tokens clipped below 1 - epsilon"),
         Metric("clip_ratio/high_mean", "share", "tokens clipped above 1 + epsilon_high"),
         Metric("clip_ratio/region_mean", "share", "tokens clipped on either side"),
-        Metric("ratio/mean", "", "mean probability ratio of the new policy to the sampling one"),
+        Metric("ratio/mean", "", "mean probability ratio of the new policy to the sampling policy"),
         Metric("learning_rate", "", "of the first update of the step"),
         Metric(
             "num_tokens", "tokens", "supervised fine-tuning: sum of the token weights in the batch"

@@ -158,8 +158,8 @@ BREAKS = [
     Break(
         "resume: the first step after a checkpoint is left out",
         "training/run_directory.py",
-        "return state, found, checkpoints.notes(found)",
-        "return state, found + 1, checkpoints.notes(found)",
+        "return state, restored, checkpoints.notes(restored)",
+        "return state, restored + 1, checkpoints.notes(restored)",
         "test_train.py::test_a_resumed_run_is_the_same_bit_for_bit",
     ),
     Break(
