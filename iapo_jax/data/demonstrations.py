@@ -14,7 +14,7 @@ from iapo_jax.data.order import batch_order
 from iapo_jax.data.questions import question_text
 from iapo_jax.errors import UserError, check_unicode
 from iapo_jax.pretrained.control_tokens import hide
-from iapo_jax.pretrained.tokenization import encode
+from iapo_jax.pretrained.tokenization import Tokenizer, encode
 from iapo_jax.types import Array, Prompts
 
 
@@ -52,7 +52,7 @@ def read_pieces(completion: Any, where: str) -> list[tuple[str, float]]:
 
 
 def encode_completion(
-    tokenizer: Any, completion: str | list, where: str
+    tokenizer: Tokenizer, completion: str | list, where: str
 ) -> tuple[list[int], list[float]]:
     """The token ids and weights of a completion, with the end-of-sequence token of weight 1."""
     ids, weights = [], []
@@ -70,7 +70,7 @@ class Demonstrations:
       UserError: naming the first invalid row, or if no row fits the limits of length.
     """
 
-    def __init__(self, config: SftConfig, tokenizer: Any):
+    def __init__(self, config: SftConfig, tokenizer: Tokenizer):
         self.config, self.tokenizer = config, tokenizer
         self.rows = loading.load_rows(config.data)
         if tokenizer.eos_token_id is None:

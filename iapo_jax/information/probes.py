@@ -266,15 +266,19 @@ def describe(probe_maker: ProbeMaker) -> str:
         )
     if probe_maker.longer:
         parts.append(
-            f"{probe_maker.longer} known answer(s) have more, of which only the first are read "
+            f"{_known_answers(probe_maker.longer)} longer and read only up to this limit "
             "(information.max_answer_length)"
         )
     if probe_maker.apart:
         parts.append(
-            f"{len(probe_maker.apart)} known answer(s), such as {probe_maker.apart[0]!r}, are "
-            "tokenized otherwise in running text, whose tokens join the postfix with them"
+            f"{_known_answers(len(probe_maker.apart))} tokenized differently in running text, such "
+            f"as {probe_maker.apart[0]!r}"
         )
     return "; ".join(parts)
+
+
+def _known_answers(count: int) -> str:
+    return "1 known answer is" if count == 1 else f"{count} known answers are"
 
 
 def settle(section: InformationSection, own: str = "answer_entropy") -> InformationSection:

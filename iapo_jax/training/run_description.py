@@ -44,7 +44,7 @@ def _describe_stops(pretrained: Pretrained) -> str:
     names = pretrained.tokenizer.convert_ids_to_tokens(list(pretrained.stop_ids))
     stops = [f"{name} ({i})" for name, i in zip(names, pretrained.stop_ids, strict=True)]
     unused, size = int((~pretrained.allowed).sum()), pretrained.config.vocab_size
-    note = f"; {unused} of the {size} ids have no token and are never sampled" if unused else ""
+    note = f"; {unused:,} of the {size:,} ids have no token and are never sampled" if unused else ""
     return ", ".join(stops) + note
 
 
