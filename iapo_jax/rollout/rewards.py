@@ -125,7 +125,8 @@ def combine_rewards(
         or not all(map(math.isfinite, weights))
     ):
         raise RewardError(
-            f"Expected distinct names and one finite weight for each: got {names} and {weights}."
+            f"The reward functions are {names} with weights {weights}; expected distinct names and "
+            "one finite weight for each."
         )
     given = {"prompts": prompts, "completions": completions, "answer": answer, **columns}
     rewards = {}
@@ -234,7 +235,7 @@ def load_rewards(section: RewardSection, own: Sequence[Callable] | None = None) 
         )
     if not np.isfinite(weights).all():
         raise UserError(f"reward.weights is {weights}; expected finite numbers")
-    return RewardFunctions(list(zip(names, loaded, strict=True)), weights)
+    return RewardFunctions(functions=list(zip(names, loaded, strict=True)), weights=weights)
 
 
 def with_verdicts(

@@ -46,7 +46,7 @@ def choose(candidates: Sequence[Candidate], section: SelectionSection) -> Candid
     per token among candidates whose accuracy is at most `tolerance` below the start model's, since
     a model that stops at once may have a high ratio; without such a candidate, as `accuracy`.
     """
-    start = next((found.accuracy for found in candidates if found.step == 0), 0.0)
+    start = next((c.accuracy for c in candidates if c.step == 0), 0.0)
 
     def merit(candidate: Candidate) -> tuple[float, ...]:
         allowed = candidate.accuracy >= start - section.tolerance - 1e-9
@@ -106,24 +106,24 @@ class Selection:
                     "and the selection.* of its run, or another output_dir"
                 )
         count = int(broadcast(np.int32(len(rows))))
-        found = np.zeros((count, len(Candidate._fields)))
+        values = np.zeros((count, len(Candidate._fields)))
         if is_writer():
-            found[:] = np.reshape(
-                [[row[name] for name in Candidate._fields] for row in rows], found.shape
+            values[:] = np.reshape(
+                [[row[name] for name in Candidate._fields] for row in rows], values.shape
             )
-        self.candidates = [Candidate(int(r[0]), *map(float, r[1:])) for r in broadcast(found)]
+        self.candidates = [Candidate(int(r[0]), *map(float, r[1:])) for r in broadcast(values)]
         if is_writer() and rows:
             self._write(rows)  # the criterion may have changed, and with it the choice
 
     def measure(self, params: Params, step: int) -> None:
         """Samples the split with these parameters, unless it was, and updates selection.jsonl."""
-        if self.task is None or any(found.step == step for found in self.candidates):
+        if self.task is None or any(candidate.step == step for candidate in self.candidates):
             return
-        found = estimates(measure([self._sample(params, step)]))
+        computed = estimates(measure([self._sample(params, step)]))
         found = {
-            "accuracy": found["accuracy"],
-            "length": found["length"],
-            "ratio": found["ratio@1"],
+            "accuracy": computed["accuracy"],
+            "length": computed["length"],
+            "ratio": computed["ratio@1"],
         }
         values = {name: estimate.value for name, estimate in found.items()}
         self.candidates.append(Candidate(step=step, **values))
@@ -142,7 +142,7 @@ class Selection:
         completions.sort(key=lambda completion: (completion.row, completion.sample))
         shape = (-1, self.task.protocol.num_samples)
         correct, length, finished = (
-            np.asarray([getattr(completion, name) for completion in completions]).reshape(shape)
+            np.asarray([getattr(x, name) for x in completions]).reshape(shape)
             for name in ("correct", "length", "finished")
         )
         return Outcomes(correct, length, finished, np.where(correct, 0, 1))

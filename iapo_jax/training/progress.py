@@ -49,9 +49,8 @@ class Progress:
         self.measure, self.best, self.budget = measure, best, budget
         self.sampled = int(notes.get("sampled_tokens", 0))
         self.in_a_row = int(notes.get("skipped_in_a_row", 0))
-        self.before_streak: int | None = notes.get(
-            "before_streak"
-        )  # the last step before a streak of skipped steps
+        # The last step before the current streak of skipped steps.
+        self.before_streak: int | None = notes.get("before_streak")
         rows = notes.get("rows", writer.rows)
         if rows != writer.rows:
             say(
