@@ -1,1 +1,1 @@
-"""Sampling on the devices, rewards on the host."""
+"""Samples completions on the devices, and rewards them on the host."""

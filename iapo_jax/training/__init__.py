@@ -1,1 +1,1 @@
-"""One training step and what is around it: set-up, update, checkpoints, run directory."""
+"""The training step, its set-up, updates and metrics, checkpoints, and the run directory."""

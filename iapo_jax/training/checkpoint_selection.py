@@ -145,7 +145,9 @@ class Selection:
             np.asarray([getattr(x, name) for x in completions]).reshape(shape)
             for name in ("correct", "length", "finished")
         )
-        return Outcomes(correct, length, finished, np.where(correct, 0, 1))
+        return Outcomes(
+            correct=correct, length=length, finished=finished, votes=np.where(correct, 0, 1)
+        )
 
     def _write(self, rows: Sequence[dict]) -> None:
         best = self.best()
