@@ -341,7 +341,7 @@ def step_to_resume(checkpoints: Checkpoints, resume: str, *, option: str = "resu
         if steps:
             raise UserError(
                 f"resume is never, but {checkpoints.directory} holds checkpoints (steps {steps}); "
-                "expected an empty directory or another output_dir"
+                "expected resume=auto, or another output_dir"
             )
         return None
     if not resume.isdecimal() or int(resume) not in steps:

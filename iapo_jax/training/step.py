@@ -208,9 +208,8 @@ def compute_credit(
     if algorithm.adapt is not None:
         adaptation, settings = adapt_settings(adaptation, scored.groups, adapt=algorithm.adapt)
     numbers = sampler.distinct_rows(rows, len(setup.problems.tokens))
-    keys = setup.sampler.keys(
-        setup.config.seed, -1 - step, numbers
-    )  # negative steps: distinct from the keys of the sampler
+    # Negative steps, so that the keys differ from those of the sampler.
+    keys = setup.sampler.keys(setup.config.seed, -1 - step, numbers)
     credit = assign_credit(scored.groups, keys, settings, algorithm=algorithm)
     return credit, adaptation, settings
 
