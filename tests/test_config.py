@@ -141,8 +141,12 @@ def test_flags_and_config_reach_main(write):
         ("max_steps: many", [], ["experiment.yaml", "max_steps", "many", "Integer"]),
         ("max_steps: 1.5", [], ["max_steps", "1.5", "Integer"]),
         ("optimizer:\n  learning_rate: fast", [], ["optimizer.learning_rate", "fast", "Float"]),
-        ("optimizer: 1e-5", [], ["optimizer is a section of fields, found 1e-05"]),
-        ("optimizer:", [], ["optimizer is a section of fields, found None"]),
+        (
+            "optimizer: 1e-5",
+            [],
+            ["optimizer is 1e-05; expected a section, such as optimizer.NAME=VALUE"],
+        ),
+        ("optimizer:", [], ["optimizer is None; expected a section"]),
         ("- a\n- b", [], ["expected a mapping of fields"]),
         ("a: [1", [], ["experiment.yaml", "not readable as YAML"]),
         ("max_steps: 3", ["max_steps"], ["'max_steps' on the command line", "key=value"]),
@@ -153,10 +157,18 @@ def test_flags_and_config_reach_main(write):
         ("max_steps: 3", ["prompt.system=${oc.env:NO_SUCH}"], ["prompt.system", "NO_SUCH"]),
         ("max_steps: 3", ["prompt.system=${"], ["command line", "prompt.system"]),
         ("max_steps: 3", ["optimizer=${foo}"], ["command line", "optimizer", "foo"]),
-        ("max_steps: 3", ["reward.functions=accuracy"], ["reward.functions is a list, such as"]),
-        ("reward:\n  weights: 1", [], ["reward.weights is a list, such as", "found 1"]),
-        ("max_steps: 3", ["reward.functions.0=a"], ["reward.functions is a list"]),
-        ("max_steps: 3", ["algorithm.options=5"], ["algorithm.options is a mapping", "found 5"]),
+        (
+            "max_steps: 3",
+            ["reward.functions=accuracy"],
+            ["reward.functions is 'accuracy'; expected a list"],
+        ),
+        ("reward:\n  weights: 1", [], ["reward.weights is 1; expected a list, such as [a, b]"]),
+        ("max_steps: 3", ["reward.functions.0=a"], ["reward.functions is ", "expected a list"]),
+        (
+            "max_steps: 3",
+            ["algorithm.options=5"],
+            ["algorithm.options is 5; expected a mapping, such as {a: 1}"],
+        ),
         (
             "max_steps: 3",
             ["data.dataset=[a"],
@@ -501,7 +513,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"seed: true\n", "seed: Value 'True' of type 'bool' could not be converted to Integer"),
         (b"output_dir: [a]\n", "output_dir: Cannot convert 'ListConfig' to string"),
         (b"reward: {functions: [null]}\n", "reward.functions[0]: Invalid type assigned: NoneType"),
-        (b"reward: {functions: [[a]]}\n", "reward.functions has the entry ['a']; expected a text"),
+        (b"reward: {functions: [[a]]}\n", "reward.functions has the entry ['a']; expected a stri"),
         (b"algorithm: {options: {1: 2}}\n", "algorithm.options.1: Key 1 (int) is incompatible"),
         (b"~: 2\n", "Incompatible key type 'NoneType'"),
     ],
@@ -564,15 +576,15 @@ def test_the_nearest_field_of_any_section(override, near):
         ("reward_funcs=a", "reward.functions?"),
         ("reward_weights=[1]", "reward.weights?"),
         ("resume_from_checkpoint=a", "resume (auto, never or a step)?"),
-        ("log_completions=true", "log.completion_steps (a number of steps in place of true)?"),
-        ("report_to=none", "log.tensorboard (true or false in place of names)?"),
-        ("disable_tqdm=true", "log.progress (true for false)?"),
+        ("log_completions=true", "log.completion_steps (number of steps, not a bool)?"),
+        ("report_to=none", "log.tensorboard (a bool, not a list of names)?"),
+        ("disable_tqdm=true", "log.progress (inverted: progress=true means disable_tqdm=false)?"),
         (
             "steps_per_generation=2",
-            "batch.mini_batches (counts updates in place of micro-batches)?",
+            "batch.mini_batches (number of updates, not of micro-batches)?",
         ),
-        ("num_train_epochs=2", "max_steps (steps in place of epochs)?"),
-        ("bf16=true", "model.dtype (bfloat16 in place of true)?"),
+        ("num_train_epochs=2", "max_steps (number of steps, not of epochs)?"),
+        ("bf16=true", "model.dtype (bfloat16 instead of true)?"),
         ("max_prompt_length=2", "data.max_prompt_length?"),
         ("temperature=2", "sampling.temperature?"),
         ("sampling.learning_rate=2", "optimizer.learning_rate?"),
@@ -628,5 +640,5 @@ def test_a_runs_config_keeps_any_text(write, text):
 def test_a_runs_config_does_not_read_the_environment(write):
     for text in ("${oc.env:HOME}", "a${seed}", r"\\${seed}"):
         path = write(f"reward: {{functions: ['{text}']}}\nsampling: {{}}\n")
-        with pytest.raises(UserError, match=r"reward.functions\[0\] is .*, without \$\{"):
+        with pytest.raises(UserError, match=r"reward.functions\[0\] is .* without \$\{\.\.\.\}"):
             load_run_config(path)

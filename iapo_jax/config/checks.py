@@ -39,7 +39,7 @@ def check_config(config: TrainConfig | SftConfig | EvaluateConfig, *, writes: bo
 
 
 def check_ranges(config: TrainConfig | SftConfig | EvaluateConfig) -> None:
-    """The values that the fields accept (`fields.Range`), as `check_config`."""
+    """Checks only the ranges of the fields (`fields.Range`); raises as `check_config` does."""
     for leaf in leaves(type(config)):
         problem = check_range(leaf, attrgetter(leaf.name)(config))
         if problem:
@@ -61,7 +61,7 @@ def _check_example(section: PromptSection) -> None:
 
 
 def _check_texts(config: TrainConfig | SftConfig | EvaluateConfig) -> None:
-    """Every text can be written to a file, and name one."""
+    """Checks that every string can be written to a file, and used as a file name."""
     for name, value in walk(dataclasses.asdict(config)):
         if isinstance(value, str):
             check_unicode(value, name)
@@ -89,7 +89,10 @@ def _check_evaluation(config: EvaluateConfig) -> None:
     for name in ("path", "config"):
         value = getattr(config.model, name)
         if value:
-            raise UserError(f"model.{name} is {value!r}; expected models in models (--model)")
+            raise UserError(
+                f"model.{name} is {value!r}, but evaluate takes its models from `models` "
+                f"(--model); expected model.{name} to be empty"
+            )
     for budget in config.budgets:
         # A completion that was truncated might have become correct within a larger budget.
         if not 1 <= budget <= config.max_completion_length:
@@ -126,8 +129,9 @@ def _check_warmup(config: TrainConfig | SftConfig) -> None:
             count += " times mini_batches times num_iterations"
     if updates and warmup >= updates:
         raise UserError(
-            f"optimizer.warmup_steps is {warmup}; expected less than the {updates} updates of the "
-            f"run ({count}), or the learning rate never reaches its peak"
+            f"optimizer.warmup_steps is {warmup}, but the run has only {updates} optimizer updates "
+            f"({count}), so the learning rate would never reach its peak; expected fewer than "
+            f"{updates}"
         )
 
 

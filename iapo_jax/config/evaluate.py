@@ -14,7 +14,7 @@ from iapo_jax.config.sections import (
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(GenerationSection):
-    """`python -m iapo_jax.evaluate`: models on data sets, with intervals, compared in pairs."""
+    """`python -m iapo_jax.evaluate`: models on datasets, with intervals, compared in pairs."""
 
     models: list[str] = option(
         list,
@@ -24,7 +24,7 @@ class EvaluateConfig(GenerationSection):
     )
     datasets: list[str] = option(
         list,
-        "NAME[=PATH][:SPLIT][:first N][:last M], a file or a hub name",
+        "NAME[=PATH][:SPLIT][:first N][:last M]; instead of NAME, a file or a hub name",
         trl={"dataset_name": "a list"},
     )
     training_data: list[str] = option(
@@ -34,20 +34,29 @@ class EvaluateConfig(GenerationSection):
     )
     output_dir: str = option(
         "eval",
-        "directory for all results; completions that are there are not sampled again",
+        "directory for all results; completions that it contains are not sampled again",
         nonempty="a directory",
     )
     seed: int = option(0, "seed of every draw", at_least=0, at_most=LARGEST)
     num_samples: int = option(32, "completions of each problem", at_least=1)
-    k: list[int] = option(list, "the k of pass@k and length@k; empty = 1, 2, 4, ... num_samples")
+    k: list[int] = option(
+        list,
+        "values of k for pass@k, majority@k, length@k and ratio@k; empty = 1, 2, 4, ... up to "
+        "num_samples",
+    )
     budgets: list[int] = option(
         list,
         "tokens within which a completion must be correct, up to max_completion_length; "
         "empty = 1/8, 1/4 and 1/2 of it",
     )
-    max_completion_length: int = option(2048, "tokens, with the stop token", at_least=1)
+    max_completion_length: int = option(
+        2048, "maximum completion length in tokens, including the stop token", at_least=1
+    )
     max_prompt_length: int = option(
-        1024, "tokens; longer prompts are left out, and a note counts them", at_least=1
+        1024,
+        "maximum prompt length in tokens; rows with longer prompts are skipped, and their number "
+        "is printed",
+        at_least=1,
     )
     strict: bool = option(False, "as data.strict of training")
     prompts_per_batch: int = option(

@@ -16,7 +16,7 @@ class Range(NamedTuple):
     at_most: float | None = None
     below: float | None = None
     one_of: Sequence[str] = ()
-    nonempty: str = ""  # what a text names, such as "a directory"
+    nonempty: str = ""  # what the string names, such as "a directory"
     hint: str = ""  # in parentheses behind the bounds
 
     def accepts(self, value: Any) -> bool:
@@ -51,7 +51,7 @@ class Range(NamedTuple):
 class Leaf(NamedTuple):
     """A field that holds a value."""
 
-    name: str  # with its section, as optimizer.learning_rate
+    name: str  # with its section, such as optimizer.learning_rate
     default: Any
     help: str
     range: Range

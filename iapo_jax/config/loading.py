@@ -1,4 +1,7 @@
-"""Defaults, a YAML file and `key=value` overrides as one config. The home of omegaconf."""
+"""Merges defaults, a YAML file and `key=value` overrides into one config.
+
+The only module that imports omegaconf.
+"""
 
 import dataclasses
 import difflib
@@ -25,7 +28,7 @@ Config = TypeVar("Config")
 _STRUCTURED = ("'", '"', "[", "{")  # an override that begins with one of these is YAML
 _LARGEST_FILE = 1_000_000  # bytes; no config is longer
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # `\${` is literal
-_KINDS = {str: "a text", int: "a whole number", float: "a number"}
+_KINDS = {str: "a string", int: "an integer", float: "a number"}
 
 
 def load_config(schema: type[Config], path: str | None, overrides: Sequence[str] = ()) -> Config:
@@ -72,8 +75,8 @@ def load_run_config(path: Path) -> TrainConfig | SftConfig:
     for name, value in walk(OmegaConf.to_container(layer, resolve=False)):
         if isinstance(value, str) and _INTERPOLATION.search(value):
             raise UserError(
-                f"{path}: {name} is {value!r:.80}; expected a resolved value, as a run writes it, "
-                "without ${"
+                f"{path}: {name} is {value!r:.80}; expected a plain value without ${{...}} (runs "
+                "write resolved configs)"
             )
     return load_config(TrainConfig if "sampling" in layer else SftConfig, str(path))
 
@@ -91,7 +94,7 @@ def walk(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check_entries(section: Any, prefix: str = "") -> None:
-    """Checks the types of list entries; omegaconf accepts a list in place of a text."""
+    """Checks the types of list entries; omegaconf accepts a list in place of a string."""
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
@@ -116,7 +119,7 @@ def _read_override(text: str) -> DictConfig:
     """`key=value` as a layer.
 
     The value is YAML if it is quoted, a list, a mapping, a number, true, false or null. Any other
-    value is a literal text, in which `#` and `:` have no special meaning.
+    value is a literal string, in which `#` and `:` have no special meaning.
     """
     key, equals, value = text.partition("=")
     if not key or not equals:
@@ -197,13 +200,18 @@ def _check_names(
         value = layer[key]
         if dataclasses.is_dataclass(inner):
             if not OmegaConf.is_dict(value):
-                raise UserError(f"{source}: {prefix}{key} is a section of fields, found {value!r}")
+                raise UserError(
+                    f"{source}: {prefix}{key} is {value!r}; expected a section, such as "
+                    f"{prefix}{key}.NAME=VALUE"
+                )
             _check_names(inner, value, source, f"{prefix}{key}.", root or schema)
         elif isinstance(inner(), list) and not OmegaConf.is_list(value):
-            raise UserError(f"{source}: {prefix}{key} is a list, such as [a, b]; found {value!r}")
+            raise UserError(
+                f"{source}: {prefix}{key} is {value!r}; expected a list, such as [a, b]"
+            )
         elif isinstance(inner(), dict) and not OmegaConf.is_dict(value):
             raise UserError(
-                f"{source}: {prefix}{key} is a mapping, such as {{a: 1}}; found {value!r}"
+                f"{source}: {prefix}{key} is {value!r}; expected a mapping, such as {{a: 1}}"
             )
 
 
@@ -233,7 +241,7 @@ def to_yaml(config: TrainConfig | SftConfig | EvaluateConfig) -> str:
 
 
 def _escape(value: Any) -> Any:
-    """Escapes `${` in texts: the values are resolved, so it is literal."""
+    """Escapes `${` in strings: the values are resolved, so it is literal."""
     if isinstance(value, dict):
         return {key: _escape(inner) for key, inner in value.items()}
     if isinstance(value, list):

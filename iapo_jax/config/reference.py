@@ -21,28 +21,29 @@ Every range is checked before a model is loaded.
 """
 
 _COMMANDS = {
-    "train": (TrainConfig, "In these fields a step is a rollout with all its updates."),
-    "sft": (SftConfig, "In these fields a step is one optimizer update."),
+    "train": (TrainConfig, "A step is one rollout and all optimizer updates made from it."),
+    "sft": (SftConfig, "A step is one optimizer update."),
     "evaluate": (
         EvaluateConfig,
-        "The command's own flags set the same fields; `model.path` and `model.config` stay empty, "
-        "since `models` names the models.",
+        "The command-line flags listed by --help set these fields. Leave `model.path` and "
+        "`model.config` empty: the models are given by `models`.",
     ),
 }
 
 _ALIASES = """\
-## Names of TRL and transformers
+## TRL and transformers field names
 
-Fields stand in sections here, and several have a shorter name. A name of the left column in a
-config file is an error that names the field.
+Fields are grouped into sections here, and some are renamed. If a config uses a TRL name that does
+not exist here, the error message gives the name to use. `max_steps` and `save_steps` exist here
+with a different meaning.
 
-| TRL, transformers | here | difference |
+| TRL, transformers | here | difference here |
 |---|---|---|
 """
 
 
 def describe(schema: type, *, advanced: bool = True) -> str:
-    """Every field with its default and meaning, one a line, by section.
+    """Every field with its default and meaning, one per line, by section.
 
     Args:
       advanced: include the advanced fields.

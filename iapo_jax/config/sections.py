@@ -24,11 +24,12 @@ class ModelSection:
     dtype: str = option(
         "float32",
         "arithmetic of the layers: float32 or bfloat16",
-        trl={"dtype": "", "bf16": "bfloat16 in place of true", "fp16": "bfloat16 or float32"},
+        trl={"dtype": "", "bf16": "bfloat16 instead of true", "fp16": "bfloat16 or float32"},
     )
     attention: str = option(
         "auto",
-        "auto = the backend's own kernel if it is correct there; xla = never that kernel",
+        "auto = the GPU or TPU kernel if it passes an accuracy check on this device, else XLA; "
+        "xla = always XLA",
         advanced=True,
         trl={"attn_implementation": "auto or xla"},
     )
@@ -41,14 +42,14 @@ class ModelSection:
 
 @dataclasses.dataclass(frozen=True)
 class DataSection:
-    """The rows: each has `prompt` or `question`, and `answer`."""
+    """The dataset. Each row has `prompt` or `question`, and `answer`."""
 
     dataset: str = option(
         "",
         "a short name (gsm8k, math-500, dapo-math-17k, aime-2024, aime-2025, amc-2023, "
         "commonsense-qa, arithmetic), NAME=PATH for a local copy of one, a JSONL, JSON or parquet "
-        "file, a directory of datasets.save_to_disk, or a hub name; :SPLIT, :first N and :last M "
-        "(of those) may follow",
+        "file, a directory of datasets.save_to_disk, or a hub name; optionally followed by :SPLIT, "
+        ":first N and :last M (:last M is applied after :first N)",
         trl="dataset_name",
     )
     subset: str | None = option(
@@ -56,15 +57,16 @@ class DataSection:
     )
     split: str = option(
         "train",
-        "split of a named or saved data set, or on the hub",
+        "split of a named or saved dataset, or of a dataset on the hub",
         trl="dataset_train_split",
     )
     max_rows: int = option(0, "use only the first rows; 0 = all", at_least=0)
     max_prompt_length: int = option(
         512,
-        "tokens; longer prompts are left out, and a note counts them",
+        "maximum prompt length in tokens; rows with longer prompts are skipped, and their number "
+        "is printed",
         at_least=1,
-        trl={"max_prompt_length": "longer prompts are left out, not truncated"},
+        trl={"max_prompt_length": "longer prompts are skipped, not truncated"},
     )
     strict: bool = option(
         False, "treat rows that repeat a question or are too long as an error, not as a note"
@@ -98,7 +100,7 @@ class GenerationSection:
 
     temperature: float = option(
         1.0,
-        "divisor of the logits (in training also in scoring and in the loss)",
+        "sampling temperature",
         above=0,
         hint="for greedy decoding use top_k=1",
         trl="temperature",
@@ -126,12 +128,15 @@ class GenerationSection:
 
 @dataclasses.dataclass(frozen=True)
 class InformationSection:
-    """The early exit that probes for the answer after every prefix, or after some."""
+    """The probe that estimates how certain the model is of its answer.
+
+    After each prefix, or selected prefixes, of a completion, it is made to answer at once.
+    """
 
     estimator: str = option(
         "auto",
-        "of the uncertainty: answer_entropy, answer_log_prob or answer_set_entropy; auto = the "
-        "algorithm's own, else answer_entropy",
+        "how the uncertainty is estimated: answer_entropy, answer_log_prob or answer_set_entropy; "
+        "auto = what the algorithm prefers, or answer_entropy",
     )
     reference: str = option(
         "gold",
@@ -140,7 +145,8 @@ class InformationSection:
     postfix: str = option("</think>\n<answer>", "text that ends thinking and opens the answer")
     answer_end: str = option(
         "</answer>",
-        "text that closes an answer, teacher-forced with it so that 1 is not counted as part of 12",
+        "closing text of an answer; it is scored together with the answer, so that the answer 1 is "
+        "distinct from the start of 12",
         advanced=True,
     )
     max_answer_length: int = option(
@@ -150,7 +156,7 @@ class InformationSection:
     )
     stride: int = option(
         1,
-        "tokens between two probes; the tokens between them share the information equally",
+        "probe after every this many tokens; the information gained is divided equally among them",
         at_least=1,
     )
     boundaries: list[str] = option(
@@ -163,7 +169,8 @@ class InformationSection:
     )
     redundant_below: float = option(
         0.1,
-        "nats; thinking after the uncertainty has fallen below this for good counts as redundant",
+        "threshold in nats: thinking tokens are reported as redundant once the uncertainty stays "
+        "below it",
         above=0,
         advanced=True,
     )
@@ -181,14 +188,14 @@ class OptimizerSection:
     learning_rate: float = option(1e-6, "peak learning rate", at_least=0, trl="learning_rate")
     lr_scheduler_type: str = option(
         "linear",
-        "constant, linear or cosine decay to 0 at max_steps",
+        "constant, or linear or cosine decay to 0 at max_steps",
         trl="lr_scheduler_type",
     )
     warmup_steps: int = option(
         0,
-        "optimizer updates of linear rise from 0",
+        "number of optimizer updates over which the learning rate rises linearly from 0",
         at_least=0,
-        trl={"warmup_steps": "", "warmup_ratio": "a number of updates in place of a share"},
+        trl={"warmup_steps": "", "warmup_ratio": "number of updates, not a ratio"},
     )
     adam_beta1: float = option(
         0.9, "decay of the first moment", at_least=0, below=1, advanced=True, trl="adam_beta1"
@@ -216,7 +223,7 @@ class MeshSection:
 
     data: int = option(-1, "replicas of the parameters")
     fsdp: int = option(
-        1, "parts that parameters and batches are sharded into", trl={"fsdp": "a number of devices"}
+        1, "parts that parameters and batches are sharded into", trl={"fsdp": "number of devices"}
     )
     tensor: int = option(1, "parts that heads, hidden units and vocabulary are sharded into")
     distributed: bool = option(
@@ -224,20 +231,27 @@ class MeshSection:
     )
     coordinator: str | None = option(
         None,
-        "HOST:PORT of process 0; default of this and the next two: from the cluster (TPU, Slurm, "
-        "MPI)",
+        "HOST:PORT of process 0; if null, detected from the cluster (TPU, Slurm, MPI)",
         advanced=True,
     )
-    num_processes: int | None = option(None, "number of processes", at_least=1, advanced=True)
+    num_processes: int | None = option(
+        None,
+        "number of processes; if null, detected from the cluster",
+        at_least=1,
+        advanced=True,
+    )
     process_id: int | None = option(
-        None, "number of this process, from 0", at_least=0, advanced=True
+        None,
+        "number of this process, from 0; if null, detected from the cluster",
+        at_least=0,
+        advanced=True,
     )
     join_timeout: int = option(
         300, "seconds within which all processes must join", at_least=1, advanced=True
     )
     heartbeat_timeout: int = option(
         60,
-        "seconds of silence after which a process is taken for dead and the others end",
+        "seconds without a heartbeat after which a process is considered dead and the others stop",
         at_least=1,
         advanced=True,
     )
@@ -257,18 +271,18 @@ class LogSection:
         1,
         "steps between two files completions/step_N.jsonl; 0 = none",
         at_least=0,
-        trl={"log_completions": "a number of steps in place of true"},
+        trl={"log_completions": "number of steps, not a bool"},
     )
     tensorboard: bool = option(
         True,
         "write TensorBoard event files to OUTPUT_DIR/tensorboard",
-        trl={"report_to": "true or false in place of names"},
+        trl={"report_to": "a bool, not a list of names"},
     )
     progress: bool = option(
         True,
         "show a bar with reward, length and kl",
         advanced=True,
-        trl={"disable_tqdm": "true for false"},
+        trl={"disable_tqdm": "inverted: progress=true means disable_tqdm=false"},
     )
     compilation_cache: str = option(
         "~/.cache/iapo_jax/xla",

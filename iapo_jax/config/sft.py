@@ -18,8 +18,20 @@ from iapo_jax.config.sections import (
 
 
 @dataclasses.dataclass(frozen=True)
+class SftDataSection(DataSection):
+    """The dataset. Each row has `prompt` or `question`, and `completion`."""
+
+    dataset: str = option(
+        "",
+        "a JSONL, JSON or parquet file, a directory of datasets.save_to_disk, or a hub name; "
+        "optionally followed by :SPLIT, :first N and :last M (:last M is applied after :first N)",
+        trl="dataset_name",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class SftBatchSection:
-    """How much goes into one step."""
+    """Batch sizes."""
 
     rows_per_step: int = option(64, "rows of one optimizer update", at_least=1)
     micro_batch_size: int = option(
@@ -28,12 +40,13 @@ class SftBatchSection:
         at_least=0,
         trl={
             "per_device_train_batch_size": "rows of all devices",
-            "gradient_accumulation_steps": "follows from this",
+            "gradient_accumulation_steps": "computed from this",
         },
     )
     max_length: int = option(
         1024,
-        "tokens of a completion; longer rows are left out, and a note counts them",
+        "maximum completion length in tokens; rows with longer completions are skipped, and their "
+        "number is printed",
         at_least=1,
         trl={"max_length": "of the completion, without the prompt"},
     )
@@ -58,9 +71,9 @@ class SftConfig:
     )
     max_steps: int = option(
         1000,
-        "optimizer updates",
+        "number of optimizer updates",
         at_least=0,
-        trl={"max_steps": "", "num_train_epochs": "updates in place of epochs"},
+        trl={"max_steps": "", "num_train_epochs": "number of updates, not of epochs"},
     )
     save_steps: int = option(
         0, "updates between two checkpoints; 0 = only at the end", at_least=0, trl="save_steps"
@@ -70,7 +83,7 @@ class SftConfig:
     )
     max_skipped: int = option(5, "as in training", at_least=1, advanced=True)
     model: ModelSection = option(ModelSection, "")
-    data: DataSection = option(DataSection, "")
+    data: SftDataSection = option(SftDataSection, "")
     prompt: PromptSection = option(PromptSection, "")
     batch: SftBatchSection = option(SftBatchSection, "")
     optimizer: OptimizerSection = option(OptimizerSection, "")

@@ -22,13 +22,13 @@ from iapo_jax.config.sections import (
 
 @dataclasses.dataclass(frozen=True)
 class BatchSection:
-    """How much goes into one step; the run prints the numbers that follow from it."""
+    """Batch sizes. Derived sizes are printed when a run starts."""
 
     prompts_per_step: int = option(
         16,
         "P: prompts sampled in a step",
         at_least=1,
-        trl={"generation_batch_size": "prompts in place of completions"},
+        trl={"generation_batch_size": "prompts, not completions"},
     )
     num_generations: int = option(
         8, "G: completions of each prompt", at_least=1, trl="num_generations"
@@ -38,15 +38,15 @@ class BatchSection:
         "prompts, with all their completions, in one forward and backward pass; 0 = all",
         at_least=0,
         trl={
-            "per_device_train_batch_size": "prompts of all devices in place of completions of one",
-            "gradient_accumulation_steps": "follows from this",
+            "per_device_train_batch_size": "prompts of all devices, not completions of one",
+            "gradient_accumulation_steps": "computed from this",
         },
     )
     mini_batches: int = option(
         1,
         "optimizer updates in one pass over a rollout",
         at_least=1,
-        trl={"steps_per_generation": "counts updates in place of micro-batches"},
+        trl={"steps_per_generation": "number of updates, not of micro-batches"},
     )
     num_iterations: int = option(1, "passes over a rollout", at_least=1, trl="num_iterations")
 
@@ -56,15 +56,28 @@ class SamplingSection(GenerationSection):
     """How completions are drawn in training."""
 
     max_completion_length: int = option(
-        2048, "T: tokens, with the stop token", at_least=1, trl="max_completion_length"
+        2048,
+        "T: maximum completion length in tokens, including the stop token",
+        at_least=1,
+        trl="max_completion_length",
     )
     length_bucket: int = option(
-        0, "round a rollout's length up to a multiple of this many tokens; 0 = to T", at_least=0
+        0,
+        "pad rollouts to a multiple of this many tokens; 0 = always to max_completion_length",
+        at_least=0,
     )
     allow_truncated_distribution: bool = option(
         False,
-        "train with top_p < 1 or top_k > 0, which sample another policy than the loss scores",
+        "allow top_p < 1 or top_k > 0 in training, although the loss scores the untruncated "
+        "distribution",
         advanced=True,
+    )
+    temperature: float = option(
+        1.0,
+        "sampling temperature; the loss scores tokens at the same temperature",
+        above=0,
+        hint="for greedy decoding use top_k=1",
+        trl="temperature",
     )
 
 
@@ -84,12 +97,16 @@ class RewardSection:
 
 @dataclasses.dataclass(frozen=True)
 class AlgorithmSection:
-    """The rule that gives credit to tokens, and its loss.
+    """The credit-assignment rule and its loss.
 
-    The default of a field that is null is the algorithm's own.
+    Fields that are null use the default of the chosen algorithm.
     """
 
-    name: str = option("iapo", "an entry of iapo_jax.ALGORITHMS, or your rule as FILE.py:NAME")
+    name: str = option(
+        "iapo",
+        "name of a built-in algorithm (see docs/methods.md), or your own rule: FILE.py:NAME or "
+        "package.module.NAME",
+    )
     options: dict[str, Any] = option(
         dict, "hyper-parameters of the algorithm (and of adapt), by name; see docs/methods.md"
     )
@@ -99,17 +116,26 @@ class AlgorithmSection:
         "keep_for_difficulty",
     )
     dynamic_sampling: bool | None = option(
-        None, "replace groups whose completions are all correct or all incorrect by new ones"
+        None, "replace groups whose completions are all correct or all incorrect"
     )
     max_rounds: int = option(
-        10, "the most rounds of sampling in a step of dynamic_sampling", at_least=1, advanced=True
+        10,
+        "maximum number of sampling rounds in a step with dynamic_sampling",
+        at_least=1,
+        advanced=True,
     )
     loss_type: str | None = option(None, "grpo, bnpo, dr_grpo or dapo", trl="loss_type")
     epsilon: float | None = option(
-        None, "the loss clips the ratio below at 1 - epsilon", at_least=0, trl="epsilon"
+        None,
+        "lower clipping bound of the probability ratio is 1 - epsilon",
+        at_least=0,
+        trl="epsilon",
     )
     epsilon_high: float | None = option(
-        None, "the loss clips the ratio above at 1 + epsilon_high", at_least=0, trl="epsilon_high"
+        None,
+        "upper clipping bound of the probability ratio is 1 + epsilon_high",
+        at_least=0,
+        trl="epsilon_high",
     )
     beta: float | None = option(
         None, "weight of the KL (k3) to the initial model; 0 = no reference", at_least=0, trl="beta"
@@ -118,7 +144,7 @@ class AlgorithmSection:
 
 @dataclasses.dataclass(frozen=True)
 class EvalSection(GenerationSection):
-    """Evaluation before and after training; none without a data set."""
+    """Evaluation before and after training; skipped if no dataset is given."""
 
     dataset: str = option("", "as data.dataset; must share no question with the training data")
     subset: str | None = option(None, "as data.subset")
@@ -127,7 +153,8 @@ class EvalSection(GenerationSection):
     strict: bool = option(False, "as data.strict")
     shared: str = option(
         "refuse",
-        "if the training data has a question of the evaluation: refuse, or leave_out of training",
+        "what to do if training and evaluation data share a question: refuse = stop with an error; "
+        "leave_out = remove it from the training data",
         one_of=("refuse", "leave_out"),
     )
     num_samples: int = option(
@@ -155,7 +182,7 @@ class SelectionSection:
         0,
         "rows held out of the training data; 0 = none, and the last checkpoint is kept",
         at_least=0,
-        trl={"load_best_model_at_end": "a number of problems in place of true"},
+        trl={"load_best_model_at_end": "number of problems, not a bool"},
     )
     criterion: str = option(
         "ratio",
@@ -165,7 +192,8 @@ class SelectionSection:
     )
     tolerance: float = option(
         0.02,
-        "with ratio: how far a checkpoint's accuracy may lie below that of the start model",
+        "only for criterion=ratio: how much lower than the initial model's accuracy a checkpoint's "
+        "accuracy may be",
         at_least=0,
     )
     num_samples: int = option(
@@ -178,7 +206,7 @@ class SelectionSection:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """`python -m iapo_jax.train`: reinforcement learning of one model on one data set."""
+    """`python -m iapo_jax.train`: reinforcement learning of one model on one dataset."""
 
     seed: int = option(
         0, "seed of the data order and of every draw", at_least=0, at_most=LARGEST, trl="seed"
@@ -191,34 +219,36 @@ class TrainConfig:
     )
     max_steps: int = option(
         100,
-        "steps: rollouts, each with all its updates",
+        "number of training steps; one step is one rollout and all optimizer updates made from it",
         at_least=0,
         trl={
-            "max_steps": "counts rollouts in place of updates",
-            "num_train_epochs": "steps in place of epochs",
+            "max_steps": "number of rollouts, not of updates",
+            "num_train_epochs": "number of steps, not of epochs",
         },
     )
     max_sampled_tokens: int = option(
         0,
-        "end after the step in which this many completion tokens have been sampled, those of "
-        "groups that dynamic sampling replaced included, for equal budgets; 0 = no limit",
+        "stop after the step in which the total of sampled completion tokens reaches this; "
+        "includes groups that dynamic sampling discards, so that methods can be compared at an "
+        "equal budget; 0 = no limit",
         at_least=0,
     )
     save_steps: int = option(
         50,
         "steps between two checkpoints; 0 = only at the end",
         at_least=0,
-        trl={"save_steps": "counts rollouts in place of updates"},
+        trl={"save_steps": "number of rollouts, not of updates"},
     )
     resume: str = option(
         "auto",
-        "auto = from the newest complete checkpoint if there is one; never = refuse if there is "
-        "one; or a step number",
+        "auto = resume from the newest complete checkpoint, if any; never = start from scratch, "
+        "and stop with an error if output_dir has checkpoints; N = resume from step N",
         trl={"resume_from_checkpoint": "auto, never or a step"},
     )
     max_skipped: int = option(
         5,
-        "stop after this many consecutive steps whose numbers are not finite (each is skipped)",
+        "stop after this many consecutive skipped steps; a step is skipped if its rollout, credit, "
+        "loss or gradient is not finite",
         at_least=1,
         advanced=True,
     )
