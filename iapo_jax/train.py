@@ -6,25 +6,19 @@ and the export.
 
 import argparse
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-
-import jax
-import numpy as np
 
 from iapo_jax.algorithms.methods import Algorithm
 from iapo_jax.config.train import TrainConfig
-from iapo_jax.information.probes import abstract_probe
-from iapo_jax.information.signals import compute_signals
 from iapo_jax.pretrained.loaded_model import abstract_params, initial_params
-from iapo_jax.rollout import sampler
 from iapo_jax.rollout.generation import completion_rows
 from iapo_jax.runtime.cli import run_cli
-from iapo_jax.runtime.console import is_writer, progress_bar, report_memory, say
+from iapo_jax.runtime.console import is_writer, progress_bar, say
 from iapo_jax.runtime.processes import exit_with
-from iapo_jax.sharding import by_prompt, put, replicated
+from iapo_jax.sharding import put, replicated
 from iapo_jax.training import optimizer as update
 from iapo_jax.training.checkpoint import Checkpoints, DamagedCheckpoint
+from iapo_jax.training.dry_run import compile_only
 from iapo_jax.training.held_out import HeldOut
 from iapo_jax.training.optimizer import TrainState
 from iapo_jax.training.progress import Progress
@@ -39,8 +33,7 @@ from iapo_jax.training.run_writer import RunWriter
 from iapo_jax.training.setup import Setup, set_up
 from iapo_jax.training.step import StepRecord, batch_arrays, train_step
 from iapo_jax.training.step_metrics import headline, step_metrics
-from iapo_jax.training.update import TrainBatch, policy_update
-from iapo_jax.types import Credit, Params, Rollout
+from iapo_jax.types import Credit, Params
 
 
 def train(
@@ -197,67 +190,6 @@ def choose_state(
     except DamagedCheckpoint as error:
         say(f"note: {error}; using step {last}")
         return state, last
-
-
-def compile_only(setup: Setup) -> None:
-    """Compiles the programs of a step and prints the memory that each needs.
-
-    Parameters and batches are shapes only, so this works on machines too small for the model.
-    """
-    config, loaded, split = setup.config, setup.loaded, by_prompt(setup.loaded.mesh)
-    adapt = setup.algorithm.adapt
-    adaptation = () if adapt is None else jax.eval_shape(adapt.init)
-    state = update.abstract_state(
-        loaded.mesh, setup.spec.optimizer, abstract_params(loaded), adaptation
-    )
-    ref_params = state.params if setup.algorithm.loss.beta else None
-    unroll = setup.sampler.prepare.lower(state.params)
-    sampler_params = jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        unroll.out_info,
-        unroll.compile().output_shardings,
-    )
-    indices = setup.order(0)
-    prompts = sampler.prompts_of(setup.sampler, setup.problems, indices)
-    keys = jax.eval_shape(setup.sampler.keys, config.seed, 0, indices)
-    keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=split)
-    shape = (*indices.shape, config.batch.num_generations)
-    full = (*shape, config.sampling.max_completion_length)
-    struct = partial(jax.ShapeDtypeStruct, sharding=split)
-    floats, tokens = struct(full, np.float32), struct(full, np.int32)
-    rollout = Rollout(
-        prompts=prompts,
-        tokens=tokens,
-        length=struct(shape, np.int32),
-        log_prob=floats,
-        finished=struct(shape, bool),
-    )
-    batch = TrainBatch(
-        prompts=prompts,
-        tokens=tokens,
-        old_log_prob=floats,
-        ref_log_prob=floats,
-        credit=Credit(advantage=floats, weight=floats),
-    )
-    draw, spec = setup.sampler.draw, setup.spec
-    fixed = {"mesh": loaded.mesh, "model": loaded.model}
-    programs = {
-        "sample": draw.func.lower(*draw.args, sampler_params, prompts, keys, **draw.keywords),
-        "signals": compute_signals.lower(
-            loaded.model,
-            state.params,
-            rollout,
-            abstract_probe(setup.probe_maker, full) if setup.probe_maker else None,
-            ref_params=ref_params,
-            temperature=setup.temperature,
-            micro=spec.micro_batches * spec.mini_batches,
-            estimator=config.information.estimator,
-        ),
-        "update": policy_update.lower(
-            state, batch, np.int32(0), setup.temperature, **fixed, spec=spec
-        ),
-    }
-    report_memory(programs)
 
 
 def _main(config: TrainConfig, arguments: argparse.Namespace) -> None:
