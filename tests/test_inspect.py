@@ -215,7 +215,7 @@ def test_the_command_samples(directory, capsys):
     arguments += ["sampling.max_completion_length=64", f"information.postfix={POSTFIX}"]
     assert inspect.main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "sampling 2 completion(s)" in shown and "completion 2 of 2" in shown
+    assert "sampling 2 completions" in shown and "completion 2 of 2" in shown
 
 
 MISTAKES = {

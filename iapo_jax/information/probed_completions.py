@@ -83,7 +83,8 @@ def sample_completions(
         probe += section.max_answer_length - 1
     ids = encode_prompt(loaded, prompt, 1, probe)
     max_length = min(max_length, context_length(loaded) - len(ids) - probe)
-    say(f"sampling {count} completion(s) of at most {max_length} tokens")
+    completions = "1 completion" if count == 1 else f"{count} completions"
+    say(f"sampling {completions} of at most {max_length} tokens")
     rollout = sample(
         loaded.model,
         jax.jit(loaded.model.unroll)(loaded.params),
