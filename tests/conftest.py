@@ -15,6 +15,7 @@ from costs import Costs
 from jax._src import compiler
 
 from iapo_jax.model.decoder import DecoderConfig, make_model, param_shapes
+from iapo_jax.pretrained import loaded_model
 from iapo_jax.pretrained.architecture import decoder_config
 from iapo_jax.pretrained.weights import load_params
 from iapo_jax.types import Model
@@ -100,6 +101,15 @@ def forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def keep_the_cache():
+    """A command that starts with the default config would replace the cache of the session, for
+    all tests after it, by one of slow programs only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loaded_model, "use_compilation_cache", lambda directory: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,11 @@
 
 import re
 
+import jax
 import numpy as np
 import pytest
+
+SIZES = "PROMPTS, GENERATIONS, LENGTH, STEPS = "
 
 
 @pytest.fixture(scope="module")
@@ -13,26 +16,51 @@ def blocks(root):
 
 
 @pytest.fixture(scope="module")
-def loop(blocks, root):
-    """Names and printed lines of the training loop, after it has run."""
-    lines, names = [], {}
-    names["print"] = lines.append
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)  # it names the model of the quick start
-        exec(compile(blocks[0], "docs/library.md", "exec"), names)
-    return names, lines
+def execute(root):
+    """`execute(code)`: the names of a training loop, and the correct share and tokens of each
+    step, after it has run."""
+
+    def run(code):
+        lines, names = [], {}
+        names["print"] = lines.append
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(root)  # it names the model of the quick start
+            exec(compile(code, "docs/library.md", "exec"), names)
+        found = np.array([re.findall(r"\d+\.\d+", line) for line in lines], float)
+        assert found.shape == (names["STEPS"], 2)
+        return names, found
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def loop(blocks, execute):
+    """The complete training loop."""
+    return execute(blocks[0])
 
 
 def test_the_loop_is_short(blocks):
     assert len(blocks[0].splitlines()) < 60
 
 
+def test_two_small_steps_of_the_loop(blocks, execute, root):
+    """The same code with fewer and shorter completions: it runs, and takes finite steps."""
+    small, count = re.subn(f"{SIZES}8, 8, 96, 8\n", f"{SIZES}4, 4, 32, 2\n", blocks[0])
+    assert count == 1
+    names, (*_, (correct, tokens)) = execute(small)
+    rollout = names["rollout"]
+    assert rollout.tokens.shape == (4, 4, 32) and rollout.tokens.dtype == np.int32
+    assert 0 <= correct <= 1  # printed with two decimals, tokens with one
+    assert tokens == pytest.approx(np.asarray(rollout.length).mean(), abs=0.05)
+    _, start, _ = names["iapo_jax"].load(root / "experiments" / "arithmetic" / "model")
+    for before, after in zip(*map(jax.tree.leaves, (start, names["params"])), strict=True):
+        assert np.isfinite(after).all() and (np.asarray(after) != before).any()
+
+
+@pytest.mark.nightly
 def test_the_loop_learns(loop):
     """Fewer tokens at the end than at the start; the answers stay correct."""
-    names, lines = loop
-    found = np.array([re.findall(r"\d+\.\d+", line) for line in lines], float)
-    correct, tokens = found.T
-    assert len(lines) == names["STEPS"]
+    correct, tokens = loop[1].T
     assert tokens[-3:].mean() < 0.85 * tokens[:2].mean()
     assert correct[-3:].mean() > 0.85
 
