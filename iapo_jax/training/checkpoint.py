@@ -26,10 +26,7 @@ from iapo_jax.model.checksums import digests
 from iapo_jax.runtime.processes import any_process, connection_lost
 from iapo_jax.training.optimizer import TrainState
 
-logging.getLogger("absl").setLevel(
-    logging.CRITICAL
-)  # orbax logs every file, and some messages twice
-
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs every file
 
 # The names of the fields of a `TrainState` in checkpoints. They are those of the first release, so
 # that checkpoints restore across versions although fields are renamed.

@@ -109,9 +109,7 @@ METRICS = {
         Metric("clip_ratio/region_mean", "share", "tokens clipped on either side"),
         Metric("ratio/mean", "", "mean probability ratio of the new policy to the sampling policy"),
         Metric("learning_rate", "", "of the first update of the step"),
-        Metric(
-            "num_tokens", "tokens", "supervised fine-tuning: sum of the token weights in the batch"
-        ),
+        Metric("num_tokens", "tokens", "fine-tuning: sum of the token weights in the batch"),
         Metric(
             "skipped/updates",
             "updates",
