@@ -17,7 +17,7 @@ from iapo_jax.information.signals import compute_signals, make_groups
 from iapo_jax.model import attention, scoring
 from iapo_jax.model.decoder import DecoderConfig, init_params, make_model
 from iapo_jax.model.scoring import forward_completions, prefill
-from iapo_jax.sharding import by_prompt, make_mesh, param_shardings, put
+from iapo_jax.sharding import batch_devices, by_prompt, make_mesh, param_shardings, put
 from iapo_jax.types import Answers, Cache, Model, ProbePositions, Prompts, Rollout, informativeness
 
 P, G, L, T, K = 2, 2, 6, 9, 3
@@ -368,16 +368,29 @@ def test_padding_neighbors_and_order_change_nothing(qwen2, estimator):
     np.testing.assert_array_equal(ask_golden(estimator, golden, prompts=other)[0], want[0])
 
 
+def repeat_prompts(mesh, tree):
+    """The prompts of every leaf again and again, until the devices share them evenly."""
+    prompts = len(jax.tree.leaves(tree)[0])
+    times = -(-batch_devices(mesh) // prompts)
+    return jax.tree.map(lambda x: np.concatenate([np.asarray(x)] * times), tree)
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
 @pytest.mark.parametrize("axes", MESHES)
 def test_devices_change_nothing(qwen2, estimator, axes):
     golden, _ = qwen2
     answers = None if estimator == "answer_entropy" else ANSWERS
-    want = ask_golden(estimator, golden, answers)
     mesh = make_mesh(*axes)
+    want, batch = repeat_prompts(
+        mesh,
+        (
+            ask_golden(estimator, golden, answers),
+            (Prompts(PROMPTS, PROMPT_LENGTH), COMPLETIONS, answers),
+        ),
+    )
     params = jax.device_put(golden.params, param_shardings(mesh, golden.params))
-    split = put((Prompts(PROMPTS, PROMPT_LENGTH), COMPLETIONS, answers), by_prompt(mesh))
+    split = put(batch, by_prompt(mesh))
     found = ask(estimator, make_model(golden.config, mesh), params, *split[:2], POSTFIX, split[2])
     np.testing.assert_allclose(found, want, atol=1e-5, rtol=1e-6)  # up to 28 nats, in float32
 
@@ -902,7 +915,8 @@ def test_a_mesh_changes_no_signal(axes):
     )
     positions = jax.tree.map(np.asarray, choose_positions(jnp.asarray(length), T, stride=2))
     options = dict(estimator="answer_set_entropy")
-    parts = rollout, positions, answers
+    mesh = make_mesh(*axes)
+    parts = rollout, positions, answers = repeat_prompts(mesh, (rollout, positions, answers))
     one = compute_signals(
         golden.model,
         golden.params,
@@ -911,7 +925,6 @@ def test_a_mesh_changes_no_signal(axes):
         temperature=ONE,
         **options,
     )
-    mesh = make_mesh(*axes)
     params = jax.device_put(golden.params, param_shardings(mesh, golden.params))
     rollout, positions, answers = put(parts, by_prompt(mesh))
     probe = Probe(POSTFIX, positions, answers)
