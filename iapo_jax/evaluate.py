@@ -40,15 +40,19 @@ from iapo_jax.runtime.processes import exit_with
 from iapo_jax.training import model_sources
 
 _FLAGS = {  # flag: metavar, meaning; the other fields of the config are set as key=value
-    "num_samples": ("N", "completions of each problem; default: 32"),
-    "k": ("K,K,...", "for pass@k and majority@k; default: 1,2,4,... N"),
+    "num_samples": ("N", "number of completions for each problem; default: 32"),
+    "k": (
+        "K,K,...",
+        "values of k for pass@k, majority@k, length@k and ratio@k; default: 1, 2, 4, ... up to "
+        "num_samples",
+    ),
     "seed": ("N", "seed of every draw; default: 0"),
-    "max_completion_length": ("T", "tokens; default: 2048"),
-    "temperature": ("X", "default: 1"),
-    "top_p": ("X", "default: 1"),
-    "top_k": ("N", "1 = greedy; default: 0 = all"),
+    "max_completion_length": ("T", "maximum completion length in tokens; default: 2048"),
+    "temperature": ("X", "sampling temperature; default: 1"),
+    "top_p": ("X", "sample from the most likely tokens of total probability X; default: 1"),
+    "top_k": ("N", "sample from the N most likely tokens; 1 = greedy, 0 = all (default)"),
     "prompts_per_batch": ("N", "prompts sampled at once; default: 16"),
-    "samples_per_batch": ("N", "completions of each prompt at once; default: all"),
+    "samples_per_batch": ("N", "completions of each prompt sampled at once; default: all"),
     "inspect": ("N", "probe the first sample of N problems, for the report; default: 0"),
 }
 
@@ -62,16 +66,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     cli.add_field_help(parser, EvaluateConfig, "fields of --config FILE, and of key=value:")
     add = parser.add_argument
-    model = "Hugging Face or run directory, RUN/checkpoints/N, hub name; LABEL=DIR,DIR: seeds"
+    model = (
+        "Hugging Face directory, run directory, RUN/checkpoints/N or hub name; LABEL=DIR,DIR,... = "
+        "several training seeds of one method"
+    )
     add("--model", metavar="[LABEL=]DIR", action="append", default=[], help=model)
-    spec = "short name, NAME=PATH, file or hub name, then :SPLIT, :first N and :last M"
+    spec = (
+        "short name, NAME=PATH, file or hub name, optionally followed by :SPLIT, :first N, :last M"
+    )
     add("--dataset", metavar="SPEC", action="append", default=[], help=spec)
     add(
         "--out",
         metavar="DIR",
-        help="default: eval; completions that it holds are not sampled again",
+        help="directory for all results; completions that it contains are not sampled again; "
+        "default: eval",
     )
-    add("--config", metavar="FILE", help="YAML; only what differs from the defaults")
+    add("--config", metavar="FILE", help="YAML file with the fields to change")
     for name, (metavar, meaning) in _FLAGS.items():
         add(f"--{name}", metavar=metavar, help=meaning)
     add("--print_config", action="store_true", help="print the resolved config and stop")
@@ -89,7 +99,7 @@ def read_config(arguments: argparse.Namespace) -> EvaluateConfig:
     for name in _FLAGS:
         value = getattr(arguments, name)
         if name == "k" and value is not None and not re.fullmatch(r"\d+( *, *\d+)*", value):
-            raise UserError(f"--k is {value!r}; expected numbers, as 1,2,4")
+            raise UserError(f"--k is {value!r}; expected comma-separated integers, such as 1,2,4")
         if value is not None:
             overrides.append(f"{name}=[{value}]" if name == "k" else f"{name}={value}")
     config = load_config(EvaluateConfig, arguments.config, overrides)
@@ -114,7 +124,7 @@ def _with_default_metrics(config: EvaluateConfig) -> EvaluateConfig:
     samples, limit = config.num_samples, config.max_completion_length
     ks = sorted(set(config.k)) or [2**i for i in range(samples.bit_length())]
     if not all(1 <= k <= samples for k in ks):
-        raise UserError(f"k is {config.k}; expected numbers from 1 to num_samples ({samples})")
+        raise UserError(f"k is {config.k}; expected integers from 1 to num_samples ({samples})")
     budgets = sorted(set(config.budgets)) or sorted({max(limit // n, 1) for n in (8, 4, 2)})
     return dataclasses.replace(config, k=ks, budgets=budgets)
 
@@ -122,7 +132,7 @@ def _with_default_metrics(config: EvaluateConfig) -> EvaluateConfig:
 def check_training_data(
     config: EvaluateConfig, members: Sequence[Member], sets: dict[str, LoadedSet]
 ) -> None:
-    """Raises if the data sets share a question with what the models were trained on.
+    """Raises if the datasets share a question with what the models were trained on.
 
     Raises:
       UserError: with the number of shared questions.
@@ -139,7 +149,7 @@ def check_training_data(
         try:
             training[key] = model_sources.training_questions(run_dir)
         except UserError as error:
-            say(f"note: no check against the training data of {run_dir}: {error}")
+            say(f"note: could not check for overlap with the training data of {run_dir}: {error}")
     for name, trained in training.items():
         for loaded in sets.values():
             questions = [row.question for row in loaded.rows]
@@ -149,7 +159,7 @@ def check_training_data(
 def note_other_prompts(
     config: EvaluateConfig, members: Sequence[Member], sets: dict[str, LoadedSet]
 ) -> None:
-    """Notes where a run was trained with other prompts, which may lower its accuracy."""
+    """Notes the runs that were trained with other prompts, which may lower their accuracy."""
     notes: list[str] = []
     for member in members:
         run_dir = model_sources.training_run(member.source)
@@ -165,7 +175,8 @@ def note_other_prompts(
                 if (text or "") != (getattr(then, name) or "")
             ]
             note = (
-                f"{run_dir} was trained with another {', '.join(differ)} than this evaluation has"
+                f"{run_dir} was trained with different values of {', '.join(differ)} than this "
+                "evaluation uses, which may lower its accuracy"
             )
             if differ and note not in notes:
                 notes.append(note)
@@ -189,7 +200,7 @@ def _protocol(config: EvaluateConfig) -> Protocol:
 def prepare(
     config: EvaluateConfig, members: Sequence[Member], sets: dict[str, LoadedSet]
 ) -> dict[tuple[str, str], Problems]:
-    """The problems of every model on every data set, by the stem and the set's name.
+    """The problems of every model on every dataset, by the stem and the set's name.
 
     Everything that can be checked without weights is checked here: a mistake in the last model must
     not end the command after the first one was sampled for hours.
@@ -205,7 +216,9 @@ def prepare(
         pretrained = model_sources.open_source(member.source, config.model)
         size = pretrained.config.vocab_size
         if config.top_k > size:
-            raise UserError(f"top_k is {config.top_k}; expected at most the vocabulary of {size}")
+            raise UserError(
+                f"top_k is {config.top_k}; expected at most {size}, the vocabulary size"
+            )
         for name, loaded in sets.items():
             made = data.make_problems(
                 loaded.rows,
@@ -252,7 +265,7 @@ def evaluate_member(
     loaded: LoadedSet,
     problems: Problems,
 ) -> Record:
-    """One model on one data set."""
+    """One model on one dataset."""
     task = make_task(model, problems, _protocol(config))
     record = describe(
         task,
@@ -277,7 +290,7 @@ def evaluate_member(
 
 
 def evaluate(config: EvaluateConfig, command: str = "") -> dict:
-    """Every model on every data set; writes and returns summary.json.
+    """Every model on every dataset; writes and returns summary.json.
 
     Raises:
       UserError: one sentence for the first mistake.

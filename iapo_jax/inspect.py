@@ -44,8 +44,8 @@ key=value sets any field of a training config, and --config FILE reads one. For 
   information.postfix=$'</think>\\n<answer>'   information.reference=own   seed=1
   sampling.temperature=0.7   sampling.max_completion_length=512   model.dtype=bfloat16
   prompt.system=r1   prompt.instruction='...'   (with --chat)
-Texts are taken literally; in bash $'...' writes a line break as \\n. A text that begins with -
-is given as --prompt=-5+3. Uncertainty is in nats.
+Texts are taken literally; in bash $'...' writes a line break as \\n. To pass a text that starts
+with "-", write --prompt=-5+3. Uncertainties are in nats.
 """
 
 
@@ -63,7 +63,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--prompt", metavar="TEXT", help="what the model reads; with --chat the question")
     add("--chat", action="store_true", help="use the chat template and the config's prompt")
     source = parser.add_mutually_exclusive_group()
-    given = "a completion to inspect; may be given several times"
+    given = "completion to inspect; can be repeated"
     source.add_argument("--completion", metavar="TEXT", action="append", help=given)
     source.add_argument("--sample", metavar="N", type=int, help="draw N completions; default: 1")
     add("--answer", metavar="TEXT", help="the reference answer")
@@ -75,7 +75,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def inspect(arguments: argparse.Namespace) -> list[Inspection]:
-    """The completions of the command line under the probe.
+    """Probes the completions that the command line gives or samples.
 
     Raises:
       UserError: one sentence for the first mistake, before weights are read where possible.
@@ -114,7 +114,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.prompt is None:
         raise UserError("--prompt is missing: expected the text that the model reads")
     if not arguments.prompt:
-        raise UserError("--prompt is empty: expected a text")
+        raise UserError("--prompt is empty; expected a string")
     for name in ("prompt", "completion", "answer"):
         given = getattr(arguments, name) or []
         for text in [given] if isinstance(given, str) else given:

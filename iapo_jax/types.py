@@ -166,7 +166,7 @@ class Context(NamedTuple):
 
 
 class Model(NamedTuple):
-    """A language model as pure functions; mathematics never sees more of it than this."""
+    """A language model as pure functions; the algorithms use only this interface."""
 
     forward: Callable[..., tuple[Array, Cache]]
     # forward(params, tokens [*lead, S], positions [*lead, S], contexts, outputs_from=0) ->

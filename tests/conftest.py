@@ -120,7 +120,7 @@ def root():
 
 @pytest.fixture(scope="session")
 def shared_data():
-    """The folder of real data sets and tokenizers beside the repository, if this machine has it."""
+    """The folder of real datasets and tokenizers beside the repository, if this machine has it."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"{SHARED_DATA} is absent")
     return SHARED_DATA

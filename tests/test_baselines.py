@@ -208,8 +208,8 @@ def test_stochastic_tokens():
     "call, sentence",
     [
         (lambda g: keep_best(g, metric="longest"), "metric is 'longest'; expected one of shortest"),
-        (lambda g: keep_best(g, keep=9), "keep is 9; expected 0, or from 2 to the 4 of a group"),
-        (lambda g: keep_best(g, keep=1), "keep is 1; expected 0, or from 2 to the 4 of a group"),
+        (lambda g: keep_best(g, keep=9), "keep is 9; expected 0, or 2 to 4 (the group size)"),
+        (lambda g: keep_best(g, keep=1), "keep is 1; expected 0, or 2 to 4 (the group size)"),
         (
             lambda g: keep_best(g, keep=2, quartiles=jnp.zeros(3)),
             "keep is 2, and algorithm.adapt chooses it",

@@ -1,4 +1,4 @@
-"""Data sets by short names: specs, published files, the hub's layouts, cleaning."""
+"""Datasets by short names: specs, published files, the hub's layouts, cleaning."""
 
 import itertools
 import json
@@ -79,13 +79,13 @@ def test_a_name_goes_before_a_path(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "text, sentence",
     [
-        ("gsm8", "'gsm8' is not a data set, file or directory; did you mean gsm8k?"),
-        ("MATH500", "'MATH500' is not a data set, file or directory; did you mean math-500?"),
-        ("dapo", "'dapo' is not a data set, file or directory; did you mean dapo-math-17k?"),
-        ("aime2024=rows.jsonl", "has no known data set before `=`; did you mean aime-2024?"),
+        ("gsm8", "'gsm8' is not a dataset, file or directory; did you mean gsm8k?"),
+        ("MATH500", "'MATH500' is not a dataset, file or directory; did you mean math-500?"),
+        ("dapo", "'dapo' is not a dataset, file or directory; did you mean dapo-math-17k?"),
+        ("aime2024=rows.jsonl", "has no known dataset before `=`; did you mean aime-2024?"),
         (
             "qqq=rows.jsonl",
-            "has no known data set before `=`; known: gsm8k, math-500, dapo-",
+            "has no known dataset before `=`; expected one of gsm8k, math-500, dapo-",
         ),
         ("gsm8k=", "'gsm8k=' has no path after `=`; expected gsm8k=PATH"),
         ("gsm8k:dev", "gsm8k has no split 'dev'; expected train or test"),
@@ -94,11 +94,11 @@ def test_a_name_goes_before_a_path(tmp_path, monkeypatch):
         ("aime-2024:train", "aime-2024 has no split 'train'; expected test"),
         (
             "commonsense-qa:test",
-            "commonsense-qa has no split 'test'; expected train or validation; "
-            "its split test was published without answers",
+            "split 'test' of commonsense-qa cannot be used: it was published without answers; "
+            "expected train or validation",
         ),
         ("arithmetic:dev", "expected train or select or test"),
-        ("gsm8k:first 0", "ends in 'first 0'; expected `:first N` with a whole number above 0"),
+        ("gsm8k:first 0", "ends in 'first 0'; expected `:first N` with a positive integer N"),
         ("gsm8k:test:first", "ends in 'first'; expected `:first N`"),
         ("gsm8k:first -3", "ends in 'first -3'"),
         ("gsm8k:first 2.5", "ends in 'first 2.5'"),
@@ -368,8 +368,12 @@ def test_commonsense_qa_in_its_original_nesting(tmp_path):
 @pytest.mark.parametrize(
     "name, row, sentence",
     [
-        ("math-500", {"text": "x"}, "expected `problem` or `question` or `Problem`, found text"),
-        ("math-500", {"problem": "x"}, "row 2: expected `answer` or `expected_answer`"),
+        (
+            "math-500",
+            {"text": "x"},
+            "there is no column `problem` or `question` or `Problem`; the columns are text",
+        ),
+        ("math-500", {"problem": "x"}, "row 2: there is no column `answer` or `expected_answer`"),
         ("gsm8k", {"question": "x", "answer": "#### two"}, "answer 'two' is not an integer"),
         ("amc-2023", {"question": "x", "answer": 27.5}, "answer '27.5' is not an integer"),
         (
@@ -380,12 +384,12 @@ def test_commonsense_qa_in_its_original_nesting(tmp_path):
         (
             "commonsense-qa",
             {"question": "x", "choices": CHOICES, "answerKey": ""},
-            "row 2: expected `answerKey`, found question, choices, answerKey",
+            "row 2: the column `answerKey` is empty",
         ),
         (
             "dapo-math-17k",
             {"prompt": [{"role": "user", "content": "x"}] * 2},
-            "expected one chat message in `prompt`",
+            "expected a single chat message",
         ),
     ],
 )
@@ -467,7 +471,9 @@ def test_sections_take_names_too(tmp_path):
     assert (len(found.rows), found.split) == (1024, "test")
     with pytest.raises(UserError, match="data.dataset: math-500 has no split 'train'"):
         loading.load_section(DataSection(dataset="math-500"))
-    with pytest.raises(UserError, match="gsm8k has no subset 'socratic'; expected main"):
+    with pytest.raises(
+        UserError, match="data.subset is 'socratic', but gsm8k has only the subset 'main'"
+    ):
         loading.load_section(DataSection(dataset="gsm8k", subset="socratic"))
 
 

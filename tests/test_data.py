@@ -186,36 +186,54 @@ def test_parse_rows():
 @pytest.mark.parametrize(
     "row, sentence",
     [
-        ({"text": "1+1", "answer": "2"}, "row 2: expected `prompt` or `question`, found text, ans"),
-        ({"question": "1+1", "level": 1}, "row 2: expected `answer`, found question, level"),
-        ({"question": "1+1", "answer": None}, "row 2: expected `answer`"),
-        ({"question": "", "answer": "2"}, "row 2: the question is empty or not a text: ''"),
+        (
+            {"text": "1+1", "answer": "2"},
+            "row 2: there is no column `prompt` or `question`; the columns are text, answer",
+        ),
+        (
+            {"question": "1+1", "level": 1},
+            "row 2: there is no column `answer`; the columns are question, level",
+        ),
+        ({"question": "1+1", "answer": None}, "row 2: the column `answer` is empty"),
+        ({"question": "", "answer": "2"}, "row 2: the question is ''; expected a non-empty string"),
         ({"question": " \n\t", "answer": "2"}, "row 2: the question is empty: "),
         (
             {"prompt": [{"role": "user", "content": " "}], "answer": "2"},
             "row 2: the question is em",
         ),
-        ({"prompt": [], "answer": "2"}, "row 2: the question is empty or not a text: []"),
-        ({"prompt": {"a": 1}, "answer": "2"}, "row 2: the question is empty or not a text: {'a'"),
-        ({"question": "1+1", "answer": ""}, "row 2: the answer is empty: ''; expected a text or"),
+        ({"prompt": [], "answer": "2"}, "row 2: the question is []; expected a non-empty string"),
+        ({"prompt": {"a": 1}, "answer": "2"}, "row 2: the question is {'a': 1}; expected"),
+        ({"question": "1+1", "answer": ""}, "row 2: the answer is empty: ''; expected a string or"),
         ({"question": "1+1", "answer": " \n"}, "row 2: the answer is empty: "),
         ({"question": "1+1", "answer": "so 2\n####  "}, "row 2: the answer is empty: 'so 2"),
         (
             {"question": "1+1", "answer": ["2"]},
-            "row 2: the answer is ['2']; expected a text or a n",
+            "row 2: the answer is ['2']; expected a string or a n",
         ),
-        ({"question": "1+1", "answer": {"a": 2}}, "row 2: the answer is {'a': 2}; expected a text"),
-        ({"question": "1+1", "answer": float("nan")}, "row 2: the answer is nan; expected a text"),
-        ({"question": "1+1", "answer": float("inf")}, "row 2: the answer is inf; expected a text"),
-        ({"question": "1+1", "answer": b"2"}, "row 2: the answer is b'2'; expected a text"),
-        ({"question": "1+1", "answer": "2", "kind": "sum"}, "row 2: the column kind is 'sum'; exp"),
-        ({"question": "1+1", "answer": "2", "kind": ["latex"]}, "row 2: the column kind is ['lat"),
-        ({"question": 5, "answer": "2"}, "row 2: the question is empty or not a text: 5"),
-        ({"prompt": ["1+1"], "answer": "2"}, "row 2: a list as prompt holds chat messages"),
-        ({"prompt": [{"role": "user"}], "answer": "2"}, "row 2: a list as prompt holds"),
+        ({"question": "1+1", "answer": {"a": 2}}, "row 2: the answer is {'a': 2}; expected a stri"),
+        ({"question": "1+1", "answer": float("nan")}, "row 2: the answer is nan; expected a stri"),
+        ({"question": "1+1", "answer": float("inf")}, "row 2: the answer is inf; expected a stri"),
+        ({"question": "1+1", "answer": b"2"}, "row 2: the answer is b'2'; expected a stri"),
+        (
+            {"question": "1+1", "answer": "2", "kind": "sum"},
+            "row 2: `kind` (the type of the answer) is 'sum'; expected integer, latex or choice",
+        ),
+        (
+            {"question": "1+1", "answer": "2", "kind": ["latex"]},
+            "row 2: `kind` (the type of the answer) is ['lat",
+        ),
+        ({"question": 5, "answer": "2"}, "row 2: the question is 5; expected a non-empty string"),
+        (
+            {"prompt": ["1+1"], "answer": "2"},
+            "row 2: the prompt contains '1+1'; expected chat messages",
+        ),
+        (
+            {"prompt": [{"role": "user"}], "answer": "2"},
+            "row 2: the prompt contains {'role': 'user'}; expected",
+        ),
         (
             {"prompt": [{"role": "user", "content": [{"text": "1+1"}]}], "answer": "2"},
-            "row 2: a list as prompt holds chat messages, each with the texts `role`",
+            "expected chat messages with string fields `role` and `content`",
         ),
     ],
 )
@@ -350,7 +368,9 @@ def test_long_prompts_are_named(tmp_path):
         f"{path}, rows 4, 8, 12, 16, 20 and 2 more: the prompt has more tokens than "
         "data.max_prompt_length (5); left out"
     )
-    with pytest.raises(UserError, match=r"rows 4, 8, .* \(5\); expected none \(strict\)"):
+    with pytest.raises(
+        UserError, match=r"rows 4, 8, .* \(5\); data.strict=true does not allow prompts"
+    ):
         data.note_left_out(problems, found, 5, strict=True)
     problems = data.make_problems(found.rows, Words(), PromptSection(), 9, loaded=found)
     assert data.note_left_out(problems, found, 9, strict=True) == []

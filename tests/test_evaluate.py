@@ -26,7 +26,7 @@ def model(root):
 
 @pytest.fixture(scope="module")
 def evaluated(model, tmp_path_factory):
-    """One model under two labels, the second of two members, on two data sets."""
+    """One model under two labels, the second of two members, on two datasets."""
     out = tmp_path_factory.mktemp("eval")
     again = tmp_path_factory.mktemp("copies") / "again"
     again.symlink_to(model)
@@ -137,7 +137,7 @@ def test_models_on_the_command_line(texts, expected):
         (["x y=a"], "a label of letters, digits"),
         (["x=a", "x=b"], "is the second model with the label 'x'"),
         (["a/hf", "b/a"], "is the second model with the label 'a'"),
-        (["a=x,y", "a-1=x"], "two models would write a-1"),
+        (["a=x,y", "a-1=x"], "--model 'a=x,y' and --model 'a-1=x' would both write a-1.*"),
     ],
 )
 def test_mistaken_models(texts, sentence):
@@ -154,8 +154,14 @@ def test_mistaken_models(texts, sentence):
         (["--model", "nowhere", "--dataset", "arithmetic"], "model directory 'nowhere' does not"),
         (["--model", "MODEL", "--dataset", "arithmetic:dev"], "has no split 'dev'"),
         (["--model", "MODEL", "--dataset", "arithmetic", "--k", "1,64"], "from 1 to num_samples"),
-        (["--model", "MODEL", "--dataset", "arithmetic", "--k", "many"], "expected numbers, as"),
-        (["--model", "MODEL", "--dataset", "arithmetic", "--k", "1,,2"], "expected numbers, as"),
+        (
+            ["--model", "MODEL", "--dataset", "arithmetic", "--k", "many"],
+            "expected comma-separated integers",
+        ),
+        (
+            ["--model", "MODEL", "--dataset", "arithmetic", "--k", "1,,2"],
+            "expected comma-separated integers",
+        ),
         (["--model", "MODEL", "--dataset", "arithmetic", "--num_samples", "0"], "num_samples is 0"),
         (["--model", "MODEL", "--dataset", "arithmetic", "--temperature", "0"], "use top_k=1"),
         (
@@ -223,10 +229,10 @@ def test_another_prompt_than_in_training_is_said(tmp_path, capsys):
     words = ["--model", str(tmp_path / "run"), "--out", str(tmp_path / "eval"), "--dataset"]
     words = [*words, "arithmetic:test:first 3"]
     assert command.main(words) == 2
-    told = "was trained with another prompt.instruction than this evaluation has"
+    told = "was trained with different values of prompt.instruction than this evaluation uses"
     assert told in capsys.readouterr().out
     assert command.main([*words, "prompt.instruction=Think."]) == 2
-    assert "was trained with another" not in capsys.readouterr().out
+    assert "was trained with different" not in capsys.readouterr().out
 
 
 def test_what_a_run_was_trained_on_is_looked_at(model, tmp_path, monkeypatch, capsys):

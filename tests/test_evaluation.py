@@ -1,4 +1,4 @@
-"""Sampling a data set to its end: independent of the batch, and never a sample twice."""
+"""Sampling a dataset to its end: independent of the batch, and never a sample twice."""
 
 import json
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ class Letters:
 
 @pytest.fixture(scope="module")
 def make(tiny_config, tiny_model):
-    """`make(mesh, **changed)`: a task of 7 problems, rows 2 to 14 of a data set, 4 samples each."""
+    """`make(mesh, **changed)`: a task of 7 problems, rows 2 to 14 of a dataset, 4 samples each."""
     rng = np.random.default_rng(0)
     tokens = [rng.integers(2, tiny_config.vocab_size, n).tolist() for n in (3, 9, 1, 4, 4, 6, 2)]
     texts, rows = [f"q{i}" for i in range(7)], [2 * i + 2 for i in range(7)]
@@ -280,7 +280,10 @@ def test_one_process_at_a_time(stored):
     texts = stored.directory / "tiny.letters.completions.jsonl"
     before = texts.read_bytes()
     lock = stored.directory / "tiny.letters.lock"
-    with file_lock(lock, instead="x"), pytest.raises(UserError, match="is held by another process"):
+    with (
+        file_lock(lock, instead="x"),
+        pytest.raises(UserError, match="is in use by another process"),
+    ):
         stored()
     assert texts.read_bytes() == before
     stored()

@@ -342,7 +342,7 @@ def test_two_runs_do_not_share_a_directory(half, configure, capsys):
         files[half / ".lock"] = (half / ".lock").read_bytes()
         with pytest.raises(UserError) as caught:
             train(configure(half))
-    assert f"{half}/.lock is held by another process (process {os.getpid()} on " in str(
+    assert f"{half}/.lock is in use by another process (process {os.getpid()} on " in str(
         caught.value
     )
     assert {path: path.read_bytes() for path in half.rglob("*") if path.is_file()} == files

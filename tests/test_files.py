@@ -182,7 +182,9 @@ def test_a_lock_ends_with_its_process(tmp_path, root):
     command = [sys.executable, "-c", HOLD, str(path)]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        sentence = f"^{path} is held by another process .process {holder.pid} on .*, or another$"
+        sentence = (
+            f"^{path} is in use by another process .process {holder.pid} on .*, or use another$"
+        )
         with (
             pytest.raises(UserError, match=sentence),
             file_lock(path, instead="another", sign=True),

@@ -371,7 +371,7 @@ def test_strange_columns_stop_nothing(tokenizer, text, tmp_path):
         (row,) = loading.parse_rows([{"question": shown, "answer": shown, "other": text}], "r")
         problems = data.make_problems([row], tokenizer, NOTHING, 99)
         assert decode(tokenizer, problems.tokens[0]) == problems.texts[0]
-    with pytest.raises(UserError, match="r, row 1: the column kind is "):
+    with pytest.raises(UserError, match="r, row 1: `kind` .* is "):
         loading.parse_rows([{"question": "1", "answer": "12", "kind": text}], "r")
     row = loading.Row("1", "12", {"kind": text, text: text})  # from Python
     problems = data.make_problems([row], tokenizer, NOTHING, 99)

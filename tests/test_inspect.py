@@ -255,7 +255,7 @@ MISTAKES = {
     ),
     "no end": (
         ["--model", "DIR", "--prompt", "1", "information.end_of_thinking=['']"],
-        "information.end_of_thinking has '', an empty text",
+        "information.end_of_thinking contains an empty string",
     ),
 }
 
@@ -285,16 +285,16 @@ def test_completion_and_sample_exclude_each_other(directory):
 @pytest.mark.parametrize(
     "completions, options, sentence",
     [
-        ([], {}, "no completion"),
+        ([], {}, "completions is empty"),
         ("12+30=42", {}, "completions is the text '12\\+30=42'; expected a list"),
         ([[1, 99999]], {}, "completion 1 has the id 99999; expected 0 to 63, the vocabulary"),
         (["1", [-1]], {}, "completion 2 has the id -1; expected 0 to"),
-        ([[0.5]], {}, "completion 1 is neither a text nor a list of token ids"),
+        ([[0.5]], {}, "completion 1 is [0.5]; expected a string or a list of token ids"),
         (["\udcff"], {}, "completion 1 is .*expected UTF-8 text"),
         (
             ["1"],
             {"estimater": "answer_entropy"},
-            "'estimater' is no field of information; expected",
+            "information.estimater is not a field; expected one of",
         ),
         (
             ["1"],
@@ -302,7 +302,7 @@ def test_completion_and_sample_exclude_each_other(directory):
             "information.max_answer_length is 0; expected at least 1",
         ),
         (["1" * 300], {}, "prompt has 8 tokens, the completion .* least 300, postfix .* up to 2;"),
-        (["1"], {"answer": 42}, "the answer is 42; expected a text"),
+        (["1"], {"answer": 42}, "the answer is 42; expected a string"),
         (["1"], {"answer": " "}, "the answer is empty"),
         (["1"], {"estimator": "answer_log_prob"}, "expected the answer, or information.reference"),
         (["1"], {"temperature": 0.0}, "sampling.temperature is 0.0; expected more than 0"),
@@ -322,7 +322,7 @@ def test_a_mistake_in_python_is_one_sentence_too(opened, prompt, completions, op
         ({"max_length": 0}, "sampling.max_completion_length is 0; expected at least 1"),
         ({"temperature": 0.0}, "sampling.temperature is 0.0; expected more than 0"),
         ({"top_p": 0.0}, "sampling.top_p is 0.0; expected more than 0"),
-        ({"prompt": None}, "the prompt is None; expected a text"),
+        ({"prompt": None}, "the prompt is None; expected a string"),
         ({"prompt": ""}, "the prompt is empty"),
         ({"prompt": "1" * 300}, "prompt has 300 tokens, the completion .* least 1, postfix"),
     ],
@@ -417,7 +417,7 @@ def test_every_prefix_is_probed_whatever_training_does(opened, prompt, seen, cap
     """A training config may probe some only."""
     (one,) = inspect_completions(opened, prompt, [TEXT], postfix=POSTFIX, stride=4, answer="42")
     np.testing.assert_allclose(one.uncertainty, seen[0].uncertainty, atol=1e-5)
-    assert "apply to training; every prefix is probed here" in capsys.readouterr().out
+    assert "are ignored here: every prefix is probed" in capsys.readouterr().out
 
 
 def run_command(directory, *more, **env):

@@ -114,7 +114,9 @@ def test_a_kernel_that_is_not_at_home_does_not_work():
 def test_of_a_described_device_the_kernel_need_only_compile(monkeypatch):
     """A CPU stands for it: the kernel of TPU does not compile there, a plain function does."""
     here = jax.devices()[0]
-    with pytest.warns(UserWarning, match="attention goes back to XLA: its kernel fails on tpu"):
+    with pytest.warns(
+        UserWarning, match="falling back to XLA attention: the tpu attention kernel fails"
+    ):
         assert not attention_kernels.works("tpu", 64, here)
     attention_kernels.works.cache_clear()
     monkeypatch.setattr(attention_kernels, "tpu_attention", attention.blockwise_attention)
@@ -163,7 +165,7 @@ def spoiled(how):
 )
 def test_a_kernel_that_is_wrong_is_said_and_left(pretend_gpu, how):
     pretend_gpu(spoiled(how))
-    with pytest.warns(UserWarning, match="attention goes back to XLA.* for heads of 128"):
+    with pytest.warns(UserWarning, match="falling back to XLA attention.* for head_dim 128"):
         assert attention.choose_form("auto", None, 128) is attention.blockwise_attention
 
 

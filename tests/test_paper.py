@@ -173,7 +173,7 @@ def test_wrong_words_of_the_dry_run(paper, tmp_path, monkeypatch, capsys):
     places = ["--models", str(tmp_path), "--tokenizer", str(tmp_path), "--data", str(tmp_path)]
     for words, told in (
         (["qwen2.5-72b_gsm8k"], "unknown cell 'qwen2.5-72b_gsm8k'; expected one of qwen2.5-0.5b"),
-        (["qwen2.5-7b_dapo"], "dapo has no parquet or JSON file; expected the data set's"),
+        (["qwen2.5-7b_dapo"], "dapo has no parquet or JSON file; expected the dataset's"),
     ):
         monkeypatch.setattr(sys, "argv", ["dry_run.py", *places, *words])
         with pytest.raises(SystemExit) as stopped:

@@ -338,7 +338,7 @@ def test_answers_that_text_would_join_to_the_postfix_are_said(qwen):
 
 def test_a_postfix_that_the_tokenizer_cannot_write_is_refused(opened):
     """The arithmetic tokenizer drops letters that it has no token for."""
-    with pytest.raises(UserError, match="which this tokenizer writes as '</think><answer>'"):
+    with pytest.raises(UserError, match="encoding and decoding it gives '</think><answer>'"):
         probes.encode_postfix(opened.tokenizer, "</think>é<answer>")
     with pytest.raises(UserError, match="^eval.postfix is empty"):
         probes.encode_postfix(opened.tokenizer, "", "eval.postfix")

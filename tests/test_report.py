@@ -469,7 +469,7 @@ def test_texts_without_inspections_are_shown_plainly(tmp_path):
         write_evaluation(tmp_path / "e", [one], completions=lines)
     text = plain_text(body_of(make(tmp_path, tmp_path / "e", examples=2)))
     assert all(f"{name} says {row}" in text for name in "ab" for row in (0, 1))
-    assert "a says 2" not in text and "The first 2 problems of the data set" in text
+    assert "a says 2" not in text and "The first 2 problems of the dataset" in text
 
 
 # ------------------------------------------------------------------ what is missing is said

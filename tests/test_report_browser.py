@@ -125,7 +125,7 @@ def test_every_figure_is_drawn(page):
                         || t.top < box.top - 2 || t.bottom > box.bottom + 2);
           return [box.width, box.height, ...told, out.length]; })"""
     )
-    # 6 curves and the choice; two data sets: 3 or 2 charts, and one for each model
+    # 6 curves and the choice; two datasets: 3 or 2 charts, and one for each model
     assert len(figures) == 7 + (3 + 11) + (2 + 2)
     for width, height, title, told, outside in figures:
         assert width > 300 and height > 150 and title and told and outside == 0

@@ -128,7 +128,7 @@ def complaint(directory):
 
 
 def test_a_directory_of_neither_kind(tmp_path):
-    assert "is no directory" in complaint(tmp_path / "absent")
+    assert "is not a directory" in complaint(tmp_path / "absent")
     assert "neither a run directory" in complaint(tmp_path)
     (tmp_path / "package.json").write_text("{}")
     assert "neither a run directory" in complaint(tmp_path)
@@ -203,13 +203,13 @@ def test_a_damaged_summary(tmp_path, summary, told):
 @pytest.mark.parametrize("changed, told", [
     ({"uncertainty": [1.0]}, "uncertainty is not 3 numbers, for 2 tokens"),
     ({"informativeness": [1.0, float("nan")]}, "informativeness is not 2 numbers"),
-    ({"thinking_length": 9}, "thinking_length is 9 of 2 tokens"),
+    ({"thinking_length": 9}, "thinking_length is 9; expected an integer from 0 to 2"),
     ({"tokens": None}, "tokens is None"),
-    ({"tokens": [1, 2]}, "tokens are not all texts"),
-    ({"prompt": 1}, "prompt is 1; expected a text"),
-    ({"answer": [1]}, "answer is [1]; expected a text"),
+    ({"tokens": [1, 2]}, "tokens[0] is 1; expected a string"),
+    ({"prompt": 1}, "prompt is 1; expected a string"),
+    ({"answer": [1]}, "answer is [1]; expected a string"),
     ({"prompt_ids": 5}, "prompt_ids is 5; expected a list"),
-    ({"answer_meanings": [[]]}, "answer_meanings are not all whole"),
+    ({"answer_meanings": [[]]}, "answer_meanings[0] is []; expected an integer"),
     ({"correct": "x"}, "correct is 'x'; expected true, false or null"),
 ])  # fmt: skip
 def test_damaged_inspections(tmp_path, changed, told):
@@ -230,4 +230,4 @@ def test_inspections_of_fewer_or_more_fields_are_read(tmp_path):
 def test_damaged_texts(tmp_path):
     found = member()
     write_evaluation(tmp_path, [found], completions=[completion(found, 0, completion=None)])
-    assert "completions.jsonl: a row's completion is None" in complaint(tmp_path)
+    assert "completions.jsonl, line 1: completion is None" in complaint(tmp_path)

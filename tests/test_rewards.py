@@ -102,7 +102,7 @@ def test_load_reward_forms(tmp_path):
     [
         ("accurracy", "'accurracy' is none of accuracy, format; expected"),
         ("", "'' is none of accuracy, format; expected"),
-        ("{0}/none.py:short", "there is no file '{0}/none.py'"),
+        ("{0}/none.py:short", "file '{0}/none.py' does not exist"),
         ("{0}/mine.py:long", "{0}/mine.py exists but defines no 'long'"),
         ("{0}/mine.py:LIMIT", "is a int; expected a function"),
         ("{0}/bad.py:short", "importing {0}/bad.py raised ZeroDivisionError"),

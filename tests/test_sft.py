@@ -223,7 +223,7 @@ def test_rows_that_are_there_twice_are_said(configure, tmp_path, tokenizer):
             "row 1: the fields are question; expected `prompt` or `question`, and",
         ),
         ({"completion": "2"}, "row 1: the fields are completion; expected `prompt` or `question`"),
-        ({"prompt": 5, "completion": "2"}, "the question is empty or not a text: 5"),
+        ({"prompt": 5, "completion": "2"}, "the question is 5; expected a non-empty string"),
         ({"prompt": ["5"], "completion": "2"}, "holds chat messages"),
         ({"prompt": "5", "completion": [["a", -1]]}, "has the weight -1"),
         ({"prompt": " ", "completion": "2"}, "the question is empty: ' '"),

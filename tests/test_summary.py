@@ -1,4 +1,4 @@
-"""Several models on one data set: pairs, seeds, the table."""
+"""Several models on one dataset: pairs, seeds, the table."""
 
 import numpy as np
 import pytest

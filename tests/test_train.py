@@ -544,7 +544,7 @@ def test_rewards_of_your_own(finish):
         ),
         (
             "algorithm.name=gfpo algorithm.options.keep=5",
-            "algorithm.options: keep is 5; expected 0, or from 2 to the 4 of a group",
+            "algorithm.options: keep is 5; expected 0, or 2 to 4 (the group size)",
         ),
         (
             "algorithm.adapt=price_for_length",
@@ -563,7 +563,7 @@ def test_rewards_of_your_own(finish):
         ("algorithm.name=builtins.dict", "has no readable signature; expected (group, key)"),
         ("algorithm.max_rounds=0", "algorithm.max_rounds is 0; expected at least 1"),
         ("information.redundant_below=0", "information.redundant_below is 0.0; expected more than"),
-        ("algorithm.name=nowhere.py:f", "'nowhere.py:f': there is no file 'nowhere.py'"),
+        ("algorithm.name=nowhere.py:f", "nowhere.py' does not exist"),
         ("algorithm.name=json.loads", "algorithm.name 'json.loads': "),
         ("algorithm.name=json.nothing", "json exists but defines no 'nothing'"),
         ("algorithm.name=json.__doc__", "is a str; expected a function (group, key) -> Credit"),

@@ -3,7 +3,7 @@
     python experiments/arithmetic/make_data.py --out DIR [--sft_rows 200000] [--seed 0]
 
 Writes ``train.jsonl``, ``select.jsonl`` and ``test.jsonl`` (question, answer; disjoint: the splits
-of the named data set ``arithmetic``), ``sft.jsonl`` (supervised rows on other questions) and
+of the named dataset ``arithmetic``), ``sft.jsonl`` (supervised rows on other questions) and
 ``tokenizer/``. With ``--sft_rows 0`` there is no ``sft.jsonl``.
 """
 

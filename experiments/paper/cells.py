@@ -1,8 +1,8 @@
-"""The cells of the paper's table: three models on three data sets, on two kinds of hardware.
+"""The cells of the paper's table: three models on three datasets, on two kinds of hardware.
 
     python experiments/paper/cells.py [MODEL_DATA ...]        # print the training commands
 
-A data set has a config beside this file, for Qwen2.5-1.5B on v5e-8; the other models and GPUs are
+A dataset has a config beside this file, for Qwen2.5-1.5B on v5e-8; the other models and GPUs are
 overrides. The hyper-parameters are the paper's (arXiv:2602.19049); README.md says what differs.
 """
 
@@ -47,7 +47,7 @@ CELLS = {f"{model}_{data}": (model, data) for model in MODELS for data in DATA_S
 
 
 def config_of(cell: str) -> Path:
-    """The config of a cell's data set."""
+    """The config of a cell's dataset."""
     return HERE / f"{CELLS[cell][1]}.yaml"
 
 

@@ -53,7 +53,7 @@ def _file(directory: Path, split: str) -> Path:
     files = sorted(p for p in directory.rglob("*") if p.suffix in (".parquet", ".jsonl", ".json"))
     named = [path for path in files if split in path.stem]
     if not (named or files):
-        raise SystemExit(f"{directory} has no parquet or JSON file; expected the data set's")
+        raise SystemExit(f"{directory} has no parquet or JSON file; expected the dataset's")
     return (named or files)[0]
 
 

@@ -13,7 +13,7 @@ from iapo_jax.algorithms.preconditions import check_fields
 from iapo_jax.types import Array, Group
 
 _PRICES = (1e-5, 10.0)  # per token, the least and the highest
-_SEEN = 8192  # questions that the quartiles are of
+_SEEN = 8192  # latest questions that the quartiles are computed from
 
 
 class Adaptation(NamedTuple):
@@ -105,7 +105,7 @@ def price_for_accuracy(
 
     Args:
       price: the initial price of a token, in the rule's unit.
-      tolerance: of the accuracy, a share.
+      tolerance: allowed drop in accuracy, as a fraction.
       rate: the largest change of log price in a step.
       smoothing: from 0 to below 1, weight of the earlier steps.
 
@@ -153,8 +153,8 @@ def keep_for_difficulty(*, start_questions: int = 64) -> Adaptation:
     here it is the last 8,192 themselves, with exact quartiles.
 
     Args:
-      start_questions: before so many, every question counts as very hard, as in the paper's first
-        steps.
+      start_questions: treat every question as very hard until this many have been seen (the
+        paper's warm-up).
 
     Raises:
       ValueError: for a negative number.

@@ -1,4 +1,4 @@
-"""Credit rules of complete completions, and by entropy: how strongly each token is reinforced.
+"""Credit rules based on rewards of complete completions (GRPO, RLOO) or on token entropy (GTPO).
 
 Every rule is `(Group, key, *, hyper-parameters) -> Credit` for ONE prompt; `jax.vmap` maps it over
 the prompts of a step. All statistics are masked: padding changes nothing, and neither do the
@@ -91,12 +91,12 @@ def gtpo(
     Args:
       group: needs `reward`, `correct` and `entropy`.
       key: unused.
-      normalizer: over what mean and std are taken, on which sources disagree. "tokens": all tokens
-        of the group. "sides": those of the correct and of the incorrect completions separately
-        (readers of the paper's version 6); each side then has mean 0, and a correct answer earns
-        nothing. "completions" counts each completion once, by the mean of its tokens: then alpha =
-        0 is GRPO exactly, and a comparison shows the entropy term alone. (The IAPO authors add the
-        entropy term to z(r), and multiply it by the completion's own length instead of n_t.)
+      normalizer: what mean and std are computed over; published versions differ. "tokens": all
+        tokens of the group. "sides": correct and incorrect completions separately (one reading of
+        version 6 of the paper); each side then has mean 0, so correct answers get no net advantage.
+        "completions": each completion once, by the mean of its tokens; then alpha = 0 is exactly
+        GRPO, and a comparison shows the entropy term alone. (The IAPO authors add the entropy term
+        to z(r), and multiply it by the completion's own length instead of n_t.)
 
     Returns:
       Credit of [G, T] arrays.

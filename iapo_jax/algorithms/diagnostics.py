@@ -13,7 +13,7 @@ from iapo_jax.algorithms.filters import select
 from iapo_jax.algorithms.statistics import is_kept
 from iapo_jax.types import Array, Credit, Group, Mean
 
-THRESHOLD = 0.1  # nats; below it the model is taken to know the answer
+THRESHOLD = 0.1  # nats; below it the model is considered certain of the answer
 
 
 def length_covariance(group: Group, credit: Credit) -> Mean:
@@ -46,11 +46,11 @@ def length_covariance(group: Group, credit: Credit) -> Mean:
 
 
 def stop_margin(group: Group, credit: Credit, *, threshold: float = THRESHOLD) -> tuple[Mean, Mean]:
-    """Mean bonus of the tokens that end thinking, and of those that they compete with.
+    """Mean bonus of end-of-thinking tokens and of the thinking tokens that they compete with.
 
-    Both are over the stops that have rivals: thinking tokens of any completion of the group that
-    were drawn while the model knew as much, u_{t-1} <= max(u at the stop, threshold), in nats.
-    Where a stop gets less than its rivals, the bonus rewards continuing.
+    A competing token (rival) is any thinking token in the group that was sampled at an uncertainty
+    u_{t-1} <= max(u at the stop, threshold), in nats. Stops without a competing token are ignored
+    in both means. If a stop gets less than its rivals, the bonus rewards continuing.
 
     Args:
       group: needs `thinking` and `uncertainty`.
@@ -137,7 +137,7 @@ def token_information(group: Group) -> Mean:
 
 
 class CreditDiagnostics(NamedTuple):
-    """All figures of this module for one group; None for what the group or the rule lacks."""
+    """All diagnostics of one group; None for those that the group or the rule does not provide."""
 
     length_covariance: Mean | None = None
     bonus_share: Mean | None = None
@@ -150,12 +150,13 @@ class CreditDiagnostics(NamedTuple):
 def credit_diagnostics(
     group: Group, credit: Credit, *, threshold: float, probed: bool
 ) -> CreditDiagnostics:
-    """All of them for one group.
+    """All diagnostics of one group.
 
-    Those of credit are over completions with any weight, those of information over all.
+    Credit diagnostics cover completions with nonzero weight; information diagnostics cover all
+    completions.
 
     Args:
-      probed: whether the group has uncertainties; without, only what needs none.
+      probed: whether the group has uncertainties; if not, diagnostics that need them are None.
     """
     everybody, group = group, select(group, (credit.weight > 0).any(-1))
     found = CreditDiagnostics()

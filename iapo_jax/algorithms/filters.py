@@ -1,4 +1,6 @@
-"""What of a group enters statistics and loss: completions (filters) and tokens (masks).
+"""Which parts of a group enter the statistics and the loss.
+
+Filters choose the completions, and token masks the tokens.
 
 A filter is `(Group, *, hyper-parameters) -> [G] bool`, a token mask `(Group, key, *, ...) -> [G, T]
 bool`. A completion that a filter leaves out loses its mask, so no rule reads it.
@@ -64,9 +66,11 @@ def keep_best(
         raise ValueError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}")
     least = min(size, 2)  # a single completion has no other to be compared with
     if keep and not least <= keep <= size:
-        raise ValueError(f"keep is {keep}; expected 0, or from {least} to the {size} of a group")
+        raise ValueError(f"keep is {keep}; expected 0, or {least} to {size} (the group size)")
     if keep and quartiles is not None:
-        raise ValueError(f"keep is {keep}, and algorithm.adapt chooses it: expected one of them")
+        raise ValueError(
+            f"keep is {keep}, but algorithm.adapt already sets it; expected only one of the two"
+        )
     length = group.mask.sum(-1)
     score = -1.0 * length if metric == "shortest" else group.reward / jnp.maximum(length, 1)
     score = jnp.where(length > 0, score, -jnp.inf)

@@ -252,15 +252,16 @@ def make_algorithm(
         try:
             made = cached(makers["adapt"], **accepted_by(makers["adapt"], options))
         except ValueError as error:
-            raise ValueError(f"algorithm.options: {error}") from None
+            raise ValueError(f"algorithm.options.{error}") from None
         _check_fit(name, adapt, made, pieces)
         algorithm = algorithm._replace(adapt=made)
     if dynamic_sampling is not None:
         algorithm = algorithm._replace(dynamic_sampling=dynamic_sampling)
     if algorithm.adapt is not None and algorithm.dynamic_sampling:
         raise ValueError(
-            f"algorithm.adapt ({adapt or 'its own'}) follows what the policy samples, and "
-            "algorithm.dynamic_sampling keeps mixed groups only: expected one of them"
+            f"algorithm.adapt ({adapt or 'set by the algorithm'}) needs unfiltered samples of the "
+            "policy, but algorithm.dynamic_sampling discards groups that are all correct or all "
+            "incorrect; expected only one of the two"
         )
     if not isinstance(algorithm.loss, LossOptions):
         raise ValueError(f"{name}: loss is {algorithm.loss!r}; expected LossOptions")

@@ -1,7 +1,7 @@
 """Hyper-parameters of a method's pieces, checked against the signatures of these functions.
 
 The keyword parameters of a piece are its options. A parameter that is annotated as an array comes
-from an `adaptation` and is no option; a parameter that a partial has bound is fixed.
+from an `adaptation` and is not an option; a parameter that a partial has bound is fixed.
 """
 
 import difflib
@@ -79,8 +79,8 @@ def check_options(name: str, options: dict[str, Any], pieces: dict[str, Callable
     for key, value in options.items():
         if key in fixed:
             raise ValueError(
-                f"algorithm.options.{key} is fixed at {fixed[key]!r}: it makes {name}; "
-                "expected another algorithm.name for other values"
+                f"algorithm.options.{key} cannot be set: {name} is defined by "
+                f"{key}={fixed[key]!r}; choose another algorithm.name to use a different value"
             )
         if key not in known:
             expected = nearest(key, list(known)) if known else f"{name} has none"

@@ -182,7 +182,10 @@ def policy_loss(
     0.0 [[-0.5  0.5]]
     """
     if beta and ref_log_prob is None:
-        raise ValueError(f"beta is {beta} and ref_log_prob is None; expected one for the KL")
+        raise ValueError(
+            f"beta is {beta}, but ref_log_prob is None; expected ref_log_prob for the KL term, or "
+            "beta=0"
+        )
     weight = credit.weight
     scale = loss_scale(weight) if scale is None else scale
     log_prob, ratio = _ratio(log_prob, old_log_prob, weight)

@@ -2,8 +2,8 @@ r"""Whether completions are correct, on the host, with a pool of processes. No J
 
 `extraction` finds the answer, `equivalence` decides whatever it can decide exactly, and math-verify
 compares the rest in child processes that are killed if they hang (evaluating
-`\boxed{2^{2^{2^{2^{2^{2}}}}}}` never terminates). `docs/answers.md` states the policy. The home of
-math-verify.
+`\boxed{2^{2^{2^{2^{2^{2}}}}}}` never terminates). `docs/answers.md` states the policy. The only
+module that imports math-verify.
 """
 
 from __future__ import annotations

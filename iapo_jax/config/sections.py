@@ -77,7 +77,7 @@ class DataSection:
 class PromptSection:
     """How a question becomes a prompt, through the tokenizer's chat template.
 
-    The default of each field is the prompt of the named data set, if it has one.
+    The default of each field is the prompt of the named dataset, if it has one.
     """
 
     system: str | None = option(

@@ -1,1 +1,1 @@
-"""Data sets: rows, cleaning, prompts, problems and the order of batches."""
+"""Datasets: rows, cleaning, prompts, problems and the order of batches."""

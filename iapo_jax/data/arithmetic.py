@@ -1,4 +1,4 @@
-"""Problems of multi-step arithmetic, generated: the data set `arithmetic` of the catalogue.
+"""Problems of multi-step arithmetic, generated: the dataset `arithmetic` of the catalogue.
 
 A problem is three to five two-digit numbers joined by `+` and `-`, such that every partial result
 has two digits as well. Pure functions; all randomness comes from the `numpy.random.Generator` that

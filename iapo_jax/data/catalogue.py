@@ -1,4 +1,4 @@
-r"""The data sets with a short name, and the specs by which a command line names a data set.
+r"""The datasets with a short name, and the specs that name a dataset on the command line.
 
 | name | hub | splits | answers | changes |
 |---|---|---|---|---|
@@ -29,7 +29,7 @@ from iapo_jax.errors import UserError
 
 
 class DataSet(NamedTuple):
-    """The recipe of a named data set: where its rows are, and how to read a row."""
+    """The recipe of a named dataset: where its rows are, and how to read a row."""
 
     hub: str  # name on the hub; empty = generated
     splits: dict[str, str]  # our name of a split -> the hub's
@@ -52,7 +52,16 @@ def _column(row: dict, *names: str) -> str:
             value = value.get(part) if isinstance(value, dict) else None
         if value not in (None, "", []):
             return value if isinstance(value, list) else str(value)
-    raise ValueError(f"expected `{'` or `'.join(names)}`, found {', '.join(row) or 'nothing'}")
+    raise ValueError(missing_column(row, *names))
+
+
+def missing_column(row: dict, *names: str) -> str:
+    """Why a row has no value in any of these columns."""
+    empty = [name for name in names if name in row]
+    if empty:
+        return f"the column `{empty[0]}` is empty"
+    columns = ", ".join(map(str, row)) or "none"
+    return f"there is no column `{'` or `'.join(names)}`; the columns are {columns}"
 
 
 def _read_gsm8k(row: dict) -> tuple[str, str]:
@@ -78,7 +87,7 @@ def _read_dapo(row: dict) -> tuple[str, str]:
     if isinstance(prompt, list):
         contents = [m.get("content") for m in prompt if isinstance(m, dict)]
         if len(contents) != 1 or not isinstance(contents[0], str):
-            raise ValueError(f"expected one chat message in `prompt`, found {prompt!r:.60}")
+            raise ValueError(f"`prompt` is {prompt!r:.60}; expected a single chat message")
         prompt = contents[0]
     start = _DAPO_BEFORE.match(prompt)
     question = _DAPO_AFTER.sub("", prompt[start.end() if start else 0 :]).strip()
@@ -195,10 +204,13 @@ def check_split(name: str, split: str, field: str) -> None:
     """
     known, refused = DATA_SETS[name].splits, DATA_SETS[name].refused
     if split not in known:
-        why = f"; its split {split} {refused[split]}" if split in refused else ""
-        raise UserError(
-            f"{field}: {name} has no split {split!r}; expected {' or '.join(known)}{why}"
-        )
+        expected = f"expected {' or '.join(known)}"
+        if split in refused:
+            raise UserError(
+                f"{field}: split {split!r} of {name} cannot be used: it {refused[split]}; "
+                f"{expected}"
+            )
+        raise UserError(f"{field}: {name} has no split {split!r}; {expected}")
 
 
 def read_integer(text: str) -> str | None:
@@ -224,11 +236,12 @@ class DataSpec(NamedTuple):
     source: str  # file, directory or hub name; empty = the recipe's own
     split: str | None  # None = not named
     first: int  # 0 = all
-    last: int = 0  # of those; 0 = all
+    last: int = 0  # of the first ones; 0 = all
 
 
 _FORMS = (
-    "NAME, NAME=PATH, a file or a hub name, then optionally :SPLIT, :first N and :last M (of those)"
+    "NAME, NAME=PATH, a file or a hub name, optionally followed by :SPLIT, :first N and :last M "
+    "(:last M is applied after :first N)"
 )
 
 
@@ -251,7 +264,7 @@ def parse_spec(text: str, field: str = "--dataset") -> DataSpec:
     if match and not _exists(head):
         name, source = match[1], match[2]
         if name not in DATA_SETS:
-            raise UserError(f"{field}: {text!r} has no known data set before `=`{_near(name)}")
+            raise UserError(f"{field}: {text!r} has no known dataset before `=`{_near(name)}")
         if not source:
             raise UserError(f"{field}: {text!r} has no path after `=`; expected {name}=PATH")
     elif head in DATA_SETS:
@@ -262,7 +275,7 @@ def parse_spec(text: str, field: str = "--dataset") -> DataSpec:
             raise UserError(f"{field} is {text!r}; expected {_FORMS}")
         bare = "/" not in head and not Path(head).suffix and not _exists(head)
         if bare and _nearest(head):
-            raise UserError(f"{field}: {text!r} is not a data set, file or directory{_near(head)}")
+            raise UserError(f"{field}: {text!r} is not a dataset, file or directory{_near(head)}")
     if name and split is not None:
         check_split(name, split, field)
     return DataSpec(text, name, source, split, first, last)
@@ -282,7 +295,7 @@ def _nearest(name: str) -> str | None:
 
 def _near(name: str) -> str:
     near = _nearest(name)
-    return f"; did you mean {near}?" if near else f"; known: {', '.join(DATA_SETS)}"
+    return f"; did you mean {near}?" if near else f"; expected one of {', '.join(DATA_SETS)}"
 
 
 def _split_count(text: str, word: str, field: str) -> tuple[str, int]:
@@ -293,7 +306,7 @@ def _split_count(text: str, word: str, field: str) -> tuple[str, int]:
     if not re.fullmatch(r"[1-9]\d*", count):
         raise UserError(
             f"{field}: {text!r} ends in {f'{word} {count}'.strip()!r}; expected `:{word} N` with a "
-            "whole number above 0"
+            "positive integer N"
         )
     return match[1], int(count)
 

@@ -1,4 +1,4 @@
-"""Applies a recipe to the raw rows of its data set: reads, repairs, keeps each question once.
+"""Applies a recipe to the raw rows of its dataset: reads, repairs, keeps each question once.
 
 For rows without a recipe, finds those that ask the same question.
 """
@@ -148,6 +148,7 @@ def check_repeats(
     *,
     strict: bool = False,
     lenient: bool = False,
+    field: str = "data.strict",
 ) -> list[str]:
     """Sentences about rows (question, answer, columns) that repeat a question.
 
@@ -157,6 +158,7 @@ def check_repeats(
     Args:
       strict: repeated questions are an error.
       lenient: two answers to a question are a note and not an error.
+      field: the name of `strict` in the config, for the error.
 
     Raises:
       UserError: if a question has two answers and not `lenient`, or is repeated and `strict`.
@@ -190,7 +192,7 @@ def check_repeats(
         verb = "row repeats" if len(repeats) == 1 else "rows repeat"
         sentence = f"{source}: {len(repeats):,} {verb} an earlier question: {'; '.join(pairs)}"
         if strict:
-            raise UserError(f"{sentence}; expected each question once (strict)")
+            raise UserError(f"{sentence}; {field}=true does not allow repeated questions")
         notes.append(sentence)
     return notes
 

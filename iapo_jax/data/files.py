@@ -1,4 +1,4 @@
-"""The raw rows of files and of the hub. The home of datasets."""
+"""The raw rows of files and of the hub. The only module that imports datasets."""
 
 import codecs
 import logging
@@ -46,7 +46,7 @@ def _batches(table: datasets.Dataset, source: str, field: str) -> Iterator[dict]
 
 
 def _read_json_rows(path: Path) -> Iterator[dict]:
-    """One object a line, or one array of objects."""
+    """One object per line, or one array of objects."""
     if path.suffix == ".json" and _begins_with_bracket(path):
         for number, row in enumerate(read_json(path, kind=list, unique_keys=True), start=1):
             if not isinstance(row, dict):

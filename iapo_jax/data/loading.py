@@ -12,7 +12,13 @@ from iapo_jax.answers.equivalence import KINDS
 from iapo_jax.config.sections import DataSection, PromptSection
 from iapo_jax.config.train import EvalSection, TrainConfig
 from iapo_jax.data import arithmetic
-from iapo_jax.data.catalogue import DATA_SETS, DataSpec, check_split, parse_spec
+from iapo_jax.data.catalogue import (
+    DATA_SETS,
+    DataSpec,
+    check_split,
+    missing_column,
+    parse_spec,
+)
 from iapo_jax.data.cleaning import check_repeats, clean_rows, name_rows
 from iapo_jax.data.files import open_rows
 from iapo_jax.data.prompts import read_question
@@ -88,8 +94,9 @@ def _section_spec(section: DataSection | EvalSection, field: str) -> DataSpec:
     spec = parse_spec(section.dataset, field)
     if spec.last and section.max_rows:
         raise UserError(
-            f"{field}: {spec.text!r} names the last rows, and max_rows is {section.max_rows}, the "
-            "first ones; expected only one of them"
+            f"{field} is {spec.text!r}, which selects the last rows, but "
+            f"{field.removesuffix('dataset')}max_rows is {section.max_rows}, which selects the "
+            "first; expected only one of the two"
         )
     return spec._replace(first=spec.first or section.max_rows)
 
@@ -119,7 +126,12 @@ def load_set(
     recipe = DATA_SETS[spec.name]
     split = _choose_split(spec, split, field)
     if subset not in (None, recipe.subset):
-        raise UserError(f"{field}: {spec.name} has no subset {subset!r}; expected {recipe.subset}")
+        has = "has no subsets; leave it unset"
+        if recipe.subset:
+            has = f"has only the subset {recipe.subset!r}"
+        raise UserError(
+            f"{field.removesuffix('dataset')}subset is {subset!r}, but {spec.name} {has}"
+        )
     if spec.source or recipe.hub:
         raw = open_rows(spec.source or recipe.hub, recipe.subset, recipe.splits[split], field)
     else:
@@ -131,7 +143,7 @@ def load_set(
     cleaned = cleaned[: spec.first or None][-spec.last :]
     rows = [Row(question, answer, columns) for question, answer, columns, _ in cleaned]
     if strict and not recipe.repeats:  # whose repeated rows are left out already
-        check_repeats(rows, source, strict=True)
+        check_repeats(rows, source, strict=True, field=_strict_field(field))
     return LoadedSet(
         rows=rows,
         name=spec.name,
@@ -153,7 +165,9 @@ def _load_unnamed(
     notes = []
     if strict is not None:
         lenient = not Path(spec.source).expanduser().exists()
-        notes = check_repeats(rows, spec.source, strict=strict, lenient=lenient)
+        notes = check_repeats(
+            rows, spec.source, strict=strict, lenient=lenient, field=_strict_field(field)
+        )
     return LoadedSet(
         rows=rows[-spec.last :],
         name=Path(spec.source).stem,
@@ -165,6 +179,12 @@ def _load_unnamed(
         source=spec.source,
         numbers=range(1, len(rows) + 1)[-spec.last :],
     )
+
+
+def _strict_field(field: str) -> str:
+    """The field beside `field` that makes notes errors, such as data.strict."""
+    section, dot, _ = field.rpartition(".")
+    return f"{section}{dot}strict"
 
 
 def _choose_split(spec: DataSpec, split: str | None, field: str) -> str:
@@ -180,7 +200,7 @@ def _choose_split(spec: DataSpec, split: str | None, field: str) -> str:
 
 
 def own_prompt(section: DataSection | EvalSection, field: str = "data.dataset") -> PromptSection:
-    """The prompt of a config section's named data set, without reading any row of it."""
+    """The prompt of a config section's named dataset, without reading any row of it."""
     if not section.dataset:
         return PromptSection()
     name = _section_spec(section, field).name
@@ -196,7 +216,7 @@ def load_rows(section: DataSection | EvalSection, field: str = "data.dataset") -
     spec = _section_spec(section, field)
     if spec.name:
         raise UserError(
-            f"{field}: {spec.name} is a set of problems and answers without completions; expected "
+            f"{field}: {spec.name} has problems and answers, but no completions; expected "
             "a file, a directory or a hub name"
         )
     return _read(spec, spec.split or section.split, section.subset, field)[-spec.last :]
@@ -223,20 +243,20 @@ def _parse_row(row: dict, where: str) -> Row:
     question = read_question(row, where)
     answer = row.get("answer")
     if answer is None:
-        raise UserError(f"{where}: expected `answer`, found {', '.join(row)}")
+        raise UserError(f"{where}: {missing_column(row, 'answer')}")
     is_number = isinstance(answer, int | float | Decimal) and math.isfinite(answer)
     if not is_number and not isinstance(answer, str):
-        raise UserError(f"{where}: the answer is {answer!r:.60}; expected a text or a number")
+        raise UserError(f"{where}: the answer is {answer!r:.60}; expected a string or a number")
     text = final_answer(str(answer))
     if not text:
         raise UserError(
-            f"{where}: the answer is empty: {answer!r:.60}; expected a text or a number"
+            f"{where}: the answer is empty: {answer!r:.60}; expected a string or a number"
         )
     kind = row.get("kind")
     if kind not in (None, "", *KINDS):
         raise UserError(
-            f"{where}: the column kind is {kind!r:.60}; expected {', '.join(KINDS)}, the kind of "
-            "the answer, or no such column"
+            f"{where}: `kind` (the type of the answer) is {kind!r:.60}; expected "
+            f"{', '.join(KINDS[:-1])} or {KINDS[-1]}, or no `kind` column"
         )
     check_unicode(text, f"{where}: the answer")
     columns = {k: v for k, v in row.items() if k not in ("prompt", "question", "answer")}

@@ -14,7 +14,7 @@ from iapo_jax.errors import UserError
 
 
 class Problems(NamedTuple):
-    """Problems with rendered and encoded prompts, each a row of a data set."""
+    """Problems with rendered and encoded prompts, each a row of a dataset."""
 
     texts: list[str]
     tokens: list[list[int]]
@@ -22,7 +22,7 @@ class Problems(NamedTuple):
     columns: list[dict[str, Any]]
     left_out: int  # rows whose prompt is too long
     questions: Sequence[str] = ()  # as in the rows, without system text and instruction
-    rows: Sequence[int] = ()  # their indices in the data set, from 0
+    rows: Sequence[int] = ()  # their indices in the dataset, from 0
 
 
 def make_problems(
@@ -89,7 +89,8 @@ def note_left_out(
     which = f"{loaded.source}, {name_rows(long)}"
     sentence = f"{which}: the prompt has more tokens than {field} ({max_prompt_length})"
     if strict:
-        raise UserError(f"{sentence}; expected none (strict)")
+        strict_field = field.removesuffix("max_prompt_length") + "strict"
+        raise UserError(f"{sentence}; {strict_field}=true does not allow prompts that are too long")
     return [f"{sentence}; left out"]
 
 

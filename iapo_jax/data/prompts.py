@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iapo_jax.config.sections import PromptSection
+from iapo_jax.data.catalogue import missing_column
 from iapo_jax.data.questions import question_text
 from iapo_jax.errors import UserError, check_unicode
 from iapo_jax.pretrained.control_tokens import Prompt, encode_hidden, hide, show
@@ -28,22 +29,25 @@ _DEEPEST = 20  # levels of lists and objects in a message, such as its tool call
 
 
 def read_question(row: dict, where: str) -> str | list[dict]:
-    """The `prompt` of a row, or else its `question`: a text or chat messages.
+    """The `prompt` of a row, or else its `question`: a string or chat messages.
 
     Raises:
       UserError: naming the row.
     """
     question = row.get("question") if row.get("prompt") is None else row["prompt"]
     if question is None:
-        raise UserError(f"{where}: expected `prompt` or `question`, found {', '.join(row)}")
+        raise UserError(f"{where}: {missing_column(row, 'prompt', 'question')}")
     if not isinstance(question, str | list) or not question:
-        raise UserError(f"{where}: the question is empty or not a text: {question!r:.60}")
+        raise UserError(
+            f"{where}: the question is {question!r:.60}; expected a non-empty string or a list of "
+            "chat messages"
+        )
     for message in question if isinstance(question, list) else []:
         texts = [message.get(k) for k in ("role", "content")] if isinstance(message, dict) else []
         if not texts or not all(isinstance(text, str) for text in texts):
             raise UserError(
-                f"{where}: a list as prompt holds chat messages, each with the texts `role` and "
-                f"`content`; found {message!r:.60}"
+                f"{where}: the prompt contains {message!r:.60}; expected chat messages with string "
+                "fields `role` and `content`"
             )
         if message["role"] not in ROLES:
             raise UserError(
@@ -160,7 +164,7 @@ def _ask(question: str, section: PromptSection) -> str:
 
 
 def resolve_prompt(section: PromptSection, own: PromptSection) -> PromptSection:
-    """The user's prompt, with the data set's own text for each field that is None."""
+    """The user's prompt, with the dataset's own text for each field that is None."""
     names = [field.name for field in dataclasses.fields(PromptSection)]
     unset = {name: getattr(own, name) for name in names if getattr(section, name) is None}
     return dataclasses.replace(section, **unset)

@@ -205,8 +205,8 @@ def hold_out(count: int, questions: Sequence[Question], seed: int) -> tuple[np.n
     ordered = sorted(set(keys))
     if not 0 <= count < len(ordered):
         raise UserError(
-            f"cannot hold out {count:,} of {len(ordered):,} distinct questions: expected fewer "
-            "than there are"
+            f"cannot hold out {count:,} of {len(ordered):,} distinct questions; expected at most "
+            f"{len(ordered) - 1:,}, so that at least one remains for training"
         )
     held = set(ordered[:count])
     out = np.asarray([key in held for key in keys], bool)

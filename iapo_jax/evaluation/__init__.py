@@ -1,1 +1,1 @@
-"""Sampling a data set to its end, and the metrics with their intervals."""
+"""Sampling a dataset to its end, and the metrics with their intervals."""

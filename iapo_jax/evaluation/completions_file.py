@@ -1,4 +1,4 @@
-"""NAME.completions.jsonl: a line for every completion of an evaluation, as it comes. No JAX."""
+"""NAME.completions.jsonl: one line for every completion of an evaluation. No JAX."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from iapo_jax.runtime.files import append_jsonl, cut_incomplete_end, read_jsonl
 class Completion(NamedTuple):
     """One sample of one problem, with the verdict on its answer."""
 
-    row: int  # of the data set, from 0
+    row: int  # of the dataset, from 0
     sample: int  # from 0
     prompt: str
     completion: str

@@ -1,4 +1,4 @@
-"""The data sets of an evaluation, with notes on what makes a metric on them mean less."""
+"""The datasets of an evaluation, with notes about rows that make metrics less meaningful."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from iapo_jax.runtime.console import say
 
 
 def load_sets(texts: Sequence[str], *, strict: bool) -> dict[str, LoadedSet]:
-    """The data sets by the name that their files have.
+    """The datasets by the name that their files have.
 
     Raises:
-      UserError: as `loading.load_set`; or if a data set is named twice.
+      UserError: as `loading.load_set`; or if a dataset is named twice.
     """
     sets: dict[str, LoadedSet] = {}
     for text in texts:

@@ -1,8 +1,9 @@
-"""Estimates with 95% intervals, by a bootstrap over problems and training seeds. The home of scipy.
+"""Estimates with 95% intervals, by a bootstrap over problems and training seeds.
 
 A resample draws problems with replacement, and every problem keeps all of its samples. Two models
 are compared on the same resampled problems, which pairs their difference. Where a model has S
-training seeds, their mean also moves, by its standard error times a draw of Student's t.
+training seeds, their mean also moves, by its standard error times a draw of Student's t. The
+only module that imports scipy.
 """
 
 import functools

@@ -30,6 +30,7 @@ def parse_models(texts: Sequence[str]) -> list[Member]:
       UserError: for an empty name, or two models with one label.
     """
     members: list[Member] = []
+    written: dict[str, str] = {}  # stem -> the argument that writes its files
     for text in texts:
         match = None if Path(text).expanduser().exists() else re.fullmatch(r"([^=/]*)=(.*)", text)
         label, paths = (match[1], match[2].split(",")) if match else ("", [text])
@@ -43,13 +44,18 @@ def parse_models(texts: Sequence[str]) -> list[Member]:
         if any(member.label == label for member in members):
             raise UserError(
                 f"--model {text!r} is the second model with the label {label!r}; expected distinct "
-                "labels, as LABEL=DIR"
+                "labels, such as LABEL=DIR"
             )
-        members += [Member(label, path, i, len(paths)) for i, path in enumerate(paths, 1)]
-    stems = [member.stem() for member in members]
-    for stem in stems:
-        if stems.count(stem) > 1:
-            raise UserError(f"--model: two models would write {stem}.*; expected other labels")
+        for number, path in enumerate(paths, 1):
+            member = Member(label, path, number, len(paths))
+            stem = member.stem()
+            if stem in written:
+                raise UserError(
+                    f"--model {written[stem]!r} and --model {text!r} would both write {stem}.*; "
+                    "expected labels that give different file names"
+                )
+            written[stem] = text
+            members.append(member)
     return members
 
 

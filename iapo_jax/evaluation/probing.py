@@ -30,7 +30,7 @@ def inspect_to(
     """Probes the first samples of the first problems, and writes the `Inspection` of each.
 
     Args:
-      completions: only those of the first process count.
+      completions: only those passed on process 0 are used.
       section: None writes nothing.
 
     Raises:
@@ -40,7 +40,10 @@ def inspect_to(
         return
     groups = _first_samples(task, completions)
     if not groups:
-        say("no completion to probe: they were sampled without eval.inspect (--inspect)")
+        say(
+            "note: no completions to probe: the stored ones were sampled without eval.inspect "
+            "(--inspect), so their token ids were not kept"
+        )
         return
     loaded = task.loaded._replace(params=params)
     with progress_bar(0, len(groups), unit="completion", shown=shown) as bar:

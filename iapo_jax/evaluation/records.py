@@ -1,7 +1,7 @@
-"""NAME.json: an evaluation of one model on one data set, enough to compute every metric again.
+"""NAME.json: the results of one model on one dataset, from which every metric can be computed.
 
 It holds the settings, the problems, and [problems, samples] verdicts, lengths and votes. The texts
-are in NAME.completions.jsonl beside it (`evaluation.completions`). No JAX.
+are in NAME.completions.jsonl beside it (`evaluation.completions_file`). No JAX.
 """
 
 import hashlib
@@ -32,11 +32,11 @@ _TYPES = {
     "problems": str,
     "environment": dict,
 }
-_KINDS = {str: "a text", int: "a whole number", dict: "an object"}
+_KINDS = {str: "a string", int: "an integer", dict: "an object"}
 
 
 class Record(NamedTuple):
-    """A data set as one model sampled it; P problems, N samples of each."""
+    """The results of one model on one dataset: P problems with N samples each."""
 
     model: str  # label
     member: int  # from 1, of `members` training seeds under one label
@@ -92,7 +92,7 @@ class Record(NamedTuple):
         )
 
     def on_rows(self, rows: Set[int]) -> Self:
-        """The record of these rows of the data set alone."""
+        """The record of these rows of the dataset alone."""
         kept = [index for index, row in enumerate(self.rows) if row in rows]
         if len(kept) == len(self.rows):
             return self
@@ -122,7 +122,7 @@ def read_record(path: Path) -> Record | None:
     """The inverse of `write_record`; None if the file does not exist.
 
     Raises:
-      UserError: if the file is damaged or of another format, with the field that is wrong.
+      UserError: if the file is damaged or has another format, with the field that is wrong.
     """
     if not path.is_file():
         return None
@@ -165,18 +165,21 @@ def _check_problems(record: Record, path: Path) -> None:
             )
         for value in found:
             if not isinstance(value, kind):
-                raise UserError(f"{path}: {name} holds {value!r:.40}; expected {_KINDS[kind]}")
+                raise UserError(f"{path}: {name} contains {value!r:.40}; expected {_KINDS[kind]}")
 
 
 def _check_samples(record: Record, path: Path) -> None:
     shape = None
     for name in _TABLES:
+        expected = "expected a [problems, samples] table of integers or booleans"
         try:
             array = np.array(getattr(record, name))
-        except ValueError:  # rows of unequal length
-            array = np.zeros(())
+        except ValueError:
+            raise UserError(f"{path}: {name} has rows of different lengths; {expected}") from None
         if array.ndim != 2 or not array.size or array.dtype.kind not in "bi":
-            raise UserError(f"{path}: {name} is not a table of problems x samples of whole numbers")
+            raise UserError(
+                f"{path}: {name} has shape {list(array.shape)} and type {array.dtype}; {expected}"
+            )
         shape = shape or array.shape
         if array.shape != shape:
             raise UserError(f"{path}: {name} has the shape {array.shape}; expected {shape}")
@@ -190,16 +193,16 @@ def check_same(known: Record, record: Record, path: Path) -> None:
     Raises:
       UserError: naming the first thing that differs.
     """
-    there, here = _identity(known), _identity(record)
-    for name in dict.fromkeys((*here, *there)):
-        if there.get(name) != here.get(name):
+    before, now = _identity(known), _identity(record)
+    for name in dict.fromkeys((*now, *before)):
+        if before.get(name) != now.get(name):
             if name == "the model":
-                difference = "the model there differs from the one here"
+                difference = "its model has different parameters"
             elif name == "the problems":
-                difference = "the problems differ from those here"
+                difference = "its problems are different"
             else:
-                difference = f"{name} {there.get(name)!r} there, {here.get(name)!r} here"
+                difference = f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
             raise UserError(
-                f"{path} is of another evaluation: {difference}; expected another output_dir "
-                "(--out), or the same command to resume it"
+                f"{path} belongs to a different evaluation: {difference}; use another output_dir "
+                "(--out), or the original settings to resume"
             )

@@ -1,4 +1,4 @@
-"""Sampling the problems of a data set, a batch at a time, and checking every completion.
+"""Sampling the problems of a dataset, a batch at a time, and checking every completion.
 
 A completion depends on (parameters, seed, row, sample) alone, and on nothing else in its batch.
 Kernels may round differently for other shapes: where two tokens tie within rounding, another batch
@@ -32,7 +32,10 @@ _EVAL_STEP = 2**31 - 1  # of the random keys; training never gets that far
 
 
 class Protocol(NamedTuple):
-    """How problems are sampled: decides a result, with the problems and the parameters."""
+    """Sampling settings.
+
+    Together with the problems and the parameters they determine the result.
+    """
 
     seed: int
     num_samples: int
@@ -122,8 +125,8 @@ def check_batch(prompts_per_batch: int, mesh: Mesh, field: str = "") -> None:
     if prompts_per_batch < 1 or prompts_per_batch % devices:
         name = f"{field}.prompts_per_batch" if field else "prompts_per_batch"
         raise UserError(
-            f"{name} is {prompts_per_batch}; expected a multiple of the {devices} devices "
-            "that share a batch"
+            f"{name} is {prompts_per_batch}; expected a multiple of {devices}, the number of "
+            "devices that a batch is split over"
         )
 
 
@@ -215,11 +218,11 @@ def evaluate(
     shown: bool = True,
     leave: bool = True,
 ) -> list[Completion]:
-    """Every completion of the task: those that are known, and those that were missing.
+    """Every completion of the task: the known ones, and the missing ones newly sampled.
 
     Args:
       name: beside the progress bar.
-      known: of this very task; only those of the first process count.
+      known: existing completions of this task; only those passed on process 0 are used.
       keep: called with each batch, before the next one is drawn.
       leave: keep the bar on the screen at the end.
 
@@ -246,8 +249,8 @@ def evaluate(
             bar.update(len(fresh))
             if len(completions) < exists.size and stop_requested():
                 raise Stopped(
-                    f"{name}: {len(completions)} of {exists.size} completions are sampled; the "
-                    "same command continues"
+                    f"{name}: {len(completions)} of {exists.size} completions have been sampled; "
+                    "run the same command again to continue"
                 )
     return completions
 

@@ -1,4 +1,4 @@
-"""An evaluation on disk: every completion is written as it is sampled, so that it can resume."""
+"""Evaluations on disk: every completion is written when it is sampled, so that they can resume."""
 
 import os
 from functools import partial
@@ -74,10 +74,10 @@ def evaluate_to(
 
     Args:
       information: how the first problems are probed, into NAME.inspections.json.
-      replace: start afresh where the files are of another evaluation, instead of refusing.
+      replace: start again if the files belong to a different evaluation, instead of raising.
 
     Raises:
-      UserError: if the files are of another evaluation, damaged, or cannot be written.
+      UserError: if the files belong to a different evaluation, are damaged, or cannot be written.
       RunError: if they can no longer be written.
       Stopped: after a signal; what was sampled is kept.
     """
@@ -103,7 +103,7 @@ def evaluate_to(
 
 
 def _known(path: Path, texts: Path, record: Record, replace: bool) -> list[Completion]:
-    """The completions of this very evaluation that the files hold."""
+    """The completions of this evaluation that the files contain."""
     try:
         before = read_record(path)
         if before is not None:

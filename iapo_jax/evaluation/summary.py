@@ -20,7 +20,7 @@ _MODELS_A_TABLE = 4
 
 
 def group(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records of one data set by label, members in order, on the problems that all of them have.
+    """Records of one dataset by label, members in order, on the problems that all of them have.
 
     A prompt may be too long for one model's tokenizer and not for another's.
 
@@ -48,7 +48,7 @@ def group(records: Sequence[Record]) -> dict[str, list[Record]]:
 def summarize(
     records: Sequence[Record], ks: Sequence[int] = (1,), budgets: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """Every metric of every label on each data set, and the differences of each pair of labels.
+    """Every metric of every label on each dataset, and the differences of each pair of labels.
 
     Returns the object of summary.json. Its lists `figures` and `differences` hold a name, value,
     low and high for each metric; a difference is `model` - `baseline`, where the baseline is the
@@ -99,7 +99,7 @@ def _row(name: str, found: Estimate) -> dict[str, Any]:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """summary.json as text: a block for each data set, then one for each pair of models."""
+    """summary.json as text: a block for each dataset, then one for each pair of models."""
     blocks = []
     for about in summary["datasets"]:
         dataset = about["dataset"]
@@ -132,8 +132,8 @@ def _pair_table(model: str, baseline: str, rows: Sequence[Mapping[str, Any]]) ->
     if matched is None:
         return text
     return (
-        f"{text}\n  with {matched['cut']} truncated at {matched['budget']:.1f} tokens, both spend "
-        f"as much: {model} {matched['model_value']:.3f}, {baseline} "
+        f"{text}\n  at equal mean length ({matched['cut']} truncated at {matched['budget']:.1f} "
+        f"tokens): accuracy {model} {matched['model_value']:.3f}, {baseline} "
         f"{matched['baseline_value']:.3f}"
     )
 

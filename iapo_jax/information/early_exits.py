@@ -93,7 +93,10 @@ def open_exit(
 
 
 def map_pieces(read: Callable[[Exit], Array], exit: Exit, pieces: int) -> Array:
-    """`read`, a number per position [P, G, c], of so many pieces of an exit one after another."""
+    """Applies `read` to an exit in `pieces` sequential chunks of positions, to limit memory.
+
+    Returns [P, G, c].
+    """
     columns = exit.position.shape[-1]
     size = -(-columns // pieces)
     pieces = -(-columns // size)  # fewer, where pieces of complete positions are larger

@@ -45,7 +45,7 @@ _ABSENT = -1e30  # log-probability of an answer that is not there; finite, so th
 
 
 class Probe(NamedTuple):
-    """What the model is asked after a prefix, and after which prefixes.
+    """The text appended after a prefix to elicit an answer, and the positions where it is appended.
 
     >>> positions = every_prefix(length=jnp.array([[3, 2]]), size=3)
     >>> Probe(postfix=jnp.array([5, 6]), positions=positions).answers is None

@@ -1,4 +1,4 @@
-"""Completions under the probe as one HTML page that needs nothing else: no network, no files."""
+"""Probed completions as one HTML page that needs nothing else: no network, no files."""
 
 import base64
 import hashlib
@@ -88,7 +88,7 @@ class Curve(NamedTuple):
 
 
 class Card(NamedTuple):
-    """One completion under the probe."""
+    """One probed completion."""
 
     index: int
     name: str

@@ -1,4 +1,4 @@
-"""One completion under the probe: what the JSON file, the page and the terminal show of it."""
+"""The result of probing one completion, as shown in the JSON file, the page and the terminal."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ FAINT = 0.1  # nats; a scale never ends below it, so that rounding is not shown 
 
 
 class Inspection(NamedTuple):
-    """One completion under the probe; T tokens, information in nats."""
+    """The result of probing one completion of T tokens; information in nats."""
 
     prompt: str = ""  # as the model reads it
     completion: str = ""

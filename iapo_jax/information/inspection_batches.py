@@ -1,4 +1,4 @@
-"""A batch of completions under the probe: every prefix of each of them is probed at once."""
+"""Probes every prefix of each completion of a batch at once."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

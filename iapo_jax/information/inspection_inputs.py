@@ -35,13 +35,14 @@ def encode_prompt(
     if not isinstance(prompt, Prompt):
         note_other_text(loaded.pretrained.tokenizer, ids, prompt, "the prompt")
     if not ids:
-        raise UserError("the prompt is empty: expected a text")
+        raise UserError("the prompt is empty; expected a string")
     limit = context_length(loaded)
     if len(ids) + completion + probe > limit:
         raise UserError(
-            f"the prompt has {len(ids)} tokens, the completion that follows at least {completion}, "
-            f"postfix and answer (information.max_answer_length) up to {probe}; expected at most "
-            f"{limit} together, the model's context (max_position_embeddings)"
+            f"the prompt ({len(ids)} tokens), the completion (at least {completion}) and the probe "
+            f"(up to {probe}; see information.max_answer_length) need "
+            f"{len(ids) + completion + probe} tokens; expected at most {limit}, the context length "
+            "of the model (max_position_embeddings)"
         )
     return ids
 
@@ -63,7 +64,7 @@ def completion_ids(loaded: LoadedModel, completion: str | Sequence[int], field: 
     """The ids of a text, or the given ones.
 
     Raises:
-      UserError: naming the field, if it holds neither a text nor ids of this model.
+      UserError: naming the field, if it is neither a string nor ids of this model.
     """
     if isinstance(completion, str):
         check_text(completion, field)
@@ -75,21 +76,21 @@ def completion_ids(loaded: LoadedModel, completion: str | Sequence[int], field: 
     if ids.size == 0:
         return ids.astype(np.int32)
     if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise UserError(f"{field} is neither a text nor a list of token ids")
+        raise UserError(f"{field} is {completion!r:.80}; expected a string or a list of token ids")
     if ids.min() < 0 or ids.max() >= size:
         outside = ids[(ids < 0) | (ids >= size)][0]
-        raise UserError(f"{field} has the id {outside}; expected 0 to {size - 1}, the vocabulary")
+        raise UserError(f"{field} contains the id {outside}; expected ids from 0 to {size - 1}")
     return ids.astype(np.int32)
 
 
 def check_text(text: str, field: str) -> None:
-    """Raises unless it is a text; the bytes of a command line may not be one.
+    """Raises unless it is a string of valid Unicode; a command line may hold other bytes.
 
     Raises:
       UserError: naming the field.
     """
     if not isinstance(text, str):
-        raise UserError(f"{field} is {text!r}; expected a text")
+        raise UserError(f"{field} is {text!r}; expected a string")
     check_unicode(text, field)
 
 
@@ -103,16 +104,19 @@ def check_answer(section: InformationSection, answer: str | None, field: str) ->
         raise UserError(f"{field} is empty: expected the reference answer")
     if section.estimator == "answer_log_prob" and section.reference == "gold" and answer is None:
         raise UserError(
-            f"answer_log_prob teacher-forces a reference answer: expected {field}, or "
-            "information.reference=own for each completion's own answer"
+            f"answer_log_prob needs a reference answer; expected {field}, or "
+            "information.reference=own to use the answer of each completion"
         )
 
 
 def note_other_text(tokenizer: Any, ids: list[int], text: str, field: str) -> None:
-    """Notes if the ids are those of another text, as where a character has no token."""
+    """Notes if the ids decode to another text, for example if a character has no token."""
     written = tokenization.decode(tokenizer, ids)
     if written != text:
-        say(f"note: {field} is {shorten(text)}, which this tokenizer writes as {shorten(written)}")
+        say(
+            f"note: {field} does not survive tokenization: {shorten(text)} becomes "
+            f"{shorten(written)}; the model reads the latter"
+        )
 
 
 def shorten(text: str) -> str:
@@ -134,9 +138,11 @@ def information_section(fields: dict[str, Any], sampling: SamplingSection) -> In
     known = [field.name for field in dataclasses.fields(InformationSection)]
     for name, value in fields.items():
         if name not in known:
-            raise UserError(f"{name!r} is no field of information; expected {', '.join(known)}")
+            raise UserError(
+                f"information.{name} is not a field; expected one of {', '.join(known)}"
+            )
         if isinstance(value, str) and name in ("boundaries", "end_of_thinking"):
-            raise UserError(f"information.{name} is {value!r}; expected a list of texts")
+            raise UserError(f"information.{name} is {value!r}; expected a list of strings")
     section = InformationSection(**fields)
     checks.check_ranges(TrainConfig(information=section, sampling=sampling))
     return probes.settle(section)

@@ -1,4 +1,4 @@
-"""Completions under the probe: the information that each token carries about the answer."""
+"""Probes completions: the information that each token carries about the answer."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -118,7 +118,7 @@ def inspect_completions(
 
     Args:
       prompt: all that the model reads, with its ids where a part of it is untrusted.
-      completions: texts, or ids (with the stop token, if one was drawn).
+      completions: strings, or ids (with the stop token, if one was drawn).
       answer: the reference answer, which `answer_log_prob` and `answer_set_entropy` teacher-force.
       temperature: of `log_prob` and `entropy`; that of the probe is 1.
       information: fields of `config.InformationSection`; every prefix is probed.
@@ -127,17 +127,19 @@ def inspect_completions(
       UserError: one sentence, if something does not fit the model or the estimator.
     """
     if isinstance(completions, str):
-        raise UserError(f"completions is the text {shorten(completions)}; expected a list of texts")
+        raise UserError(
+            f"completions is the string {shorten(completions)}; expected a list of strings"
+        )
     if not len(completions):
-        raise UserError("no completion: expected at least one")
+        raise UserError("completions is empty; expected at least one completion")
     if answer is not None:
         check_text(answer, "the answer")
     check_text(prompt_text(prompt), "the prompt")
     section = information_section(information, SamplingSection(temperature=temperature))
     if section.stride > 1 or section.boundaries:
         say(
-            "note: information.stride and information.boundaries apply to training; every prefix "
-            "is probed here"
+            "note: information.stride and information.boundaries are ignored here: every prefix is "
+            "probed"
         )
     rows = [completion_ids(loaded, row, f"completion {i}") for i, row in enumerate(completions, 1)]
     groups = [PromptGroup(prompt=prompt, completions=rows, answer=answer)]

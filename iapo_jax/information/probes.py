@@ -33,16 +33,16 @@ def encode_postfix(
     """The exit postfix as ids.
 
     Raises:
-      UserError: if it is empty, or not a text of this tokenizer's tokens.
+      UserError: if it is empty, or if the tokenizer does not reproduce it.
     """
     if not text:
-        raise UserError(f"{field} is empty: expected the text that opens the answer")
+        raise UserError(f"{field} is empty; expected the text that opens the answer")
     ids = tokenization.encode(tokenizer, text)
     written = tokenization.decode(tokenizer, ids)
     if written != text:
         raise UserError(
-            f"{field} is {text!r}, which this tokenizer writes as {written!r}: "
-            "expected a text of its own tokens"
+            f"{field} is {text!r}, but encoding and decoding it gives {written!r}; expected text "
+            "that the tokenizer reproduces exactly"
         )
     return ids
 
@@ -50,17 +50,20 @@ def encode_postfix(
 def boundary_tokens(
     tokenizer: Tokenizer, size: int, texts: Sequence[str], field: str = "information.boundaries"
 ) -> np.ndarray:
-    """[V] bool: tokens whose text holds one of `texts`, such as "." or a new line.
+    """[V] bool: tokens whose text contains one of `texts`, such as "." or a new line.
 
     Raises:
-      UserError: for a text that no single token holds.
+      UserError: for a text that no single token contains.
     """
     written = tokenization.token_texts(tokenizer, size)
     found = np.zeros(size, bool)
     for text in texts:
         hits = [text in token for token in written]
         if not any(hits):
-            raise UserError(f"{field} has {text!r}, which no token of this tokenizer holds")
+            raise UserError(
+                f"{field} contains {text!r}, but no token of this tokenizer contains it; expected "
+                "text that fits inside a single token, such as '.'"
+            )
         found |= hits
     return found
 
@@ -90,23 +93,25 @@ def _encode_own(tokenizer: Tokenizer, text: str | None, end: str, width: int) ->
 
 
 def check_gold_answers(tokenizer: Tokenizer, golds: Sequence[str], end: str) -> None:
-    """Whether there is something to teacher-force.
+    """Checks that every answer has tokens to teacher-force.
 
     Raises:
       UserError: naming an answer that is empty, has no tokens or only those that steer a model.
     """
     for text in set(golds):
         if not encode_answer(tokenizer, text, end, 1):
-            raise UserError(f"the answer {text!r} has no tokens: there is nothing to teacher-force")
+            raise UserError(
+                f"the answer {text!r} has no tokens, so there is nothing to teacher-force"
+            )
 
 
 def tokenized_apart(
     tokenizer: Tokenizer, postfix: str, golds: Sequence[str], width: int
 ) -> list[str]:
-    """Answers that running text would tokenize otherwise than behind the ids of the postfix.
+    """Answers whose tokens would differ if postfix and answer were tokenized together.
 
-    Such as -5 where `>-` is one token. The estimator then teacher-forces other tokens than those
-    that the model writes most often, at every prefix alike.
+    For example -5, if `>-` is one token. The estimator then scores tokens that differ from those
+    that the model usually writes, at every prefix in the same way.
     """
     start = tokenization.encode(tokenizer, postfix)
     encode = partial(control_tokens.encode_text, tokenizer)
@@ -219,14 +224,14 @@ class ProbeMaker(NamedTuple):
     postfix: Array  # [K] int32
     boundary: Array | None  # [V] bool; None where probes are not bound to tokens
     width: int  # A
-    longer: int = 0  # known answers of more than A tokens, of which the first A are read
-    apart: Sequence[str] = ()  # known answers of `tokenized_apart`
+    longer: int = 0  # reference answers of more than A tokens, which are truncated
+    apart: Sequence[str] = ()  # reference answers of `tokenized_apart`
 
 
 def make_probe_maker(
     section: InformationSection, opened: Pretrained, mesh: Mesh, golds: Sequence[str]
 ) -> ProbeMaker:
-    """Postfix and boundary tokens, checked and tokenized once; the known answers checked.
+    """Postfix and boundary tokens, checked and tokenized once; the reference answers checked.
 
     Raises:
       UserError: for a field that is wrong, or a text that this tokenizer cannot write.
@@ -266,19 +271,21 @@ def describe(probe_maker: ProbeMaker) -> str:
         )
     if probe_maker.longer:
         parts.append(
-            f"{_known_answers(probe_maker.longer)} longer and read only up to this limit "
+            f"{_reference_answers(probe_maker.longer)} longer than this and truncated "
             "(information.max_answer_length)"
         )
     if probe_maker.apart:
+        count = len(probe_maker.apart)
         parts.append(
-            f"{_known_answers(len(probe_maker.apart))} tokenized differently in running text, such "
-            f"as {probe_maker.apart[0]!r}"
+            f"for {count} reference answer{'' if count == 1 else 's'}, such as "
+            f"{probe_maker.apart[0]!r}, the tokenizer would merge the end of the postfix with the "
+            "start of the answer in running text; the probe scores them with separate tokens"
         )
     return "; ".join(parts)
 
 
-def _known_answers(count: int) -> str:
-    return "1 known answer is" if count == 1 else f"{count} known answers are"
+def _reference_answers(count: int) -> str:
+    return "1 reference answer is" if count == 1 else f"{count} reference answers are"
 
 
 def settle(section: InformationSection, own: str = "answer_entropy") -> InformationSection:
@@ -288,7 +295,7 @@ def settle(section: InformationSection, own: str = "answer_entropy") -> Informat
 
 
 def check_section(section: InformationSection) -> None:
-    """What can be said of the section without a tokenizer, whether or not a rule asks for it.
+    """Checks the fields that can be checked without a tokenizer, even if no algorithm uses them.
 
     Raises:
       UserError: naming the field, what was found and what is expected.
@@ -299,11 +306,13 @@ def check_section(section: InformationSection) -> None:
         raise UserError(f"information.reference is {section.reference!r}; {_expected(REFERENCES)}")
     for name in ("boundaries", "end_of_thinking"):
         if "" in getattr(section, name):
-            raise UserError(f"information.{name} has '', an empty text; expected texts of tokens")
+            raise UserError(
+                f"information.{name} contains an empty string; expected non-empty strings"
+            )
     if section.boundaries and section.stride > 1:
         raise UserError(
-            f"information.stride is {section.stride}, and information.boundaries "
-            f"{section.boundaries}: expected one of them, the other left at its default"
+            f"information.stride is {section.stride} and information.boundaries is "
+            f"{section.boundaries}; expected only one of the two"
         )
 
 

@@ -1,4 +1,7 @@
-"""Pages from the templates in assets/, in which every value is escaped. The home of jinja2."""
+"""Pages from the templates in assets/, in which every value is escaped.
+
+The only module that imports jinja2.
+"""
 
 import functools
 from typing import Any

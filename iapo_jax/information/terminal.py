@@ -1,4 +1,4 @@
-"""Completions under the probe in the terminal. The home of rich."""
+"""Shows probed completions in the terminal. The only module that imports rich."""
 
 from collections.abc import Sequence
 

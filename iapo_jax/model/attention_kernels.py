@@ -1,4 +1,4 @@
-"""Attention of one segment as kernels of the backends. The home of Pallas.
+"""Attention of one segment as GPU and TPU kernels. The only module that imports Pallas.
 
 Both compute what `attention.blockwise_attention` computes, from a limit for every query:
 
@@ -236,16 +236,16 @@ def works(platform: str, width: int, described: jax.Device | None = None) -> boo
     except Exception as error:  # whatever a compiler may raise
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         warnings.warn(
-            f"attention goes back to XLA: its kernel fails on {platform} for heads of {width}: "
-            f"{reason}",
+            f"falling back to XLA attention: the {platform} attention kernel fails for head_dim "
+            f"{width}: {reason}",
             stacklevel=2,
         )
         return False
     accurate = all(e <= most for e, most in zip(errors, TOLERANCES.values(), strict=True))
     if not accurate:
         warnings.warn(
-            f"attention goes back to XLA: its kernel is off by {errors} on {platform} for heads of "
-            f"{width}",
+            f"falling back to XLA attention: the {platform} attention kernel is inaccurate for "
+            f"head_dim {width} (max. errors {errors})",
             stacklevel=2,
         )
     return accurate
@@ -265,9 +265,9 @@ def _compiled(device: jax.Device, kernel, width: int, dtype) -> float:
 
 
 def largest_error(kernel, width: int, dtype) -> float:
-    """The largest difference from one softmax, of a small case with limits of all kinds, also 0.
+    """Maximum error against a plain softmax on a small case with queries that see no keys.
 
-    Infinite where a result is not finite, or where a query without keys would count in a join.
+    Infinite if a result is not finite, or if a query without keys would contribute to a join.
     """
     keys = jax.random.split(jax.random.key(0), 3)
     q, k, v = (

@@ -1,4 +1,4 @@
-"""A number for each array that any changed bit of it changes; the same on every mesh."""
+"""Checksums of parameters: they change if any bit changes, and do not depend on the mesh."""
 
 import hashlib
 from typing import Any

@@ -2,8 +2,8 @@
 
 The pieces describe one layer; plain functions compose them, because the same weights are traversed
 in different ways: scanned over stacked layers in training and scoring, unrolled over a list of
-layers in sampling, and in both against a tree of contexts (`types.Context`). This module is the
-only home of Flax.
+layers in sampling, and in both against a tree of contexts (`types.Context`). The only
+module that imports Flax.
 """
 
 import dataclasses

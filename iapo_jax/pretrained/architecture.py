@@ -27,7 +27,7 @@ def decoder_config(
 ) -> DecoderConfig:
     """The architecture that a Hugging Face config.json describes.
 
-    `rope_theta` and `rope_scaling` may stand at the top level or, as transformers 5 writes them,
+    `rope_theta` and `rope_scaling` may be at the top level or, as transformers 5 writes them,
     in `rope_parameters`.
 
     Raises:
@@ -79,9 +79,9 @@ def _check_supported(hf: dict, source: str) -> None:
         raise UserError(f"{source}: expected an object, found {hf!r:.60}")
     kind = hf.get("model_type")
     if kind not in ("qwen2", "qwen3", "llama"):
-        raise UserError(f"{source}: model_type {kind!r}; expected qwen2, qwen3 or llama")
+        raise UserError(f"{source}: model_type is {kind!r}; expected qwen2, qwen3 or llama")
     if hf.get("hidden_act", "silu") != "silu":
-        raise UserError(f"{source}: hidden_act {hf['hidden_act']!r}; expected silu")
+        raise UserError(f"{source}: hidden_act is {hf['hidden_act']!r}; expected silu")
     layers = hf.get("layer_types") or []
     if hf.get("use_sliding_window") or any(layer != "full_attention" for layer in layers):
         raise UserError(f"{source}: sliding-window attention is not supported")
@@ -98,7 +98,7 @@ def _check_sizes(hf: dict, source: str) -> None:
         if value is None and name in _OPTIONAL_SIZES:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise UserError(f"{source}: {name} is {value!r}; expected a whole number above 0")
+            raise UserError(f"{source}: {name} is {value!r}; expected a positive integer")
 
 
 def _check_numbers(hf: dict, source: str) -> None:
@@ -141,8 +141,8 @@ def _rope(hf: dict, source: str) -> tuple[float, Llama3Rope | None]:
     if kind == "default":
         return theta, None
     if kind != "llama3":
-        raise UserError(f"{source}: rope scaling {kind!r}; expected none, default or llama3")
+        raise UserError(f"{source}: the rope scaling is {kind!r}; expected none, default or llama3")
     missing = [name for name in _LLAMA3_ROPE if name not in rope]
     if missing:
-        raise UserError(f"{source}: llama3 rope scaling lacks {missing[0]}")
+        raise UserError(f"{source}: the llama3 rope scaling has no {missing[0]}")
     return theta, Llama3Rope(**{name: rope[name] for name in _LLAMA3_ROPE})

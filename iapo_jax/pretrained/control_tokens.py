@@ -98,7 +98,7 @@ def _alternatives(texts: Iterable[str]) -> str:
 
 
 def hide(tokenizer: Any, text: str) -> str:
-    """An untrusted text that can stand between trusted ones; `encode_hidden` encodes the whole."""
+    """An untrusted text that can stand between trusted ones; `encode_hidden` encodes all."""
     vocabulary = _vocabulary(tokenizer)
     hidden = vocabulary.control_pattern.sub(lambda found: _marked(found[0]), text)
     if hidden != text or not vocabulary.normalize:
@@ -122,7 +122,7 @@ def encode_hidden(tokenizer: Any, text: str, where: str) -> Prompt:
     """Encodes a text so that no control token in its hidden parts (`hide`) becomes its id.
 
     Raises:
-      UserError: beginning with `where`, if the vocabulary cannot spell such a part otherwise.
+      UserError: beginning with `where`, if the tokenizer cannot encode such a part as text.
     """
     if _MARK not in text:
         return Prompt(text, encode(tokenizer, text))
@@ -139,7 +139,7 @@ def encode_hidden(tokenizer: Any, text: str, where: str) -> Prompt:
     )
     ids = renamed.encode(show(secret))
     if sum(i in control_ids for i in ids) != len(trusted):
-        raise _unspellable(where, "a text")
+        raise _not_plain(where, "text")
     return Prompt(show(text), ids)
 
 
@@ -148,13 +148,13 @@ def _check_spelling(tokenizer: Any, token: str, where: str) -> None:
     ids = _renamed(tokenizer).encode(token)
     control_ids = set(_vocabulary(tokenizer).control.values())
     if control_ids & set(ids) or decode(tokenizer, ids).strip() != token.strip():
-        raise _unspellable(where, repr(token))
+        raise _not_plain(where, repr(token))
 
 
-def _unspellable(where: str, what: str) -> UserError:
+def _not_plain(where: str, what: str) -> UserError:
     return UserError(
-        f"{where} contains {what} that this tokenizer can only write as a control token; expected "
-        "a row of other text, or a tokenizer whose vocabulary can spell it"
+        f"{where} contains {what}, which this tokenizer can only encode as a control token; "
+        "expected text without it, or a tokenizer that can encode it as ordinary text"
     )
 
 

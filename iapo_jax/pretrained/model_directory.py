@@ -172,7 +172,7 @@ def open_pretrained(section: Any) -> Pretrained:
     stops = stop_ids(tokenizer, generation)
     if not stops:
         raise UserError(f"{source}: no token ends a completion: set eos_token_id of the tokenizer")
-    allowed = allowed_ids(tokenizer, config.vocab_size)
+    allowed = allowed_ids(tokenizer, config.vocab_size, source)
     return Pretrained(
         directory=directory,
         hf_config=hf,

@@ -1,4 +1,7 @@
-"""Tokenizers: ids and texts, stop tokens, the end of thinking. The home of transformers."""
+"""Tokenizers: ids and texts, stop tokens, the end of thinking.
+
+The only module that imports transformers.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -45,23 +48,23 @@ def stop_ids(tokenizer: Tokenizer, generation_config: dict | None = None) -> lis
     return sorted(ids - {None})
 
 
-def allowed_ids(tokenizer: Any, vocab_size: int) -> np.ndarray:
+def allowed_ids(tokenizer: Any, vocab_size: int, source: str = "config.json") -> np.ndarray:
     """[V] bool: the ids that the tokenizer has; further rows of the embedding are padding.
 
     Raises:
-      UserError: if the tokenizer has ids that the model has no row for.
+      UserError: beginning with `source`, if the tokenizer has ids beyond the vocabulary.
     """
     ids = np.fromiter(tokenizer.get_vocab().values(), dtype=np.int64)
     if ids.max() >= vocab_size:
         raise UserError(
-            f"the tokenizer has ids up to {ids.max()}, but the model has only {vocab_size} rows: "
-            "they do not belong together"
+            f"{source}: the tokenizer has ids up to {ids.max()}, but the vocabulary size of the "
+            f"model is {vocab_size}; tokenizer and model do not match"
         )
     return np.isin(np.arange(vocab_size), ids)
 
 
 def _check_ends(tokenizer: Any, configured: dict, source: str) -> None:
-    """Whether the tokenizer has the end-of-sequence ids of the model.
+    """Checks that the tokenizer has the end-of-sequence ids of the model.
 
     Raises:
       UserError: naming the file and the id.
@@ -71,11 +74,14 @@ def _check_ends(tokenizer: Any, configured: dict, source: str) -> None:
     ids = value if isinstance(value, list) else [value]
     for token in ids if value is not None else ():
         if not isinstance(token, int) or isinstance(token, bool):
-            raise UserError(f"{source}: eos_token_id is {value!r:.60}; expected ids")
+            raise UserError(
+                f"{source}: eos_token_id is {value!r:.60}; expected an integer or a list of "
+                "integers"
+            )
         if token not in known:
             raise UserError(
                 f"{source}: eos_token_id is {value!r:.60}, but the tokenizer has no token with the "
-                f"id {token}: they do not belong together"
+                f"id {token}; tokenizer and model do not match"
             )
 
 

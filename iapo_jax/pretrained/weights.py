@@ -1,7 +1,7 @@
 """The weights of a Hugging Face directory: names, shapes, reading, writing.
 
 Only safetensors. Our leaves are stacked over layers, and kernels are [in..., out...]; Hugging Face
-has one tensor for each layer, stored as [out, in]. The home of safetensors.
+has one tensor for each layer, stored as [out, in]. The only module that imports safetensors.
 """
 
 from pathlib import Path

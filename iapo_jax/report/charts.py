@@ -1,7 +1,8 @@
-"""The charts of a report: functions of arrays, drawn as SVG and PNG. The home of matplotlib.
+"""The charts of a report: functions of arrays, drawn as SVG and PNG.
 
 Each chart is one panel whose text can be read at 350 pixels. The SVG replaces the colors of the
-light page by the page's own variables, so that a dark page has dark charts.
+light page by the page's own variables, so that a dark page has dark charts. The only
+module that imports matplotlib.
 """
 
 import io
@@ -96,7 +97,10 @@ class Style(NamedTuple):
 
 
 def style_of(index: int) -> Style:
-    """The style of a method; a negative index is the start model's. 24 differ in two ways."""
+    """The style of a method; negative indices are for the initial model.
+
+    Any two of the first 24 styles differ in at least two respects.
+    """
     if index < 0:
         return Style(color=INK, dashes=(0, (1.2, 1.6)), marker="D", face=CARD)
     color = _COLORS[index % len(_COLORS)]

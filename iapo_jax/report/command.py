@@ -21,8 +21,8 @@ from iapo_jax.runtime.files import write_atomically, writing
 
 _EPILOG = """\
 A run directory is the output_dir of iapo_jax.train (or sft), an evaluation directory the --out of
-iapo_jax.evaluate. Runs whose configs are equal except for seed and output_dir form one line, with a
-band.
+iapo_jax.evaluate. Runs whose configs differ only in seed and output_dir are drawn as one curve with
+a min-max band.
 """
 
 
@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=4,
         metavar="N",
-        help="problems of each data set whose completions are shown; default: 4",
+        help="number of problems per dataset for which completions are shown; default: 4",
     )
     add(
         "--smooth",

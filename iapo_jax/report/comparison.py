@@ -1,4 +1,4 @@
-"""What a report compares: models on the same problems, and the start model that they came from."""
+"""What a report compares: models on the same problems, and the initial model of each."""
 
 import math
 import re
@@ -23,7 +23,7 @@ _SHARED = 0.9  # of the problems of the larger of two evaluations, so that they 
 
 
 class Model(NamedTuple):
-    """One model, or the seeds of one method, on one data set: a row of the table."""
+    """One model, or the seeds of one method, on one dataset: a row of the table."""
 
     name: str
     style: int

@@ -21,7 +21,7 @@ class Example(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """The examples of one data set."""
+    """The examples of one dataset."""
 
     problems: list[Example]
     note: str
@@ -45,7 +45,7 @@ class TrainingView(NamedTuple):
 
 
 def choose(section: Section, count: int) -> Examples:
-    """The first problems of the data set of which any model has a text; none is picked by hand."""
+    """The first problems of the dataset of which any model has a text; none is picked by hand."""
     models = section.models[:_BESIDE]
     record = section.models[0].members[0].record
     texts = {model.name: _texts(model.members[0]) for model in models}
@@ -100,7 +100,7 @@ def inspections_of(sections: Sequence[Examples]) -> list[tuple[str, Inspection]]
 
 
 def example_views(examples: Examples, cards: Sequence[Card]) -> list[ExampleView]:
-    """The examples of one data set; `cards` are those of its inspections, in their order."""
+    """The examples of one dataset; `cards` are those of its inspections, in their order."""
     remaining = iter(cards)
     views = []
     for example in examples.problems:

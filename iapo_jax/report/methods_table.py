@@ -25,7 +25,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The main metrics of one data set; the first column is the model's name."""
+    """The main metrics of one dataset; the first column is the model's name."""
 
     heads: list[str]
     rows: list[tuple[Model, list[Cell]]]
@@ -80,7 +80,7 @@ def main_table(section: Section) -> Table:
 
 
 def to_markdown(sections: Sequence[Section]) -> str:
-    """A table for each data set."""
+    """A table for each dataset."""
     parts = []
     for section in sections:
         table = main_table(section)
@@ -125,7 +125,7 @@ def sampled(section: Section) -> str:
 
 
 def to_csv(sections: Sequence[Section]) -> str:
-    """Every metric with its interval, unrounded: a row for each model and data set."""
+    """Every metric with its interval, unrounded: a row for each model and dataset."""
     names = list(dict.fromkeys(name for section in sections for name in names_of(section)))
     gaps = list(dict.fromkeys(name for s in sections for m in s.models for name in m.differences))
     heads = ["dataset", "problems", "samples", "model", "seeds", "baseline"]

@@ -71,21 +71,21 @@ class TableRow(NamedTuple):
 
 
 class TableView(NamedTuple):
-    """A table of a data set."""
+    """A table of a dataset."""
 
     heads: list[str]
     rows: list[TableRow]
 
 
 class Findings(NamedTuple):
-    """The findings on one data set."""
+    """The findings on one dataset."""
 
-    heading: str  # empty where the report has one data set
+    heading: str  # empty where the report has one dataset
     sentences: list[tuple[str, str]]
 
 
 class SectionView(NamedTuple):
-    """One data set of the page."""
+    """One dataset of the page."""
 
     id: str
     title: str
@@ -114,7 +114,7 @@ def render_report(report: Report, title: str, *, examples: int, smooth: int) -> 
     """The page and the charts in it.
 
     Args:
-      examples: problems of each data set whose completions are shown side by side.
+      examples: problems of each dataset whose completions are shown side by side.
       smooth: steps of which a point of a learning curve is the mean; 1 = none.
     """
     texts = [choose(section, examples) for section in report.sections]
@@ -165,7 +165,7 @@ def _lead(report: Report) -> str:
         configs = _count(len(report.groups), "config")
         parts.append(f"{_count(runs, 'run')} of {configs}")
     if report.sections:
-        parts.append(f"{_count(len(report.sections), 'data set')} evaluated")
+        parts.append(f"{_count(len(report.sections), 'dataset')} evaluated")
     return f"{', '.join(parts)}. {_INTERVALS if report.sections else ''}"
 
 
@@ -238,7 +238,7 @@ def _about(texts: Examples) -> str:
             "(….inspections.json or ….completions.jsonl)."
         )
     about = (
-        f"The first {len(texts.problems)} problems of the data set, the first sample of each; "
+        f"The first {len(texts.problems)} problems of the dataset, the first sample of each; "
         "none is picked by hand."
     )
     return f"{about} Not shown: {texts.note}." if texts.note else about

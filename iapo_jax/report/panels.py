@@ -36,7 +36,7 @@ LEARNING = (
     LearningCurve("accuracy", "accuracy", "Accuracy", "share of the completions that is correct"),
     LearningCurve("completions/mean_length", "length", "Length", "tokens of a completion"),
     LearningCurve("entropy", "entropy", "Entropy", "nats per token"),
-    LearningCurve("kl", "kl", "KL to the start model", "nats per token"),
+    LearningCurve("kl", "kl", "KL to the initial model", "nats per token"),
     LearningCurve(
         "iapo/information_per_token", "information", "Information", "nats per token of thinking"
     ),

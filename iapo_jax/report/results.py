@@ -10,10 +10,10 @@ import numpy as np
 
 from iapo_jax.config.loading import load_run_config
 from iapo_jax.errors import UserError
-from iapo_jax.report.samples import Samples, check_texts, is_number, number, read_samples
+from iapo_jax.report.samples import Samples, is_number, number, read_samples, read_texts
 from iapo_jax.runtime.files import read_json, read_jsonl
 
-_LEFT_OUT = "an evaluation that is not complete yet, or of an older version; left out"
+_LEFT_OUT = "an evaluation that is not complete yet, or from an older version; left out"
 
 
 class Run(NamedTuple):
@@ -48,14 +48,14 @@ def read_directory(directory: Path, *, examples: int) -> Run | Evaluation:
     """
     if not directory.is_dir():
         raise UserError(
-            f"{str(directory)!r} is no directory; expected a run or evaluation directory"
+            f"{str(directory)!r} is not a directory; expected a run or evaluation directory"
         )
     if (directory / "config.yaml").is_file():
         return _read_run(directory, examples)
     evaluation = _read_evaluation(directory, examples)
     if not evaluation.samples and not evaluation.notes:
         inside = [p.name for p in sorted(directory.iterdir()) if (p / "config.yaml").is_file()]
-        hint = f"; it holds runs: give {directory / inside[0]} and so on" if inside else ""
+        hint = f"; it contains runs: use {directory / inside[0]} and so on" if inside else ""
         raise UserError(
             f"{str(directory)!r} is neither a run directory (config.yaml) nor an evaluation "
             f"directory (LABEL.DATASET.json){hint}"
@@ -65,7 +65,7 @@ def read_directory(directory: Path, *, examples: int) -> Run | Evaluation:
 
 def _read_run(directory: Path, examples: int) -> Run:
     steps, metrics = _read_metrics(directory / "metrics.jsonl")
-    notes = [] if len(steps) else [f"{directory}: metrics.jsonl holds no step"]
+    notes = [] if len(steps) else [f"{directory}: metrics.jsonl has no steps"]
     samples: dict[str, Samples | None] = {}
     for name in ("before", "after"):
         path = directory / "eval" / f"{name}.json"
@@ -89,14 +89,18 @@ def _read_run(directory: Path, examples: int) -> Run:
 
 def _read_metrics(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     rows = {}
-    for row in read_jsonl(path):
-        if not is_number(row.get("step")):
-            raise UserError(f"{path}: a row's step is {row.get('step')!r:.40}; expected a number")
+    for row in read_jsonl(path, _with_step):
         rows[row["step"]] = row  # if a step was written twice, the later one
     steps = sorted(rows)
     names = dict.fromkeys(name for row in rows.values() for name in row if name != "step")
     values = {name: np.array([number(rows[step].get(name)) for step in steps]) for name in names}
     return np.array(steps), values
+
+
+def _with_step(row: dict[str, Any]) -> dict[str, Any]:
+    if not is_number(row.get("step")):
+        raise ValueError(f"step is {row.get('step')!r:.40}; expected a number")
+    return row
 
 
 def _training_texts(directory: Path, examples: int) -> list[tuple[int, list[dict]]]:
@@ -107,8 +111,7 @@ def _training_texts(directory: Path, examples: int) -> list[tuple[int, list[dict
             files[int(step)] = path
     texts = []
     for step in sorted({min(files), max(files)}) if files else []:
-        rows = read_jsonl(files[step])
-        check_texts(rows, files[step])
+        rows = read_texts(files[step])
         first = {row["prompt"]: row for row in reversed(rows)}  # the first of each prompt
         texts.append((step, list(reversed(first.values()))[:examples]))
     return texts
@@ -129,14 +132,14 @@ def _read_evaluation(directory: Path, examples: int) -> Evaluation:
     if samples and path.is_file():
         summary = read_json(path)
         if "figures" not in summary:
-            notes.append(f"{path}: holds no metrics; they are computed from the completions")
+            notes.append(f"{path} has no metrics; they are computed from the completions")
     elif samples:
         notes.append(f"{directory}: no summary.json; metrics are computed from the completions")
     return Evaluation(
         directory=directory,
         samples=samples,
-        metrics=_check_summary(summary.get("figures", []), path),
-        differences=_check_summary(summary.get("differences", []), path),
+        metrics=_checked(summary, "figures", path),
+        differences=_checked(summary, "differences", path),
         notes=notes,
     )
 
@@ -155,15 +158,18 @@ def _missing_seeds(directory: Path, samples: Sequence[Samples]) -> list[str]:
     ]
 
 
-def _check_summary(rows: Any, path: Path) -> list[dict]:
+def _checked(summary: dict[str, Any], part: str, path: Path) -> list[dict]:
+    rows = summary.get(part, [])
     if not isinstance(rows, list):
-        raise UserError(f"{path}: expected lists of figures and differences")
+        raise UserError(f"{path}: `{part}` is {rows!r:.40}; expected a list")
     for row in rows:
         names = ("model", "dataset", "name")
         if not isinstance(row, dict) or not all(isinstance(row.get(n), str) for n in names):
-            raise UserError(f"{path}: a figure lacks its model, dataset or name: {row!r:.80}")
+            raise UserError(
+                f"{path}: an entry of `{part}` has no model, dataset or name: {row!r:.80}"
+            )
         if not isinstance(row.get("baseline"), str | None):
-            raise UserError(f"{path}: baseline is {row['baseline']!r:.40}; expected a text")
+            raise UserError(f"{path}: baseline is {row['baseline']!r:.40}; expected a string")
     return rows
 
 

@@ -13,7 +13,7 @@ START = -1  # the style of a model before training
 
 
 class Row(NamedTuple):
-    """One model, or the seeds of one method, on one data set."""
+    """One model, or the seeds of one method, on one dataset."""
 
     name: str
     style: int
@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 
 def problems_of(samples: Samples) -> tuple[str, str]:
-    """What two results must share to be compared: the data set, its rows and answers."""
+    """What two results must share to be compared: the dataset, its rows and answers."""
     record = samples.record
     return record.dataset, json.dumps([record.rows, record.answers])
 
@@ -51,7 +51,7 @@ def _start_of(run: Run) -> tuple[str, ...]:
 
 
 def run_rows(groups: Sequence[RunGroup]) -> list[Row]:
-    """The start models, each once for all runs that share it, and the trained models."""
+    """The initial models, each once for all runs that share it, and the trained models."""
     starts: dict[tuple, dict[str, Samples]] = {}
     for run in (run for group in groups for run in group.runs if run.before is not None):
         # The same seed under two methods gives the same samples, which count once.
@@ -72,7 +72,7 @@ def run_rows(groups: Sequence[RunGroup]) -> list[Row]:
 
 
 def _start_names(starts: Sequence[tuple]) -> dict[tuple, str]:
-    """`start`, with the model's path where several start models are on the same problems."""
+    """`start`, with the model's path where several initial models are on the same problems."""
     names: dict[tuple, str] = {}
     for key in starts:
         beside = [other for other in starts if other[-2:] == key[-2:]]

@@ -1,4 +1,4 @@
-"""One evaluation of one model on one data set, with the texts that lie beside it."""
+"""The evaluation of one model on one dataset, with the texts of its completions."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ _TEXTS = ("prompt", "completion", "estimator", "postfix")
 
 
 class Samples(NamedTuple):
-    """One member of one model on one data set."""
+    """One member of one model on one dataset."""
 
     path: Path  # of the record
     record: Record
@@ -38,8 +38,7 @@ def read_samples(path: Path, examples: int) -> Samples | None:
         return None
     shown = set(record.rows[:examples])
     texts = path.with_suffix(".completions.jsonl")
-    rows = read_jsonl(texts)
-    check_texts(rows, texts)
+    rows = read_texts(texts)
     return Samples(
         path=path,
         record=record,
@@ -52,16 +51,20 @@ def read_samples(path: Path, examples: int) -> Samples | None:
     )
 
 
-def check_texts(rows: list[dict[str, Any]], path: Path) -> None:
-    """Raises unless every row has the texts of a prompt and of a completion.
+def read_texts(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of completions, each with the texts of a prompt and of a completion.
 
     Raises:
-      UserError: naming the file and the field.
+      UserError: naming the file, the line and the field.
     """
-    for row in rows:
-        for name in ("prompt", "completion"):
-            if not isinstance(row.get(name), str):
-                raise UserError(f"{path}: a row's {name} is {row.get(name)!r:.40}; expected a text")
+    return read_jsonl(path, _with_texts)
+
+
+def _with_texts(row: dict[str, Any]) -> dict[str, Any]:
+    for name in ("prompt", "completion"):
+        if not isinstance(row.get(name), str):
+            raise ValueError(f"{name} is {row.get(name)!r:.40}; expected a string")
+    return row
 
 
 def read_inspections(path: Path) -> list[Inspection]:
@@ -83,23 +86,33 @@ def _inspection(values: Any, place: str) -> Inspection:
     for name in (*_TEXTS, "answer", "extracted"):
         value = getattr(one, name)
         if not isinstance(value, str) and (name in _TEXTS or value is not None):
-            raise UserError(f"{place}: {name} is {value!r:.40}; expected a text")
+            raise UserError(f"{place}: {name} is {value!r:.40}; expected a string")
     count = len(_list(values, "tokens", place))
-    if not all(isinstance(text, str) for text in one.tokens):
-        raise UserError(f"{place}: tokens are not all texts")
+    for i, text in enumerate(one.tokens):
+        if not isinstance(text, str):
+            raise UserError(f"{place}: tokens[{i}] is {text!r:.40}; expected a string")
     for name, more in _MORE_THAN_TOKENS.items():
         numbers = _list(values, name, place)
         if len(numbers) != count + more or not all(map(is_number, numbers)):
-            raise UserError(f"{place}: {name} is not {count + more} numbers, for {count} tokens")
+            raise UserError(
+                f"{place}: {name} has {len(numbers)} entries for {count} tokens; expected "
+                f"{count + more} finite numbers"
+            )
     for name in ("prompt_ids", "answer_ids", "answer_meanings"):
         if not isinstance(getattr(one, name), list):
             raise UserError(f"{place}: {name} is {getattr(one, name)!r:.40}; expected a list")
-    if not all(isinstance(meaning, int) for meaning in one.answer_meanings):
-        raise UserError(f"{place}: answer_meanings are not all whole numbers")
+    for i, meaning in enumerate(one.answer_meanings):
+        if not isinstance(meaning, int):
+            raise UserError(
+                f"{place}: answer_meanings[{i}] is {meaning!r:.40}; expected an integer"
+            )
     if not isinstance(one.correct, bool | None):
         raise UserError(f"{place}: correct is {one.correct!r:.40}; expected true, false or null")
     if not isinstance(one.thinking_length, int) or not 0 <= one.thinking_length <= count:
-        raise UserError(f"{place}: thinking_length is {one.thinking_length!r} of {count} tokens")
+        raise UserError(
+            f"{place}: thinking_length is {one.thinking_length!r:.40}; expected an integer from 0 "
+            f"to {count}"
+        )
     return one
 
 

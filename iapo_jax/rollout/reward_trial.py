@@ -67,7 +67,7 @@ def try_on_problems(
     The completions alternate between a well-formed correct answer and an empty text.
 
     Args:
-      source: the name of the data set, for errors.
+      source: the name of the dataset, for errors.
 
     Raises:
       RewardError: naming the function, the rows, and the value or the exception with its line.

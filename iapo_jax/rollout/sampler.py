@@ -71,7 +71,7 @@ def _unroll(loaded: LoadedModel, gather: bool) -> Callable[[Params], Params]:
 
 
 def prompts_of(sampler: Sampler, problems: Problems, indices: Sequence[int]) -> Prompts:
-    """The prompts of these problems on the mesh, padded to the longest of the data set."""
+    """The prompts of these problems on the mesh, padded to the longest of the dataset."""
     rows = [problems.tokens[i] for i in indices]
     prompts = Prompts(*data.pad_rows(rows, sampler.prompt_width))
     return put(prompts, sampler.placement)

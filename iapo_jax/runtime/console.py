@@ -1,4 +1,4 @@
-"""Messages, progress bars, compilations, the environment. The home of tqdm."""
+"""Messages, progress bars, compilations, the environment. The only module that imports tqdm."""
 
 import os
 import platform
@@ -116,12 +116,12 @@ def progress_bar(
 
 
 def report_memory(programs: dict[str, Any]) -> None:
-    """Compiles lowered programs, and prints the memory on a device of each.
+    """Compiles lowered programs, and prints the memory that each needs on one device.
 
     Raises:
       UserError: after the last program, if the compiler found one too large for its device.
     """
-    say(f"{'program':<10} {'arguments':>12} {'temporary':>12} {'output':>12}   MiB a device")
+    say(f"{'program':<10} {'arguments':>12} {'temporary':>12} {'output':>12}   MiB per device")
     large = []
     for name, lowered in programs.items():
         try:
@@ -140,7 +140,8 @@ def report_memory(programs: dict[str, Any]) -> None:
         )
         say(f"{name:<10} " + " ".join(f"{size / 2**20:>12.1f}" for size in sizes))
     if large:
+        verb = "does" if len(large) == 1 else "do"
         raise UserError(
-            f"the memory of a device is too small for {' and '.join(large)}; expected a mesh of "
-            "more devices, smaller micro-batches, or model.remat=true"
+            f"{' and '.join(large)} {verb} not fit into the memory of one device; expected a mesh "
+            "with more devices, smaller micro-batches, or model.remat=true"
         )

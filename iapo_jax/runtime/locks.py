@@ -1,4 +1,4 @@
-"""A file that one process holds at a time. The home of filelock. No JAX."""
+"""A lock file that one process holds at a time. The only module that imports filelock. No JAX."""
 
 import contextlib
 import os
@@ -13,14 +13,14 @@ from iapo_jax.errors import UserError
 
 @contextlib.contextmanager
 def file_lock(path: Path, *, instead: str, sign: bool = False) -> Iterator[bool]:
-    """Holds a lock file until the end of the block, or of the process however it ends.
+    """Holds a lock file until the block or the process ends.
 
-    Yields False, without a lock, on a disk that supports none.
+    Yields False, without a lock, if the file system does not support locks.
 
     Args:
-      path: a file of its own, made if need be; it stays.
-      instead: what the user can do if another process holds the file.
-      sign: write into the file who holds it.
+      path: the lock file; created if necessary, and not removed.
+      instead: what the user can use if another process holds the file.
+      sign: write the process and host that hold it into the file.
 
     Raises:
       UserError: if another process holds the file.
@@ -32,7 +32,8 @@ def file_lock(path: Path, *, instead: str, sign: bool = False) -> Iterator[bool]
         holder = path.read_text("utf-8", "replace").strip() if sign else ""
         signature = f" ({holder:.100})" if holder else ""
         raise UserError(
-            f"{path} is held by another process{signature}; expected one at a time, or {instead}"
+            f"{path} is in use by another process{signature}; wait for it to finish, or use "
+            f"{instead}"
         ) from None
     except OSError:
         yield False

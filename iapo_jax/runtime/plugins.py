@@ -25,24 +25,24 @@ def load(spec: str, what: str, error: type[UserError] = UserError) -> Any:
     """The object that `spec` names.
 
     Args:
-      what: the beginning of every error, such as "Reward 'my.py:f'".
+      what: the beginning of every error, such as "reward 'my.py:f'".
 
     Raises:
       UserError (or `error`): if the file, the module or the name is missing, or importing raises.
     """
     place, separator, name = spec.rpartition(":" if ".py:" in spec else ".")
     if not separator or not place or not name or spec.endswith(".py"):
-        raise error(f"{what}: expected 'path/to/file.py:name' or 'package.module.name'.")
+        raise error(f"{what}: expected 'path/to/file.py:name' or 'package.module.name'")
     module = _load_module(place, what, error, is_file=separator == ":")
     if not hasattr(module, name):
-        raise error(f"{what}: {place} exists but defines no {name!r}.")
+        raise error(f"{what}: {place} does not define {name!r}")
     return getattr(module, name)
 
 
 def _load_module(place: str, what: str, error: type[UserError], *, is_file: bool) -> ModuleType:
     path = Path(place).expanduser()
     if is_file and not path.is_file():
-        raise error(f"{what}: there is no file {place!r} in {Path.cwd()}.")
+        raise error(f"{what}: file {str(path.absolute())!r} does not exist")
     try:
         if not is_file:
             return importlib.import_module(place)
@@ -56,7 +56,7 @@ def _load_module(place: str, what: str, error: type[UserError], *, is_file: bool
         if isinstance(raised, SyntaxError):
             reason = f"{type(raised).__name__}: {raised.msg}"
         reason += place_of(raised, str(path) if is_file else None)
-        raise error(f"{what}: importing {place} raised {reason}.") from raised
+        raise error(f"{what}: importing {place} raised {reason}") from raised
 
 
 def one_line(value: Any, limit: int = 200) -> str:

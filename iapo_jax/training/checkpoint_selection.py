@@ -29,7 +29,7 @@ CRITERIA = {"ratio": "accuracy per token", "accuracy": "accuracy"}  # as people 
 
 
 class Candidate(NamedTuple):
-    """The results of a checkpoint on the selection split; step 0 is the start model."""
+    """The results of a checkpoint on the selection split; step 0 is the initial model."""
 
     step: int
     accuracy: float
@@ -40,11 +40,11 @@ class Candidate(NamedTuple):
 def choose(candidates: Sequence[Candidate], section: SelectionSection) -> Candidate | None:
     """The best candidate by the criterion, and the earliest among equals; None without candidates.
 
-    The start model is never chosen.
+    The initial model is never chosen.
 
     `accuracy`: the highest accuracy, then the shortest completions. `ratio`: the highest accuracy
-    per token among candidates whose accuracy is at most `tolerance` below the start model's, since
-    a model that stops at once may have a high ratio; without such a candidate, as `accuracy`.
+    per token among candidates whose accuracy is at most `tolerance` below the initial model's,
+    since a model that stops at once may have a high ratio; without such a candidate, as `accuracy`.
     """
     start = next((c.accuracy for c in candidates if c.step == 0), 0.0)
 

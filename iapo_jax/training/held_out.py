@@ -66,7 +66,7 @@ class HeldOut:
         self.task = make_task(loaded, problems, protocol, field="eval")
 
     def before(self, params: Params) -> Record | None:
-        """The record of the start model; samples of an interrupted run are reused."""
+        """The record of the initial model; samples of an interrupted run are reused."""
         return self._record(params, "before", None)
 
     def after(self, params: Params, step: int) -> Record | None:

@@ -74,7 +74,7 @@ def training_questions(run_dir: Path) -> list[str | list[dict]]:
 def _model_section(
     run_dir: Path, config: TrainConfig | SftConfig, model: ModelSection | None
 ) -> ModelSection:
-    """The section that opens a run's start model, or its export if that model no longer exists."""
+    """The section that opens a run's initial model, or its export if that model is missing."""
     section = config.model
     if model is not None:
         section = dataclasses.replace(section, dtype=model.dtype, attention=model.attention)

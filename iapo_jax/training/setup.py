@@ -40,7 +40,7 @@ class Setup(NamedTuple):
     algorithm: Algorithm
     problems: data.Problems  # the training problems
     questions: list[str | list[dict]]  # of all rows, including held-out and too long ones
-    notes: list[str]  # changes to the rows of the data set, for the user
+    notes: list[str]  # changes to the rows of the dataset, for the user
     selection: Selection
     reward_functions: rewards.RewardFunctions
     order: Callable[[int], np.ndarray]  # step -> [P] rows

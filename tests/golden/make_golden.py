@@ -189,7 +189,7 @@ def make_tokenizer():
 
 
 def make_trainer(model_directory, output_dir):
-    """A real GRPOTrainer around the model; the data set and the reward are never used."""
+    """A real GRPOTrainer around the model; the dataset and the reward are never used."""
     args = GRPOConfig(
         output_dir=str(output_dir),
         num_generations=3,
