@@ -1,4 +1,7 @@
-"""Exports a checkpoint for transformers: `python -m iapo_jax.export RUN_DIR [--step N] ...`."""
+"""Exports a checkpoint as a Hugging Face model directory.
+
+Run it as `python -m iapo_jax.export RUN_DIR [--step N] ...`.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -24,7 +27,7 @@ def export(
       step: a number, or auto for the step that the run chose, or else the newest.
 
     Raises:
-      UserError: if `run_dir` is not a run directory, or does not hold the checkpoint.
+      UserError: if `run_dir` is not a run directory, or has no such checkpoint.
       RunError: if `out` cannot be written.
     """
     if dtype not in ("float32", "bfloat16", "float16"):
@@ -35,8 +38,9 @@ def export(
         model_directory.check_replaceable(out)
     mesh = start_mesh(MeshSection(data=1, fsdp=-1))
     loaded = load_checkpoint(run_dir, step, mesh=mesh)
+    field = "RUN_DIR" if out is None else "the directory of --out"
     out = out or run_dir / f"hf_{loaded.step}"
-    check_writable(out.parent, "the directory of --out")
+    check_writable(out.parent, field)
     try:
         model_directory.save_pretrained(
             fetch(loaded.params),
@@ -47,7 +51,7 @@ def export(
             dtype=dtype,
         )
     except OSError as error:
-        raise RunError(f"--out {str(out)!r} cannot be written: {error}") from None
+        raise RunError(f"{out} cannot be written: {error}") from None
     return out
 
 
@@ -58,10 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--step",
         default="auto",
-        help="step of the checkpoint; default: the step that the run chose, else the newest",
+        help="step of the checkpoint; default: the best one by the selection split if the run had "
+        "one, else the newest",
     )
-    parser.add_argument("--out", type=Path, help="default: RUN_DIR/hf_STEP")
-    parser.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16")
+    parser.add_argument("--out", type=Path, help="directory of the model; default: RUN_DIR/hf_STEP")
+    parser.add_argument(
+        "--dtype", default="float32", help="dtype of the weights: float32, bfloat16 or float16"
+    )
     found = parser.parse_args(argv)
 
     def run() -> None:

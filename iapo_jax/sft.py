@@ -1,6 +1,6 @@
 """Supervised fine-tuning: `python -m iapo_jax.sft --config FILE [key=value ...]`.
 
-A row has a `prompt` or a `question`, and a `completion`: a text, or a list of [text, weight]
+A row has a `prompt` or a `question`, and a `completion`: a string, or a list of [text, weight]
 pieces. Each piece is tokenized separately, and its tokens enter the loss with its weight.
 
     loss = - sum_t w_t log p(o_t | q, o_<t) / sum_t w_t
@@ -140,7 +140,8 @@ def train_sft(
         finally:
             writer.close()
         if rows.left_out:
-            say(f"note: {rows.describe_left_out()}; left out")
+            count = "1 row" if rows.left_out == 1 else f"{rows.left_out} rows"
+            say(f"note: {rows.describe_left_out()}; {count} left out")
         say(f"model: {export_final(loaded, state.params, Path(config.output_dir))}")
     return state
 

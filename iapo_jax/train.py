@@ -145,8 +145,8 @@ def _steps(
     progress.restore_point(step, state)
     if step < config.max_steps:
         say(
-            f"ended at step {step} of {config.max_steps}: sampled {progress.sampled} tokens, and "
-            f"max_sampled_tokens is {config.max_sampled_tokens}"
+            f"stopped after step {step} of {config.max_steps}: {progress.sampled} tokens have been "
+            f"sampled, which reaches max_sampled_tokens ({config.max_sampled_tokens})"
         )
     return state, step
 
@@ -173,7 +173,7 @@ def choose_state(
 ) -> tuple[TrainState, int]:
     """The state and the step of the best checkpoint on the selection split.
 
-    Without a selection split, or where that checkpoint cannot be read, the last state and its step.
+    The last state and its step without a selection split, or if that checkpoint cannot be read.
     """
     chosen = setup.selection.best()
     if chosen is None:
@@ -183,12 +183,15 @@ def choose_state(
         return state, last
     checkpoints.wait()
     if chosen not in checkpoints.steps():
-        say(f"note: {checkpoints.directory} no longer holds step {chosen}; using step {last}")
+        say(
+            f"note: checkpoint {chosen} no longer exists in {checkpoints.directory}; exporting "
+            f"step {last} instead"
+        )
         return state, last
     try:
         return checkpoints.restore(chosen, state), chosen
     except DamagedCheckpoint as error:
-        say(f"note: {error}; using step {last}")
+        say(f"note: {error}; exporting step {last} instead")
         return state, last
 
 

@@ -134,7 +134,7 @@ def test_another_model_does_not_fit(open_checkpoints, build, tiny_config, change
     shapes = param_shapes(other)
     with pytest.raises(UserError) as caught:
         open_checkpoints().restore(1, update.abstract_state(mesh, OPTIMIZER, shapes))
-    assert "checkpoints/1 does not fit this config: opt_state.1.0." in str(caught.value)
+    assert "checkpoints/1 does not match this config: opt_state.1.0." in str(caught.value)
     assert sentence in str(caught.value)
 
 
@@ -253,7 +253,7 @@ def test_no_undamaged_checkpoint_is_one_sentence(open_checkpoints, build, tmp_pa
     saved(open_checkpoints(), step_1=state, step_2=state)
     for path in (tmp_path / "checkpoints").rglob("*METADATA"):
         path.write_bytes(b"{")
-    with pytest.raises(UserError, match="no undamaged checkpoint: .*/2 is damaged.*/1 is damaged"):
+    with pytest.raises(UserError, match="has no intact checkpoint: .*/2 is damaged.*/1 is damaged"):
         open_checkpoints().restore_undamaged([2, 1], lambda _: state)
 
 
@@ -313,7 +313,7 @@ def test_what_is_noted_is_sealed(open_checkpoints, build, tmp_path):
     assert open_checkpoints().notes(1) == {"rows": 3}
     path = tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
     path.write_text(path.read_text().replace('"rows": 3', '"rows": 4'))
-    with pytest.raises(DamagedCheckpoint, match="its notes or digests are not what was saved"):
+    with pytest.raises(DamagedCheckpoint, match="its metadata does not match its checksum"):
         open_checkpoints().restore(1, state)
 
 

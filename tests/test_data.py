@@ -290,7 +290,7 @@ def test_a_note_lists_repeated_questions(tmp_path, rows, told):
     assert note.startswith(f"{path}: ") and note.endswith(told)
     with pytest.raises(UserError) as caught:
         loading.load_section(section(path, strict=True))
-    assert str(caught.value) == f"{note}; expected each question once (strict)"
+    assert str(caught.value) == f"{note}; data.strict=true does not allow repeated questions"
     with pytest.raises(UserError, match="expected each question once"):
         loading.load_set(parse_spec(path), strict=True)
     assert loading.load_set(parse_spec(path), strict=None).notes == []

@@ -159,7 +159,7 @@ def test_an_endless_streak_ends_the_run(configure, tmp_path, capsys):
     config = configure(tmp_path, "max_skipped=2", "selection.problems=0", "algorithm.name=grpo")
     assert exit_code(lambda: train(config, advantage=huge)) == FAILED
     said = capsys.readouterr().err
-    assert "2 consecutive steps, up to step 2, were skipped because values were not finite" in said
+    assert "stopped: 2 consecutive steps up to step 2 had non-finite values" in said
     assert "(updates)" in said and "checkpoint 2 holds the last state, no checkpoint the" in said
     assert said.count("error: ") == 1 and "Traceback" not in said
     rows = read_jsonl(tmp_path / "metrics.jsonl")
@@ -178,7 +178,9 @@ def test_an_endless_streak_ends_the_run(configure, tmp_path, capsys):
 
 def test_parameters_that_explode_are_not_taken(configure, tmp_path):
     options = ("optimizer.learning_rate=1e30", "log.save_total_limit=1", "max_skipped=2")
-    with pytest.raises(RunError, match="2 consecutive steps, up to step 2, .* no checkpoint"):
+    with pytest.raises(
+        RunError, match="2 consecutive steps up to step 2 .* before the skipped steps: none"
+    ):
         train(configure(tmp_path, *options))
     found = load_checkpoint(tmp_path, mesh=open_mesh(configure(tmp_path).mesh))
     start = weights.load_params(found.pretrained.directory, found.pretrained.config)
@@ -217,7 +219,7 @@ def test_fine_tuning_skips_too(world, tmp_path):
         "log.compilation_cache=''",
         "mesh.data=1",
     ]
-    with pytest.raises(RunError, match="2 consecutive steps, up to step 2, .* \\((loss|grad_norm)"):
+    with pytest.raises(RunError, match="2 consecutive steps up to step 2 .* \\((loss|grad_norm)"):
         train_sft(load_config(SftConfig, None, config))
     rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     assert [row["skipped/updates"] for row in rows] == [1, 1]
@@ -405,21 +407,19 @@ def test_another_command_has_another_directory(half, world, configure, capsys):
         SftConfig, None, [*options, f"data.dataset={half / 'rows.jsonl'}", "batch.rows_per_step=8"]
     )
     with pytest.raises(
-        UserError, match="holds a run of iapo_jax.train; expected a run of iapo_jax.s"
+        UserError, match="contains a run of iapo_jax.train; expected a run of iapo_jax.s"
     ):
         train_sft(config)
     train(configure(half, "max_steps=2", "optimizer.learning_rate=1e-3"))
-    assert (
-        "note: the run was started with other values of optimizer.learning_rate\n"
-        in capsys.readouterr().out
-    )
+    told = "note: these fields have changed since the run was started: optimizer.learning_rate ("
+    assert told in capsys.readouterr().out
 
 
 def test_rows_that_are_missing_are_said(half, configure, capsys):
     path = half / "metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     train(configure(half))
-    told = f"note: {path} has 1 of the 2 rows that precede the checkpoint\n"
+    told = f"note: {path} has 1 rows up to the checkpoint, but 2 had been written when it was saved"
     assert told in capsys.readouterr().out
 
 

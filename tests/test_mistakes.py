@@ -98,16 +98,19 @@ def refusal(configure, tmp_path, *overrides, **more):
         ),
         (
             ["batch.prompts_per_step=3"],
-            f"batch.prompts_per_step is 3; expected a multiple of the {DEVICES}",
+            f"batch.prompts_per_step is 3; expected a multiple of {DEVICES}",
         ),
         (
             ["batch.prompts_per_step=6", "batch.mini_batches=2"],
-            f"batch.prompts_per_step is 6; expected a multiple of the {DEVICES} devices that share "
-            "a batch times batch.mini_batches (2)",
+            f"batch.prompts_per_step is 6; expected a multiple of {DEVICES * 2} ({DEVICES} devices "
+            "times batch.mini_batches=2)",
         ),
-        (["reward.weights=[1, 2]"], "reward.weights has 2 entries and reward.functions 1"),
+        (["reward.weights=[1, 2]"], "reward.weights has 2 value(s) for 1 reward function(s)"),
         (["selection.problems=8"], "selection.problems is 8: cannot hold out 8 of 8 distinct"),
-        (["information.end_of_thinking=['']"], "information.end_of_thinking has '', an empty"),
+        (
+            ["information.end_of_thinking=['']"],
+            "information.end_of_thinking contains an empty string",
+        ),
     ],
 )
 def test_contradictions_are_refused(configure, tmp_path, overrides, sentence):
@@ -191,20 +194,20 @@ def good(prompts, completions, answer, **columns):
 @pytest.mark.parametrize(
     "name, sentence",
     [
-        ("raises", "Reward 'raises' raised ZeroDivisionError('division by zero') for rows 0 to 3 "
+        ("raises", "reward 'raises' raised ZeroDivisionError('division by zero') for rows 0 to 3 "
                    "(pay.py, line 4)"),
-        ("short", "Reward 'short' returned [1.0], 1 entries; expected a list of 4 numbers"),
-        ("nan", "Reward 'nan' returned nan for row 1, the completion ''; expected a finite"),
-        ("infinite", "Reward 'infinite' returned inf for row 0, the completion '\\nIt is 2."),
-        ("text", "Reward 'text' returned '1' for row 0"),
-        ("nothing", "Reward nothing returned None for each of 4 completions; expected a number"),
-        ("forgot", "Reward 'forgot' returned None, a NoneType; expected a list of 4 numbers"),
+        ("short", "reward 'short' returned [1.0], 1 entries; expected a list of 4 numbers"),
+        ("nan", "reward 'nan' returned nan for row 1, the completion ''; expected a finite"),
+        ("infinite", "reward 'infinite' returned inf for row 0, the completion '\\nIt is 2."),
+        ("text", "reward 'text' returned '1' for row 0"),
+        ("nothing", "reward functions nothing returned None for all 4 completions; exp"),
+        ("forgot", "reward 'forgot' returned None, a NoneType; expected a list of 4 numbers"),
         ("lazily", "a generator; expected a list of 4 numbers"),
         ("later", "a coroutine; expected a list of 4 numbers"),
-        ("narrow", "Reward 'narrow' cannot be called with prompts, completions, answer, level: got "
+        ("narrow", "reward 'narrow' cannot be called with prompts, completions, answer, level: got "
                    "an unexpected keyword argument 'answer'; expected fn(prompts, completions"),
-        ("leaves", "Reward 'leaves' raised SystemExit(0) for rows 0 to 3 (pay.py, line 24)"),
-        ("deep", "Reward 'deep' raised KeyError(1) for rows 0 to 3 (pay.py, line 26)"),
+        ("leaves", "reward 'leaves' raised SystemExit(0) for rows 0 to 3 (pay.py, line 24)"),
+        ("deep", "reward 'deep' raised KeyError(1) for rows 0 to 3 (pay.py, line 26)"),
         ("judge", r"raised RuntimeError('two\nlines') for rows 0 to 3 (pay.py, line 29)"),
     ],
 )  # fmt: skip
@@ -244,7 +247,7 @@ def test_notes_about_rows_are_errors_if_strict(configure, tmp_path):
     assert again in refusal(configure, tmp_path, *own, "data.strict=true")
     write_rows(tmp_path / "mine.jsonl", [*SUMS, long])
     said = refusal(configure, tmp_path, *own, "data.strict=true")
-    assert said.startswith(over.replace("rows 9 and 12", "row 9")) and said.endswith("(strict)")
+    assert said.startswith(over.replace("rows 9 and 12", "row 9")) and said.endswith("are too long")
 
 
 # ------------------------------------------------------------------------------ tokenizers
@@ -323,7 +326,7 @@ def no_weights(monkeypatch):
         (["--model", "b=RUN/checkpoints/5"], "the step of --model is '5'; expected auto or one of"),
         (["--model", "b=RUN"], "checkpoints holds no checkpoint"),
         (["--top_k", "65"], "top_k is 65; expected at most 64, the vocabulary size"),
-        (["--prompts_per_batch", "3"], f"batch is 3; expected a multiple of the {DEVICES}"),
+        (["--prompts_per_batch", "3"], f"batch is 3; expected a multiple of {DEVICES}"),
         (["mesh.data=64"], f"needs 64 devices, found {DEVICES}"),
         (["--max_completion_length", "64", "budgets=[65]"], "budgets has 65; expected numbers of"),
         (["budgets=[0]"], "budgets has 0; expected numbers of tokens from 1"),
@@ -332,7 +335,10 @@ def no_weights(monkeypatch):
         (["--out", "MODEL"], "the directory of a model; expected another directory"),
         (["--out", "RUN"], "the directory of a run; expected another directory"),
         (["max_prompt_length=2"], "max_prompt_length is 2, but the shortest of 8 prompts"),
-        (["max_prompt_length=6", "strict=true"], "(strict)"),
+        (
+            ["max_prompt_length=6", "strict=true"],
+            "; strict=true does not allow prompts that are too long",
+        ),
         (
             ["--seed", "3", "--out", "OLD"],
             "belongs to a different evaluation: seed was 0 and is now 3",

@@ -504,4 +504,4 @@ def test_export_of_no_run_and_of_a_run_without_checkpoints(model_with_tokenizer,
     config = TrainConfig(model=ModelSection(path=str(model_with_tokenizer)))
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert export.main([str(tmp_path)]) == 2
-    assert "holds no checkpoints" in capsys.readouterr().err
+    assert "has no checkpoints" in capsys.readouterr().err

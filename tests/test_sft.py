@@ -191,10 +191,10 @@ def test_rows_that_are_too_long_have_no_weight(configure, tmp_path, tokenizer):
     long = [i + 1 for i in range(8) if not isinstance(ROWS[i]["completion"], list)]
     first = ", ".join(map(str, long[:5]))
     assert rows.describe_left_out() == (
-        f"{config.data.dataset}, rows {first} and {len(long) - 5} more: longer than "
-        "data.max_prompt_length (512) or batch.max_length (9) tokens"
+        f"{config.data.dataset}, rows {first} and {len(long) - 5} more: the prompt is longer than "
+        "data.max_prompt_length (512) or the completion is longer than batch.max_length (9)"
     )
-    with pytest.raises(UserError, match=rf"rows {first} .*; expected none \(strict\)"):
+    with pytest.raises(UserError, match=rf"rows {first} .*; data.strict=true does not allow"):
         Demonstrations(configure(tmp_path, "batch.max_length=9", "data.strict=true"), tokenizer)
 
 
@@ -204,13 +204,13 @@ def test_rows_that_are_there_twice_are_said(configure, tmp_path, tokenizer):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     place = f"data.dataset={tmp_path / 'rows.jsonl'}"
     told = (
-        "2 of 27 rows repeat the question and the completion of an earlier row, such as rows 3 "
+        "2 of 27 rows repeat the question and completion of an earlier row, for example rows 3 "
         "and 26"
     )
     assert Demonstrations(configure(tmp_path, place), tokenizer).notes == [
         f"{tmp_path}/rows.jsonl: {told}"
     ]
-    with pytest.raises(UserError, match=rf"{told}; expected distinct rows \(strict\)"):
+    with pytest.raises(UserError, match=rf"{told}; data.strict=true does not allow repeated rows"):
         Demonstrations(configure(tmp_path, place, "data.strict=true"), tokenizer)
     assert Demonstrations(configure(tmp_path, "data.strict=true"), tokenizer).notes == []
 
@@ -220,9 +220,9 @@ def test_rows_that_are_there_twice_are_said(configure, tmp_path, tokenizer):
     [
         (
             {"question": "1+1"},
-            "row 1: the fields are question; expected `prompt` or `question`, and",
+            "row 1: the columns are question; expected `prompt` or `question`, and",
         ),
-        ({"completion": "2"}, "row 1: the fields are completion; expected `prompt` or `question`"),
+        ({"completion": "2"}, "row 1: the columns are completion; expected `prompt` or `question`"),
         ({"prompt": 5, "completion": "2"}, "the question is 5; expected a non-empty string"),
         ({"prompt": ["5"], "completion": "2"}, "holds chat messages"),
         ({"prompt": "5", "completion": [["a", -1]]}, "has the weight -1"),
@@ -247,7 +247,7 @@ def test_a_wrong_row_is_named(configure, tmp_path, row, sentence):
     [
         (
             "batch.micro_batch_size=3",
-            "size is 3; it must divide the 8 rows of an update",
+            "size is 3; expected a divisor of 8, the number of rows",
         ),
         (f"mesh.data={DEVICES} batch.micro_batch_size=1", f"multiple of the {DEVICES} devices"),
         ("model.tokenizer=null", "also needs model.tokenizer"),

@@ -226,7 +226,9 @@ def test_the_selection_split_is_training_data_for_the_evaluation_set(selected, c
 
 
 def test_another_selection_split_is_refused(selected, configure):
-    with pytest.raises(UserError, match="selection.jsonl belongs to another selection split"):
+    with pytest.raises(
+        UserError, match="selection.jsonl holds results for a different selection split"
+    ):
         train(
             configure(
                 selected.directory,
@@ -434,7 +436,7 @@ def test_a_budget_of_tokens_ends_a_run(finish, straight, capsys):
         assert row["completions/sampled_tokens"] == sum(one["length"] for one in written)
     budget = f"max_sampled_tokens={int(spent[1])}"
     run = finish(budget)
-    told = f"ended at step 2 of 4: sampled {int(spent[1])} tokens, "
+    told = f"stopped after step 2 of 4: {int(spent[1])} tokens have been "
     assert told in capsys.readouterr().out
     assert list(map(reproducible, run.rows)) == list(map(reproducible, straight.rows[:2]))
     assert [p.name for p in (run.directory / "checkpoints").iterdir()] == ["2"]
@@ -509,7 +511,7 @@ def test_rewards_of_your_own(finish):
         ("sampling.top_k=5", "sampling.top_k is 5"),
         ("sampling.temperature=0", "sampling.temperature is 0.0; expected more than 0"),
         ("sampling.top_k=99 sampling.allow_truncated_distribution=true", "vocabulary of 64"),
-        ("eval.top_k=65", "eval.top_k is 65; expected at most the vocabulary of 64"),
+        ("eval.top_k=65", "eval.top_k is 65; expected at most 64, the vocabulary size"),
         ("max_steps=-1", "max_steps is -1; expected at least 0"),
         (
             "output_dir=/dev/null/run",
@@ -524,9 +526,12 @@ def test_rewards_of_your_own(finish):
             "algorithm.options: scale_rewards is 'foo'; expected group or none",
         ),
         ("information.postfix=\u2603", "information.postfix is '\u2603', which this tokenizer"),
-        ("batch.micro_batch_size=3", "batch.micro_batch_size is 3; it must divide the 8 prompts"),
+        ("batch.micro_batch_size=3", "batch.micro_batch_size is 3; expected a divisor of 8, the"),
         (f"mesh.data={DEVICES} batch.micro_batch_size=1", f"multiple of the {DEVICES} devices"),
-        ("batch.mini_batches=3", "batch.mini_batches is 3; it must divide prompts_per_step (8)"),
+        (
+            "batch.mini_batches=3",
+            "batch.mini_batches is 3; expected a divisor of batch.prompts_per_step",
+        ),
         ("batch.num_generations=0", "batch.num_generations is 0; expected at least 1"),
         ("mesh.data=16", f"needs 16 devices, found {DEVICES}"),
         ("model.path=/nowhere/model", "'/nowhere/model' does not exist"),
@@ -571,7 +576,7 @@ def test_rewards_of_your_own(finish):
         ("optimizer.lr_scheduler_type=lineer", "optimizer.lr_scheduler_type is 'lineer'"),
         ("information.postfix=''", "information.postfix is empty"),
         ("reward.functions=[nothing]", "'nothing' is none of accuracy, format"),
-        ("reward.weights=[1.0,2.0]", "reward.weights has 2 entries and reward.functions 1"),
+        ("reward.weights=[1.0,2.0]", "reward.weights has 2 value(s) for 1 reward function(s)"),
     ],
 )
 def test_a_wrong_config_is_one_sentence(configure, tmp_path, overrides, sentence):
@@ -630,7 +635,9 @@ def test_a_wrong_rule_of_your_own_is_one_sentence(configure, tmp_path, rule, sen
 
 def test_rewards_of_your_own_need_a_weight_each(configure, tmp_path):
     config = configure(tmp_path / "run", "reward.weights=[1.0, 2.0]")
-    with pytest.raises(UserError, match=r"reward.weights has 2 entries and reward.functions 1"):
+    with pytest.raises(
+        UserError, match=r"reward.weights has 2 value\(s\) for 1 reward function\(s\)"
+    ):
         set_up(config, reward_functions=[lambda **columns: []])
 
 

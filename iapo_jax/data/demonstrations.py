@@ -36,18 +36,20 @@ def read_pieces(completion: Any, where: str) -> list[tuple[str, float]]:
     for piece in pieces if isinstance(pieces, list) else [pieces]:
         if not (isinstance(piece, list | tuple) and len(piece) == 2 and isinstance(piece[0], str)):
             raise UserError(
-                f"{where}: `completion` holds {piece!r:.60}; expected a text or a list of "
+                f"{where}: `completion` contains {piece!r:.60}; expected a string or a list of "
                 "[text, weight]"
             )
         check_unicode(piece[0], f"{where}: `completion`")
         weight = piece[1]
         if not (isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0):
             raise UserError(
-                f"{where}: `completion` has the weight {weight!r:.60}; expected a finite number of "
-                "at least 0"
+                f"{where}: `completion` has the weight {weight!r:.60}; expected a finite number "
+                "that is at least 0"
             )
     if not any(text.strip() for text, _ in pieces):
-        raise UserError(f"{where}: `completion` is empty: {completion!r:.60}; expected a text")
+        raise UserError(
+            f"{where}: `completion` is {completion!r:.60}; expected text that is not blank"
+        )
     return [(text, float(weight)) for text, weight in pieces]
 
 
@@ -104,7 +106,10 @@ class Demonstrations:
             for index in range(len(self.rows)):
                 self._encode(index)
             if self._too_long:
-                raise UserError(f"{self.describe_left_out()}; expected none (strict)")
+                raise UserError(
+                    f"{self.describe_left_out()}; data.strict=true does not allow rows that are "
+                    "too long"
+                )
 
     @property
     def left_out(self) -> int:
@@ -112,11 +117,12 @@ class Demonstrations:
         return len(self._too_long)
 
     def describe_left_out(self) -> str:
-        """The sentence about rows that were too long."""
+        """Names the rows that were too long, and the limits."""
         rows = name_rows([index + 1 for index in sorted(self._too_long)])
         return (
-            f"{self.config.data.dataset}, {rows}: longer than data.max_prompt_length "
-            f"({self.limits[0]}) or batch.max_length ({self.limits[1]}) tokens"
+            f"{self.config.data.dataset}, {rows}: the prompt is longer than data.max_prompt_length "
+            f"({self.limits[0]}) or the completion is longer than batch.max_length "
+            f"({self.limits[1]})"
         )
 
     def _repeats(self, questions: list[str | list[dict]]) -> list[str]:
@@ -131,10 +137,10 @@ class Demonstrations:
             return []
         repeats = (
             f"{self.config.data.dataset}: {len(again):,} of {len(self.rows):,} rows repeat the "
-            f"question and the completion of an earlier row, such as {name_rows(again[0])}"
+            f"question and completion of an earlier row, for example {name_rows(again[0])}"
         )
         if self.config.data.strict:
-            raise UserError(f"{repeats}; expected distinct rows (strict)")
+            raise UserError(f"{repeats}; data.strict=true does not allow repeated rows")
         return [repeats]
 
     def batch(self, step: int) -> SftBatch:
@@ -161,7 +167,7 @@ class Demonstrations:
         row, where = self.rows[index], self._where(index)
         if row.get("prompt", row.get("question")) is None or "completion" not in row:
             raise UserError(
-                f"{where}: the fields are {', '.join(row)}; expected `prompt` or `question`, and "
+                f"{where}: the columns are {', '.join(row)}; expected `prompt` or `question`, and "
                 "`completion`"
             )
         read_pieces(row["completion"], where)

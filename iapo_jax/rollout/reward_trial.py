@@ -34,7 +34,10 @@ def try_rewards(
 
     def watched(name: str, function: Callable) -> Callable:
         def call(**given):
-            slow = f"reward {name!r} has not returned after {patience:g} s"
+            slow = (
+                f"note: reward {name!r} has been running for {patience:g} s on {len(completions)} "
+                "completions"
+            )
             timer = threading.Timer(patience, print, [slow], {"file": sys.stderr, "flush": True})
             timer.daemon = True
             timer.start()
@@ -54,8 +57,8 @@ def try_rewards(
     if not any(rewarded):
         names = ", ".join(name for name, _ in functions)
         raise RewardError(
-            f"Reward {names} returned None for each of {len(completions)} completions; expected a "
-            "number for some."
+            f"reward functions {names} returned None for all {len(completions)} completions; "
+            "expected at least one number"
         )
 
 
@@ -95,5 +98,5 @@ def try_on_problems(
     except RewardError as error:
         numbers = " and ".join(str(problems.rows[i] + 1) for i in indices)
         raise RewardError(
-            f"{str(error).rstrip('.')} (called before the run, on problems {numbers} of {source})."
+            f"{error} (called before the run, on problems {numbers} of {source})"
         ) from error

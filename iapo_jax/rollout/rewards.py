@@ -86,14 +86,14 @@ def load_reward(spec: str) -> Callable:
         return REWARDS[spec]
     if not plugins.names_a_place(spec):
         raise RewardError(
-            f"Reward {spec!r} is none of {', '.join(REWARDS)}; expected one of these, "
-            "'path/to/file.py:name' or 'package.module.name'."
+            f"reward {spec!r} is unknown; expected one of {', '.join(REWARDS)}, "
+            "'path/to/file.py:name' or 'package.module.name'"
         )
-    function = plugins.load(spec, f"Reward {spec!r}", RewardError)
+    function = plugins.load(spec, f"reward {spec!r}", RewardError)
     if not callable(function):
         raise RewardError(
-            f"Reward {spec!r} is a {type(function).__name__}; expected a function "
-            "fn(prompts, completions, answer, **columns) -> list of floats."
+            f"reward {spec!r} is a {type(function).__name__}; expected a function "
+            "fn(prompts, completions, answer, **columns) -> list of floats"
         )
     return function
 
@@ -125,8 +125,8 @@ def combine_rewards(
         or not all(map(math.isfinite, weights))
     ):
         raise RewardError(
-            f"The reward functions are {names} with weights {weights}; expected distinct names and "
-            "one finite weight for each."
+            f"the reward functions are {names} with weights {weights}; expected distinct names and "
+            "a finite weight for each"
         )
     given = {"prompts": prompts, "completions": completions, "answer": answer, **columns}
     rewards = {}
@@ -152,13 +152,13 @@ def _raised(name: str, function: Callable, error: BaseException, given: dict) ->
             pass
         except TypeError as mismatch:
             return (
-                f"Reward {name!r} cannot be called with {', '.join(given)}: {mismatch}; expected "
-                "fn(prompts, completions, answer, **columns)."
+                f"reward {name!r} cannot be called with {', '.join(given)}: {mismatch}; expected "
+                "fn(prompts, completions, answer, **columns)"
             )
     file = plugins.file_of(function)
     place = plugins.place_of(error, file) if file else ""
     rows = f"rows 0 to {len(given['completions']) - 1}"
-    return f"Reward {name!r} raised {plugins.one_line(error)} for {rows}{place}."
+    return f"reward {name!r} raised {plugins.one_line(error)} for {rows}{place}"
 
 
 def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
@@ -171,17 +171,17 @@ def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
     found = f"{len(values)} entries" if listed else f"a {type(values).__name__}"
     if not listed or len(values) != rows:
         raise RewardError(
-            f"Reward {name!r} returned {plugins.one_line(values)}, {found}; "
-            f"expected a list of {rows} numbers, one for each completion."
+            f"reward {name!r} returned {plugins.one_line(values)}, {found}; "
+            f"expected a list of {rows} numbers, one for each completion"
         )
     rewards = np.zeros(rows, np.float32)
     for row, value in enumerate(values):
         number = _finite(value)
         if number is None:
             raise RewardError(
-                f"Reward {name!r} returned {plugins.one_line(value)} for row {row}, the "
+                f"reward {name!r} returned {plugins.one_line(value)} for row {row}, the "
                 f"completion {plugins.one_line(completions[row], 60)}; expected a finite number, "
-                "or None for 0."
+                "or None for 0"
             )
         rewards[row] = number
     return rewards
@@ -230,8 +230,8 @@ def load_rewards(section: RewardSection, own: Sequence[Callable] | None = None) 
     weights = section.weights or [1.0] * len(loaded)
     if len(weights) != len(loaded):
         raise UserError(
-            f"reward.weights has {len(weights)} entries and reward.functions {len(loaded)}; "
-            "expected a weight for each function"
+            f"reward.weights has {len(weights)} value(s) for {len(loaded)} reward function(s); "
+            f"expected {len(loaded)}"
         )
     if not np.isfinite(weights).all():
         raise UserError(f"reward.weights is {weights}; expected finite numbers")

@@ -1,4 +1,4 @@
-"""Checkpoints of a `TrainState` in `OUTPUT_DIR/checkpoints`; the home of orbax.
+"""Checkpoints of a `TrainState` in `OUTPUT_DIR/checkpoints`. The only module that imports orbax.
 
 A checkpoint appears only when it is complete: orbax renames its directory once everything is
 written, and then deletes older checkpoints. Each checkpoint stores a digest of the bits of every
@@ -153,9 +153,9 @@ class Checkpoints:
         metadata = self._manager.metadata(step)
         about = json.loads(json.dumps(metadata.custom_metadata or {}))
         if "digests" not in about:
-            raise ValueError("the digests of its arrays are missing")
+            raise ValueError("the checksums of its arrays are missing")
         if about.get("seal") != _seal(about):
-            raise ValueError("its notes or digests are not what was saved")
+            raise ValueError("its metadata does not match its checksum")
         return about, metadata.item_metadata.tree
 
     def restore(self, step: int, like: TrainState) -> TrainState:
@@ -172,22 +172,22 @@ class Checkpoints:
             if {name: list(shape) for name, shape in saved.items()} != {
                 name: shape for name, (shape, _) in about.items()
             }:
-                raise ValueError("its arrays are not what was saved")
+                raise ValueError("its list of arrays does not match its metadata")
         wanted = _shapes(target)
         for name in sorted(saved | wanted):
             if saved.get(name) != wanted.get(name):
                 field = "algorithm.adapt's " if name.startswith(_ON_DISK["adaptation"]) else ""
                 raise UserError(
-                    f"checkpoint {self.directory / str(step)} does not fit this config: {field}"
-                    f"{name} is {saved.get(name, 'absent')} in the checkpoint and "
-                    f"{wanted.get(name, 'absent')} in the config"
+                    f"checkpoint {self.directory / str(step)} does not match this config: {field}"
+                    f"{name} is {saved.get(name, 'absent')} in the checkpoint, but the config "
+                    f"needs {wanted.get(name, 'it to be absent')}"
                 )
         with self._read(step):
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
         with self._read(step):
             for name, described in _describe(restored).items():
                 if described != about[name]:
-                    raise ValueError(f"{name} is not what was saved (another digest)")
+                    raise ValueError(f"{name} does not match its checksum")
         return type(like)(**{_IN_MEMORY.get(name, name): x for name, x in restored.items()})
 
     @contextlib.contextmanager
@@ -225,7 +225,7 @@ class Checkpoints:
         if len(damaged) == 1:
             raise damaged[0]
         reasons = "; ".join(map(str, damaged))
-        raise UserError(f"{self.directory} holds no undamaged checkpoint: {reasons}")
+        raise UserError(f"{self.directory} has no intact checkpoint: {reasons}")
 
     def set_aside(self, step: int) -> Path:
         """Moves a damaged checkpoint to `OUTPUT_DIR/damaged`: its step will be saved again."""

@@ -102,8 +102,10 @@ class Selection:
         for row in rows:
             if row["split"] != self.split:
                 raise UserError(
-                    f"{self.path} belongs to another selection split; expected the seed, the data "
-                    "and the selection.* of its run, or another output_dir"
+                    f"{self.path} holds results for a different selection split or different "
+                    "sampling settings than the current config; restore the data.*, prompt.*, "
+                    "selection.*, sampling.* and seed values that the run was started with, or use "
+                    "another output_dir"
                 )
         count = int(broadcast(np.int32(len(rows))))
         values = np.zeros((count, len(Candidate._fields)))
@@ -116,7 +118,7 @@ class Selection:
             self._write(rows)  # the criterion may have changed, and with it the choice
 
     def measure(self, params: Params, step: int) -> None:
-        """Samples the split with these parameters, unless it was, and updates selection.jsonl."""
+        """Samples the split with these parameters, once per step, and updates selection.jsonl."""
         if self.task is None or any(candidate.step == step for candidate in self.candidates):
             return
         computed = estimates(measure([self._sample(params, step)]))

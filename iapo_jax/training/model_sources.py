@@ -96,7 +96,7 @@ def open_source(text: str, model: ModelSection) -> Pretrained:
         config = run_config(run_dir)
         checkpoints = Checkpoints(run_dir)
         if step_to_resume(checkpoints, step, option="the step of --model") is None:
-            raise UserError(f"{checkpoints.directory} holds no checkpoints")
+            raise UserError(f"{checkpoints.directory} has no checkpoints")
         checkpoints.close()
         return model_directory.open_pretrained(_model_section(run_dir, config, model))
     path = text if place is None else str(place[0] / "hf")
@@ -120,7 +120,7 @@ def load_checkpoint(
       model: overrides the dtype and the attention of the run.
 
     Raises:
-      UserError: if `run_dir` is not a run directory, or does not hold the checkpoint.
+      UserError: if `run_dir` is not a run directory, or has no such checkpoint.
     """
     config = run_config(run_dir)
     section = _model_section(run_dir, config, model)
@@ -128,11 +128,14 @@ def load_checkpoint(
     checkpoints = Checkpoints(run_dir)
     chosen = chosen_step(run_dir) if step == "auto" else None
     wanted = str(chosen) if chosen in checkpoints.steps() else step
-    if chosen is not None and wanted == step:
-        say(f"note: {checkpoints.directory} no longer holds step {chosen}, which the run chose")
     number = step_to_resume(checkpoints, wanted, option=option)
     if number is None:
-        raise UserError(f"{checkpoints.directory} holds no checkpoints")
+        raise UserError(f"{checkpoints.directory} has no checkpoints")
+    if chosen is not None and wanted == step:
+        say(
+            f"note: checkpoint {chosen}, which the run chose, no longer exists in "
+            f"{checkpoints.directory}; using step {number} instead"
+        )
     steps = [number]
     if step == "auto":
         steps += [other for other in checkpoints.steps()[::-1] if other != number]
@@ -145,7 +148,7 @@ def load_checkpoint(
 
     number, state, damaged = checkpoints.restore_undamaged(steps, like)
     for error in damaged:
-        say(f"note: {error}; using step {number}")
+        say(f"note: {error}; using step {number} instead")
     checkpoints.close()
     return loaded._replace(params=state.params, step=number)
 
@@ -153,7 +156,7 @@ def load_checkpoint(
 def load_source(text: str, model: ModelSection, mesh: Mesh) -> LoadedModel:
     """The model of a model directory, a run directory, RUN_DIR/checkpoints/N or a hub name.
 
-    A run directory without checkpoints stands for its exported model.
+    For a run directory without checkpoints, the exported model is opened.
 
     Raises:
       UserError: if `text` is none of these.

@@ -1,6 +1,6 @@
 """One optimizer update of a sharded state, from a loss that is summed over micro-batches.
 
-Shared by reinforcement learning and supervised fine-tuning; the home of optax.
+Shared by reinforcement learning and supervised fine-tuning. The only module that imports optax.
 """
 
 from collections.abc import Callable
@@ -177,14 +177,14 @@ def count_micro_batches(
     if size % micro == 0 and micro % devices == 0:
         return size // micro
     if not micro_batch_size:
-        times = f" times batch.mini_batches ({updates})" if updates > 1 else ""
-        raise UserError(
-            f"batch.{field} is {size * updates}; expected a multiple of the {devices} devices that "
-            f"share a batch{times}"
-        )
+        count = f"{devices}, the number of devices that a batch is split over"
+        if updates > 1:
+            count = f"{devices * updates} ({devices} devices times batch.mini_batches={updates})"
+        raise UserError(f"batch.{field} is {size * updates}; expected a multiple of {count}")
     raise UserError(
-        f"batch.micro_batch_size is {micro}; it must divide the {size} {unit} of an update and be "
-        f"a multiple of the {devices} devices that share a batch"
+        f"batch.micro_batch_size is {micro}; expected a divisor of {size}, the number of {unit} in "
+        f"an update, that is a multiple of {devices}, the number of devices that a batch is split "
+        "over"
     )
 
 

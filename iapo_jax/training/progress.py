@@ -54,8 +54,8 @@ class Progress:
         rows = notes.get("rows", writer.rows)
         if rows != writer.rows:
             say(
-                f"note: {writer.directory / 'metrics.jsonl'} has {writer.rows} of the {rows} rows "
-                "that precede the checkpoint"
+                f"note: {writer.directory / 'metrics.jsonl'} has {writer.rows} rows up to the "
+                f"checkpoint, but {rows} had been written when it was saved: some are missing"
             )
 
     def add(self, *, tokens: int = 0, skipped: bool) -> None:
@@ -95,18 +95,16 @@ class Progress:
         if due or stop or too_many:
             self.restore_point(step, state)
         if too_many:
-            place = self.writer.directory / "skipped"
-            before = self.before_streak
             raise RunError(
-                f"{self.in_a_row} consecutive steps, up to step {step}, were skipped because "
-                f"values were not finite ({', '.join(failures)}), so the run ends (max_skipped); "
-                f"checkpoint {step} holds the last state, "
-                f"{f'checkpoint {before}' if before else 'no checkpoint'} the state before these "
-                f"steps, and {place} their batches"
+                f"stopped: {self.in_a_row} consecutive steps up to step {step} had non-finite "
+                f"values ({', '.join(failures)}) and were skipped (max_skipped is "
+                f"{self.config.max_skipped}). Last checkpoint: {step}; last checkpoint before the "
+                f"skipped steps: {self.before_streak or 'none'}; skipped batches: "
+                f"{self.writer.directory / 'skipped'}"
             )
         if stop:
             how = "" if self.config.resume == "auto" else " with resume=auto"
-            raise Stopped(f"{self._saved(step)}; the same command{how} resumes the run")
+            raise Stopped(f"{self._saved(step)}; run the same command{how} to resume")
 
     @contextlib.contextmanager
     def guard(self, step: int, state: TrainState) -> Iterator[None]:

@@ -59,8 +59,8 @@ def _make_directory(output_dir: Path, stack: contextlib.ExitStack) -> tuple:
         lock = output_dir / ".lock"
         if not stack.enter_context(file_lock(lock, instead="another output_dir", sign=True)):
             say(
-                "note: the file system of output_dir does not support locks; make sure that no "
-                "second run writes there"
+                "note: the file system of output_dir does not support locks, so a second run in "
+                "the same directory will not be detected"
             )
     return ()
 
@@ -80,7 +80,7 @@ def resume_state(
 ) -> tuple[TrainState | None, int, dict[str, Any]]:
     """The state to resume from, its step and its notes; (None, 0, {}) for a new run.
 
-    With resume=auto, damaged checkpoints are moved aside and the newest undamaged one is used.
+    With resume=auto, damaged checkpoints are moved aside and the newest intact one is used.
 
     Args:
       like: shapes with shardings.
@@ -117,14 +117,15 @@ def _compare_configs(path: Path, config: TrainConfig | SftConfig) -> tuple:
     if type(before) is not type(config):
         kinds = {TrainConfig: "iapo_jax.train", SftConfig: "iapo_jax.sft"}
         raise UserError(
-            f"output_dir {config.output_dir!r} holds a run of {kinds[type(before)]}; expected a "
+            f"output_dir {config.output_dir!r} contains a run of {kinds[type(before)]}; expected a "
             f"run of {kinds[type(config)]}, or another output_dir"
         )
     old, new = _flat(dataclasses.asdict(before)), _flat(dataclasses.asdict(config))
     free = ("mesh.", "log.", "resume", "max_steps", "max_sampled_tokens", "output_dir")
     names = sorted(n for n in old | new if old.get(n) != new.get(n) and not n.startswith(free))
     if names:
-        say(f"note: the run was started with other values of {', '.join(names)}")
+        changes = [f"{n} ({old.get(n)!r:.60} -> {new.get(n)!r:.60})" for n in names]
+        say(f"note: these fields have changed since the run was started: {', '.join(changes)}")
     return ()
 
 

@@ -1,6 +1,6 @@
 """Writes the files of a run: metrics.jsonl, TensorBoard, completions and skipped batches.
 
-The home of tensorboardX.
+The only module that imports tensorboardX.
 """
 
 import contextlib

@@ -173,7 +173,7 @@ def _check_top_k(config: TrainConfig, loaded: LoadedModel) -> None:
     for name in ("sampling", "eval"):
         k = getattr(config, name).top_k
         if k > size:
-            raise UserError(f"{name}.top_k is {k}; expected at most the vocabulary of {size}")
+            raise UserError(f"{name}.top_k is {k}; expected at most {size}, the vocabulary size")
 
 
 def _check_sampling(config: TrainConfig) -> None:
@@ -181,9 +181,9 @@ def _check_sampling(config: TrainConfig) -> None:
     truncated = section.top_p < 1 or section.top_k > 0
     if truncated and not section.allow_truncated_distribution:
         raise UserError(
-            f"sampling.top_p is {section.top_p} and sampling.top_k is {section.top_k}: the loss "
-            "would score a different distribution from the one that is sampled; expected 1 and 0, "
-            "or sampling.allow_truncated_distribution=true"
+            f"sampling.top_p is {section.top_p} and sampling.top_k is {section.top_k}, but the "
+            "loss scores the untruncated distribution; expected top_p=1 and top_k=0, or "
+            "sampling.allow_truncated_distribution=true"
         )
 
 
@@ -192,7 +192,8 @@ def _micro_batches(config: TrainConfig, loaded: LoadedModel) -> int:
     prompts, minis = batch.prompts_per_step, batch.mini_batches
     if prompts % minis:
         raise UserError(
-            f"batch.mini_batches is {minis}; it must divide prompts_per_step ({prompts})"
+            f"batch.mini_batches is {minis}; expected a divisor of batch.prompts_per_step "
+            f"({prompts})"
         )
     return optimizer.count_micro_batches(
         batch.micro_batch_size,

@@ -172,7 +172,7 @@ BREAKS = [
     Break(
         "checkpoint: digests are not compared",
         "training/checkpoint.py",
-        'raise ValueError(f"{name} is not what was saved (another digest)")',
+        'raise ValueError(f"{name} does not match its checksum")',
         "continue",
         "test_checkpoint.py::test_damage_to_any_file_is_found",
     ),
