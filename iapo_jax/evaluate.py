@@ -110,9 +110,9 @@ def read_config(arguments: argparse.Namespace) -> EvaluateConfig:
         output_dir=arguments.out or config.output_dir,
     )
     if not config.models:
-        raise UserError("--model is missing: expected a model or run directory, or a hub name")
+        raise UserError("--model is missing; expected a model or run directory, or a hub name")
     if not config.datasets:
-        raise UserError("--dataset is missing: expected a short name, a file or a hub name")
+        raise UserError("--dataset is missing; expected a short name, a file or a hub name")
     check_config(config)
     if config.inspect:
         probes.check_section(config.information)

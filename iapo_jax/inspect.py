@@ -112,7 +112,7 @@ def inspect(arguments: argparse.Namespace) -> list[Inspection]:
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.prompt is None:
-        raise UserError("--prompt is missing: expected the text that the model reads")
+        raise UserError("--prompt is missing; expected the text that the model reads")
     if not arguments.prompt:
         raise UserError("--prompt is empty; expected a string")
     for name in ("prompt", "completion", "answer"):
@@ -151,7 +151,7 @@ def _config(arguments: argparse.Namespace) -> TrainConfig:
     if arguments.estimator is not None:
         section = dataclasses.replace(section, estimator=arguments.estimator)
     if not model.path and not model.config:
-        raise UserError("--model is missing: expected a Hugging Face directory or a hub name")
+        raise UserError("--model is missing; expected a Hugging Face directory or a hub name")
     check_config(config, writes=False)
     return dataclasses.replace(config, model=model, information=section)
 

@@ -135,7 +135,7 @@ def test_a_directory_of_split_files(tmp_path):
 
 
 def test_no_dataset_and_one_without_completions():
-    with pytest.raises(UserError, match="data.dataset is empty: expected a short name, a file"):
+    with pytest.raises(UserError, match="data.dataset is empty; expected a short name, a file"):
         loading.load_rows(section(""))
     with pytest.raises(UserError, match="data.dataset: gsm8k is a set of problems and answers"):
         loading.load_rows(section("gsm8k"))

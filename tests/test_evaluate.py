@@ -100,7 +100,7 @@ def test_an_interrupted_command_is_taken_up_again(model, tmp_path, evaluated):
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 75 and "Traceback" not in said
-    assert "stopped by SIGINT: " in said and "the same command continues" in said
+    assert "stopped by SIGINT: " in said and "run the same command again to continue" in said
     kept = read_completions(texts)
     assert 2 <= len(kept) < 16
     assert command.main([*words[3:]]) == 0

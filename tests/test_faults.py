@@ -253,7 +253,7 @@ def test_a_stop_is_no_loss(configure, tmp_path, calm, monkeypatch):
     asked = []
     monkeypatch.setattr(progress, "stop_requested", lambda: asked.append(None) or len(asked) == 2)
     with pytest.raises(
-        Stopped, match="step 2 of 4 is saved in .*; the same command resumes the run$"
+        Stopped, match="step 2 of 4 is saved in .*; run the same command to resume$"
     ):
         train(configure(tmp_path, "save_steps=4"))
     assert os.listdir(tmp_path / "checkpoints") == ["2"]
@@ -262,7 +262,7 @@ def test_a_stop_is_no_loss(configure, tmp_path, calm, monkeypatch):
 
 def test_a_stop_of_a_run_that_refuses_to_resume(configure, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "stop_requested", lambda: True)
-    with pytest.raises(Stopped, match="the same command with resume=auto resumes the run$"):
+    with pytest.raises(Stopped, match="run the same command with resume=auto to resume$"):
         train(configure(tmp_path, "resume=never"))
 
 

@@ -171,10 +171,10 @@ def test_what_is_asked_is_said(opened, prompt, capsys):
         "answer_log_prob of the gold answer after every token; exit postfix '</think><answer>'"
         in said
     )
-    assert "answers of up to 32 tokens" in said and "known answer" not in said
+    assert "answers of up to 32 tokens" in said and "reference answer" not in said
     (cut,) = inspect_completions(opened, prompt, [TEXT], **options, max_answer_length=4)
     assert cut.answer_ids == [one.answer_ids[0][:4]]
-    assert "1 known answer is longer" in capsys.readouterr().out
+    assert "1 reference answer is longer than this and truncated" in capsys.readouterr().out
 
 
 def test_samples_are_those_of_the_seed(opened, prompt):
@@ -368,9 +368,9 @@ def test_behind_the_first_stop_token_nothing_thinks(opened, prompt):
 def test_known_answers_are_counted_once_and_where_they_are_asked(opened, prompt, capsys):
     options = dict(postfix=POSTFIX, max_answer_length=1, answer="42")
     inspect_completions(opened, prompt, [TEXT, TEXT], estimator="answer_log_prob", **options)
-    assert "1 known answer is longer" in capsys.readouterr().out
+    assert "1 reference answer is longer than this and truncated" in capsys.readouterr().out
     inspect_completions(opened, prompt, [TEXT, TEXT], estimator="answer_set_entropy", **options)
-    assert "1 known answer is longer" in capsys.readouterr().out
+    assert "1 reference answer is longer than this and truncated" in capsys.readouterr().out
 
 
 def test_a_file_that_cannot_be_written_costs_no_view(directory, tmp_path, capsys, monkeypatch):

@@ -55,7 +55,7 @@ def work_on(arguments: argparse.Namespace) -> int:
     begun = 0
     while begun < _JOBS:
         if stop_requested():
-            raise Stopped("finished runs are kept; the same command continues")
+            raise Stopped("finished runs are kept; run the same command again to continue")
         with queue.claimed(settings, results, work, methods) as job:
             if job is not None:
                 begun += 1
@@ -185,7 +185,7 @@ def oversee(arguments: argparse.Namespace) -> int:
         return 0
     stops = _STOPPED, _AGAIN, -signal.SIGTERM
     if asked and all(code in (0, *stops) for code in codes):
-        print("stopped; the same command continues")
+        print("stopped; run the same command again to continue")
         return _STOPPED
     for place, code in enumerate(codes):
         if code not in (0, *stops):

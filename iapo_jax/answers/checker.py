@@ -25,7 +25,7 @@ from iapo_jax.answers.equivalence import KINDS, algebra, decide
 from iapo_jax.answers.extraction import extract_answer
 
 POLICY = 1
-"""The number of the policy in `docs/answers.md`; it grows whenever a verdict there changes."""
+"""The number of the policy in `docs/answers.md`; it grows whenever a verdict changes."""
 
 _START_SECONDS = 60.0  # a cold network disk needs many; not part of a job's timeout
 

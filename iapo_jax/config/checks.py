@@ -20,7 +20,7 @@ def check_config(config: TrainConfig | SftConfig | EvaluateConfig, *, writes: bo
     """Checks the ranges of all fields and fields that contradict each other.
 
     Args:
-      writes: also check that output_dir can be written; nothing is left behind there.
+      writes: also check that output_dir can be written; this leaves no files behind.
 
     Raises:
       UserError: naming the first field that is wrong, its value, and what is expected.

@@ -158,7 +158,7 @@ def _read_yaml(path: str) -> DictConfig:
     if not OmegaConf.is_dict(layer):
         raise UserError(f"{path}: expected a mapping of fields, found a list")
     if not layer:
-        raise UserError(f"{path} is empty: expected a mapping of fields, such as max_steps: 10")
+        raise UserError(f"{path} is empty; expected a mapping of fields, such as max_steps: 10")
     return layer
 
 

@@ -89,7 +89,7 @@ def load_training(config: TrainConfig) -> LoadedSet:
 def _section_spec(section: DataSection | EvalSection, field: str) -> DataSpec:
     if not section.dataset:
         raise UserError(
-            f"{field} is empty: expected a short name, a file, a directory or a hub name"
+            f"{field} is empty; expected a short name, a file, a directory or a hub name"
         )
     spec = parse_spec(section.dataset, field)
     if spec.last and section.max_rows:

@@ -44,12 +44,12 @@ def _oddities(loaded: LoadedSet, *, count_repeats: bool) -> list[str]:
     repeated = count - len({normalize(row.question) for row in loaded.rows})
     if repeated and count_repeats:
         notes.append(
-            f"{repeated} of {count} questions repeat an earlier one; each counts as a problem"
+            f"{repeated} of {count} questions repeat an earlier one; each is evaluated separately"
         )
     empty = sum(not row.answer.strip() for row in loaded.rows)
     if empty:
         notes.append(
-            f"{empty} of {count} reference answers are empty; no completion is correct there"
+            f"{empty} of {count} reference answers are empty, so no completion is correct for them"
         )
     return notes
 

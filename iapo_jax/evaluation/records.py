@@ -60,7 +60,7 @@ class Record(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether the samples of all problems are there."""
+        """Whether the record has the samples of all problems."""
         return bool(self.correct)
 
     def outcomes(self) -> Outcomes:

@@ -68,7 +68,7 @@ def evaluate_to(
     replace: bool = False,
     shown: bool = True,
 ) -> Record:
-    """`evaluate` into DIRECTORY/NAME.json and NAME.completions.jsonl; resumes what is there.
+    """`evaluate` into DIRECTORY/NAME.json and NAME.completions.jsonl; resumes an interrupted one.
 
     Returns the filled record on the process that writes, and `record` on all others.
 

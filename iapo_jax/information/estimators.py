@@ -41,7 +41,7 @@ from iapo_jax.types import (
 )
 
 _WIDTHS = (4, 8, 16, 32, 64, 128)  # tokens of an answer, one program for each up to A
-_ABSENT = -1e30  # log-probability of an answer that is not there; finite, so that 0 * it is 0
+_ABSENT = -1e30  # log-probability of a missing answer; finite, so that 0 * it is 0
 
 
 class Probe(NamedTuple):

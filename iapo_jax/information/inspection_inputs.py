@@ -101,7 +101,7 @@ def check_answer(section: InformationSection, answer: str | None, field: str) ->
       UserError: naming the field.
     """
     if answer is not None and not answer.strip():
-        raise UserError(f"{field} is empty: expected the reference answer")
+        raise UserError(f"{field} is empty; expected the reference answer")
     if section.estimator == "answer_log_prob" and section.reference == "gold" and answer is None:
         raise UserError(
             f"answer_log_prob needs a reference answer; expected {field}, or "

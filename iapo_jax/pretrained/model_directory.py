@@ -152,7 +152,7 @@ def open_pretrained(section: Any) -> Pretrained:
         hf = read_json(directory / "config.json", missing="a Hugging Face model directory")
         generation = read_generation_config(directory)
     else:
-        raise UserError("model.path is empty: expected a Hugging Face directory or a hub name")
+        raise UserError("model.path is empty; expected a Hugging Face directory or a hub name")
     config = decoder_config(
         hf,
         dtype=section.dtype,
@@ -171,7 +171,7 @@ def open_pretrained(section: Any) -> Pretrained:
         _check_ends(tokenizer, generation, str(directory / "generation_config.json"))
     stops = stop_ids(tokenizer, generation)
     if not stops:
-        raise UserError(f"{source}: no token ends a completion: set eos_token_id of the tokenizer")
+        raise UserError(f"{source}: no token ends a completion; set eos_token_id in the tokenizer")
     allowed = allowed_ids(tokenizer, config.vocab_size, source)
     return Pretrained(
         directory=directory,
