@@ -181,7 +181,7 @@ def test_an_earlier_name_of_an_option_is_answered_by_the_new_one(name, old, new)
         ),
         (
             partial(make_algorithm, "iapo_priced", {"rate": -1.0}, adapt="price_for_accuracy"),
-            "algorithm.options: rate is -1.0; expected more than 0",
+            "algorithm.options.rate is -1.0; expected more than 0",
         ),
         (partial(make_algorithm, "grpo", loss_type="gropo"), "loss_type is 'gropo'; did you mean"),
     ],

@@ -156,7 +156,7 @@ class InformationSection:
     )
     stride: int = option(
         1,
-        "probe after every this many tokens; the information gained is divided equally among them",
+        "probe once per this many tokens; the information gained is divided equally among them",
         at_least=1,
     )
     boundaries: list[str] = option(

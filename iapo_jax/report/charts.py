@@ -99,7 +99,7 @@ class Style(NamedTuple):
 def style_of(index: int) -> Style:
     """The style of a method; negative indices are for the initial model.
 
-    Any two of the first 24 styles differ in at least two respects.
+    The first 24 styles are distinct.
     """
     if index < 0:
         return Style(color=INK, dashes=(0, (1.2, 1.6)), marker="D", face=CARD)
