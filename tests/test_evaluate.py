@@ -35,7 +35,7 @@ def evaluated(model, tmp_path_factory):
         *("--dataset", "arithmetic:test:first 8", "--dataset", "arithmetic:select:first 8"),
         *("--num_samples", "2", "--max_completion_length", "64", "--prompts_per_batch", "8"),
         *("--out", str(out), "--inspect", "2", "information.postfix=</think><answer>"),
-        *("progress=false", "compilation_cache=''"),
+        *("mesh.data=1", "progress=false", "compilation_cache=''"),
     ]
     assert command.main(call) == 0
     return out

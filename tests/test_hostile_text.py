@@ -20,7 +20,7 @@ from iapo_jax.answers import checker as answers
 from iapo_jax.answers.checker import AnswerChecker
 from iapo_jax.answers.equivalence import decide
 from iapo_jax.answers.extraction import extract_answer
-from iapo_jax.config.sections import DataSection, InformationSection, PromptSection
+from iapo_jax.config.sections import DataSection, InformationSection, ModelSection, PromptSection
 from iapo_jax.config.sft import SftConfig
 from iapo_jax.data import demonstrations, loading
 from iapo_jax.data import problems as data
@@ -33,10 +33,11 @@ from iapo_jax.information import inspection_inputs, probes
 from iapo_jax.information import probed_completions as examine
 from iapo_jax.information.inspection_batches import PromptGroup
 from iapo_jax.pretrained import control_tokens as untrusted
-from iapo_jax.pretrained.loaded_model import LoadedModel
+from iapo_jax.pretrained.loaded_model import LoadedModel, load_model
 from iapo_jax.pretrained.tokenization import decode, encode, load_tokenizer
 from iapo_jax.rollout import rewards
 from iapo_jax.runtime import console, files
+from iapo_jax.sharding import make_mesh
 from iapo_jax.training import run_writer as metrics
 
 CHATML = (
@@ -319,7 +320,8 @@ def test_rows_of_supervised_fine_tuning(tokenizer, tmp_path):
 
 
 def test_inspection_takes_the_ids_of_an_untrusted_prompt(root, capsys):
-    opened = examine.open_model(str(root / "experiments" / "arithmetic" / "model"))
+    section = ModelSection(path=str(root / "experiments" / "arithmetic" / "model"))
+    opened = load_model(section, make_mesh(1, 1, 1))
     given = untrusted.Prompt("anything", [3, 10, 4, 5])
     assert inspection_inputs.encode_prompt(opened, given, 1, 1) == [3, 10, 4, 5]
     asked = [PromptGroup(given, [np.asarray([10])], "1")]
@@ -544,7 +546,7 @@ def fuzz(root):
 
 
 def test_the_long_form_runs_and_keeps_what_fails(fuzz, tmp_path, monkeypatch, capsys):
-    argv = ["--minutes", "0.03", "--out", str(tmp_path)]
+    argv = ["--minutes", "0.005", "--out", str(tmp_path)]
     assert fuzz.main(argv) == 0
     assert "no failure" in capsys.readouterr().out and not list(tmp_path.iterdir())
     with monkeypatch.context() as patched:

@@ -523,14 +523,15 @@ def test_spread_keeps_the_sum_of_every_segment():
     boundary = rng.random((1, rows, size)) < 0.3
     for options in ({"stride": 1}, {"stride": 5}, {"boundary": jnp.asarray(boundary)}):
         positions = choose_positions(jnp.asarray(length), size, **options)
-        at_positions = jnp.asarray(rng.normal(size=(1, rows, size + 1)), jnp.float32)
-        u = np.asarray(interpolate(at_positions, positions, size))
+        at_positions = np.float32(rng.normal(size=(1, rows, size + 1)))
+        u = np.asarray(interpolate(jnp.asarray(at_positions), positions, size))
+        positions = jax.tree.map(np.asarray, positions)  # slices of jax.Arrays are programs
         thinking = np.arange(size) < length[..., None]
         s = np.asarray(informativeness(jnp.asarray(u), jnp.asarray(thinking)))
         assert not s[~thinking].any()
         for row in range(rows):
-            position = np.asarray(positions.index[0, row, : positions.count[0, row]])
-            value = np.asarray(at_positions[0, row, : positions.count[0, row]])
+            position = positions.index[0, row, : positions.count[0, row]]
+            value = at_positions[0, row, : positions.count[0, row]]
             np.testing.assert_array_equal(u[0, row, position], value)  # to the bit
             assert (u[0, row, length[0, row] :] == value[-1]).all()
             np.testing.assert_allclose(s[0, row].sum(), value[0] - value[-1], atol=1e-5)
@@ -598,9 +599,10 @@ def test_reading_from_a_token_on_gives_the_same_states(name):
     golden = golden_model(name)
     tokens = jnp.asarray(COMPLETIONS[:, 0])
     positions = jnp.broadcast_to(jnp.arange(T), tokens.shape)
+    forward = jax.jit(golden.model.forward, static_argnames="outputs_from")
     for params in (golden.params, golden.model.unroll(golden.params)):
-        whole, cache = golden.model.forward(params, tokens, positions, ())
-        part, same = golden.model.forward(params, tokens, positions, (), outputs_from=6)
+        whole, cache = forward(params, tokens, positions, ())
+        part, same = forward(params, tokens, positions, (), outputs_from=6)
         np.testing.assert_allclose(part, whole[:, 6:], atol=1e-5)
         jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), same, cache)
 
@@ -825,6 +827,8 @@ def test_the_sum_over_the_thinking_of_any_rollout_is_first_minus_last():
         scale = 10.0 ** rng.integers(-3, 4, (1, rows, 1))
         dense = np.float32(scale * rng.normal(size=(1, rows, size + 1)))
         u = np.asarray(both(jnp.take_along_axis(dense, positions.index, -1), positions, size))
+        positions = jax.tree.map(np.asarray, positions)  # slices of jax.Arrays are programs
+        boundary = None if boundary is None else np.asarray(boundary)
         inside = np.arange(size) < thinking[..., None]
         s = np.asarray(informativeness(jnp.asarray(u), jnp.asarray(inside)))
         last = np.take_along_axis(dense, thinking[..., None], -1)

@@ -1,5 +1,6 @@
 """The command that shows what each token tells: its figures, its files, its sentences."""
 
+import io
 import json
 import os
 import re
@@ -29,9 +30,11 @@ FIELDS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
-    """Most of these tests are of words and files: for eight devices they would compile longer."""
+    """The command takes all devices; most of these tests are of words and files, and the cache
+    keeps no programs of several devices."""
+    first = jax.devices()[:1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "device_count", lambda: 1)
+        patch.setattr(jax, "devices", lambda: first)
         yield
 
 
@@ -85,7 +88,7 @@ def test_uncertainty_is_a_full_forward_of_every_prefix(opened, seen):
 @pytest.mark.nightly
 def test_devices_change_nothing(directory, prompt, seen, monkeypatch):
     """The command takes all that it finds."""
-    monkeypatch.setattr(jax, "device_count", lambda: DEVICES)
+    monkeypatch.setattr(jax, "devices", jax.local_devices)
     opened = open_model(directory)
     assert opened.mesh.size == opened.mesh.shape["tensor"] == DEVICES
     found = inspect_completions(opened, prompt, [TEXT, "12+30=", ""], answer="42", postfix=POSTFIX)
@@ -420,33 +423,36 @@ def test_every_prefix_is_probed_whatever_training_does(opened, prompt, seen, cap
     assert "are ignored here: every prefix is probed" in capsys.readouterr().out
 
 
-def run_command(directory, *more, **env):
-    command = [sys.executable, "-m", "iapo_jax.inspect", "--model", directory, "--chat"]
-    command += ["--prompt", "12+30", f"information.postfix={POSTFIX}", "--completion", TEXT]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags.QUICK, **env}
-    return subprocess.Popen(
-        [*command, *more, "information.max_answer_length=4"],  # overrides on both sides of options
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-    )
+def options(path):
+    """A command line that writes one view: overrides on both sides of the options."""
+    return [
+        *("--chat", "--prompt", "12+30", f"information.postfix={POSTFIX}"),
+        *("--completion", TEXT, f"--{path.suffix[1:]}", str(path)),
+        "information.max_answer_length=4",
+    ]
 
 
-def test_a_terminal_that_lacks_characters_loses_nothing(directory, tmp_path):
-    target = tmp_path / "target.json"
-    (tmp_path / "link.json").symlink_to(target)
-    process = run_command(
-        directory, "--json", str(tmp_path / "link.json"), PYTHONIOENCODING="ascii"
-    )
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert b"information of the thinking" in out
-    assert (tmp_path / "link.json").is_symlink() and len(json.loads(target.read_text())) == 1
+def test_a_terminal_that_lacks_characters_loses_nothing(directory, tmp_path, monkeypatch):
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    link.symlink_to(target)
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert inspect.main(["--model", directory, *options(link)]) == 0
+    terminal.flush()
+    out = terminal.buffer.getvalue()
+    assert b"information of the thinking" in out and b"\\u" in out  # in place of bars
+    assert link.is_symlink() and len(json.loads(target.read_text())) == 1
 
 
 def test_nobody_reading_loses_nothing(directory, tmp_path):
     """As behind `| head -1`."""
-    process = run_command(directory, "--html", str(tmp_path / "seen.html"))
+    command = [sys.executable, "-m", "iapo_jax.inspect", "--model", directory]
+    process = subprocess.Popen(
+        [*command, *options(tmp_path / "seen.html")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags.QUICK},
+    )
     process.stdout.close()
     err = process.stderr.read()
     process.wait(timeout=120)

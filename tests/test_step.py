@@ -80,7 +80,8 @@ def test_every_completion_gets_one_verdict(score, monkeypatch):
     np.testing.assert_array_equal(found.reward, [[0.5, -1.5], [0.5, 1.5]])
 
 
-def test_an_answer_that_hangs_costs_one_time_out(score):
+def test_an_answer_that_hangs_costs_one_time_out(score, monkeypatch):
+    monkeypatch.setattr(checker.default_checker(), "timeout", 0.5)
     before = checker.checker_counts()
     found = score([boxed(ENDLESS), boxed(ENDLESS), boxed("5"), boxed("6")])
     after = checker.checker_counts()

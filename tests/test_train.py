@@ -199,19 +199,6 @@ def test_the_selection_split_is_not_trained_on(selected, configure):
     assert seen and not seen & set(setup.selection.task.problems.texts)
 
 
-def test_the_evaluation_set_decides_nothing(selected, finish):
-    other = finish(
-        "selection.problems=8",
-        "selection.prompts_per_batch=8",
-        "selection.criterion=accuracy",
-        "save_steps=1",
-        "eval.dataset=''",
-    )
-    rows = [read_jsonl(run.directory / "selection.jsonl") for run in (selected, other)]
-    assert rows[0] == rows[1]
-    jax.tree.map(np.testing.assert_array_equal, other.params, selected.params)
-
-
 def test_the_selection_split_is_training_data_for_the_evaluation_set(selected, configure, tmp_path):
     setup = set_up(configure(selected.directory, "selection.problems=8"))
     held = tmp_path / "held.jsonl"
@@ -250,13 +237,15 @@ def test_a_run_keeps_or_lacks_its_selection_split(selected, straight, configure)
         )
 
 
-def test_a_resumed_run_chooses_the_same(selected, finish):
+def test_a_resumed_run_chooses_the_same_without_an_evaluation_set(selected, finish):
+    """What decides is neither the evaluation set nor the process that measured a checkpoint."""
     options = [
         "selection.problems=8",
         "selection.prompts_per_batch=8",
         "selection.criterion=accuracy",
         "save_steps=1",
         "log.save_total_limit=1",
+        "eval.dataset=''",
     ]
     first = finish("max_steps=2", *options)
     again = finish(*options, directory=first.directory)
@@ -266,9 +255,9 @@ def test_a_resumed_run_chooses_the_same(selected, finish):
 
 
 def test_a_resumed_run_is_the_same_bit_for_bit(straight, finish):
-    first = finish("max_steps=2")
+    first = finish("max_steps=2", "eval.dataset=''")
     assert [row["step"] for row in first.rows] == [1, 2]
-    resumed = finish(directory=first.directory)
+    resumed = finish("eval.dataset=''", directory=first.directory)
     assert [row["step"] for row in resumed.rows] == [1, 2, 3, 4]
     jax.tree.map(np.testing.assert_array_equal, resumed.params, straight.params)
     assert list(map(reproducible, resumed.rows)) == list(map(reproducible, straight.rows))
@@ -277,9 +266,16 @@ def test_a_resumed_run_is_the_same_bit_for_bit(straight, finish):
     # Going back writes the later steps again.
     checkpoint = first.directory / "checkpoints" / "4"
     written = checkpoint.stat().st_mtime_ns
-    again = finish("resume=2", directory=first.directory)
+    again = finish("eval.dataset=''", "resume=2", directory=first.directory)
     assert list(map(reproducible, again.rows)) == list(map(reproducible, straight.rows))
     assert checkpoint.stat().st_mtime_ns > written
+
+
+@pytest.fixture(scope="module")
+def halfway(straight):
+    """That run as it was after step 2."""
+    found = load_checkpoint(straight.directory, "2", mesh=make_mesh(1, 1, 1))
+    return straight._replace(params=fetch(found.params), rows=straight.rows[:2], state=None)
 
 
 NIGHTLY = pytest.mark.nightly  # test_information has every mesh in the gate
@@ -288,19 +284,19 @@ NIGHTLY = pytest.mark.nightly  # test_information has every mesh in the gate
 @pytest.mark.parametrize(
     "axes", [MESHES[1], *(pytest.param(MESHES[i], marks=NIGHTLY) for i in (0, 2))]
 )
-def test_devices_change_nothing(straight, finish, axes):
-    run = finish("eval.dataset=''", "save_steps=0", *mesh_words(axes))
-    for step in (1, 2, 3, 4):  # the same tokens, or else nothing could agree
-        assert completions(run, step) == completions(straight, step)
-    assert_same_run(run, straight, atol=1e-5)
+def test_devices_change_nothing(halfway, finish, axes):
+    run = finish("eval.dataset=''", "save_steps=0", "max_steps=2", *mesh_words(axes))
+    for step in (1, 2):  # the same tokens, or else nothing could agree
+        assert completions(run, step) == completions(halfway, step)
+    assert_same_run(run, halfway, atol=1e-5)
     assert len({row["compiles"] for row in run.rows}) == 1, "something compiled after step 1"
 
 
-def test_micro_batches_change_nothing(straight, finish):
-    run = finish("eval.dataset=''", "save_steps=0", "batch.micro_batch_size=2")
-    for step in (1, 2, 3, 4):
-        assert completions(run, step) == completions(straight, step)
-    assert_same_run(run, straight, atol=1e-5)
+def test_micro_batches_change_nothing(halfway, finish):
+    run = finish("eval.dataset=''", "save_steps=0", "max_steps=2", "batch.micro_batch_size=2")
+    for step in (1, 2):
+        assert completions(run, step) == completions(halfway, step)
+    assert_same_run(run, halfway, atol=1e-5)
 
 
 def test_nothing_compiles_after_the_first_step(straight):
@@ -332,7 +328,7 @@ def test_several_updates_of_a_rollout(straight, finish, updates):
 )
 def test_every_way_to_ask_trains(configure, tmp_path, overrides, capsys):
     """Finite figures, information in them, nothing compiled after the first step; a dry run too."""
-    short = ("max_steps=2", "eval.dataset=''", "information.max_answer_length=8")
+    short = ("max_steps=2", "save_steps=0", "eval.dataset=''", "information.max_answer_length=8")
     config = configure(tmp_path / "run", *short, *overrides)
     train(config, dry_run=True)
     told = capsys.readouterr().out
@@ -351,7 +347,8 @@ def test_an_advantage_of_your_own(finish, world):
     def nothing(group, key):
         return Credit(jnp.zeros_like(group.log_prob), group.mask.astype(jnp.float32))
 
-    run = finish("eval.dataset=''", "max_steps=2", "algorithm.beta=0", advantage=nothing)
+    short = ("eval.dataset=''", "max_steps=2", "save_steps=0")
+    run = finish(*short, "algorithm.beta=0", advantage=nothing)
     config = architecture.decoder_config(ARCHITECTURE)
     start = fetch(weights.load_params(world / "model", config))
     jax.tree.map(np.testing.assert_array_equal, run.params, start)
@@ -434,19 +431,19 @@ def test_a_budget_of_tokens_ends_a_run(finish, straight, capsys):
     for row in straight.rows:
         written = completions(straight, row["step"])
         assert row["completions/sampled_tokens"] == sum(one["length"] for one in written)
-    budget = f"max_sampled_tokens={int(spent[1])}"
-    run = finish(budget)
+    budget = (f"max_sampled_tokens={int(spent[1])}", "eval.dataset=''")
+    run = finish(*budget)
     told = f"stopped after step 2 of 4: {int(spent[1])} tokens have been "
     assert told in capsys.readouterr().out
     assert list(map(reproducible, run.rows)) == list(map(reproducible, straight.rows[:2]))
     assert [p.name for p in (run.directory / "checkpoints").iterdir()] == ["2"]
-    again = finish(budget, directory=run.directory)  # nothing is left to do
+    again = finish(*budget, directory=run.directory)  # nothing is left to do
     assert again.rows == run.rows and told in capsys.readouterr().out
-    short = finish("max_steps=1", "optimizer.lr_scheduler_type=constant")
-    resumed = finish(budget, "optimizer.lr_scheduler_type=constant", directory=short.directory)
+    short = finish("max_steps=1", "eval.dataset=''")
+    resumed = finish(*budget, directory=short.directory)
     assert [row["sampled_tokens"] for row in resumed.rows] == spent[:2].tolist()
-    more = finish(f"max_sampled_tokens={int(spent[1]) + 1}")
-    assert len(more.rows) == 3
+    more = finish(f"max_sampled_tokens={int(spent[0]) + 1}", "eval.dataset=''", "save_steps=0")
+    assert len(more.rows) == 2
 
 
 def test_a_price_that_adapts_is_resumed_and_exported(finish, tmp_path):
@@ -457,13 +454,13 @@ def test_a_price_that_adapts_is_resumed_and_exported(finish, tmp_path):
         "algorithm.adapt=price_for_length",
         "algorithm.options={target_length: 8, price: 0.1, rate: 0.2}",
     ]
-    run = finish(*options, "max_steps=3")
+    run = finish(*options, "max_steps=2")
     price = 0.1
     for row in run.rows:
         price *= np.exp(0.2 * np.clip((row["completions/mean_length"] - 8) / 8, -1, 1))
         assert row["algorithm/price"] == pytest.approx(price, rel=1e-5)
-    first = finish(*options, "max_steps=2")
-    again = finish(*options, "max_steps=3", directory=first.directory)
+    first = finish(*options, "max_steps=1")
+    again = finish(*options, "max_steps=2", directory=first.directory)
     assert list(map(reproducible, again.rows)) == list(map(reproducible, run.rows))
     jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
     assert export.main([str(run.directory), "--out", str(tmp_path / "hf")]) == 0
@@ -473,11 +470,11 @@ def test_a_price_that_adapts_is_resumed_and_exported(finish, tmp_path):
     # Another adaptation does not go on with this one's state, nor does none at all.
     options[3:] = ["algorithm.adapt=price_for_accuracy"]
     with pytest.raises(UserError, match="fit this config: algorithm.adapt's memory.accuracy is"):
-        finish(*options, "max_steps=4", directory=run.directory)
+        finish(*options, "max_steps=3", directory=run.directory)
     with pytest.raises(
         UserError, match="algorithm.adapt's memory.price is .* absent in the config"
     ):
-        finish(*options[:3], "max_steps=4", directory=run.directory)
+        finish(*options[:3], "max_steps=3", directory=run.directory)
 
 
 def test_diagnostics_are_logged_each_step(straight):
