@@ -64,9 +64,10 @@ def pytest_collection_modifyitems(items):
 def random_params(config, seed=0, scale=0.3):
     """Parameters without a constant tensor: normal of this scale, norms about 1. No compilation."""
     rng = np.random.default_rng(seed)
-    fill = lambda path, x: np.float32(  # noqa: E731
-        ("scale" in str(path[-1])) + scale * rng.standard_normal(x.shape)
-    )
+
+    def fill(path, x):
+        return np.float32(("scale" in str(path[-1])) + scale * rng.standard_normal(x.shape))
+
     return jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(fill, param_shapes(config)))
 
 

@@ -64,7 +64,10 @@ def plain_group(u, *, thinking, mask=None, reward=None, correct=None, log_prob=N
     shape = (u.shape[0], u.shape[1] - 1)
     mask = np.ones(shape, bool) if mask is None else np.asarray(mask)
     think = mask & (np.arange(shape[1]) < np.asarray(thinking)[:, None])
-    default = lambda x, like: np.zeros(shape) if x is None else np.broadcast_to(x, shape) + like  # noqa: E731
+
+    def default(x, like):
+        return np.zeros(shape) if x is None else np.broadcast_to(x, shape) + like
+
     return Group(
         tokens=jnp.asarray(np.arange(np.prod(shape)).reshape(shape), jnp.int32),
         mask=jnp.asarray(mask),

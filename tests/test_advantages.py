@@ -94,7 +94,10 @@ def numpy_reference(group, information_weight, exploration_weight):
     advantage = np.zeros((rows, width))
     for g in range(rows):
         h = [float(x) for x in group.uncertainty[g, :width]]
-        before = lambda i, h=h: h[i] if 0 <= i < width else 0.0  # noqa: E731
+
+        def before(i, h=h):
+            return h[i] if 0 <= i < width else 0.0
+
         surprise = [(before(i) + before(i - 1)) / 2 - before(i + 1) for i in range(width)]
         confidence = [float(x) for x in group.entropy[g]]
         terms = []
@@ -419,7 +422,9 @@ def test_random_information_has_the_same_scale(usual):
 
 
 def test_draws_belong_to_a_completions_tokens(usual):
-    keys = lambda g: jax.random.key_data(completion_keys(jax.random.key(0), g))  # noqa: E731
+    def keys(g):
+        return jax.random.key_data(completion_keys(jax.random.key(0), g))
+
     assert len(np.unique(keys(usual), axis=0)) == 4
     swapped = usual._replace(tokens=usual.tokens[:, ::-1], mask=usual.mask[:, ::-1])
     assert not (keys(swapped) == keys(usual)).all(1).any()  # the order of tokens counts, too
@@ -452,7 +457,9 @@ def test_the_references_surprise_by_hand():
 
 def test_padding_changes_the_reference_as_it_does_theirs(usual):
     # The width enters its mean and its norm; a rule of ours would not see it (test_contract).
-    pad = lambda x: jnp.pad(x, ((0, 0), (0, 5)))  # noqa: E731
+    def pad(x):
+        return jnp.pad(x, ((0, 0), (0, 5)))
+
     wide = jax.tree.map(lambda x: pad(x) if x.ndim == 2 else x, usual)
     one, other = (
         iapo_reference(g, information_weight=1.0, exploration_weight=0.0).advantage

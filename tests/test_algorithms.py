@@ -102,7 +102,9 @@ def test_an_algorithm_of_your_own(usual):
 
 
 def test_nothing_is_given_to_padding(usual):
-    everywhere = lambda group, key: Credit(*[jnp.ones(group.mask.shape)] * 3)  # noqa: E731
+    def everywhere(group, key):
+        return Credit(*[jnp.ones(group.mask.shape)] * 3)
+
     for leaf in make_algorithm(everywhere).credit(usual):
         np.testing.assert_array_equal(leaf, usual.mask)
 

@@ -68,10 +68,13 @@ def test_one_segment_is_a_softmax(form, heads, key_heads):
 def tree_case(rng, key_size):
     """Queries [P, G, C, K] of a probe: prompt [P], completion [P, G] up to cuts, themselves."""
     p, g, c, k, heads, key_heads, width = 2, 3, 5, 3, 4, 2, 8
-    block = lambda *lead: (  # noqa: E731
-        normal(rng, *lead, key_heads, width),
-        normal(rng, *lead, key_heads, width),
-    )
+
+    def block(*lead):
+        return (
+            normal(rng, *lead, key_heads, width),
+            normal(rng, *lead, key_heads, width),
+        )
+
     prompt_visible = jnp.asarray([key_size, 0])[:, None, None, None]  # the second sees no prompt
     cuts = jnp.asarray([0, 1, 4, key_size - 1, key_size])[None, None, :, None]
     segments = [
@@ -180,7 +183,10 @@ def test_dense_gradients_are_finite_differences():
 def test_bfloat16_is_close_and_keeps_its_dtype(monkeypatch, limit):
     monkeypatch.setattr(attention, "DENSE_SCORES", limit)
     query, segments = tree_case(np.random.default_rng(10), 150)
-    low = lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x  # noqa: E731
+
+    def low(x):
+        return x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x
+
     query, segments = jax.tree.map(low, (query, segments))
     out = jax.jit(lambda q, s: attend(q, s))(query, segments)
     assert out.dtype == jnp.bfloat16

@@ -41,7 +41,10 @@ def test_advantages_are_trls(golden):
     for reward, group, none, rloo_ in zip(
         *(golden[k] for k in ("reward", "trl/group", "trl/none", "trl/rloo")), strict=True
     ):
-        close = lambda got, want: np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-5)  # noqa: E731
+
+        def close(got, want):
+            return np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-5)
+
         close(group_advantage(jnp.asarray(reward)), group)
         close(group_advantage(jnp.asarray(reward), scale_rewards="none"), none)
         close(leave_one_out(jnp.asarray(reward)), rloo_)
@@ -129,7 +132,9 @@ def test_overlong_by_hand():
 
 def test_length_penalty_by_hand():
     # Right ones have 2, 4 and 6 tokens: mean 4, population std sqrt(8/3); z = -+ sqrt(3/2), 0.
-    sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    def sigmoid(x):
+        return 1 / (1 + math.exp(-x))
+
     group = lengths(2, 4, 6, 9, reward=[1.0, 1.0, 1.0, 0.0], correct=[True, True, True, False])
     root = math.sqrt(1.5)
     factors = [1 - 0.4 * sigmoid(-root), 1 - 0.4 * 0.5, 1 - 0.4 * sigmoid(root), 0.0]

@@ -240,7 +240,10 @@ def test_dapo_as_published(dapo, shared_data):
 
 def test_real_overlaps(dapo, shared_data):
     """All pairs of these sets that share a question; each was checked by hand."""
-    ask = lambda text: [row.question for row in load(text.format(shared_data)).rows]  # noqa: E731
+
+    def ask(text):
+        return [row.question for row in load(text.format(shared_data)).rows]
+
     training = [row.question for row in dapo.rows]
     math, amc = (ask("math-500={}/math500/test.jsonl"), ask("amc-2023={}/amc23/test.jsonl"))
     assert len(questions.overlap(training, math)) == 7
@@ -614,7 +617,10 @@ def test_what_is_left_has_no_overlap(data):
 
 def test_overlap_against_brute_force():
     rng = np.random.default_rng(0)
-    draw = lambda n: [f"{a}+{b}" for a, b in rng.integers(0, 40, (n, 2))]  # noqa: E731
+
+    def draw(n):
+        return [f"{a}+{b}" for a, b in rng.integers(0, 40, (n, 2))]
+
     one, other = draw(300), draw(300)
     expected = [i for i, text in enumerate(other) if any(text == known for known in one)]
     assert 0 < len(expected) < 300

@@ -62,9 +62,12 @@ def test_the_pareto_front_is_what_no_point_beats(seed):
     """By brute force over all pairs; few values, so that ties occur."""
     rng = np.random.default_rng(seed)
     cost, gain = rng.integers(0, 6, (2, 12)).astype(float)
-    beats = lambda a, b: (  # noqa: E731
-        cost[a] <= cost[b] and gain[a] >= gain[b] and (cost[a], gain[a]) != (cost[b], gain[b])
-    )
+
+    def beats(a, b):
+        return (
+            cost[a] <= cost[b] and gain[a] >= gain[b] and (cost[a], gain[a]) != (cost[b], gain[b])
+        )
+
     kept = {b for b in range(12) if not any(beats(a, b) for a in range(12))}
     front = pareto_front(cost, gain)
     assert set(front.tolist()) == kept and len(front) == len(kept)

@@ -29,9 +29,10 @@ def build(tiny_config):
 
     def make(mesh, seed=0):
         rng = np.random.default_rng(seed)
-        fill = lambda x: jax.device_put(  # noqa: E731
-            (9 * rng.random(x.shape)).astype(x.dtype), x.sharding
-        )
+
+        def fill(x):
+            return jax.device_put((9 * rng.random(x.shape)).astype(x.dtype), x.sharding)
+
         return jax.tree.map(fill, update.abstract_state(mesh, OPTIMIZER, shapes))
 
     return make
@@ -214,7 +215,10 @@ def test_damage_to_any_file_is_found(open_checkpoints, build, damage, tmp_path):
             found += 1
             assert f"checkpoint {newest} is damaged: " in str(told) and "\n" not in str(told)
             if found == 1:
-                like = lambda _: states["step_1"]  # noqa: E731
+
+                def like(_):
+                    return states["step_1"]
+
                 step, state, damaged = open_checkpoints().restore_undamaged([2, 1], like)
                 assert step == 1 and list(map(type, damaged)) == [DamagedCheckpoint]
                 assert_equal(state, states["step_1"])

@@ -125,7 +125,10 @@ def test_a_runs_config_knows_its_command(write):
 
 def test_flags_and_config_reach_main(write):
     seen = []
-    main = lambda config, arguments: seen.append((config.max_steps, arguments.dry_run))  # noqa: E731
+
+    def main(config, arguments):
+        return seen.append((config.max_steps, arguments.dry_run))
+
     path = write("max_steps: 3\n")
     assert cli(["--config", path, "--dry_run"], main=main) == 0
     assert cli(["max_steps=4"], main=main) == 0
@@ -461,7 +464,10 @@ def test_output_dir_must_be_writable(tmp_path, monkeypatch):
 def test_another_method_does_not_get_the_files_options(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("algorithm: {name: iapo, options: {information_weight: 0.5}}")
-    options = lambda *overrides: load_config(TrainConfig, str(path), overrides).algorithm.options  # noqa: E731
+
+    def options(*overrides):
+        return load_config(TrainConfig, str(path), overrides).algorithm.options
+
     assert options() == options("algorithm.name=iapo") == {"information_weight": 0.5}
     assert options("algorithm.options.exploration_weight=0.1") == {
         "information_weight": 0.5,

@@ -103,7 +103,10 @@ def test_a_group_of_one_completion(name):
 
 def padded(group):
     """Five more columns of nonsense, and nonsense where shorter completions were padded before."""
-    pad = lambda x, value: np.pad(x, ((0, 0), (0, 5)), constant_values=value)  # noqa: E731
+
+    def pad(x, value):
+        return np.pad(x, ((0, 0), (0, 5)), constant_values=value)
+
     wide = group._replace(
         tokens=pad(group.tokens, 7),
         mask=pad(group.mask, False),
@@ -114,7 +117,10 @@ def padded(group):
     )
     size = wide.mask.shape[-1]
     beyond = np.arange(size + 1) > wide.mask.sum(-1)[:, None]
-    spoil = lambda x, value: np.where(wide.mask, x, np.asarray(value, x.dtype))  # noqa: E731
+
+    def spoil(x, value):
+        return np.where(wide.mask, x, np.asarray(value, x.dtype))
+
     return wide._replace(
         uncertainty=np.where(beyond, np.float32(-1e3), wide.uncertainty),
         tokens=spoil(wide.tokens, 11),

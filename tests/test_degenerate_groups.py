@@ -153,7 +153,10 @@ def build(drawn):
     lengths, thinking = np.asarray(drawn.lengths), np.asarray(drawn.thinking)
     mask = np.arange(T) < lengths[:, None]
     think = mask & (np.arange(T) < thinking[:, None])
-    draw = lambda name, width: np.float32(makers[name](rng, (G, width)))  # noqa: E731
+
+    def draw(name, width):
+        return np.float32(makers[name](rng, (G, width)))
+
     u = draw("uncertainty", T + 1)
     return Group(
         tokens=rng.integers(0, 97, (G, T)).astype(np.int32),
@@ -170,8 +173,13 @@ def build(drawn):
 def drawn_groups(rewards=tuple(REWARDS), signals=tuple(EXTREME), shortest=0):
     """Any group of G completions of up to T tokens; those without a token are none."""
     length = st.sampled_from([shortest, 1, T]) | st.integers(shortest, T)
-    every = lambda one: st.lists(one, min_size=G, max_size=G)  # noqa: E731
-    shared = lambda one, *same: st.sampled_from([[x] * G for x in same]) | every(one)  # noqa: E731
+
+    def every(one):
+        return st.lists(one, min_size=G, max_size=G)
+
+    def shared(one, *same):
+        return st.sampled_from([[x] * G for x in same]) | every(one)
+
     kinds = {name: st.sampled_from(list(EXTREME[name])) for name in signals}
     return st.builds(
         Drawn,
@@ -240,7 +248,10 @@ def test_a_reward_for_everybody_changes_nothing(drawn, constant):
 def widened(group, spoil):
     """The group on more columns, with other nonsense wherever the mask is False."""
     more = WIDE - T
-    pad = lambda x: np.pad(x, ((0, 0), (0, more)))  # noqa: E731
+
+    def pad(x):
+        return np.pad(x, ((0, 0), (0, more)))
+
     wide = group._replace(
         **{
             name: pad(getattr(group, name))
@@ -249,7 +260,10 @@ def widened(group, spoil):
         }
     )
     beyond = np.arange(WIDE + 1) > group.mask.sum(-1)[:, None]
-    hide = lambda x: np.where(wide.mask, x, x.dtype.type(spoil))  # noqa: E731
+
+    def hide(x):
+        return np.where(wide.mask, x, x.dtype.type(spoil))
+
     return wide._replace(
         tokens=hide(wide.tokens),
         log_prob=hide(wide.log_prob),
@@ -444,8 +458,11 @@ kinds_of_ratio = st.sampled_from(list(RATIOS))
 @given(drawn_groups(rewards=tuple(set(REWARDS) - {"huge"})), kinds_of_ratio, kinds_of_ratio)
 def test_loss_and_gradient_are_finite(drawn, old, ref):
     group, rng = build(drawn), np.random.default_rng(drawn.seed)
+
     # Padding may hold whatever it likes.
-    nonsense = lambda x: np.where(group.mask, np.float32(x), np.float32(np.nan))  # noqa: E731
+    def nonsense(x):
+        return np.where(group.mask, np.float32(x), np.float32(np.nan))
+
     far = [nonsense(group.log_prob + RATIOS[kind](rng)) for kind in (old, ref)]
     credits = {name: found[0] for name, found in credits_of(group, group).items()}
     advantage, weight = (np.stack([credits[name][i] for name in METHODS]) for i in (0, 1))

@@ -108,7 +108,10 @@ def test_an_interrupted_command_is_taken_up_again(model, tmp_path, evaluated):
     assert lines[: len(kept)] == kept and len(lines) == 16
     # Batches of one problem give what batches of eight gave.
     whole = read_completions(evaluated / "one.arithmetic-test-8.completions.jsonl")
-    plain = lambda many: {(x.row, x.sample): x._replace(ids=[]) for x in many}  # noqa: E731
+
+    def plain(many):
+        return {(x.row, x.sample): x._replace(ids=[]) for x in many}
+
     assert plain(lines) == plain(whole)
 
 

@@ -111,7 +111,10 @@ def test_fewer_samples_are_the_first_of_more(make, tiny_params, whole):
 
 def test_a_problem_draws_the_same_beside_others(make, tiny_params, whole):
     task = make()
-    pick = lambda x: [x[4], x[1]]  # noqa: E731
+
+    def pick(x):
+        return [x[4], x[1]]
+
     problems = Problems(*(v if isinstance(v, int) else pick(v) for v in task.problems))
     made = evaluate(make(problems=problems), tiny_params, name="", shown=False)
     assert by_place(made) == {p: one for p, one in by_place(whole).items() if p[0] in (4, 10)}
@@ -119,7 +122,10 @@ def test_a_problem_draws_the_same_beside_others(make, tiny_params, whole):
 
 def test_seeds_differ(make, tiny_params, whole):
     other = evaluate(make(seed=6), tiny_params, name="", shown=False)
-    texts = lambda many: [one.completion for one in many]  # noqa: E731
+
+    def texts(many):
+        return [one.completion for one in many]
+
     assert texts(other) != texts(whole)
 
 

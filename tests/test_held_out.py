@@ -10,7 +10,10 @@ def test_the_table_says_what_was_measured():
     cut = np.ones((4, 1), bool)
     cut[3] = False
     fields = dict(rows=range(4), settings={"num_samples": 1}, answers=list("1234"))
-    one = lambda x: [[v] for v in x]  # noqa: E731
+
+    def one(x):
+        return [[v] for v in x]
+
     before = record(
         **fields,
         correct=one([True, False, True, False]),

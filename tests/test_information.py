@@ -560,7 +560,10 @@ def test_the_probes_add_one_chunk_to_the_scoring_pass():
     and with a cache for each prefix hundreds of times."""
     model, rows = make_model(SMALL), 8
     params = jax.eval_shape(lambda: init_params(SMALL, jax.random.key(0)))
-    ids = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
+
+    def ids(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.int32)
+
     one = jax.ShapeDtypeStruct((), jnp.float32)
 
     def temporary(size, probe):
@@ -1037,7 +1040,10 @@ def test_no_key_is_copied_for_an_answer():
     a fraction of the cache of each prefix of one chunk."""
     size, width, model = 512, 8, make_model(SMALL)
     params = jax.eval_shape(lambda: init_params(SMALL, jax.random.key(0)))
-    ids = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32)  # noqa: E731
+
+    def ids(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.int32)
+
     prompts, positions = Prompts(ids(1, 16), ids(1)), ProbePositions(ids(1, 2, size + 1), ids(1, 2))
     answers = Answers(ids(1, 1, 9, width), ids(1, 1, 9), ids(1, 1, 9))
 

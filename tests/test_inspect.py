@@ -181,7 +181,9 @@ def test_what_is_asked_is_said(opened, prompt, capsys):
 
 
 def test_samples_are_those_of_the_seed(opened, prompt):
-    draw = lambda seed: sample_completions(opened, prompt, 2, max_length=64, seed=seed)  # noqa: E731
+    def draw(seed):
+        return sample_completions(opened, prompt, 2, max_length=64, seed=seed)
+
     first = draw(0)
     assert first == draw(0) != draw(1)
     stops = opened.pretrained.stop_ids

@@ -28,7 +28,10 @@ def interpreted(platform):
 
 def case(seed, queries, keys, heads, rest, width, dtype=jnp.float32, batch=2):
     rng = np.random.default_rng(seed)
-    normal = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)  # noqa: E731
+
+    def normal(*shape):
+        return jnp.asarray(rng.standard_normal(shape), dtype)
+
     visible = rng.integers(0, keys + 1, (batch, queries))
     visible[0, :2] = 0, keys  # nothing, and all
     return (
@@ -191,10 +194,14 @@ def test_a_program_that_attends_tries_the_kernel_and_runs_it(platform, monkeypat
     folded, q = q.shape, q.reshape(2, 9, 4, 64)
 
     def total(q, k, v):
-        step = lambda _, x: (None, attend(x, [Segment(k, v, visible)]))  # noqa: E731
+        def step(_, x):
+            return (None, attend(x, [Segment(k, v, visible)]))
+
         return (jax.lax.scan(step, None, q[None])[1] ** 2).sum()
 
-    program = lambda: jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(q, k, v)  # noqa: E731
+    def program():
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(q, k, v)
+
     want = program()
     monkeypatch.setattr(attention_kernels.jax, "default_backend", lambda: platform)
     monkeypatch.setattr(attention_kernels, f"{platform}_attention", kernel)

@@ -162,7 +162,10 @@ def test_nothing_weighted_gives_no_loss_and_no_gradient(golden, policy, loss_typ
 def test_what_stands_on_padding_changes_nothing(golden, policy):
     batch = batch_of(golden, "BT")
     padding = batch.credit.weight == 0
-    spoil = lambda x, value: jnp.where(padding, value, x)  # noqa: E731
+
+    def spoil(x, value):
+        return jnp.where(padding, value, x)
+
     spoilt = batch._replace(
         tokens=spoil(batch.tokens, 7),
         old_log_prob=spoil(batch.old_log_prob, -1e4),  # a ratio of exp(1e4)
@@ -239,7 +242,10 @@ def test_the_loss_alone_counts_its_own_batch(golden):
     for name in LOSS_TYPES:
         alone = policy_loss(*read, credit, loss_type=name)
         np.testing.assert_array_equal(alone, policy_loss(*read, credit, loss_type=name, **more))
-    of = lambda p: [jax.tree.map(lambda x: x[p], x) for x in (*read, credit)]  # noqa: E731
+
+    def of(p):
+        return [jax.tree.map(lambda x: x[p], x) for x in (*read, credit)]
+
     parts = [policy_loss(*of(p), scale=more["scale"]) for p in range(2)]
     np.testing.assert_allclose(sum(parts), policy_loss(*read, credit), atol=1e-6)
 

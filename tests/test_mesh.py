@@ -42,7 +42,10 @@ def test_no_table_crosses_devices_in_the_loop_of_the_head(axes, monkeypatch):
     params = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
     )
-    ids = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=split)  # noqa: E731
+
+    def ids(*shape):
+        return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=split)
+
     prompts, tokens = Prompts(ids(8, 4), ids(8)), ids(8, 2, 64)
 
     def loss(params, prompts, tokens):

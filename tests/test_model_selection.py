@@ -79,7 +79,10 @@ class Words:
 
 def test_the_split_is_the_same_whatever_the_order():
     rows = [Row(f"{i} + {j}", str(i + j), {}) for i in range(10) for j in range(10)]
-    build = lambda rows: make_problems(rows, Words(), PromptSection(), 50)  # noqa: E731
+
+    def build(rows):
+        return make_problems(rows, Words(), PromptSection(), 50)
+
     training, held = split_problems(build(rows), section(problems=20), 3)
     again, other = split_problems(build(rows[::-1]), section(problems=20), 3)
     assert len(held.texts) == len(held.answers) == len(held.rows) == 20

@@ -182,7 +182,10 @@ def test_a_dry_run_knows_the_shapes(opened, options):
     group = [says("4"), says("5"), says("6")]
     made = probes.make_probe(probe_maker, tokens, length, ["49", "8"], [group, group])
     told = probes.abstract_probe(probe_maker, (2, 3, 10))
-    shape = lambda x: (x.shape, str(x.dtype))  # noqa: E731
+
+    def shape(x):
+        return (x.shape, str(x.dtype))
+
     assert jax.tree.map(shape, made) == jax.tree.map(shape, told)
 
 

@@ -73,7 +73,10 @@ def wait_for_step(directory, number, pair):
 @pytest.mark.nightly
 def test_two_processes_are_one_run_and_die_as_one(configure, world, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    said = lambda number: (tmp_path / f"log.{number}").read_text()  # noqa: E731
+
+    def said(number):
+        return (tmp_path / f"log.{number}").read_text()
+
     pair = start(configure(two), tmp_path / "log")
     wait_for_step(two, 2, pair)
     pair[1].kill()

@@ -156,7 +156,10 @@ def test_ids_without_a_token_are_never_drawn():
 
 def test_a_completion_does_not_depend_on_its_neighbors(drawn):
     """Order of prompts, batch size and number of completions: same key, same tokens."""
-    take = lambda rows, g: jax.tree.map(lambda x: x[rows, :g], drawn._replace(prompts=()))  # noqa: E731
+
+    def take(rows, g):
+        return jax.tree.map(lambda x: x[rows, :g], drawn._replace(prompts=()))
+
     warm = partial(rollout, temperature=1.7)
     assert_same(warm(rows=(2, 0, 1)), take([2, 0, 1], G))
     assert_same(warm(rows=(1,)), take([1], G))
@@ -186,7 +189,9 @@ def test_stacked_parameters_give_the_same(drawn):
 
 
 def test_prompt_keys_are_a_function_of_seed_step_and_row():
-    data = lambda *a: np.asarray(jax.random.key_data(prompt_keys(*a)))  # noqa: E731
+    def data(*a):
+        return np.asarray(jax.random.key_data(prompt_keys(*a)))
+
     whole = data(3, 5, np.arange(6))
     np.testing.assert_array_equal(data(3, 5, np.array([4, 1])), whole[[4, 1]])
     every = np.concatenate([whole, data(3, 6, np.arange(6)), data(4, 5, np.arange(6))])

@@ -316,7 +316,10 @@ def test_the_loss_and_its_gradient_are_those_of_the_weighted_tokens(
     tiny_config, tiny_model, tiny_params, one_step
 ):
     rng = np.random.default_rng(0)
-    draw = lambda n: rng.integers(0, tiny_config.vocab_size, n).tolist()  # noqa: E731
+
+    def draw(n):
+        return rng.integers(0, tiny_config.vocab_size, n).tolist()
+
     rows = [
         (draw(3), draw(6), [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]),
         (draw(5), draw(2), [0.0, 0.5]),

@@ -94,7 +94,10 @@ def test_rewards_from_the_verdicts_are_those_of_the_functions():
     """And a function from outside is called as before."""
     texts = ["<think>a</think><answer>4</answer>", "<think>a", "4"]
     prompts, answers = ["q"] * 3, ["4"] * 3
-    mine = lambda **columns: [float(len(columns))] * 3  # noqa: E731
+
+    def mine(**columns):
+        return [float(len(columns))] * 3
+
     functions = [("accuracy", rewards.accuracy_reward), ("format", rewards.format_reward)]
     given = rewards.RewardFunctions([*functions, ("mine", mine)], [1.0, 2.0, 0.5])
     settled = rewards.with_verdicts(given, texts, checker.are_correct(texts, answers))

@@ -639,7 +639,9 @@ def test_rewards_of_your_own_need_a_weight_each(configure, tmp_path):
 
 
 def test_a_rule_of_your_own_gets_information(configure, tmp_path):
-    rule = lambda group, key: Credit(group.log_prob, group.log_prob)  # noqa: E731
+    def rule(group, key):
+        return Credit(group.log_prob, group.log_prob)
+
     config = configure(tmp_path / "run", "algorithm.name=grpo")  # which needs none itself
     assert not ALGORITHMS["grpo"].needs_information
     assert set_up(config, advantage=rule).algorithm.needs_information
@@ -753,7 +755,10 @@ def test_compiling_for_chips_that_are_not_here(elsewhere, configure, tmp_path, c
     )
     monkeypatch.undo()
     assert train_module.main([*arguments(config), "--dry_run"]) == 0
-    table = lambda text: text[text.index("program ") :]  # noqa: E731
+
+    def table(text):
+        return text[text.index("program ") :]
+
     assert table(capsys.readouterr().out) == table(printed)
     assert not (tmp_path / "run").exists()
 

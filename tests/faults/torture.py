@@ -178,7 +178,10 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         out = arguments.out or Path(folder)
-        say = lambda text: print(text, flush=True)  # noqa: E731
+
+        def say(text):
+            return print(text, flush=True)
+
         if arguments.pairs:
             told = torture_pairs(arguments.pairs, arguments.seed, out, say)
         else:

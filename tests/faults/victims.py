@@ -106,11 +106,14 @@ def result(output_dir: Path) -> dict:
         {k: v for k, v in row.items() if not k.startswith(unsteady) and k != "compiles"}
         for row in rows
     ]
-    read = lambda *names: {  # noqa: E731
-        str(path.relative_to(output_dir)): path.read_bytes()
-        for name in names
-        for path in sorted(output_dir.glob(name))
-    }
+
+    def read(*names):
+        return {
+            str(path.relative_to(output_dir)): path.read_bytes()
+            for name in names
+            for path in sorted(output_dir.glob(name))
+        }
+
     evaluations = {}
     for path in sorted((output_dir / "eval").glob("*.json")):
         told = json.loads(path.read_text())

@@ -113,7 +113,10 @@ def test_all_estimators_at_every_prefix(pair):
     entropy, log_prob, set_entropy = ours_of(model, params, answers)
     wanted = theirs_of(theirs, answers)
     assert len(wanted) == 10 + 5 + 2 + 8
-    entropy_of = lambda q: -(q * np.log(q)).sum()  # noqa: E731
+
+    def entropy_of(q):
+        return -(q * np.log(q)).sum()
+
     of_sets, of_texts = [], []
     for (p, g, t), (want, log_p) in wanted.items():
         q = np.exp(log_p - np.logaddexp.reduce(log_p))
