@@ -2,8 +2,8 @@
 
     python experiments/draw_methods.py --out docs/methods.png
 
-The group is a real one, from the first step of experiments/quickstart.yaml (seed 0): that of the
-prompt with some incorrect completions and the most different lengths.
+The group is real: it comes from the first step of experiments/quickstart.yaml (seed 0), and has
+some incorrect completions and the widest spread of lengths.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from iapo_jax.training.setup import Setup, set_up
 from iapo_jax.training.step import generate, score_rollout
 
 ROOT = Path(__file__).resolve().parents[1]
-# Weights whose effect is visible; all other options have their defaults.
+# Weights large enough to be visible; all other options have their defaults.
 OPTIONS = {
     "iapo": {"information_weight": 0.3, "exploration_weight": 0.1},
     "iapo_reference": {"information_weight": 2.0, "exploration_weight": 1.0},
@@ -57,7 +57,7 @@ def first_group() -> tuple[dict[str, Group], str, int]:
     chosen = int(np.where(is_mixed(groups.correct), preference, -1.0).argmax())
     text = setup.problems.texts[int(indices[chosen])]
     text = text.removeprefix("<user>").partition("<assistant>")[0]
-    # Correct completions first, and short ones first.
+    # Correct completions first, then short ones.
     order = np.lexsort((groups.mask[chosen].sum(-1), ~groups.correct[chosen]))
 
     def pick(groups: Group) -> Group:
@@ -81,7 +81,7 @@ def _first_groups(estimator: str, method: str) -> tuple[Group, Setup, np.ndarray
 
 
 def panel(axes: plt.Axes, group: Group, values: np.ndarray, weight: np.ndarray, title: str) -> None:
-    """Completions as rows, tokens as cells; tokens without weight are grey."""
+    """Completions as rows, tokens as cells; tokens without weight are gray."""
     mask = np.asarray(group.mask)
     shown = np.where(mask & (weight > 0), values, np.nan)
     largest = np.nanmax(np.abs(shown)) if np.isfinite(shown).any() else 0.0
@@ -122,8 +122,8 @@ def draw(groups: dict[str, Group], question: str, max_length: int) -> plt.Figure
         title = f"{name}: {listed}" if listed else name
         panel(next(places), group, np.asarray(credit.advantage), np.asarray(credit.weight), title)
     figure.suptitle(
-        f"Eight completions of {question}, correct ones above the dotted line. Blue: reinforced, "
-        "red: suppressed, gray: left out. The bar is the end of thinking.",
+        f"Eight completions for {question}, correct ones above the dotted line. Blue: reinforced, "
+        "red: suppressed, gray: left out. The bar marks the end of thinking.",
         fontsize=9,
     )
     figure.supxlabel("token", fontsize=8)

@@ -2,10 +2,10 @@
 
     python experiments/stopping.py            # prints the table of docs/methods.md
 
-The first INFORMATIVE tokens of a completion carry all information about the answer. After them the
-policy chooses repeatedly: stop (with probability p), or check once more, with CHECK tokens that
-carry none. All completions are correct, so z(r) is 0, and only the method's own terms act on
-stopping. With the logit theta of stopping as the only parameter, the policy gradient of a
+The first `informative` tokens of a completion carry all information about the answer. After them
+the policy chooses repeatedly: it stops (with probability p), or checks once more, with `check`
+tokens that carry none. All completions are correct, so z(r) is 0, and only the method's own terms
+act on stopping. With the logit theta of stopping as the only parameter, the policy gradient of a
 completion is
 
     push = sum over its decisions of A_t d log pi(o_t) / d theta,
@@ -14,7 +14,7 @@ completion is
 likely, so completions become shorter; a negative one makes them longer.
 
 The methods are the library's, on groups drawn from this chain. For methods that use only one
-completion, `exact_push` also sums the mean exactly, which the tests compare.
+completion, `exact_push` computes the mean exactly; a test compares the two.
 """
 
 import argparse
@@ -57,7 +57,8 @@ def completions(chain: Chain, checks: jax.Array) -> Group:
     first = jnp.clip((chain.informative + chain.check - read) / chain.check, 0.0, 1.0)
     u = jnp.where(read < chain.informative, left + chain.told_by_check, chain.told_by_check * first)
     u = jnp.broadcast_to(u, (len(checks), len(u)))
-    u = jnp.take_along_axis(u, jnp.minimum(read, thinking[:, None]), axis=1)  # held at its last
+    # u is constant after the end of thinking.
+    u = jnp.take_along_axis(u, jnp.minimum(read, thinking[:, None]), axis=1)
     decision = (place >= chain.informative) & ((place - chain.informative) % chain.check == 0)
     goes_on, stops = decision & (place < thinking[:, None]), place == thinking[:, None]
     free = checks[:, None] < MOST
@@ -78,7 +79,7 @@ def completions(chain: Chain, checks: jax.Array) -> Group:
 
 
 def scores(chain: Chain, checks: jax.Array) -> jax.Array:
-    """d log pi(o_t) / d theta of every token [G, T]: of decisions, else 0."""
+    """d log pi(o_t) / d theta of every token [G, T]; 0 for tokens that are not decisions."""
     place = jnp.arange(chain.width)
     thinking = (chain.informative + checks * chain.check)[:, None]
     decision = (place >= chain.informative) & ((place - chain.informative) % chain.check == 0)
@@ -102,7 +103,8 @@ class Push(NamedTuple):
 
 @partial(jax.jit, static_argnames=("algorithm", "chain"))
 def _drawn(algorithm, chain: Chain, told: float, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-    chain = chain._replace(told_by_check=told)  # an array: one program for all chains of a length
+    # An array, so that chains of the same length share a program.
+    chain = chain._replace(told_by_check=told)
 
     def one(key):
         ours, rules = jax.random.split(key)
@@ -132,7 +134,7 @@ def _each(algorithm, chain: Chain, told: float) -> jax.Array:
 
 
 def exact_push(algorithm, chain: Chain) -> float:
-    """The exact mean push of a method that uses only one completion: a sum over its checks."""
+    """The exact mean push of a method that uses only one completion: a sum over check counts."""
     chance = chain.stop * (1 - chain.stop) ** np.arange(MOST + 1)
     chance[-1] = (1 - chain.stop) ** MOST
     each = _each(algorithm, chain._replace(told_by_check=0.0), chain.told_by_check)
@@ -164,14 +166,17 @@ CASES = [
     ("length_cap", {"cap": 12}, False),
     ("l1_max", {"target_length": 12, "slope": 0.05}, False),
 ]
-CHAINS = {"checks tell nothing": Chain(), "the first tells 0.5 nat": Chain(told_by_check=0.5)}
+CHAINS = {
+    "checks carry 0 nats": Chain(),
+    "first check carries 0.5 nats": Chain(told_by_check=0.5),
+}
 
 
 def table(groups: int) -> str:
     """The pushes of all cases on all chains, as Markdown."""
     lines = [
-        f"| method | options | {' | '.join(f'push: {name}' for name in CHAINS)} "
-        "| Cov(L, bonus) of the second |",
+        f"| method | options | {' | '.join(f'push, {name}' for name in CHAINS)} "
+        "| Cov(L, bonus), second chain |",
         "|---|---|" + "---|" * (len(CHAINS) + 1),
     ]
     for name, options, _ in CASES:

@@ -419,7 +419,7 @@ def test_rows_that_are_missing_are_said(half, configure, capsys):
     path = half / "metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     train(configure(half))
-    told = f"note: {path} has 1 rows up to the checkpoint, but 2 had been written when it was saved"
+    told = f"note: {path} has 1 rows up to the checkpoint; expected 2, the number when it was saved"
     assert told in capsys.readouterr().out
 
 

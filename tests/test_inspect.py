@@ -389,7 +389,7 @@ def test_a_file_that_cannot_be_written_costs_no_view(directory, tmp_path, capsys
     arguments += ["--json", str(tmp_path / "seen.json"), f"information.postfix={POSTFIX}"]
     assert inspect.main(arguments) == 2
     told = capsys.readouterr()
-    assert "information of the thinking" in told.out
+    assert "information in the thinking" in told.out
     assert re.fullmatch("error: --json .* cannot be written: .*No space left.*", told.err.strip())
 
 
@@ -405,7 +405,7 @@ def test_an_interrupt_has_its_exit_code_and_no_traceback(directory, capsys, monk
 def test_broken_weights_are_said(opened, prompt):
     broken = opened._replace(params=jax.tree.map(lambda x: x * jnp.nan, opened.params))
     with pytest.raises(
-        UserError, match="gives log_prob that is not finite: its weights may be damaged"
+        UserError, match="computes log_prob values that are not finite; its weights may be damaged"
     ):
         inspect_completions(broken, prompt, ["1"], postfix=POSTFIX)
 
@@ -442,7 +442,7 @@ def test_a_terminal_that_lacks_characters_loses_nothing(directory, tmp_path, mon
     assert inspect.main(["--model", directory, *options(link)]) == 0
     terminal.flush()
     out = terminal.buffer.getvalue()
-    assert b"information of the thinking" in out and b"\\u" in out  # in place of bars
+    assert b"information in the thinking" in out and b"\\u" in out  # in place of bars
     assert link.is_symlink() and len(json.loads(target.read_text())) == 1
 
 

@@ -119,7 +119,7 @@ def test_why_nothing_is_unsure_is_said_in_both_views():
     sure = alone._replace(estimator="answer_set_entropy", answer_meanings=[0, 0])
     silent = alone._replace(estimator="answer_log_prob")
     for one, reason in (
-        (sure, "fewer than two answers differ"),
+        (sure, "fewer than two different answers"),
         (silent, "no answer to teach"),
     ):
         assert reason in shown([one]) and reason in render_page([one])

@@ -153,10 +153,10 @@ def test_the_browsers_own_shortcuts_stay(page):
 
 
 def test_what_has_no_text_has_a_name(page):
-    """For screen readers: blanks, the ramp of colors, the box that scrolls."""
+    """For screen readers: spaces, the ramp of colors, the box that scrolls."""
     driver = page(example(3, 3, tokens=["a", "   ", "b"]))
     name = "return document.querySelector(arguments[0]).getAttribute('aria-label')"
-    assert driver.execute_script(name, "[data-i='1']") == "3 blanks"
+    assert driver.execute_script(name, "[data-i='1']") == "3 spaces"
     assert driver.execute_script(name, "[role=region]") == "values of completion 1"
     assert "nats per token" in driver.execute_script(name, ".ramp[role=img]")
 

@@ -126,9 +126,9 @@ def test_the_best_run_by_its_selection_split(paper, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["choose.py", *runs])
     assert paper["choose"].main() == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[1] == f"* 0.790 correct in 60.0 tokens at step 10: {runs[1]}"
-    assert told[0].startswith("  0.800") and told[2].startswith("  0.700")
-    assert told[3] == f"kept: {runs[1]}/hf (by ratio; the start had 0.800 correct)"
+    assert told[1] == f"* accuracy 0.790, 60.0 tokens, step 10: {runs[1]}"
+    assert told[0].startswith("  accuracy 0.800") and told[2].startswith("  accuracy 0.700")
+    assert told[3] == f"kept: {runs[1]}/hf (by ratio; initial accuracy 0.800)"
 
 
 def test_runs_that_cannot_be_compared(paper, tmp_path, monkeypatch, capsys):
@@ -137,10 +137,10 @@ def test_runs_that_cannot_be_compared(paper, tmp_path, monkeypatch, capsys):
     unmeasured = make_run(tmp_path / "c", "s")
     later = make_run(tmp_path / "d", "s", (1, 0.8, 9.0, 0.1))
     cases = [
-        ([one, other], f"{other} was measured on other questions than {one}"),
+        ([one, other], f"{other} was measured on different questions or with"),
         ([one, unmeasured], f"{unmeasured} has no measured checkpoint yet"),
-        ([later], f"{later} has not measured its start"),
-        ([str(tmp_path / "none")], "is not a run directory: expected config.yaml in it"),
+        ([later], f"{later} has not measured its initial model"),
+        ([str(tmp_path / "none")], "is not a run directory: it has no config.yaml"),
     ]
     for words, told in cases:
         monkeypatch.setattr(sys, "argv", ["choose.py", *words])
@@ -173,7 +173,7 @@ def test_wrong_words_of_the_dry_run(paper, tmp_path, monkeypatch, capsys):
     places = ["--models", str(tmp_path), "--tokenizer", str(tmp_path), "--data", str(tmp_path)]
     for words, told in (
         (["qwen2.5-72b_gsm8k"], "unknown cell 'qwen2.5-72b_gsm8k'; expected one of qwen2.5-0.5b"),
-        (["qwen2.5-7b_dapo"], "dapo has no parquet or JSON file; expected the dataset's"),
+        (["qwen2.5-7b_dapo"], "dapo has no parquet or JSON file; expected a file of the dataset"),
     ):
         monkeypatch.setattr(sys, "argv", ["dry_run.py", *places, *words])
         with pytest.raises(SystemExit) as stopped:

@@ -217,7 +217,7 @@ def test_problems_that_one_model_lacks_are_left_out_and_counted(tmp_path):
     ] * 2
     first, second = section.models
     assert first.estimates == second.estimates
-    assert section.notes == ["1 of 20 problems, which not all models have, are left out"]
+    assert section.notes == ["1 of 20 problems are left out, because some models lack them"]
 
 
 def test_half_of_the_problems_is_another_section(tmp_path):
@@ -502,7 +502,7 @@ def test_an_evaluation_alone_has_no_curves(tmp_path):
     out = make(tmp_path, write_evaluation(tmp_path / "e", [member()]))
     text = plain_text(body_of(out))
     assert "Learning curves" not in text
-    assert "no file of inspections" in text and "no texts of any model" in text
+    assert "no inspections (" in text and "no completions were found" in text
     assert "No model here has a baseline" in text
 
 
@@ -557,7 +557,7 @@ def test_an_evaluation_that_is_going_on_is_left_out_and_said(tmp_path):
     begun = member("late") | empty | {"complete": False}
     out = make(tmp_path, write_evaluation(tmp_path / "e", [member(), begun]))
     assert [row["model"] for row in rows_of(out)] == ["priced"]
-    assert "late.arithmetic.json: an evaluation that is not complete yet" in body_of(out)
+    assert "late.arithmetic.json: left out; the evaluation is incomplete" in body_of(out)
 
 
 # ------------------------------------------------------------------ the command line

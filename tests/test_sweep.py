@@ -143,7 +143,7 @@ def test_the_same_start_prompts_and_budget(sweep):
 
 
 def test_the_large_setting_has_the_same_methods_and_more_of_everything(sweep):
-    """Its data and start model are made on a GPU, so its configs alone are looked at."""
+    """Its data and initial model are made on a GPU, so its configs alone are looked at."""
     plan = sweep["plan"]
     for job in plan.grid_jobs("large"):
         config = load_config(TrainConfig, str(FOLDER / "testbed.yaml"), plan.overrides(job))
@@ -505,7 +505,7 @@ def test_two_methods_where_both_fronts_reach(sweep):
     found = compare(setting([(20, 70), (40, 90)], rival))
     assert (found.tokens, found.first, found.second) == pytest.approx((30, 0.8, 0.6))
     assert found.difference.low > 0.1
-    # Where the grid was not measured on the split, the last runs and the start model are the front.
+    # If the grid was not measured on the split, the front is the last runs and the initial model.
     one = setting([(50, 90)], rival, "longer")
     assert compare(one).second == pytest.approx(0.95)
     bare = {
@@ -517,8 +517,8 @@ def test_two_methods_where_both_fronts_reach(sweep):
 @pytest.mark.parametrize(
     "length, accuracy, told",
     [
-        (30, 0.8, "is at least 36% shorter than `grpo`, at no loss of accuracy"),
-        (40, 0.8, "is not at least 36% shorter than `grpo`, at no loss of accuracy"),
+        (30, 0.8, "is at least 36% shorter than `grpo`, without a significant loss"),
+        (40, 0.8, "is not at least 36% shorter than `grpo`, without a significant loss"),
         (30, 0.5, "is at least 36% shorter than `grpo`, and loses accuracy"),
     ],
 )
@@ -543,7 +543,7 @@ def test_the_verdict(sweep, length, accuracy, told):
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_lengths_of_the_grids_are_those_of_the_start_models(sweep, setting):
-    """`length_cap` and `l1_max` would move with a start model that is made again."""
+    """`length_cap` and `l1_max` would move with an initial model that is made again."""
     start = sweep["store"].find(FOLDER / "results.parquet", sweep["queue"].start_job(setting))
     found = start.outcomes["select"].length.mean()
     assert found == pytest.approx(sweep["plan"].SCALES[setting].length, abs=1.0)
@@ -573,7 +573,7 @@ def test_tables_and_pictures(sweep, results, tmp_path):
     assert len(table.splitlines()) == 3 and "information_weight: 0.1," in table
     text = sweep["findings"].render(settings)
     shown = "`iapo` against `iapo_shuffled`", "`iapo_priced` against `iapo_priced_zero`"
-    for name in ("### hard", "### shifted", *shown, "start model"):
+    for name in ("### hard", "### shifted", *shown, "initial model"):
         assert name in text
     assert text.startswith("### All settings\n\n| setting | `iapo_priced` - `grpo`: tokens, % | ")
     table = [line.split("|") for line in text.splitlines()[2:6]]
@@ -644,10 +644,10 @@ def test_grids_without_last_runs_have_a_table_of_their_own(sweep, tmp_path):
         drawn = dict(seed=n, accuracy=(0.6, 0.9, 0.9)[n], length=(50, 60, 30)[n])
         sweep["records"].write(tmp_path, result(sweep, job, **drawn))
     lines = sweep["findings"].render([load()]).splitlines()
-    assert lines[0] == "### chain: its grids so far (selection split)" and len(lines) == 2 + 2 + 4
+    assert lines[0] == "### chain: grids so far (selection split)" and len(lines) == 2 + 2 + 4
     rows = [[cell.strip() for cell in line.split("|")] for line in lines[4:]]
     first = rows.pop(0)
-    assert first[1] == "start model" and float(first[4].partition(" ")[0]) == pytest.approx(
+    assert first[1] == "initial model" and float(first[4].partition(" ")[0]) == pytest.approx(
         80, abs=1
     )
     assert rows[1][5:7] == ["", ""] and rows[1][2] == "algorithm.beta: 0.01"
@@ -834,7 +834,7 @@ def test_a_worker_that_did_its_share_is_followed_by_another(
         (
             "run_sweep",
             ["hard", "--methods", "iapo_shuffled"],
-            "runs at the point that is chosen for iapo;",
+            "which runs at the point chosen for iapo;",
         ),
         ("run_sweep", ["--work", __file__], "test_sweep.py; expected a directory"),
         ("summarise_sweep", ["--results", "/nowhere"], "/nowhere holds no results"),
@@ -884,7 +884,7 @@ def test_absent_start_models_are_one_sentence_with_their_command(
     monkeypatch.setattr(sys, "argv", words)
     assert module.main() == 2
     told = capsys.readouterr().err
-    assert "models/hard/model.safetensors is absent; make it with: python experiments/" in told
+    assert "models/hard/model.safetensors is missing; make it with: python experiments/" in told
     assert told.endswith("arithmetic/make_testbed.py hard\n") and told.count("\n") == 1
 
 

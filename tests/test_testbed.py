@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parents[1] / "experiments" / "arithmetic"
 PUBLISHED = ("chain", "easy", "hard", "growing")
 SETTINGS = (*PUBLISHED, "large")  # of which nothing is published: a GPU makes it
 SIZES = {"chain": 844_768, "easy": 1_253_056, "hard": 1_253_056, "growing": 844_768}
-"""Bytes of the published start models, as the experiment's README lists them."""
+"""Bytes of the published initial models, as the experiment's README lists them."""
 N = 400
 
 
@@ -280,7 +280,7 @@ def test_an_unknown_split(bed):
 
 @pytest.fixture(scope="module")
 def tokenizer(bed, tmp_path_factory):
-    """The tokenizer of every start model, as transformers opens it beside a config of Qwen2."""
+    """The tokenizer of every initial model, as transformers opens it beside a config of Qwen2."""
     place, made = tmp_path_factory.mktemp("tokenizer"), bed["make_testbed"]
     bed["tokenizer"].save_tokenizer(place, made.TESTBED_WORDS, made.TESTBED_SYMBOLS)
     made.write_model_config(bed["settings"].SETTINGS["chain"], place / "config.json")

@@ -469,11 +469,9 @@ def test_a_price_that_adapts_is_resumed_and_exported(finish, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, exported, run.params)
     # Another adaptation does not go on with this one's state, nor does none at all.
     options[3:] = ["algorithm.adapt=price_for_accuracy"]
-    with pytest.raises(UserError, match="fit this config: algorithm.adapt's memory.accuracy is"):
+    with pytest.raises(UserError, match="match this config: algorithm.adapt's memory.accuracy"):
         finish(*options, "max_steps=3", directory=run.directory)
-    with pytest.raises(
-        UserError, match="algorithm.adapt's memory.price is .* absent in the config"
-    ):
+    with pytest.raises(UserError, match="algorithm.adapt's memory.price has shape .* to be absent"):
         finish(*options[:3], "max_steps=3", directory=run.directory)
 
 
@@ -591,7 +589,7 @@ def takes_no_key(group):
 RULES = [
     (takes_no_key, "takes 1 positional argument but 2 were given; the rule is called with (group"),
     (lambda group, key: group.nothing, "has no attribute 'nothing' (test_train.py, line "),
-    (lambda group, key: group.log_prob, "the rule returned float32[4, 16]; expected Credit of two"),
+    (lambda group, key: group.log_prob, "rule returned float32[4, 16]; expected a Credit of two"),
     (lambda group, key: Credit(group.reward, group.log_prob), "(advantage='float32[4]', weight"),
     (lambda group, key: Credit(group.log_prob, group.mask), "weight='bool[4, 16]'"),
     (lambda group, key: 1.0, "advantage: "),
@@ -650,7 +648,7 @@ def test_a_rule_of_your_own_gets_information(configure, tmp_path):
 @pytest.mark.parametrize(
     "overrides, sentence",
     [
-        ("max_steps=1", "max_steps is 1, but the checkpoint to resume from is of step 4"),
+        ("max_steps=1", "max_steps is 1, but the run would resume from step 4"),
         ("resume=never", "resume is never, but"),
         ("resume=3", "resume is '3'; expected auto, never or one of the steps [2, 4]"),
     ],

@@ -1,4 +1,4 @@
-"""The picture of the README: learning curves over seeds, and information token by token.
+"""The picture of the README: learning curves of several seeds, and information token by token.
 
     python experiments/arithmetic/figure.py --out experiments/arithmetic/quickstart.png RUN_DIR ...
 
@@ -62,7 +62,7 @@ def informativeness(model_dir: Path, question: str, reasoning: str) -> tuple[lis
 
 
 def token_view(axes: plt.Axes, tokens: list[str], values: np.ndarray, title: str) -> None:
-    """Text in a fixed-width face, each token's ground colored by its information."""
+    """Text in a monospace font; the background of each token shows its information."""
     scale = np.abs(values).max()
     column, line = 0, 0
     for token, value in zip(tokens, values, strict=True):
@@ -96,7 +96,7 @@ def main() -> None:
         1, 2, figsize=(10.5, 3.1), gridspec_kw={"width_ratios": [1, 1.25]}
     )
     curves(left, arguments.runs)
-    title = f"what each token tells about the answer to {question}\n"
+    title = f"information of each token about the answer to {question}\n"
     title += f"blue: information; red: doubt; darkest {np.abs(values).max():.1f} nats"
     token_view(right, tokens, values, title)
     figure.tight_layout()

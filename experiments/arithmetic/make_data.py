@@ -2,9 +2,9 @@
 
     python experiments/arithmetic/make_data.py --out DIR [--sft_rows 200000] [--seed 0]
 
-Writes ``train.jsonl``, ``select.jsonl`` and ``test.jsonl`` (question, answer; disjoint: the splits
-of the named dataset ``arithmetic``), ``sft.jsonl`` (supervised rows on other questions) and
-``tokenizer/``. With ``--sft_rows 0`` there is no ``sft.jsonl``.
+Writes ``train.jsonl``, ``select.jsonl`` and ``test.jsonl`` (rows of question and answer: the
+disjoint splits of the named dataset ``arithmetic``), ``sft.jsonl`` (supervised rows on different
+questions) and ``tokenizer/``. With ``--sft_rows 0`` there is no ``sft.jsonl``.
 """
 
 import argparse
@@ -27,7 +27,11 @@ def main() -> None:
     parser.add_argument("--sft_rows", type=int, default=200_000)
     parser.add_argument("--early_share", type=float, default=EARLY_SHARE)
     parser.add_argument("--max_tokens", type=int, default=MAX_TOKENS)
-    parser.add_argument("--categories", action="store_true", help="keep them in the SFT rows")
+    parser.add_argument(
+        "--categories",
+        action="store_true",
+        help="keep the categories of the pieces in sft.jsonl",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 

@@ -3,8 +3,8 @@
     python experiments/arithmetic/make_model.py
 
 Takes a quarter of an hour on two CPU cores. Writes runs/arithmetic_data, runs/arithmetic_sft and,
-at the end, experiments/arithmetic/model. Run it from the project's root; the same command continues
-after an interruption.
+at the end, experiments/arithmetic/model. Run it from the project's root; after an interruption, the
+same command resumes it.
 """
 
 import shutil

@@ -1,10 +1,10 @@
-"""Make the data and the start models of the experiment's settings.
+"""Make the data and the initial models of the experiment's settings.
 
     python experiments/arithmetic/make_testbed.py [SETTING ...]
 
 Writes `data/SETTING/` and `models/SETTING/` beside this file; supervised rows, tokenizer and run
-directories go to `--work`. Run it from the project's root; the same command continues after an
-interruption. The default is all settings but *large*, which needs a GPU.
+directories go to `--work`. Run it from the project's root; after an interruption, the same command
+resumes it. The default is all settings except *large*, which needs a GPU.
 """
 
 import argparse
@@ -34,9 +34,10 @@ TESTBED_WORDS, TESTBED_SYMBOLS = (*WORDS, "left"), SYMBOLS + "*():"
 
 
 def write_splits(setting: Setting, directory: Path, supervised: Path, name: str) -> None:
-    """Writes the problem sets as JSON lines, and supervised rows on other questions.
+    """Writes the problem sets as JSON lines, and supervised rows on different questions.
 
-    If a setting was tried, its last test splits are drawn after the rows, without their questions.
+    If a setting was tried, its last test splits are drawn after the rows and exclude the questions
+    of these.
     """
     directory.mkdir(parents=True, exist_ok=True)
     splits = list(splits_of(setting))
@@ -59,11 +60,11 @@ def write_splits(setting: Setting, directory: Path, supervised: Path, name: str)
 
 
 def compare_with_published(name: str, models: Path) -> list[str]:
-    """A sentence for each file that differs from the one behind the repository's results."""
+    """A note for each file that differs from the one behind the repository's results."""
     made = [*sorted((HERE / "data" / name).glob("*.jsonl")), models / name / "model.safetensors"]
     names = [path.relative_to(path.parents[2]).as_posix() for path in made]
     return [
-        f"{path} differs from the file in SHA256SUMS, from which results.parquet was made"
+        f"note: {path} differs from the file in SHA256SUMS, with which results.parquet was made"
         for path, own in zip(made, names, strict=True)
         if own in published() and sha256(path) != published()[own]
     ]
@@ -113,7 +114,7 @@ def make(name: str, work: Path, models: Path) -> None:
     }
     command = [sys.executable, "-m", "iapo_jax.sft", "--config", str(HERE / "sft.yaml")]
     code = subprocess.run([*command, *(f"{k}={v}" for k, v in overrides.items())]).returncode
-    if code:  # the command has printed the reason; the same command continues
+    if code:  # the command has printed the reason; rerunning it resumes
         raise SystemExit(code)
     shutil.copytree(run / "hf", models / name, dirs_exist_ok=True)
     print("\n".join([f"wrote {models / name}", *compare_with_published(name, models)]))

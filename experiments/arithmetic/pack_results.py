@@ -1,9 +1,9 @@
-"""Put the results of `run_sweep.py` into the repository's file of results.
+"""Put the results of `run_sweep.py` into the repository's results file.
 
     python experiments/arithmetic/pack_results.py [--results runs/sweep/results] [--out FILE]
 
-A result that is in the file already is replaced where the new one has the same config and problems;
-else the old one stays as a withdrawn one, which no table counts.
+A result that is already in the file is replaced if the new one has the same config and problems;
+otherwise the old one stays as withdrawn, and no table counts it.
 """
 
 import argparse
@@ -24,16 +24,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results.parquet")
     arguments = parser.parse_args()
     if not arguments.results.is_dir():
-        parser.error(f"--results is {arguments.results}; expected a directory of run_sweep.py")
+        parser.error(f"--results is {arguments.results}; expected results of run_sweep.py")
     if not store.is_archive(arguments.out):
-        parser.error(f"--out is {arguments.out}; expected a name that ends in .parquet")
+        parser.error(f"--out is {arguments.out}; expected a file name ending in .parquet")
     try:
         new = [one for name in SETTINGS for one in store.read_all(arguments.results, name)]
         old = archive.load(arguments.out) if arguments.out.is_file() else []
     except UserError as error:
         parser.error(str(error))
     if not new:
-        parser.error(f"{arguments.results} holds no results; run_sweep.py makes them")
+        parser.error(f"{arguments.results} holds no results; run run_sweep.py first")
     rows = list(archive.merge(old, new))
     archive.save(arguments.out, rows)
     withdrawn = sum(row.withdrawn for row in rows)

@@ -1,12 +1,12 @@
 """Worked reasoning for the arithmetic task, some of it redundant.
 
-The problems are `iapo_jax.arithmetic`'s. The worked reasoning of one is a list of pieces: the steps
-that the answer needs, and around them pieces that it does not (restating, filler, rechecking, a
-second pass, hesitating). The category of each piece is known, so what a trained model keeps and
-drops can be counted exactly. Everything written is true: there are no arithmetic errors.
+The problems come from `iapo_jax.data.arithmetic`. The worked reasoning of a problem is a list of
+pieces: the steps that the answer needs, and around them redundant pieces (restating, filler,
+rechecking, a second pass, hesitating). The category of each piece is known, so what a trained model
+keeps and drops can be counted exactly. Every statement is true: there are no arithmetic errors.
 
-Pure functions on numpy and the standard library; every source of chance is a
-``numpy.random.Generator`` passed in.
+All functions are pure and use only numpy and the standard library; randomness comes from a
+``numpy.random.Generator`` argument.
 """
 
 from collections.abc import Callable, Collection
@@ -60,9 +60,9 @@ def draw_reasoning(
 ) -> list[Piece]:
     """Worked reasoning: all needed steps in order, and redundant pieces around them.
 
-    One verbosity (drawn unless given) drives the chance of every redundant piece of the
-    completion. At 0 only the needed steps are left. Redundant pieces are dropped at random until
-    the whole fits in ``max_tokens``.
+    One verbosity (drawn unless given) scales the probability of every redundant piece of the
+    completion. At 0 only the needed steps remain. Redundant pieces are dropped at random until the
+    reasoning fits in ``max_tokens``.
     """
     v = draw_verbosity(rng) if verbosity is None else verbosity
     steps, inverses, answer = problem.steps, problem.inverses, problem.answer
@@ -102,15 +102,15 @@ def sft_row(
 ) -> dict:
     """One supervised row, ``{"question", "answer", "completion": [[text, weight], ...]}``.
 
-    As `testbed.pieces.supervised_row` makes it of a drawn problem and its reasoning.
+    `testbed.pieces.supervised_row` makes it from a random problem and its reasoning.
 
     Args:
-        rng: source of chance.
-        tokenizer_encode: a text's tokens as strings that concatenate to the text (a Hugging Face
-            tokenizer's ``tokenize``, or the equal and faster ``split_tokens``).
+        rng: source of randomness.
+        tokenizer_encode: splits a text into tokens, strings that concatenate to it (a Hugging Face
+            tokenizer's ``tokenize``, or the equivalent but faster ``split_tokens``).
         exclude: questions that must not be drawn.
         early_share: probability of an early row.
-        max_tokens: longest reasoning before the cut.
+        max_tokens: length of the longest reasoning, before it is cut.
         categories: also give ``"categories"``, a list of ``[text, category]`` whose texts
             concatenate to the row's reasoning.
     """

@@ -2,13 +2,13 @@
 
     python experiments/arithmetic/run_sweep.py [SETTING ...] [--methods NAME ...] [--workers 2]
 
-`make_testbed.py` makes the problems and start models first. Each run writes SETTING/NAME.json in
-`--results`, and a run with a result is not repeated, so the same command continues after an
-interruption (also within a run). By default `--results` is `results` in `--work`, which begins with
-the results of the repository; an empty directory repeats everything. Run directories go to
-`--work`. A run takes one to ten minutes on one CPU core. Run from the project's root. The default
-is all settings but *large*, which needs a GPU. `pack_results.py` puts the results into the
-repository's file, and `summarise_sweep.py` makes the tables.
+Run `make_testbed.py` first, which makes the problems and initial models. Each run writes
+SETTING/NAME.json in `--results`, and a run with a result is not repeated, so the same command
+resumes after an interruption (also within a run). By default `--results` is `results` in `--work`,
+which starts with the results of the repository; with an empty directory, everything is run again.
+Run directories go to `--work`. A run takes one to ten minutes on one CPU core. Start the command in
+the project's root. The default is all settings except *large*, which needs a GPU. `pack_results.py`
+puts the results into the repository's file, and `summarise_sweep.py` makes the tables.
 """
 
 import argparse
@@ -46,7 +46,7 @@ _MALLOC = {
 
 
 def work_on(arguments: argparse.Namespace) -> int:
-    """Does jobs in this process, which reuse its compiled programs.
+    """Runs jobs in this process, so that they share compiled programs.
 
     Returns 0 when no job is left, and `_AGAIN` after `_JOBS` of them.
     """
@@ -67,12 +67,12 @@ def work_on(arguments: argparse.Namespace) -> int:
                 continue
         if not any(True for _ in queue.ready(settings, results, methods)):
             return 0
-        time.sleep(_WAIT)  # other workers do the rest, and the next jobs depend on them
+        time.sleep(_WAIT)  # other workers are running the jobs that the next ones depend on
     return _AGAIN
 
 
 def begin_with_published(results: Path) -> None:
-    """Fills a directory that does not exist yet with the results of the repository."""
+    """Creates the directory, if it does not exist, with the results of the repository."""
     if results.exists():
         return
     partial = results.with_name(results.name + ".partial")
@@ -83,7 +83,7 @@ def begin_with_published(results: Path) -> None:
 
 
 def check_made(arguments: argparse.Namespace) -> None:
-    """Whether the problems and the start model of every setting that has runs left are there.
+    """Checks that the problems and the initial model of every setting with runs left exist.
 
     Raises:
       UserError: naming the command that makes them.
@@ -93,7 +93,7 @@ def check_made(arguments: argparse.Namespace) -> None:
             for path in (HERE / "models" / name / "model.safetensors", file_of(name, "train")):
                 if not path.is_file():
                     raise UserError(
-                        f"{path} is absent; make it with: python "
+                        f"{path} is missing; make it with: python "
                         f"experiments/arithmetic/make_testbed.py {name}"
                     )
 
@@ -135,7 +135,7 @@ def _summary(path: Path) -> str:
     split, found = next(reversed(one.outcomes.items()))
     name = START if one.method == START else one.job.name
     return (
-        f"{one.setting} {name} ({split}): {found.correct.mean():.3f} correct in "
+        f"{one.setting} {name} ({split}): accuracy {found.correct.mean():.3f}, "
         f"{found.length.mean():.1f} tokens"
     )
 
@@ -177,7 +177,7 @@ def oversee(arguments: argparse.Namespace) -> int:
                 if any(code not in (None, 0) for code in codes) and not asked:
                     stop()
                 time.sleep(_WAIT)
-    finally:  # also if the terminal is gone: no worker stays behind
+    finally:  # even if the terminal is gone, no worker is left running
         for worker in workers:
             if worker.poll() is None:
                 worker.terminate()
@@ -192,12 +192,12 @@ def oversee(arguments: argparse.Namespace) -> int:
             log = _log_of(place, arguments)
             text = log.read_text(errors="replace").strip() if log.is_file() else ""
             last = text.rpartition("\n")[2]
-            print(f"error: a worker failed; see {log}, which ends in: {last}", file=sys.stderr)
+            print(f"error: a worker failed; see {log}, which ends with: {last}", file=sys.stderr)
     return 1
 
 
 def _results(directory: Path, setting: str) -> set[tuple[Path, int]]:
-    """Files and when they were written: a changed grid writes a file again."""
+    """Files and when they were written, since a changed grid rewrites a file."""
     found = (directory / setting).glob("*.json")
     return {(path, path.stat().st_mtime_ns) for path in found}
 
@@ -224,7 +224,8 @@ def main() -> int:
     for name in arguments.methods:
         if DECIDES.get(name, name) not in arguments.methods:
             parser.error(
-                f"{name} runs at the point that is chosen for {DECIDES[name]}; also name that"
+                f"--methods has {name}, which runs at the point chosen for {DECIDES[name]}; "
+                f"expected {DECIDES[name]} as well"
             )
     if not Path("experiments/arithmetic/testbed.yaml").is_file():
         parser.error(f"{Path.cwd()} is not the project's root, where this command must run")

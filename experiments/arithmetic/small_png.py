@@ -1,4 +1,4 @@
-"""Pictures with a small palette: a quarter of the bytes, and hardly a visible difference."""
+"""Pictures with a small palette: a quarter of the bytes, and hardly any visible difference."""
 
 import io
 from pathlib import Path

@@ -2,10 +2,10 @@
 
     python experiments/arithmetic/summarise_sweep.py [--results PLACE] [--work runs/sweep]
 
-Reads `results.parquet`, or a directory in which `run_sweep.py` writes. Writes `tables.md` and
+Reads `results.parquet`, or a directory that `run_sweep.py` writes. Writes `tables.md` and
 `pictures/` to `--out` (default: beside this file), and prints the findings; the results need not be
-complete. `--csv DIR` also writes `results.csv` and `grid.csv`, one row a run. `--report DIR` also
-writes a report page of each setting, from the run directories in `--work`.
+complete. `--csv DIR` also writes `results.csv` and `grid.csv`, with one row for each run. `--report
+DIR` also writes a report page for each setting, from the run directories in `--work`.
 """
 
 import argparse
@@ -25,8 +25,13 @@ def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=HERE / "results.parquet")
-    parser.add_argument("--out", type=Path, default=HERE, help="for the tables and pictures")
-    parser.add_argument("--csv", type=Path, metavar="DIR", help="also write one row a run")
+    parser.add_argument("--out", type=Path, default=HERE, help="directory of tables and pictures")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="DIR",
+        help="also write one row for each run",
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/sweep"))
     parser.add_argument("--report", type=Path, metavar="DIR", help="also write report pages")
     arguments = parser.parse_args()
@@ -44,7 +49,7 @@ def main() -> int:
         parser.error(str(error))
     settings = [one for one in found if one is not None]
     if not settings:
-        parser.error(f"{arguments.results} holds no results; run_sweep.py makes them")
+        parser.error(f"{arguments.results} holds no results; run run_sweep.py first")
     ready = [one for one in settings if one.entries]
     own = [one for one in ready if one.name not in analysis.SHIFTED]
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -71,7 +76,7 @@ def main() -> int:
     names = list(SMALL)
     left = queue.total(names) - queue.done(names, arguments.results)
     if left:
-        print(f"\n{left} of {queue.total(names)} runs are missing: run_sweep.py goes on with them")
+        print(f"\n{left} of {queue.total(names)} runs are missing; run_sweep.py resumes with them")
     return 0
 
 

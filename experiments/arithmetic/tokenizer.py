@@ -1,12 +1,12 @@
 """A tokenizer for the arithmetic task, opened by ``AutoTokenizer.from_pretrained``.
 
-Digits, operators, words (with their trailing space) and tags are one token each; decoding gives
-back the encoded text exactly. Needs ``tokenizers`` and ``transformers``, not torch.
+Digits, operators, words (with their trailing space) and tags are one token each; decoding restores
+the encoded text exactly. Needs ``tokenizers`` and ``transformers``, but not torch.
 
-transformers opens the tokenizer of every directory whose config.json says ``qwen2`` as Qwen2's own
-class: byte-level BPE with Qwen2's splitting rule, whatever tokenizer.json says. So this is such a
-tokenizer: BPE without merges (digits and operators), and every other token an added token, which
-is matched in the text before any splitting.
+In a directory whose config.json says ``qwen2``, transformers opens the tokenizer as Qwen2's own
+class, byte-level BPE with Qwen2's splitting rule, whatever tokenizer.json says. This tokenizer is
+therefore of that kind: BPE without merges for digits and operators; every other token is an added
+token, which is matched before the text is split.
 
     python experiments/arithmetic/tokenizer.py DIR
 """
@@ -71,7 +71,7 @@ def build_tokenizer(
 def save_tokenizer(
     directory: str | Path, words: Sequence[str] = WORDS, symbols: str = SYMBOLS
 ) -> Path:
-    """Write the tokenizer's directory and return its path."""
+    """Writes the tokenizer's directory and returns its path."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     build_tokenizer(words, symbols).save_pretrained(directory)

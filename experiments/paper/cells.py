@@ -2,8 +2,8 @@
 
     python experiments/paper/cells.py [MODEL_DATA ...]        # print the training commands
 
-A dataset has a config beside this file, for Qwen2.5-1.5B on v5e-8; the other models and GPUs are
-overrides. The hyper-parameters are the paper's (arXiv:2602.19049); README.md says what differs.
+Each dataset has a config beside this file, for Qwen2.5-1.5B on v5e-8; other models and GPUs need
+overrides. The hyper-parameters are the paper's (arXiv:2602.19049); README.md lists the differences.
 """
 
 import argparse
@@ -39,7 +39,7 @@ MODELS = {
     "qwen2.5-1.5b": Model(
         "Qwen/Qwen2.5-1.5B-Instruct", v5e=_spread(1, 8, 1, 8), gpus=_spread(1, 8, 1, 16)
     ),
-    "qwen2.5-7b": Model(  # too large for eight v5e chips; this mesh comes nearest
+    "qwen2.5-7b": Model(  # too large for eight v5e chips; this mesh comes closest
         "Qwen/Qwen2.5-7B-Instruct", v5e=_spread(1, 2, 4, 2), gpus=_spread(1, 8, 1, 8)
     ),
 }
@@ -52,7 +52,7 @@ def config_of(cell: str) -> Path:
 
 
 def overrides(cell: str, hardware: str) -> list[str]:
-    """What a cell's command has behind the config."""
+    """The overrides that follow the config in a cell's command."""
     model = MODELS[CELLS[cell][0]]
     spread = model.v5e if hardware == V5E else model.gpus
     return [

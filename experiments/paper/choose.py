@@ -1,9 +1,9 @@
-"""Choose among runs: compare the best checkpoint of each on the selection split.
+"""Choose among runs by the best checkpoint of each on the selection split.
 
     python experiments/paper/choose.py runs/paper/qwen2.5-1.5b_gsm8k/i*_e*
 
-Reads selection.jsonl of each run directory, and uses the criterion of its config; the test set
-decides nothing. The runs must hold out the same questions.
+Reads the selection.jsonl of each run directory, and applies the criterion of the first run's config
+to the best checkpoints; the test set decides nothing. The runs must hold out the same questions.
 """
 
 import argparse
@@ -19,10 +19,10 @@ def best_of(run: Path) -> tuple[Candidate, str]:
     """A run's best checkpoint, and the digest of its selection split.
 
     Raises:
-      UserError: if there is no run, or if it has measured no checkpoint.
+      UserError: if it is not a run directory, or has no measured checkpoint.
     """
     if not (run / "config.yaml").is_file():
-        raise UserError(f"{run} is not a run directory: expected config.yaml in it")
+        raise UserError(f"{run} is not a run directory: it has no config.yaml")
     rows = read_selection(run / "selection.jsonl")
     section = load_run_config(run / "config.yaml").selection
     candidates = [Candidate(*(row[name] for name in Candidate._fields)) for row in rows]
@@ -42,28 +42,28 @@ def main() -> int:
         others = [run for run in runs if found[run][1] != found[runs[0]][1]]
         if others:
             raise UserError(
-                f"{others[0]} was measured on other questions than {runs[0]}; expected runs that "
-                "differ in the method alone"
+                f"{others[0]} was measured on different questions or with different sampling "
+                f"settings from {runs[0]}; expected runs that differ only in the method"
             )
         section = load_run_config(runs[0] / "config.yaml").selection
         rows = read_selection(runs[0] / "selection.jsonl")
         starts = [row for row in rows if row["step"] == 0]
         if not starts:
-            raise UserError(f"{runs[0]} has not measured its start (step 0 of selection.jsonl)")
+            raise UserError(f"{runs[0]} has not measured its initial model (step 0)")
         start = Candidate(*(starts[0][name] for name in Candidate._fields))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    # `choose` compares checkpoints of one run; here the best of each run take their place, with the
-    # number of the run as the step.
+    # `choose` compares checkpoints of one run. Here the best checkpoints of the runs take their
+    # place, with the number of the run as the step.
     placed = [found[run][0]._replace(step=place) for place, run in enumerate(runs, 1)]
     best = runs[choose([start, *placed], section).step - 1]
     for run in runs:
         one = found[run][0]
         mark = "*" if run == best else " "
-        summary = f"{one.accuracy:.3f} correct in {one.length:.1f} tokens at step {one.step}"
+        summary = f"accuracy {one.accuracy:.3f}, {one.length:.1f} tokens, step {one.step}"
         print(f"{mark} {summary}: {run}")
-    print(f"kept: {best}/hf (by {section.criterion}; the start had {start.accuracy:.3f} correct)")
+    print(f"kept: {best}/hf (by {section.criterion}; initial accuracy {start.accuracy:.3f})")
     return 0
 
 

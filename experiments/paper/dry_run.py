@@ -1,11 +1,11 @@
-"""Compile the cells of the paper's table with their true shapes on eight virtual devices.
+"""Compile the cells of the paper's table with their real shapes for eight virtual devices.
 
     python experiments/paper/dry_run.py --models DIR --tokenizer DIR --data DIR [NAME ...]
 
---models has Qwen2.5-0.5B-Instruct.config.json and so on; no weights are read. --data has the
-folders gsm8k, math500 and dapo, as `NAME=PATH` of the catalogue reads them. NAME is a cell of
-`cells.py`, by default every one. Each is compiled for v5e-8 and for 8 GPUs, on CPU; the memory that
-is printed is that of a device by XLA's CPU compiler. With `--chips`, and the package libtpu, the
+--models contains Qwen2.5-0.5B-Instruct.config.json and so on; no weights are read. --data contains
+the folders gsm8k, math500 and dapo, as `NAME=PATH` of the catalogue reads them. NAME is a cell of
+`cells.py`; the default is all. Each is compiled on CPU, for v5e-8 and for 8 GPUs; the printed
+memory is that of one device, by XLA's CPU compiler. With `--chips` and the package libtpu, the
 compiler of TPU v5e compiles the v5e-8 commands instead.
 """
 
@@ -33,7 +33,7 @@ if Version(version("jaxlib")) < Version("0.11.1.dev0"):
 
 
 def local(cell: str, arguments: argparse.Namespace) -> list[str]:
-    """Overrides that replace the hub's names by local files."""
+    """Overrides that replace hub names with local files."""
     config = load_config(TrainConfig, str(config_of(cell)))
     model = MODELS[CELLS[cell][0]].hub.partition("/")[2]
     found = [
@@ -49,11 +49,11 @@ def local(cell: str, arguments: argparse.Namespace) -> list[str]:
 
 
 def _file(directory: Path, split: str) -> Path:
-    """The file of a split, or the first file."""
+    """The file whose name contains the split, otherwise the first file."""
     files = sorted(p for p in directory.rglob("*") if p.suffix in (".parquet", ".jsonl", ".json"))
     named = [path for path in files if split in path.stem]
     if not (named or files):
-        raise SystemExit(f"{directory} has no parquet or JSON file; expected the dataset's")
+        raise SystemExit(f"{directory} has no parquet or JSON file; expected a file of the dataset")
     return (named or files)[0]
 
 
@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--chips", action="store_true", help="compile for TPU v5e, by libtpu")
+    parser.add_argument("--chips", action="store_true", help="compile for TPU v5e with libtpu")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(CELLS))
     if unknown:

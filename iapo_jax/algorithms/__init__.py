@@ -1,4 +1,4 @@
-"""Credit rules, and what surrounds them: pure functions of one group."""
+"""Credit rules and the pieces around them: pure functions of one group."""
 
 from iapo_jax.algorithms.adaptation import (
     ADAPTATIONS,

@@ -1,4 +1,4 @@
-"""Hyper-parameters that follow the run: a small state, updated from the groups of each step.
+"""Hyper-parameters that adapt during a run: a small state, updated from the groups of each step.
 
 Rules stay pure functions of their hyper-parameters; an `Adaptation` computes the value of one of
 them. Its state is part of the train state, so that a resumed run continues with it.
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from iapo_jax.algorithms.preconditions import check_fields
+from iapo_jax.algorithms.preconditions import check_at_least, check_fields
 from iapo_jax.types import Array, Group
 
-_PRICES = (1e-5, 10.0)  # per token, the least and the highest
-_SEEN = 8192  # latest questions that the quartiles are computed from
+_PRICES = (1e-5, 10.0)  # lowest and highest price of a token
+_SEEN = 8192  # the quartiles are over this many latest questions
 
 
 class Adaptation(NamedTuple):
@@ -67,7 +67,7 @@ def price_for_length(
       rate: the largest change of log price in a step.
 
     Raises:
-      ValueError: for a number that is not above 0.
+      ValueError: if an argument is not positive.
 
     >>> adapt = price_for_length(target_length=2, price=0.1, rate=0.05)
     >>> groups = Group(mask=jnp.ones((1, 4, 3), bool), reward=jnp.zeros((1, 4)))
@@ -107,7 +107,8 @@ def price_for_accuracy(
       price: the initial price of a token, in the rule's unit.
       tolerance: allowed drop in accuracy, as a fraction.
       rate: the largest change of log price in a step.
-      smoothing: from 0 to below 1, weight of the earlier steps.
+      start_steps: the initial level is the mean accuracy of this many steps.
+      smoothing: weight of the earlier steps, at least 0 and below 1.
 
     Raises:
       ValueError: for a number outside its range.
@@ -121,7 +122,7 @@ def price_for_accuracy(
     """
     _check(price=(price, 0), tolerance=(tolerance, 0), rate=(rate, 0), start_steps=(start_steps, 0))
     if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing is {smoothing}; expected from 0 to below 1")
+        raise ValueError(f"smoothing is {smoothing}; expected at least 0 and below 1")
 
     def update(state: AccuracyState, groups: Group) -> AccuracyState:
         check_fields(groups, "price_for_accuracy", "correct")
@@ -140,17 +141,17 @@ def price_for_accuracy(
 
 
 class DifficultyState(NamedTuple):
-    """The state of `keep_for_difficulty`: a ring of the latest questions."""
+    """The state of `keep_for_difficulty`: a ring buffer of the latest questions."""
 
     rewards: Array  # [8192] mean reward of each question
     count: Array  # int32; questions seen so far
 
 
 def keep_for_difficulty(*, start_questions: int = 64) -> Adaptation:
-    """Quartiles of the mean rewards of all questions so far, those of this step included; [3].
+    """Quartiles of the mean rewards of all questions so far, including this step's; [3].
 
     For `keep_best`: algorithm 2 of arXiv:2508.09726. The paper keeps a t-digest of all questions;
-    here it is the last 8,192 themselves, with exact quartiles.
+    this keeps the last 8,192 and computes exact quartiles.
 
     Args:
       start_questions: treat every question as very hard until this many have been seen (the
@@ -164,7 +165,7 @@ def keep_for_difficulty(*, start_questions: int = 64) -> Adaptation:
     >>> print(adapt.settings(adapt.update(adapt.init(), groups))["quartiles"])
     [0.25 0.5  0.75]
     """
-    _check(start_questions=(start_questions, -1))
+    check_at_least("start_questions", start_questions, 0)
 
     def init() -> DifficultyState:
         return DifficultyState(jnp.zeros(_SEEN), jnp.int32(0))

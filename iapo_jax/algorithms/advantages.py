@@ -1,10 +1,10 @@
-"""Credit rules based on rewards of complete completions (GRPO, RLOO) or on token entropy (GTPO).
+"""Credit rules that use completion-level rewards (GRPO, RLOO) or token entropy (GTPO).
 
 Every rule is `(Group, key, *, hyper-parameters) -> Credit` for ONE prompt; `jax.vmap` maps it over
 the prompts of a step. All statistics are masked: padding changes nothing, and neither do the
 completions that a filter has left out. Symbols are those of `types`. The rules that use information
-are in `information_advantages` and `token_price`. What surrounds a rule is in `reward_shaping`,
-`filters` and `policy_loss`; `methods` puts them together.
+are in `information_advantages` and `token_price`. The other pieces of a method are in
+`reward_shaping`, `filters` and `policy_loss`; `methods` combines them.
 """
 
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def grpo(group: Group, key: Array | None = None, *, scale_rewards: str = "group"
       key: unused.
 
     Returns:
-      Credit of [G, T] arrays, without a bonus for single tokens.
+      Credit of [G, T] arrays; its bonus is 0.
 
     Raises:
       ValueError: for an unknown `scale_rewards`.
@@ -64,6 +64,9 @@ def rloo(group: Group, key: Array | None = None) -> Credit:
     Args:
       group: needs `mask` [G, T] and `reward` [G].
       key: unused.
+
+    Returns:
+      Credit of [G, T] arrays; its bonus is 0.
 
     >>> group = Group(mask=jnp.ones((2, 2), bool), reward=jnp.array([1.0, 0.0]))
     >>> print(rloo(group).advantage)
@@ -115,7 +118,7 @@ def gtpo(
     check_fields(group, "gtpo", "correct", "entropy")
     correct, mask = group.correct[:, None], group.mask
     side = jnp.where(correct == correct[:, 0], 1.0, 0.0)  # [G, G]: the same side
-    entropy = jnp.maximum(group.entropy, 0.0)  # a sum that cancels may end just below 0
+    entropy = jnp.maximum(group.entropy, 0.0)  # rounding may leave an entropy just below 0
     weight = jnp.where(mask, jnp.where(correct, entropy, 1 / (entropy + 1e-8)), 0.0)
     count = jnp.matmul(side, mask.astype(jnp.float32), precision="highest")
     share = weight * count / (jnp.matmul(side, weight, precision="highest") + 1e-8)
@@ -124,7 +127,7 @@ def gtpo(
     if normalizer == "completions":
         advantage = _by_completions(group, shaped)
     else:
-        # Only differences count; beside a large common reward a share would be rounded away.
+        # Only differences matter; added to a large common reward, a share would be rounded away.
         centered = group_advantage(group.reward, is_kept(group), scale_rewards="none")
         total = jnp.where(mask, centered[:, None] + shaped, 0.0)
         first = mask & correct if normalizer == "sides" else mask

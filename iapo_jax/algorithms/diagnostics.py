@@ -1,7 +1,7 @@
-"""What the credit of a rule will do to length, measured on one group: functions of (Group, Credit).
+"""How the credit of a rule acts on length: functions of the (Group, Credit) of one prompt.
 
-Written for one prompt, mapped over the others by `jax.vmap`. Every result is a `Mean`, so that
-prompts and devices add up.
+`jax.vmap` maps them over the prompts of a step. Every result is a `Mean`, so results of several
+prompts and devices can be added.
 """
 
 from typing import NamedTuple
@@ -86,7 +86,7 @@ def stop_margin(group: Group, credit: Credit, *, threshold: float = THRESHOLD) -
 
 
 def bonus_share(group: Group, credit: Credit) -> Mean:
-    """sum |bonus_t| / sum (|bonus_t| + |A_t - bonus_t|), weighted: the share given token by token.
+    """sum |bonus_t| / sum (|bonus_t| + |A_t - bonus_t|), weighted: the bonus's share of the credit.
 
     >>> group = Group(mask=jnp.ones((1, 2), bool), reward=jnp.ones(1))
     >>> credit = Credit(advantage=jnp.ones((1, 2)), weight=jnp.ones((1, 2)),
@@ -102,7 +102,7 @@ def bonus_share(group: Group, credit: Credit) -> Mean:
 def redundant_tokens(group: Group, *, threshold: float = THRESHOLD) -> Mean:
     """Thinking tokens per completion that were drawn after u fell below `threshold` for good.
 
-    Token t is redundant where u_{t-1}, ..., u_end are all below: the model knew the answer.
+    Token t is redundant if u_{t-1}, ..., u_end are all below it: the model knew the answer.
 
     Args:
       group: needs `thinking` and `uncertainty`.

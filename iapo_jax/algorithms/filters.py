@@ -1,6 +1,4 @@
-"""Which parts of a group enter the statistics and the loss.
-
-Filters choose the completions, and token masks the tokens.
+"""Filters choose the completions of a group that enter the statistics; token masks choose tokens.
 
 A filter is `(Group, *, hyper-parameters) -> [G] bool`, a token mask `(Group, key, *, ...) -> [G, T]
 bool`. A completion that a filter leaves out loses its mask, so no rule reads it.
@@ -41,21 +39,22 @@ def keep_best(
 ) -> Array:
     """The `keep` completions that are shortest, or have the highest reward per token; [G] bool.
 
-    GFPO, arXiv:2508.09726: correct or incorrect alike. The others get advantage 0, and stay in the
-    loss's means and in the KL (its Eq. 2; TRL drops them). The paper uses the population std, this
-    library GRPO's. Completions as good as the last one that is kept are kept, too, so that no order
-    decides. Negative rewards per token favor long completions, as in the paper.
+    GFPO, arXiv:2508.09726; correct and incorrect completions compete alike. The others get
+    advantage 0 but stay in the loss's means and in the KL (Eq. 2 of the paper; TRL drops them). The
+    paper uses the population std, this library the sample std. Completions that tie with the last
+    one kept are kept too, so the result does not depend on the order. Negative rewards per token
+    favor long completions, as in the paper.
 
     Args:
       group: needs `mask` and `reward`.
-      keep: number of completions; 0 is half of the group (the paper's 8 of 16).
+      keep: number of completions; 0 means half of the group (the paper keeps 8 of 16).
       metric: "shortest" or "efficiency" (reward per token).
       quartiles: [3], of the mean rewards of the questions so far (`keep_for_difficulty`): an easy
         question keeps a quarter of the group, a medium one 3/8, a hard or very hard one half (4, 6
-        and 8 of 16).
+        and 8 of 16). Use them with keep=0.
 
     Raises:
-      ValueError: for an unknown metric, or `keep` beyond the group.
+      ValueError: for an unknown metric, `keep` beyond the group, or both `keep` and `quartiles`.
 
     >>> mask = jnp.arange(4) < jnp.array([[4], [2], [3], [1]])
     >>> print(keep_best(Group(mask, reward=jnp.zeros(4)), keep=2))
@@ -91,17 +90,17 @@ def stochastic_tokens(
     until: int = 341,
     probability: float = 0.5,
 ) -> Array:
-    """The first tokens always, later ones with `probability`, those from `until` on never.
+    """Keeps the first tokens, later ones with `probability`, and none from `until` on; [G, T] bool.
 
     S-GRPO of arXiv:2504.20834 (Lee and Tong; another method of that name is arXiv:2505.07686). It
     saves memory in training; its purpose is not to shorten. The defaults are those of IAPO's
-    comparison. The IAPO authors' code also leaves out the random part of completions of `until`
-    tokens and more.
+    comparison. In completions of `until` or more tokens, the IAPO authors' code keeps only the
+    first tokens.
 
     Args:
       group: needs `mask` and `tokens`.
       key: a PRNG key.
-      first, until: numbers of tokens. `until=0` has no end; with it, `probability=1` is GRPO.
+      first, until: numbers of tokens. With `until=0` there is no end, and `probability=1` is GRPO.
 
     Returns:
       [G, T] bool.

@@ -1,6 +1,6 @@
-"""Credit rules by information: IAPO as its paper states it, and as its authors' code computes it.
+"""Credit rules that use information: IAPO by the formula of its paper, and by its authors' code.
 
-The form of a rule is that of `advantages`.
+Rules have the signature described in `advantages`.
 """
 
 import jax
@@ -37,21 +37,25 @@ def iapo(
     """A_t = z(r) + alpha z(s_t) + beta z(c_t), as arXiv:2602.19049 states it.
 
     alpha is `information_weight`, beta is `exploration_weight`; the paper searches both in {1e-6,
-    1e-4, 1e-2, 1}. s_t is the informativeness in nats. z is over the group for r, and over the
-    completion's tokens for s and c, or as `statistics.normalize` defines it for `normalizer`.
+    1e-4, 1e-2, 1}. s_t is the informativeness in nats. z standardizes r over the group and, by
+    default, s and c over the tokens of the completion.
 
     Args:
-      group: needs `reward`; for the information `uncertainty` and `thinking`; for the exploration
-        `correct` and `log_prob` (or `entropy`). A weight of 0 needs nothing for its term.
+      group: needs `reward`; the information term needs `uncertainty` and `thinking`; the
+        exploration term needs `correct` and `log_prob` (or `entropy`). A term with weight 0 needs
+        no field.
       key: a PRNG key, for "shuffled" and "random" only.
       exploration: what c_t is. With "probability" it is +p(o_t) in a correct completion and
         -p(o_t) in an incorrect one, where p is the sampling policy's (the paper). With "entropy" it
-        is -H_t and +H_t, where H_t is that of the next-token distribution (the authors' code).
+        is -H_t and +H_t, where H_t is the entropy of the next-token distribution (the authors'
+        code).
+      normalizer: of s and c, as for `normalize`.
       only_correct: incorrect completions get no information term.
       information: what s_t is on thinking tokens. "answer" is the informativeness. "next_token" is
         H_t - H_{t+1}, the decrease of next-token entropy, and 0 where no token follows (the
         ablation NE). Two controls carry no information: "shuffled" is the completion's own s_t in
         random order, "random" is normal with the mean and variance of s_t.
+      scale_rewards: as for `grpo`.
 
     Returns:
       Credit of [G, T] arrays.
@@ -92,7 +96,7 @@ def _exploration(group: Group, exploration: str) -> Array:
 
 
 def _information(group: Group, key: Array | None, information: str) -> Array:
-    """s_t of `iapo`, or what replaces it: [G, T] nats."""
+    """s_t of `iapo`, or its replacement: [G, T] nats."""
     field = "entropy" if information == "next_token" else "uncertainty"
     check_fields(group, "iapo", "thinking", field)
     thinking = group.thinking & group.mask
@@ -128,12 +132,12 @@ def iapo_reference(
     """A_t = z(r) + alpha n(a_t) - beta sign(r) n(H_t): IAPO as the authors' code computes it.
 
     alpha and beta are the weights, as in `iapo`, and a_t = (u_{t-1} + u_{t-2}) / 2 - u_t, where u
-    before the first and after the last column of the PADDED width counts as 0: inside, a_t is
+    is taken as 0 before the first and after the last column of the PADDED width. In between, a_t is
     s_t + s_{t-1} / 2. n(x) = x - mean / (std + 1e-8), over the padded width, divided by its 2-norm;
-    the code lacks the parentheses around x - mean. The rule repeats these mistakes on purpose, so
-    that the authors' runs can be repeated and the difference can be measured: padding changes the
-    result. Their probes also read what follows the answer, and padding; `uncertainty` continues
-    there with its last value. They pad to the longest completion of the batch, as
+    the code lacks the parentheses around x - mean. The rule reproduces these mistakes on purpose,
+    so that the authors' runs can be repeated and the difference measured; padding changes the
+    result. The authors also probe after the end of a completion, on padding; here `uncertainty`
+    keeps its last value there. They pad to the longest completion of the batch, as
     `sampling.length_bucket=1` does. Source: github.com/YinhanHe123/IAPO, g2rpo_trainer.py.
 
     Args:

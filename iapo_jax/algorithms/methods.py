@@ -1,4 +1,4 @@
-"""Named methods: a credit rule and what surrounds it, each a pure function.
+"""Named methods: a credit rule and the pieces around it, each a pure function.
 
     reward -> reward_shaping -> filter -> advantage (the rule) -> token_mask -> loss
 
@@ -34,18 +34,18 @@ from iapo_jax.types import Array, Credit, Group
 
 
 class Algorithm(NamedTuple):
-    """The pieces of a method, all pure values. Only `advantage` and `loss` are needed."""
+    """The pieces of a method, all pure values. Only `advantage` and `loss` are required."""
 
     advantage: Callable[..., Credit]  # (Group of one prompt, key) -> Credit
     loss: LossOptions
     reward_shaping: Callable[..., Array] | None = None  # Group -> reward [G]
     filter: Callable[..., Array] | None = None  # Group -> [G] bool; others get no advantage
     token_mask: Callable[..., Array] | None = None  # (Group, key) -> [G, T] bool
-    adapt: Adaptation | None = None  # of hyper-parameters that follow the run
+    adapt: Adaptation | None = None  # of hyper-parameters that adapt during the run
     needs_information: bool = False  # whether `Group.uncertainty` must be computed
-    estimator: str = "answer_entropy"  # that computes it, unless the config names another
-    after_thinking: bool = False  # whether it is also computed behind the end of thinking
-    dynamic_sampling: bool = False  # whether groups without a contrast are replaced
+    estimator: str = "answer_entropy"  # computes it, unless the config names another
+    after_thinking: bool = False  # whether it is also computed after the end of thinking
+    dynamic_sampling: bool = False  # whether groups all correct or all incorrect are replaced
     source: str = ""
 
     def credit(self, group: Group, key: Array | None = None, **settings: Array) -> Credit:
@@ -65,9 +65,9 @@ class Algorithm(NamedTuple):
             chosen = filters.select(group, call(self.filter, group))
         credit = call(self.advantage, chosen, key)
         if not isinstance(credit, Credit):
-            return credit  # of a user's rule; the trainer reports what was expected
+            return credit  # from a user's rule; the trainer reports the error
         credit = _inside(credit, chosen.mask)
-        if self.filter is not None:  # as zeros they stay in the loss's means and in the KL
+        if self.filter is not None:  # others stay in the loss and the KL with advantage 0
             left_out = group.mask & ~chosen.mask
             credit = credit._replace(weight=jnp.where(left_out, 1.0, credit.weight))
         if self.token_mask is not None:
@@ -85,7 +85,7 @@ class Algorithm(NamedTuple):
 
 
 def _inside(credit: Credit, mask: Array) -> Credit:
-    """The credit, 0 on padding whatever the rule returned there."""
+    """The credit, set to 0 on padding."""
 
     def hide(x: Array) -> Array:
         return jnp.where(mask, x, jnp.zeros_like(x)) if x.shape == mask.shape else x
@@ -102,7 +102,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "iapo": Algorithm(
         information_advantages.iapo, _IAPO_LOSS, needs_information=True, source="arXiv:2602.19049"
     ),
-    # As the authors' code computes it, mistakes included; probes the complete completion.
+    # As the authors' code computes it, mistakes included; probes the entire completion.
     "iapo_reference": Algorithm(
         information_advantages.iapo_reference,
         _IAPO_LOSS,
@@ -116,27 +116,27 @@ ALGORITHMS: dict[str, Algorithm] = {
         _IAPO_LOSS,
         source="arXiv:2602.19049, ablation NI",
     ),
-    # Ablation: the fall of next-token entropy in place of information.
+    # Ablation: the decrease of next-token entropy instead of information.
     "iapo_ne": Algorithm(
         partial(information_advantages.iapo, information="next_token"),
         _IAPO_LOSS,
         source="arXiv:2602.19049, ablation NE",
     ),
-    # Control: the information of a completion, at random places of it.
+    # Control: the information values of a completion in random order.
     "iapo_shuffled": Algorithm(
         partial(information_advantages.iapo, information="shuffled"),
         _IAPO_LOSS,
         needs_information=True,
         source="ours: a control",
     ),
-    # Control: noise of the information's mean and variance.
+    # Control: noise with the mean and variance of the information.
     "iapo_random": Algorithm(
         partial(information_advantages.iapo, information="random"),
         _IAPO_LOSS,
         needs_information=True,
         source="ours: a control",
     ),
-    # Information as a return, with a price for each token; `algorithm.adapt` lets it follow.
+    # Information as a return, with a price for each token; `algorithm.adapt` can adapt the price.
     "iapo_priced": Algorithm(
         token_price.iapo_priced,
         _IAPO_LOSS,
@@ -146,7 +146,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     # z(r); mean over tokens, then completions; KL 0.04.
     "grpo": Algorithm(advantages.grpo, _GRPO_LOSS, source="arXiv:2402.03300"),
-    # r - mean; sum over tokens by a constant; no KL.
+    # r - mean; sum over tokens divided by a constant; no KL.
     "dr_grpo": Algorithm(
         partial(advantages.grpo, scale_rewards="none"),
         LossOptions("dr_grpo", 0.2, 0.2, 0.0),
@@ -172,7 +172,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         filter=filters.keep_best,
         source="arXiv:2508.09726",
     ),
-    # z over tokens of r +- entropy shares; DAPO's clip and token mean.
+    # z(r +- entropy shares); DAPO's clip and token mean.
     "gtpo": Algorithm(
         advantages.gtpo, LossOptions("dapo", 0.2, 0.28, 0.0), source="arXiv:2508.04349"
     ),
@@ -183,7 +183,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         token_mask=filters.stochastic_tokens,
         source="arXiv:2504.20834",
     ),
-    # RLOO on a reward that falls with relative length; never divided by the std (their warning).
+    # RLOO on a reward that falls with relative length; not divided by the std (the paper warns).
     "length_penalty": Algorithm(
         advantages.rloo,
         LossOptions("dr_grpo", 0.2, 0.2, 0.001),
@@ -204,7 +204,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 
 OWN = Algorithm(advantages.grpo, _IAPO_LOSS, needs_information=True, source="your own")
-# Around a user's rule: IAPO's loss, so that a comparison with `iapo` compares the rules.
+# A user's rule gets IAPO's loss, so that a comparison with `iapo` compares only the rules.
 
 
 def make_algorithm(
@@ -222,12 +222,12 @@ def make_algorithm(
       method: a name of ALGORITHMS, a rule `(group, key, *, options) -> Credit`, or an Algorithm.
       options: hyper-parameters of the pieces, and of the adaptation.
       adapt: a name of ADAPTATIONS.
-      max_length: tokens that sampling allows, for the pieces that need it.
+      max_length: longest completion in tokens, for the pieces that need it.
       dynamic_sampling, loss: fields of the Algorithm and of its LossOptions to replace, where they
         are not None.
 
     Returns:
-      An Algorithm; equal arguments give equal ones, so that `jax.jit` finds a program again.
+      An Algorithm; equal arguments give equal ones, so that `jax.jit` reuses its programs.
 
     Raises:
       ValueError: one sentence that names the field and, for a misspelled name, the nearest.

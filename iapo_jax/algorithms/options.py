@@ -22,7 +22,7 @@ RENAMED = {
 
 
 def parameters_of(piece: Callable) -> dict[str, inspect.Parameter]:
-    """Hyper-parameters by name, those that a partial has bound included."""
+    """Hyper-parameters by name, including those that a partial has bound."""
 
     def is_option(p: inspect.Parameter) -> bool:
         named = p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty and p.name != "key"
@@ -30,7 +30,7 @@ def parameters_of(piece: Callable) -> dict[str, inspect.Parameter]:
 
     try:
         parameters = inspect.signature(piece).parameters.values()
-    except ValueError:  # of something that is written in C
+    except ValueError:  # for a callable written in C
         raise ValueError(f"{piece!r} has no readable signature; expected (group, key)") from None
     return {p.name: p for p in parameters if is_option(p)}
 
@@ -41,13 +41,13 @@ def accepted_by(piece: Callable, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def bind_options(piece: Callable, options: dict[str, Any]) -> Callable:
-    """The piece with the options bound that it accepts; the piece itself where there are none."""
+    """Binds the options that the piece accepts; returns the piece itself if it accepts none."""
     known = accepted_by(piece, options)
     return cached(partial, piece, **known) if known else piece
 
 
 def cached(make: Callable[..., Any], /, *given: Any, **options: Any) -> Any:
-    """`make(*given, **options)`: the same object for equal arguments, as `jax.jit` needs it."""
+    """`make(*given, **options)`: the same object for equal arguments, as `jax.jit` requires."""
     key = tuple((name, type(value), value) for name, value in sorted(options.items()))
     try:
         hash((make, given, key))
@@ -62,7 +62,7 @@ def _made(make: Callable[..., Any], given: tuple, key: tuple) -> Any:
 
 
 def check_options(name: str, options: dict[str, Any], pieces: dict[str, Callable]) -> None:
-    """Checks that every option belongs to a piece that leaves it open, and has its type.
+    """Checks that every option belongs to a piece that does not fix it, and has its type.
 
     Raises:
       ValueError: naming the option, what was found and what is expected.
@@ -106,7 +106,7 @@ def check_complete(
     """Checks that every option without a default is given.
 
     Raises:
-      ValueError: naming the first that is missing, and its type.
+      ValueError: naming the first missing option, and its type.
     """
     for key, parameter in parameters_of(piece).items():
         missing = parameter.default is inspect.Parameter.empty and key not in options

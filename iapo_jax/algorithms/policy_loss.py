@@ -1,7 +1,7 @@
 """The policy loss: clipped surrogate, KL to a reference, aggregation.
 
-Every loss is a sum over tokens, divided by counts of the complete batch. So a micro-batch or a
-device computes its share of the loss, and the shares add up.
+Every loss is a sum over tokens, divided by counts of the full batch. Each micro-batch or device
+therefore computes its share of the loss, and the shares add up.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from iapo_jax.types import Array, Credit, Mean
 
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
-LOG_RATIO_LIMIT = 20.0  # nats; e^20 is 5e8. Beyond it a token has the limit's value and no slope
+LOG_RATIO_LIMIT = 20.0  # nats; e^20 is 5e8. Beyond it the ratio is constant, without a gradient
 
 
 class LossOptions(NamedTuple):
@@ -29,18 +29,18 @@ class LossOptions(NamedTuple):
 
 
 class LossScale(NamedTuple):
-    """Denominators of the complete batch.
+    """Denominators of the full batch.
 
     >>> LossScale(tokens=jnp.float32(12), completions=jnp.float32(3)).tokens.item()
     12.0
     """
 
     tokens: Array  # sum of all weights
-    completions: Array  # number of completions with any weight
+    completions: Array  # number of completions with a nonzero weight
 
 
 class LossStatistics(NamedTuple):
-    """What the policy's ratio and KL are, as means over tokens with any weight.
+    """Statistics of the policy's ratio and KL: means over the tokens with nonzero weight.
 
     >>> LossStatistics(*[Mean(jnp.float32(1), jnp.float32(2))] * 5).ratio.value().item()
     0.5
@@ -49,12 +49,12 @@ class LossStatistics(NamedTuple):
     ratio: Mean  # p(o_t) / p_old(o_t)
     clipped_low: Mean  # share of tokens below 1 - epsilon whose advantage is negative
     clipped_high: Mean  # share of tokens above 1 + epsilon_high whose advantage is positive
-    clipped: Mean  # share of either
+    clipped: Mean  # share of tokens with either
     kl: Mean | None = None  # nats, by `k3`; None without a reference
 
 
 def loss_scale(weight: Array) -> LossScale:
-    """Counts of the complete batch: weights [..., T] -> scalars.
+    """Counts of the full batch: weights [..., T] -> scalars.
 
     Only a loop over micro-batches needs them: `policy_loss` counts its own batch by default.
 
@@ -104,16 +104,16 @@ def clipped_surrogate(
 def aggregate(
     per_token: Array, weight: Array, scale: LossScale, *, loss_type: str, max_length: int
 ) -> Array:
-    """The share of these completions in the batch's loss, from the losses of their tokens.
+    """These completions' share of the batch's loss, from the losses of their tokens.
 
     "grpo": mean over tokens, then over completions (arXiv:2402.03300). "bnpo" and "dapo": mean over
-    the batch's tokens (arXiv:2503.14476; the two are equal, since counts are the batch's).
-    "dr_grpo": sum over tokens / (completions x max_length) (arXiv:2503.20783). 0 where every
+    the batch's tokens (arXiv:2503.14476; the two are equal here, since counts are those of the full
+    batch). "dr_grpo": sum over tokens / (completions x max_length) (arXiv:2503.20783). 0 if every
     weight is 0.
 
     Args:
       per_token, weight: [..., T].
-      scale: counts of the complete batch.
+      scale: counts of the full batch.
       max_length: for "dr_grpo", in tokens.
 
     Raises:
@@ -154,26 +154,27 @@ def policy_loss(
 ) -> Array:
     """aggregate(-min(ratio A, clip(ratio) A) + beta k3), ratio = exp(log_prob - old_log_prob).
 
-    Finite, with its gradient, for every finite input but advantages beyond 1e27: the log of the
-    ratio is limited to LOG_RATIO_LIMIT, as in verl. Names and meanings are TRL's.
+    The loss and its gradient are finite for every finite input, except for advantages beyond 1e27,
+    since the log of the ratio is limited to LOG_RATIO_LIMIT, as in verl. Names and meanings are
+    TRL's.
 
     Args:
       log_prob: [..., T] nats, of the policy that learns; the other arrays are constants.
       old_log_prob: [..., T] nats, of the policy that sampled.
-      credit: advantage and weight [..., T] (and more, which the loss ignores).
+      credit: advantage and weight [..., T]; the loss ignores the bonus.
       loss_type: as for `aggregate`.
       epsilon, epsilon_high: the ratio is clipped to [1 - epsilon, 1 + epsilon_high].
       beta: weight of the KL to the reference.
       ref_log_prob: [..., T] nats, of the reference; needed where beta is not 0.
-      max_length: tokens that sampling allows, for "dr_grpo"; T by default.
-      scale: counts of the complete batch (`loss_scale`) where these completions are a part of it;
-        by default they are the batch.
+      max_length: longest completion in tokens, for "dr_grpo"; T by default.
+      scale: counts of the full batch (`loss_scale`) if these completions are only a part of it; by
+        default they are the batch.
 
     Returns:
       A scalar.
 
     Raises:
-      ValueError: for an unknown loss_type, or a KL without a reference.
+      ValueError: for an unknown loss_type, or if beta is not 0 and `ref_log_prob` is None.
 
     >>> credit = Credit(advantage=jnp.array([[1.0, -1.0]]), weight=jnp.ones((1, 2)))
     >>> old = jnp.log(jnp.array([[0.5, 0.5]]))
@@ -207,7 +208,7 @@ def loss_statistics(
     epsilon_high: float = 0.28,
     ref_log_prob: Array | None = None,
 ) -> LossStatistics:
-    """Ratio, shares of clipped tokens, and KL: `Mean`s over the tokens with any weight.
+    """Ratio, shares of clipped tokens, and KL: `Mean`s over the tokens with nonzero weight.
 
     Args:
       log_prob, old_log_prob, credit, epsilon, epsilon_high, ref_log_prob: as for `policy_loss`.
@@ -238,7 +239,7 @@ def loss_statistics(
 
 
 def _ratio(log_prob: Array, old_log_prob: Array, weight: Array) -> tuple[Array, Array]:
-    """log_prob, 0 without weight, and exp(log_prob - old_log_prob)."""
+    """log_prob, 0 where the weight is 0, and the limited ratio exp(log_prob - old_log_prob)."""
     log_prob = jnp.where(weight > 0, log_prob, 0.0)
     difference = log_prob - _constant(old_log_prob, weight)
     return log_prob, jnp.exp(jnp.minimum(difference, LOG_RATIO_LIMIT))

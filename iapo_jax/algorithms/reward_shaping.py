@@ -1,8 +1,8 @@
 """Reward shaping by length: `(Group, *, hyper-parameters) -> reward [G]`, before the rule.
 
-The papers reward an answer with 0 or 1 and multiply. Here any reward may come in, so what a paper
-subtracts from a correct answer's 1 is scaled by `correct_bonus`: the difference between the rewards
-of a correct and of an incorrect answer (2 where they are +1 and -1, as in `accuracy_reward`).
+The papers multiply a reward of 0 or 1 by a factor. Here the reward is arbitrary, so the amount by
+which a paper lowers the 1 of a correct answer is scaled by `correct_bonus`, the difference between
+the rewards of a correct and an incorrect answer (2 for +1 and -1, as in `accuracy_reward`).
 Lengths count all tokens of a completion, the stop token included.
 """
 
@@ -17,12 +17,12 @@ from iapo_jax.types import Array, Group
 def overlong(group: Group, *, max_length: int, overlong_cache: int = 0) -> Array:
     """r + min(0, (max_length - cache - L) / cache): 0, then falling to -1 at max_length.
 
-    Correct and incorrect completions alike. Eq. 13 of arXiv:2503.14476 (DAPO).
+    Applies to correct and incorrect completions. Eq. 13 of arXiv:2503.14476 (DAPO).
 
     Args:
       group: needs `mask` and `reward`.
       max_length: T of the configuration, in tokens.
-      overlong_cache: in tokens; 0 is a fifth of max_length, as in the paper's 4,096 of 20,480.
+      overlong_cache: in tokens; 0 means a fifth of max_length (the paper: 4,096 of 20,480).
 
     Returns:
       Rewards [G].
@@ -42,14 +42,15 @@ def overlong(group: Group, *, max_length: int, overlong_cache: int = 0) -> Array
 
 
 def length_penalty(group: Group, *, penalty: float = 0.2, correct_bonus: float = 2.0) -> Array:
-    """r - b penalty sigmoid(z(L)) where correct: r (1 - penalty sigmoid(z(L))) for r in {0, 1}.
+    """r - b penalty sigmoid(z(L)) for correct completions, r for incorrect ones.
 
-    b is `correct_bonus`; z is over the correct completions of the group, with population std.
-    Sec. 4 of arXiv:2502.04463 (Arora and Zanette).
+    b is `correct_bonus`; z is over the correct completions of the group, with population std. With
+    b = 1 and r in {0, 1} this is r (1 - penalty sigmoid(z(L))), Sec. 4 of arXiv:2502.04463 (Arora
+    and Zanette).
 
     Args:
       group: needs `mask`, `reward` and `correct`.
-      penalty: in [0, 1); the paper has 0.05 to 0.4.
+      penalty: in [0, 1); the paper uses 0.05 to 0.4.
 
     Returns:
       Rewards [G].
@@ -63,7 +64,7 @@ def length_penalty(group: Group, *, penalty: float = 0.2, correct_bonus: float =
     [ 0.7  0.3 -1. ]
     """
     if not 0 <= penalty < 1:
-        raise ValueError(f"penalty is {penalty}; expected from 0 to below 1")
+        raise ValueError(f"penalty is {penalty}; expected at least 0 and below 1")
     check_at_least("correct_bonus", correct_bonus, 0)
     check_fields(group, "length_penalty", "correct")
     length, correct = group.mask.sum(-1).astype(jnp.float32), group.correct & is_kept(group)
@@ -78,9 +79,9 @@ def length_penalty(group: Group, *, penalty: float = 0.2, correct_bonus: float =
 def length_cap(group: Group, *, cap: int, correct_bonus: float = 2.0) -> Array:
     """r - correct_bonus where correct and L > cap: a late answer is rewarded as an incorrect one.
 
-    The hard limit of ThinkPrune (arXiv:2504.01296) and DLER (arXiv:2510.15110). They stop sampling
-    there; with sampling.max_completion_length = cap this is the same. Of DLER this is the cap
-    alone: DLER also whitens advantages over the batch and samples dynamically.
+    The hard limit of ThinkPrune (arXiv:2504.01296) and DLER (arXiv:2510.15110). The papers stop
+    sampling at the cap, as sampling.max_completion_length = cap does. DLER also whitens advantages
+    over the batch and samples dynamically; this function does not.
 
     Args:
       group: needs `mask`, `reward` and `correct`.
@@ -113,14 +114,16 @@ def l1_max(
 ) -> Array:
     """r - correct_bonus (1 - f) where correct, f = clip(slope (target_length - L) + offset, 0, 1).
 
-    The reward of L1-Max, arXiv:2503.04697. Its text names a slope of 3e-4 (for the exact variant),
-    its code has 1e-3 for this one (the default here), both for budgets of thousands of tokens:
+    The reward of L1-Max, arXiv:2503.04697. The paper gives a slope of 3e-4 for its exact variant;
+    its code uses 1e-3 for this one (the default here). Both are for budgets of thousands of tokens;
     choose about 1 / target_length. The paper draws a budget for each prompt and states it there;
-    here all prompts have the same, which `prompt.instruction` may state.
+    here all prompts share one budget, which `prompt.instruction` may state.
 
     Args:
       group: needs `mask`, `reward` and `correct`.
       target_length: in tokens, at least 1.
+      slope: change of f per token, at least 0.
+      offset: f at the target length.
 
     Returns:
       Rewards [G].

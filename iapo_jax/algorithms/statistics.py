@@ -8,8 +8,8 @@ from iapo_jax.algorithms.preconditions import check_fields
 from iapo_jax.types import Array, Group
 
 NORMALIZERS = ("completion", "group", "norm", "none")
-REWARD_EPSILON = 1e-4  # TRL's; keeps a group of nearly equal rewards from exploding
-TOKEN_EPSILON = 1e-4  # above the noise of a probe, which would else be scaled up to 1
+REWARD_EPSILON = 1e-4  # TRL's; keeps nearly equal rewards from getting large advantages
+TOKEN_EPSILON = 1e-4  # above the noise of a probe, which would otherwise be scaled up to 1
 
 
 def is_kept(group: Group) -> Array:
@@ -22,16 +22,16 @@ def group_advantage(
 ) -> Array:
     """z(r) = (r - mean) / (std + 1e-4), sample std; [G] -> [G].
 
-    Rewards that are all equal give exactly 0: they are compared for equality, not their rounded std
-    with 0. Sec. 4.1 of arXiv:2402.03300.
+    Rewards that are all equal give exactly 0: they are measured from the lowest, so that nothing is
+    rounded. Sec. 4.1 of arXiv:2402.03300.
 
     Args:
       reward: [G] float32.
-      where: [G] bool, the completions that statistics are over (all by default); others get 0.
+      where: [G] bool, the completions that enter the statistics (all by default); others get 0.
       scale_rewards: "none" leaves the division out (Dr. GRPO, arXiv:2503.20783).
 
     Raises:
-      ValueError: for another `scale_rewards`.
+      ValueError: for an unknown `scale_rewards`.
 
     >>> print(group_advantage(jnp.array([2.0, 0.0, 1.0])).round(2))
     [ 1. -1.  0.]
@@ -91,12 +91,12 @@ def normalize(x: Array, mask: Array, normalizer: str = "completion") -> Array:
     """Values of tokens on a common scale: [G, T] -> [G, T]; 0 outside the mask.
 
     "completion": (x - mean) / (std + 1e-4) over the masked tokens of each completion, population
-    std (arXiv:2602.19049). "group": the same over those of the complete group. "norm":
-    x / (|x|_2 + 1e-4) of each completion, without centering. "none": x. Values that do not vary
-    give 0 where they are centered.
+    std (arXiv:2602.19049). "group": the same over all masked tokens of the group. "norm":
+    x / (|x|_2 + 1e-4) of each completion, without centering. "none": x. Constant values give 0 if
+    they are centered.
 
     Raises:
-      ValueError: for another normalizer.
+      ValueError: for an unknown normalizer.
 
     >>> x, mask = jnp.array([[1.0, 3.0, 9.0]]), jnp.array([[True, True, False]])
     >>> print(normalize(x, mask).round(2))
@@ -119,7 +119,7 @@ def normalize(x: Array, mask: Array, normalizer: str = "completion") -> Array:
 
 
 def least_squares(x: Array, y: Array, mask: Array) -> Array:
-    """The line of y on x over the masked entries, evaluated at every x; within +-1e30."""
+    """The least-squares line of y on x over the masked entries, at every x; clipped to +-1e30."""
     count = jnp.maximum(mask.sum(), 1)
     mean_x, mean_y = (jnp.where(mask, v, 0.0).sum() / count for v in (x, y))
     dx, dy = (jnp.where(mask, v - m, 0.0) for v, m in ((x, mean_x), (y, mean_y)))
@@ -132,8 +132,8 @@ def least_squares(x: Array, y: Array, mask: Array) -> Array:
 def completion_keys(key: Array, group: Group) -> Array:
     """A PRNG key for each completion, from `key` and its tokens; [G].
 
-    So what is drawn for a completion depends neither on its place in the group nor on padding.
-    Completions of the same tokens share their draws.
+    Draws for a completion depend neither on its place in the group nor on padding. Identical
+    completions share their draws.
 
     Raises:
       ValueError: for a group without tokens.
@@ -152,7 +152,7 @@ def completion_keys(key: Array, group: Group) -> Array:
 
 
 def shuffle(key: Array, x: Array, mask: Array) -> Array:
-    """The masked values of one completion [T] in a random order, at the masked places; else 0."""
+    """The masked values of a completion [T] in random order, at the masked places; 0 elsewhere."""
     draw = jnp.where(mask, jax.random.uniform(key, x.shape), jnp.inf)
     places = jnp.argsort(jnp.where(mask, jnp.arange(x.shape[0]), x.shape[0]), stable=True)
     values = jnp.where(mask, x, 0.0)[jnp.argsort(draw, stable=True)]

@@ -1,6 +1,6 @@
 """A price for every thinking token: the credit rule `iapo_priced`.
 
-The form of a rule is that of `advantages`.
+Rules have the signature described in `advantages`.
 """
 
 import jax.numpy as jnp
@@ -33,14 +33,14 @@ def iapo_priced(
 ) -> Credit:
     """A_t = z(r) + alpha (R_t - b(v_{t-1})) / rms: the information still to come, minus its cost.
 
-    alpha is `information_weight`; 0 is GRPO. v_t is the remaining uncertainty after t tokens,
-    relative to the initial one with the unit "share": v_t = u_t / max(u_0, 0.1 nats), u_0 the
-    group's mean. On thinking tokens r_t = v_{t-1} - v_t - price and R_t = sum_{k >= t} r_k: the
-    information that the rest of the reasoning adds, minus `price` for each of its tokens. So n
-    tokens that carry all the information pay off if n * price < 1. The token that ends thinking has
-    R = 0: it competes with continuing. The baseline b is the least-squares line of R on v_{t-1}
-    over the group's thinking tokens. rms is the root mean square of R - b over the same tokens and
-    the ends. An `adaptation` lets the price follow the run. Ours; see docs/methods.md.
+    alpha is `information_weight`; with 0 the rule is GRPO. v_t is the remaining uncertainty after t
+    tokens, relative to the initial one with the unit "share": v_t = u_t / max(u_0, 0.1 nats), where
+    u_0 is the group's mean. On thinking tokens r_t = v_{t-1} - v_t - price and R_t = sum_{k >= t}
+    r_k: the information that the rest of the reasoning adds, minus `price` for each of its tokens.
+    So n tokens that carry all the information pay off if n * price < 1. The token that ends
+    thinking has R = 0: it competes with continuing. The baseline b is the least-squares line of R
+    on v_{t-1} over the group's thinking tokens. rms is the root mean square of R - b over these
+    tokens and those that end thinking. An `adaptation` adapts the price. Ours; see docs/methods.md.
 
     Args:
       group: needs `reward`, `uncertainty` [G, T+1] and `thinking` [G, T].
@@ -48,9 +48,10 @@ def iapo_priced(
       price: cost per thinking token, in `unit`.
       unit: "share"; or "probability", v = 1 - exp(-u), the probability of an incorrect answer where
         u = -log p(y*) of the reference answer (the method's own estimator); or "nats", v = u.
-      only_correct: incorrect completions get z(r) alone. Where u is an entropy this keeps the rule
+      only_correct: incorrect completions get z(r) alone. If u is an entropy, this keeps the rule
         from rewarding confidence in an incorrect answer. Needs `correct`.
       normalizer: "rms", or "none" to leave the division out.
+      scale_rewards: as for `grpo`.
 
     Returns:
       Credit of [G, T] arrays.
@@ -81,7 +82,7 @@ def iapo_priced(
     remaining = _remaining(group, unit)
     information = remaining[:, :-1] - remaining[:, 1:]
     gain = jnp.where(group.thinking & group.mask, information - price, 0.0)
-    to_come = jnp.cumsum(gain[:, ::-1], axis=-1)[:, ::-1]  # 0 on the stop token by itself
+    to_come = jnp.cumsum(gain[:, ::-1], axis=-1)[:, ::-1]  # 0 on the stop token
     baseline = least_squares(remaining[:, :-1], to_come, thinking)
     surprise = jnp.where(thinking | (stop & gate), to_come - baseline, 0.0)
     count = jnp.maximum((thinking | (stop & gate)).sum(), 1)

@@ -48,7 +48,7 @@ function place(box) {
   const { width, height } = tip.getBoundingClientRect();
   const right = document.documentElement.clientWidth - width - 8;
   tip.style.left = `${Math.max(Math.min(box.left, right), 4)}px`;
-  // Below: the curve, with its marker, is above the text.
+  // Preferably below, since the curve and its marker are above the text.
   const below = box.bottom + 8;
   const above = Math.max(box.top - height - 8, 4);
   tip.style.top = `${below + height < innerHeight - 4 ? below : above}px`;
@@ -108,7 +108,7 @@ document.addEventListener("focusin", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") hide();
   if (!event.target.classList?.contains("t")) return;
-  if (event.altKey || event.ctrlKey || event.metaKey) return; // the browser's own
+  if (event.altKey || event.ctrlKey || event.metaKey) return; // leave these to the browser
   const next = move(event.target, event.key);
   if (next) {
     event.preventDefault();
@@ -119,7 +119,8 @@ document.addEventListener("click", (event) => {
   const token = event.target.closest(".t");
   if (token) focus(token);
 });
-// A focus may scroll the page: the tip follows its token. A pointer at rest is over another token.
+// Focusing may scroll the page, so the tip follows its token. Otherwise a resting pointer is now over
+// a different token, so the tip is hidden.
 document.addEventListener("scroll", () => {
   const token = document.activeElement;
   if (!tip.hidden && token.classList.contains("on")) place(token.getClientRects()[0]);

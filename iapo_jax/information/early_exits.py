@@ -1,7 +1,7 @@
-"""The early exit: the postfix behind many prefixes of every completion, chunk by chunk.
+"""The early exit: the postfix after many prefixes of every completion, chunk by chunk.
 
-The postfixes of all prefixes, and the answers behind them, are extra query rows against one cache
-of the completion: no key or value is copied.
+The postfixes of all prefixes, and the answers after them, are extra query rows against one cache of
+the completion, so no key or value is copied.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,14 +14,14 @@ import jax.numpy as jnp
 from iapo_jax.types import Array, Cache, Context, Model, Params, ProbePositions, Prompts
 
 PROBE_TOKENS = 2**13
-"""Tokens behind the prefixes that are computed at once on each device."""
+"""Probe tokens (of postfixes or answers) that each device computes at once."""
 
 
 class Exit(NamedTuple):
-    """Completions after c prefixes each, and after the postfix behind these."""
+    """The state of completions after the postfix, for c prefixes of each."""
 
     state: Array  # [P, G, c, D], predicts the first answer token
-    contexts: Sequence[Context]  # what the answer's other tokens read: prompt, completion, postfix
+    contexts: Sequence[Context]  # read by the answer's other tokens: prompt, completion, postfix
     position: Array  # [P, G, c] int32, of the first answer token
 
 
@@ -37,18 +37,18 @@ def map_exits(
     width: int,
     answers: int = 0,
 ) -> Array:
-    """`read` of the exit at every position, chunk by chunk: [P, G, C], or [P, G, C, answers].
+    """Applies `read` to the exit at every position, chunk by chunk: [P, G, C(, answers)].
+
+    Chunks beyond the last position of all completions are not computed.
 
     Args:
-      width: tokens behind the postfix that `read` computes at once for each position.
-
-    Chunks behind the last position of all completions are not computed.
+      width: tokens after the postfix that `read` computes at once for each position.
     """
     groups, columns = positions.count.shape, positions.index.shape[-1]
     per_position = groups[0] * groups[1] * max(postfix.shape[0], width)
     chunk = max(1, min(columns, model.devices * PROBE_TOKENS // per_position))
     chunks = -(-columns // chunk)
-    chunk = -(-columns // chunks)  # all of about one size: the last is computed completely
+    chunk = -(-columns // chunks)  # of about equal sizes, since the last is computed in full
     extra = chunks * chunk - columns
     index = jnp.pad(positions.index, ((0, 0), (0, 0), (0, extra)), mode="edge")
 
@@ -60,7 +60,7 @@ def map_exits(
     shape = (*groups, chunks * chunk, answers) if answers else (*groups, chunks * chunk)
     needed = (positions.count.max() + chunk - 1) // chunk
     out = jax.lax.fori_loop(0, needed, compute_chunk, jnp.zeros(shape, jnp.float32))
-    # Columns behind a completion's last position repeat it, computed or not.
+    # Columns beyond a completion's last position repeat it, computed or not.
     column = jnp.minimum(jnp.arange(columns), positions.count[..., None] - 1)
     column = column[..., None] if answers else column
     return jnp.take_along_axis(out, column, axis=2)
@@ -74,7 +74,7 @@ def open_exit(
     postfix: Array,
     prefix: Array,
 ) -> Exit:
-    """The postfix behind each prefix of `prefix` [P, G, c] tokens."""
+    """Runs the postfix after the prefixes of `prefix` [P, G, c] tokens."""
     prompt, completion_cache = contexts
     size = postfix.shape[0]
     # The completion's first input is the last prompt token: t tokens are t + 1 inputs.
@@ -99,7 +99,7 @@ def map_pieces(read: Callable[[Exit], Array], exit: Exit, pieces: int) -> Array:
     """
     columns = exit.position.shape[-1]
     size = -(-columns // pieces)
-    pieces = -(-columns // size)  # fewer, where pieces of complete positions are larger
+    pieces = -(-columns // size)  # fewer if rounding up to whole positions makes pieces larger
     if pieces == 1:
         return read(exit)
 

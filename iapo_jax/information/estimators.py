@@ -8,8 +8,8 @@ answer y after t tokens (`ESTIMATORS`):
     answer_log_prob     -log p(y* | q, o_<=t, postfix), y* a reference answer
     answer_set_entropy  H(y | q, o_<=t, postfix), y one of a set of answers
 
-The information that token t carries is s_t = u_{t-1} - u_t nats. Functions named `*_at` read the
-contexts of a forward pass that was made before, at chosen positions; the others take a rollout.
+The information that token t carries is s_t = u_{t-1} - u_t nats. Functions named `*_at` use the
+contexts of an earlier forward pass, at chosen positions; the others take a rollout.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ from iapo_jax.types import (
     Rollout,
 )
 
-_WIDTHS = (4, 8, 16, 32, 64, 128)  # tokens of an answer, one program for each up to A
+_WIDTHS = (4, 8, 16, 32, 64, 128)  # answer widths in tokens; a branch is compiled for each up to A
 _ABSENT = -1e30  # log-probability of a missing answer; finite, so that 0 * it is 0
 
 
@@ -57,7 +57,7 @@ class Probe(NamedTuple):
     answers: Answers | None = None  # for the estimators that read complete answers
 
 
-# ------------------------------------------------------------------------- of a rollout
+# ------------------------------------------------------------------------- for a rollout
 
 
 @partial(jax.jit, static_argnames="model")
@@ -76,7 +76,7 @@ def answer_entropy(
     Args:
       rollout: completions [P, G, T].
       postfix: [K] ids, K >= 1, of the text that opens the answer.
-      positions: the prefixes that are probed; all by default. u_t is linear between two of them.
+      positions: the prefixes that are probed; all by default. u_t is linear in between.
 
     Returns:
       [P, G, T+1] float32 nats; column t is u_t, after t tokens.
@@ -104,11 +104,11 @@ def answer_log_prob(
     *,
     positions: ProbePositions | None = None,
 ) -> Array:
-    """u_t = -log p(y* | q, o_<=t, postfix), y* the first of `answers`: pointwise information.
+    """u_t = -log p(y* | q, o_<=t, postfix), the surprisal of y*, the first of `answers`.
 
     Args:
       rollout, postfix, positions: as for `answer_entropy`.
-      answers: tokens [P, 1 or G, Y, A]; of each set the first answer is read.
+      answers: tokens [P, 1 or G, Y, A]; only the first answer of each set is used.
 
     Returns:
       [P, G, T+1] float32 nats; 0 for a completion without a reference answer.
@@ -139,9 +139,9 @@ def answer_set_entropy(
 ) -> Array:
     """u_t = -sum_m q_t(m) log q_t(m),  q_t(m) = sum_{y means m} p_t(y) / sum_y p_t(y).
 
-    p_t(y) = p(y | q, o_<=t, postfix) for each of the answers; those of one `meaning`, such as 1000
-    and 1,000, are one event. At most the log of the number of meanings; 0 where there is only one,
-    or none.
+    p_t(y) = p(y | q, o_<=t, postfix) for each of the answers; those of equal `meaning`, such as
+    1000 and 1,000, are one event. u_t is at most the log of the number of meanings, and 0 if there
+    is only one or none.
 
     Args:
       rollout, postfix, positions: as for `answer_entropy`.
@@ -225,8 +225,8 @@ def log_probs_at(
 ) -> Array:
     """log p(y | q, o_<=t, postfix) of complete answers: the sum over their tokens, temperature 1.
 
-    Arguments as for `entropy_at`. Returns [P, G, C, Y] float32 nats; -1e30 for an answer that is
-    not there (length 0).
+    Arguments as for `entropy_at`. Returns [P, G, C, Y] float32 nats; -1e30 for a missing
+    answer (length 0).
     """
     size, width = answers.tokens.shape[-2:]
     at_once = min(width, _WIDTHS[1]) - 1
@@ -265,7 +265,7 @@ def set_entropy_at(
 
 
 def set_entropy(log_prob: Array, meaning: Array, present: Array) -> Array:
-    """Entropy of the meanings of answers, renormalized over them: [..., Y] -> [...] nats.
+    """Entropy over the meanings of answers, renormalized: [..., Y] -> [...] nats.
 
     q(m) is proportional to the sum of exp(log_prob) over the present answers of meaning m.
 
@@ -311,13 +311,13 @@ def uncertainty_at(
 
 
 def _log_probs(model: Model, params: Params, answers: Answers, at_once: int, exit: Exit) -> Array:
-    """log p of every answer behind an exit: [P, G, c, Y]; `at_once` tokens for each position."""
+    """log p of every answer after an exit: [P, G, c, Y]; `at_once` tokens for each position."""
     weight = model.logit_weight(params)
     score = partial(token_scores, weight=weight, temperature=1.0, devices=model.devices)
     first = next_token_scores(exit.state, weight, answers.tokens[..., 0], devices=model.devices)
     total = first.log_prob
     if answers.tokens.shape[-1] > 1:
-        read = partial(_log_prob_behind_first, model, params, score, at_once, exit)
+        read = partial(_log_prob_after_first, model, params, score, at_once, exit)
 
         def add(index: Array, total: Array) -> Array:
             tokens = jax.lax.dynamic_index_in_dim(answers.tokens, index, axis=2)
@@ -330,7 +330,7 @@ def _log_probs(model: Model, params: Params, answers: Answers, at_once: int, exi
     return jnp.where(answers.length[:, :, None] > 0, total, _ABSENT)
 
 
-def _log_prob_behind_first(
+def _log_prob_after_first(
     model: Model,
     params: Params,
     score: Callable[..., TokenScores],
@@ -339,9 +339,9 @@ def _log_prob_behind_first(
     tokens: Array,
     length: Array,
 ) -> Array:
-    """log p of the tokens of one answer [P, G or 1, 1, A] behind its first: [P, G, c].
+    """log p of the tokens of one answer [P, G or 1, 1, A] after its first: [P, G, c].
 
-    As wide as the longest answer needs: a large A costs nothing while answers are short.
+    Only as wide as the longest answer needs: a large A costs nothing if answers are short.
     """
     size = tokens.shape[-1]
     widths = [width for width in _WIDTHS if width < size] + [size]

@@ -19,7 +19,7 @@ from iapo_jax.information.inspection import (
 from iapo_jax.information.templates import Markup, asset, render
 
 _BIG = 0.15  # share of the scale from which the up and down keys stop at a token
-_SHORT = 400  # characters of a prompt that is unfolded at once
+_SHORT = 400  # characters; a longer prompt is folded at first
 _INK = 0.62  # opacity of the strongest background: text on it stays readable
 _EMBEDDED = ("uncertainty", "informativeness", "entropy", "log_prob", "thinking_length")
 _NOTHING = "∅"  # a token without text
@@ -31,14 +31,14 @@ _VERDICTS = {
 
 
 class Axes(NamedTuple):
-    """Where the curves end; equal for all completions, so that shorter ones look shorter."""
+    """The upper ends of the axes, shared by all completions, so that shorter ones look shorter."""
 
     tokens: int
     nats: float
 
 
 class Facts(NamedTuple):
-    """How the model was made to answer: the same for all completions of a prompt."""
+    """How the model was probed: the same for all completions of a prompt."""
 
     estimator: str
     postfix: str
@@ -69,9 +69,9 @@ class Token(NamedTuple):
     text: str
     sign: str
     style: str
-    after: bool  # the end of thinking
+    after: bool  # the end of thinking has come before it
     big: bool
-    blank: str  # what a reader hears where there is nothing to see
+    blank: str  # what a screen reader says if the token is blank
 
 
 class Curve(NamedTuple):
@@ -84,7 +84,7 @@ class Curve(NamedTuple):
     line: str
     last: str  # where the line ends
     end: str  # where thinking ends; empty if it ends with the completion
-    veil: str  # width of what follows
+    veil: str  # width of the part after it
 
 
 class Card(NamedTuple):
@@ -101,7 +101,7 @@ class Card(NamedTuple):
 
 
 class PlainCard(NamedTuple):
-    """A completion of which only the text is known."""
+    """A completion that was not probed: only its text is known."""
 
     name: str
     verdict: str
@@ -173,7 +173,7 @@ def cards_of(inspections: Sequence[Inspection], names: Sequence[str]) -> list[Ca
 
 
 def facts_of(inspection: Inspection) -> Facts:
-    """How the model was made to answer."""
+    """How the model was probed."""
     return Facts(
         estimator=inspection.estimator,
         postfix=inspection.postfix,
@@ -185,7 +185,7 @@ def facts_of(inspection: Inspection) -> Facts:
 
 
 def legend_of(inspections: Sequence[Inspection]) -> Legend:
-    """What the colors mean, on the scale of all of these."""
+    """What the colors mean, on the scale shared by these inspections."""
     scale = color_scale(inspections)
     strengths = (-1.0, -0.7, -0.4, 0.4, 0.7, 1.0)  # roots of the share
     return Legend(
@@ -198,7 +198,7 @@ def plain_card(name: str, row: dict[str, Any]) -> PlainCard:
     """The card of a row of a completions file."""
     correct = row.get("correct")
     verdict, style = _VERDICTS[correct if isinstance(correct, bool) else None]
-    fields = {"answer": "extracted", "tokens": "length", "of thinking": "thinking_length"}
+    fields = {"answer": "extracted", "tokens": "length", "thinking tokens": "thinking_length"}
     sums = [
         (label, visible(str(row[field])))
         for label, field in fields.items()
@@ -237,7 +237,7 @@ def _sign(color: float) -> str:
 
 
 def _style(color: float) -> str:
-    """Opacity of the background and thickness of the underline: color is not the only sign."""
+    """Opacity of the background and thickness of the underline, so that not only color differs."""
     size = abs(color)
     return f"--a:{_INK * size:.3f};--w:{3 * size:.1f}px"
 
@@ -254,8 +254,8 @@ def _card(one: Inspection, index: int, scale: float, axes: Axes, name: str) -> C
         sums=[
             ("answer", visible(one.extracted) if one.extracted else "no answer"),
             ("tokens", f"{len(one.tokens)}{stopped}"),
-            ("of thinking", str(one.thinking_length)),
-            ("u in thinking", f"{one.uncertainty[0]:.2f} → {end:.2f}"),
+            ("thinking tokens", str(one.thinking_length)),
+            ("u while thinking", f"{one.uncertainty[0]:.2f} → {end:.2f}"),
             ("information", signed(total(one))),
         ],
         note=why_certain(one),
@@ -267,7 +267,7 @@ def _card(one: Inspection, index: int, scale: float, axes: Axes, name: str) -> C
 def _curve(one: Inspection, index: int, axes: Axes) -> Curve:
     points = [(t / axes.tokens, 1 - max(u, 0.0) / axes.nats) for t, u in enumerate(one.uncertainty)]
     if len(points) == 1:
-        points.append((0.5 / axes.tokens, points[0][1]))  # one value: long enough to be seen
+        points.append((0.5 / axes.tokens, points[0][1]))  # makes a single value visible
     closed = 0 < one.thinking_length < len(one.tokens)
     end, last = one.thinking_length / axes.tokens, points[-1][0]
     return Curve(
@@ -275,9 +275,9 @@ def _curve(one: Inspection, index: int, axes: Axes) -> Curve:
         top=f"{axes.nats:.2f}",
         columns=axes.tokens,
         description=(
-            f"from {one.uncertainty[0]:.3f} to {one.uncertainty[one.thinking_length]:.3f} where "
-            f"thinking ends, {one.uncertainty[-1]:.3f} at the last token; at most "
-            f"{max(one.uncertainty):.3f} nats"
+            f"from {one.uncertainty[0]:.3f} to {one.uncertainty[one.thinking_length]:.3f} nats at "
+            f"the end of thinking, {one.uncertainty[-1]:.3f} at the last token; maximum "
+            f"{max(one.uncertainty):.3f}"
         ),
         line="M" + "L".join(f"{x:.5g} {y:.4g}" for x, y in points),
         last=f"{last:.5g}",
@@ -291,7 +291,7 @@ def _token(one: Inspection, i: int, scale: float) -> Token:
     color = strength(information, scale)
     blank = ""
     if text and not text.strip(" "):
-        blank = "1 blank" if len(text) == 1 else f"{len(text)} blanks"
+        blank = "1 space" if len(text) == 1 else f"{len(text)} spaces"
     return Token(
         text=text,
         sign=_sign(color),

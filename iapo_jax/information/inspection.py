@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-FAINT = 0.1  # nats; a scale never ends below it, so that rounding is not shown as information
+FAINT = 0.1  # nats; a scale ends at least here, so that rounding is not shown as information
 
 
 class Inspection(NamedTuple):
@@ -16,7 +16,7 @@ class Inspection(NamedTuple):
     completion_ids: list[int] = []  # T, with the stop token where one was drawn
     postfix_ids: list[int] = []  # follows every prefix
     answer_ids: list[list[int]] = []  # teacher-forced after it, with the closing text
-    answer_meanings: list[int] = []  # of each of them; equal where two are the same answer
+    answer_meanings: list[int] = []  # one for each of them; equal if two are the same answer
     tokens: list[str] = []  # T, the text of each id; bytes of a split character as \xf0
     uncertainty: list[float] = []  # T + 1: u_t about the answer after t tokens
     informativeness: list[float] = []  # T: u_{t-1} - u_t while thinking, then 0
@@ -50,34 +50,35 @@ def signed(nats: float) -> str:
 
 
 def shows(nats: float) -> bool:
-    """Whether three decimals differ from 0."""
+    """Whether the value is not 0 when rounded to three decimals."""
     return float(f"{nats:.3f}") != 0
 
 
 def why_certain(inspection: Inspection) -> str:
-    """Why u is 0 from the start, where the estimator has nothing to be uncertain of; else ""."""
+    """Why u is 0 throughout, if the estimator has nothing to be uncertain about; otherwise ""."""
     if inspection.estimator == "answer_log_prob" and not inspection.answer_ids:
         return "there is no answer to teacher-force, so u is 0"
     meanings = set(inspection.answer_meanings)
     if inspection.estimator == "answer_set_entropy" and len(meanings) < 2:
         return (
-            "fewer than two answers differ within information.max_answer_length tokens, so u is 0"
+            "within information.max_answer_length tokens, the set has fewer than two different "
+            "answers, so u is 0"
         )
     return ""
 
 
 def color_scale(inspections: Sequence[Inspection]) -> float:
-    """The nats that the strongest color stands for, one scale for all completions."""
+    """The nats of the strongest color; all completions share one scale."""
     return max([FAINT, *(abs(s) for one in inspections for s in one.informativeness)])
 
 
 def strength(value: float, scale: float) -> float:
-    """A token's color, -1 to 1: the root of its share of the scale, so that small values show."""
+    """A token's color, -1 to 1: the square root of its share of the scale, to show small values."""
     return math.copysign(math.sqrt(min(abs(value) / scale, 1.0)), value)
 
 
 def visible(text: str) -> str:
-    """A text in which whatever a reader would not see, or a terminal would obey, is visible."""
+    """The text with invisible and control characters made visible."""
     names = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
     return "".join(names.get(char) or _escape(char) for char in text)
 

@@ -1,4 +1,4 @@
-"""Probes every prefix of each completion of a batch at once."""
+"""Probes every prefix of all completions of a batch at once."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -30,7 +30,7 @@ _PROMPTS = 16  # and prompts to a multiple of this
 
 
 class PromptGroup(NamedTuple):
-    """A prompt and the completions that are inspected."""
+    """A prompt and those of its completions that are inspected."""
 
     prompt: str | Prompt
     completions: list[np.ndarray]  # ids
@@ -53,7 +53,7 @@ def make_prober(
     groups: Sequence[PromptGroup],
     temperature: float,
 ) -> Prober:
-    """The probe after every prefix, its answers checked.
+    """Makes the prober of these groups, and checks their answers.
 
     Raises:
       UserError: if an answer is missing, or cannot be written by this tokenizer.
@@ -91,7 +91,7 @@ def _can_be_forced(tokenizer: Any, text: str) -> bool:
 
 
 def complete_texts(loaded: LoadedModel, group: PromptGroup) -> list[str]:
-    """The completions' texts, with the `<think>` of a prompt that ended in it."""
+    """The completions' texts, preceded by `<think>` if the prompt ends with it."""
     pretrained = loaded.pretrained
     return extraction.whole_texts(
         [prompt_text(group.prompt)] * len(group.completions),
@@ -109,14 +109,14 @@ def padded_length(longest: int) -> int:
 def inspect_batch(
     prober: Prober, groups: Sequence[PromptGroup], length: int, *, prompt_length: int = 0
 ) -> list[Inspection]:
-    """The completions of P prompts, G of each, those of a prompt beside each other.
+    """Inspects G completions of each of P prompts; results are in the order of the prompts.
 
     Args:
       length: tokens to which completions are padded.
-      prompt_length: tokens to which prompts are padded at least.
+      prompt_length: prompts are padded to at least this many tokens.
 
     Raises:
-      UserError: if the model gives values that are not finite.
+      UserError: if the model computes values that are not finite.
     """
     loaded, section = prober.loaded, prober.section
     pretrained, split = loaded.pretrained, by_prompt(loaded.mesh)
@@ -183,7 +183,7 @@ def _encode_prompts(
 
 
 def pad_prompts(loaded: LoadedModel, prompts: Sequence[list[int]], at_least: int = 0) -> Prompts:
-    """The prompts on the mesh."""
+    """The prompts, padded, on the mesh."""
     longest = max([at_least, *map(len, prompts)])
     padded = Prompts(*pad_rows(prompts, -(-longest // _PROMPTS) * _PROMPTS))
     return put(padded, by_prompt(loaded.mesh))
@@ -195,7 +195,7 @@ def _signals(
     """`signals.compute_signals` of each prompt's completions, on the host.
 
     Raises:
-      UserError: if the model gives values that are not finite.
+      UserError: if the model computes values that are not finite.
     """
     loaded = prober.loaded
     floats = put(np.zeros(tokens.shape, np.float32), by_prompt(loaded.mesh))
@@ -213,7 +213,7 @@ def _signals(
     for name, values in zip(Signals._fields, signals, strict=True):
         if not np.isfinite(values).all():
             raise UserError(
-                f"the model gives {name} that is not finite: its weights may be damaged"
+                f"the model computes {name} values that are not finite; its weights may be damaged"
             )
     return signals
 

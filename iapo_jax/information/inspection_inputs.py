@@ -1,4 +1,4 @@
-"""Checks of what is inspected: prompts and completions as ids, answers, fields of the config."""
+"""Checks the inputs of an inspection: prompts, completions, answers and config fields."""
 
 import dataclasses
 import sys
@@ -24,18 +24,18 @@ def encode_prompt(
     """The prompt's ids, without special tokens around them.
 
     Args:
-      prompt: a text whose control tokens are meant as such, or one with its ids.
+      prompt: a string, whose control tokens are encoded as such, or a `Prompt` with its ids.
       completion: tokens of the longest completion that follows.
       probe: tokens of postfix and answer, which follow the completion.
 
     Raises:
-      UserError: if there are none, or if all together exceed the model's context.
+      UserError: if the prompt is empty, or if all of these exceed the model's context.
     """
     ids = prompt_ids(loaded, prompt)
     if not isinstance(prompt, Prompt):
         note_other_text(loaded.pretrained.tokenizer, ids, prompt, "the prompt")
     if not ids:
-        raise UserError("the prompt is empty; expected a string")
+        raise UserError("the prompt is empty; expected at least one token")
     limit = context_length(loaded)
     if len(ids) + completion + probe > limit:
         raise UserError(
@@ -48,7 +48,7 @@ def encode_prompt(
 
 
 def prompt_ids(loaded: LoadedModel, prompt: str | Prompt) -> list[int]:
-    """The ids of a prompt; its own if it has some."""
+    """The ids of a prompt; a string is encoded."""
     if isinstance(prompt, Prompt):
         return prompt.ids
     check_text(prompt, "the prompt")
@@ -110,7 +110,7 @@ def check_answer(section: InformationSection, answer: str | None, field: str) ->
 
 
 def note_other_text(tokenizer: Any, ids: list[int], text: str, field: str) -> None:
-    """Notes if the ids decode to another text, for example if a character has no token."""
+    """Notes if the ids decode to a different text, for example if a character has no token."""
     written = tokenization.decode(tokenizer, ids)
     if written != text:
         say(
@@ -120,20 +120,20 @@ def note_other_text(tokenizer: Any, ids: list[int], text: str, field: str) -> No
 
 
 def shorten(text: str) -> str:
-    """The text in quotes, without its end where it is long."""
+    """The text in quotes, truncated to 80 characters."""
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 def context_length(loaded: LoadedModel) -> int:
-    """The tokens that the model was made for; unbounded if its config.json does not state it."""
+    """The model's context length in tokens; unbounded if its config.json does not state it."""
     return loaded.pretrained.hf_config.get("max_position_embeddings") or sys.maxsize
 
 
 def information_section(fields: dict[str, Any], sampling: SamplingSection) -> InformationSection:
-    """The section of these fields, for probes after every prefix.
+    """An `InformationSection` with these fields and a resolved estimator.
 
     Raises:
-      UserError: for an unknown field, or a value out of its range, those of `sampling` included.
+      UserError: for an unknown field, or a value out of range, also in `sampling`.
     """
     known = [field.name for field in dataclasses.fields(InformationSection)]
     for name, value in fields.items():

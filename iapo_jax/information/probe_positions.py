@@ -25,15 +25,15 @@ def every_prefix(length: Array, size: int) -> ProbePositions:
 def choose_positions(
     length: Array, size: int, *, stride: int = 1, boundary: Array | None = None
 ) -> ProbePositions:
-    """Before the first token, after some tokens, and after the last of `length`.
+    """Positions before the first token, after some tokens, and after the last of `length`.
 
     Args:
       length: [P, G], how many tokens are probed, such as those of the thinking; 0 gives the empty
         prefix alone.
       size: T.
-      stride: after each multiple of so many tokens.
-      boundary: [P, G, T] bool; instead of `stride`, after the tokens where it is True, such as ends
-        of sentences.
+      stride: probe after every `stride` tokens.
+      boundary: [P, G, T] bool; instead of `stride`, probe after the tokens where it is True, for
+        example the ends of sentences.
 
     Returns:
       Positions of C = T + 1 columns.
@@ -57,7 +57,7 @@ def interpolate(uncertainty: Array, positions: ProbePositions, size: int) -> Arr
     """u after all T+1 prefixes from u at the positions: [P, G, C] -> [P, G, T+1] nats.
 
     Linear between two positions: the information of a segment is shared equally among its tokens,
-    and its sum is kept. Behind the last position u is constant: tokens there carry nothing.
+    so its sum is preserved. After the last position u is constant: tokens there carry nothing.
 
     >>> positions = choose_positions(jnp.array([[4]]), 5, stride=2)
     >>> print(interpolate(jnp.array([[[3.0, 1.0, 0.5, 0.5, 0.5, 0.5]]]), positions, 5))
@@ -66,9 +66,7 @@ def interpolate(uncertainty: Array, positions: ProbePositions, size: int) -> Arr
     prefix = jnp.arange(size + 1)
     search = jax.vmap(jax.vmap(lambda row: jnp.searchsorted(row, prefix)))
     # The first position at or after each prefix, and the one before it.
-    after = jnp.minimum(
-        search(positions.index), positions.count[..., None] - 1
-    )  # first at or after
+    after = jnp.minimum(search(positions.index), positions.count[..., None] - 1)
     before = jnp.maximum(after - 1, 0)
     start, low = (jnp.take_along_axis(x, before, axis=-1) for x in (positions.index, uncertainty))
     end, high = (jnp.take_along_axis(x, after, axis=-1) for x in (positions.index, uncertainty))

@@ -38,14 +38,14 @@ from iapo_jax.sharding import batch_devices, by_prompt, fetch
 
 
 def open_model(model: str | ModelSection) -> LoadedModel:
-    """The model of a Hugging Face directory or hub name, its weights split over all devices.
+    """Opens a Hugging Face directory or hub name, with the weights split over all devices.
 
     Raises:
       UserError: if it is not a model directory, or has no tokenizer.
     """
     section = ModelSection(path=model) if isinstance(model, str) else model
     if section.config:
-        raise UserError("model.config starts a random model: there is nothing to inspect")
+        raise UserError("model.config defines a random model; expected model.path, a trained one")
     mesh = start_mesh(MeshSection(1, 1, -1), compilation_cache=LogSection().compilation_cache)
     return load_model(section, mesh)
 
@@ -62,11 +62,11 @@ def sample_completions(
     seed: int = 0,
     **information: Any,
 ) -> list[list[int]]:
-    """Ids of `count` completions, with the stop token that ended them; the same for a seed.
+    """Samples `count` completions: their ids, with the final stop token; determined by the seed.
 
     Args:
-      max_length: in tokens; shorter where the model's context leaves less beside prompt and probe.
-      information: as for `inspect_completions`, which then has room for postfix and answer.
+      max_length: in tokens; less if the model's context has less room beside prompt and probe.
+      information: as for `inspect_completions`; room is left for postfix and answer.
 
     Raises:
       UserError: one sentence, for a value out of its range or a prompt that does not fit.
@@ -117,7 +117,7 @@ def inspect_completions(
     has a single uncertainty, that of the prompt.
 
     Args:
-      prompt: all that the model reads, with its ids where a part of it is untrusted.
+      prompt: the model's entire input; a `Prompt` with ids if a part of it is untrusted.
       completions: strings, or ids (with the stop token, if one was drawn).
       answer: the reference answer, which `answer_log_prob` and `answer_set_entropy` teacher-force.
       temperature: of `log_prob` and `entropy`; that of the probe is 1.
@@ -156,10 +156,10 @@ def inspect_problems(
     temperature: float = 1.0,
     advance: Callable[[int], Any] | None = None,
 ) -> list[Inspection]:
-    """`inspect_completions` of many problems with equally many completions each, on any mesh.
+    """`inspect_completions` for many problems with the same number of completions, on any mesh.
 
     Args:
-      advance: called with the number of problems after each batch.
+      advance: called after each batch with its number of problems.
 
     Raises:
       UserError: as `inspect_completions`.

@@ -1,6 +1,6 @@
-"""Texts of the config and of completions as the ids and positions of an answer probe.
+"""Turns texts of the config and of completions into the ids and positions of an answer probe.
 
-A run encodes the postfix and the boundary tokens once, and the answers anew for every rollout.
+A run encodes the postfix and the boundary tokens once, and the answers again for every rollout.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from iapo_jax.pretrained.tokenization import Tokenizer
 from iapo_jax.sharding import by_prompt, put, replicated
 from iapo_jax.types import Answers, Array, ProbePositions
 
-_CHARS_PER_TOKEN = 128  # only first tokens are read: no need to encode a megabyte
+_CHARS_PER_TOKEN = 128  # only the first tokens are used: no need to encode a megabyte
 REFERENCES = ("gold", "own")
 
 
@@ -69,9 +69,9 @@ def boundary_tokens(
 
 
 def encode_answer(tokenizer: Tokenizer, text: str, end: str, width: int) -> list[int]:
-    """The first `width` ids of an answer and of what closes it; [] if the answer itself has none.
+    """The first `width` ids of an answer and its closing text; [] if the answer itself has none.
 
-    The closing text is part of the event: without it 1 would be a beginning of 12.
+    The closing text is part of the event: without it, 1 would be a prefix of 12.
 
     Raises:
       UserError: if it spells a control token that this vocabulary cannot write as text.
@@ -96,12 +96,12 @@ def check_gold_answers(tokenizer: Tokenizer, golds: Sequence[str], end: str) -> 
     """Checks that every answer has tokens to teacher-force.
 
     Raises:
-      UserError: naming an answer that is empty, has no tokens or only those that steer a model.
+      UserError: naming an answer that is empty or has no tokens.
     """
     for text in set(golds):
         if not encode_answer(tokenizer, text, end, 1):
             raise UserError(
-                f"the answer {text!r} has no tokens, so there is nothing to teacher-force"
+                f"the answer {text!r} has no tokens; expected an answer to teacher-force"
             )
 
 
@@ -110,8 +110,8 @@ def tokenized_apart(
 ) -> list[str]:
     """Answers whose tokens would differ if postfix and answer were tokenized together.
 
-    For example -5, if `>-` is one token. The estimator then scores tokens that differ from those
-    that the model usually writes, at every prefix in the same way.
+    An example is -5 if `>-` is one token. At every prefix, the estimator then scores tokens that
+    differ from those that the model usually writes.
     """
     start = tokenization.encode(tokenizer, postfix)
     encode = partial(control_tokens.encode_text, tokenizer)
@@ -124,7 +124,7 @@ def tokenized_apart(
 
 
 def count_longer(tokenizer: Tokenizer, golds: Sequence[str], end: str, width: int) -> int:
-    """Answers of more than `width` tokens with their end: `encode_answer` cuts them."""
+    """The number of answers that `encode_answer` truncates to `width` tokens."""
     return sum(len(encode_answer(tokenizer, text, end, width + 1)) > width for text in golds)
 
 
@@ -138,18 +138,18 @@ def make_answers(
     answer_end: str,
     width: int,
 ) -> Answers | None:
-    """What the estimator teacher-forces: int32 arrays, or None for `answer_entropy`.
+    """The answers that the estimator teacher-forces: int32 arrays; None for `answer_entropy`.
 
     Args:
-      reference: for `answer_log_prob`: `gold`, or each completion's `own`.
-      golds: of P prompts; None where there is none.
+      reference: for `answer_log_prob`, "gold" or each completion's "own" answer.
+      golds: reference answers of P prompts; None if a prompt has none.
       completions: texts of G completions for each of them.
-      width: A; of a longer answer the first A tokens are read.
+      width: A; longer answers are truncated to A tokens.
 
     Returns:
       `answer_log_prob`: one answer [P, 1 or G, 1, A]. `answer_set_entropy`: the gold answer and
-      the distinct ones of the group, [P, 1, G + 1, A], the rest empty. A completion without an
-      answer adds none.
+      the distinct answers of the group, [P, 1, G + 1, A]; unused rows are empty. A completion
+      without an answer adds none.
     """
     if estimator == "answer_entropy":
         return None
@@ -169,11 +169,14 @@ def encode_answers(
     """One reference answer for each of P prompts, for `answer_log_prob`.
 
     Args:
-      end: what closes an answer; without it the answer 1 would be the beginning of 12.
-      max_length: A; of a longer answer the first A tokens are read.
+      end: the text that closes an answer; without it, the answer 1 would be a prefix of 12.
+      max_length: A; longer answers are truncated to A tokens.
 
     Returns:
-      Tokens [P, 1, 1, A], shared by the completions of a prompt.
+      Answers with tokens [P, 1, 1, A], shared by the completions of a prompt.
+
+    Raises:
+      UserError: if an answer spells a control token that this vocabulary cannot write as text.
 
     >>> from iapo_jax.pretrained.tokenization import load_tokenizer
     >>> found = encode_answers(load_tokenizer("experiments/arithmetic/model"), ["42", "-7"])
@@ -185,9 +188,9 @@ def encode_answers(
 
 
 def _candidates(encode, gold: str | None, completions: Sequence[str]) -> list[tuple]:
-    """(ids, meaning) of the distinct answers, the gold one first; then in the order of their texts.
+    """(ids, meaning) of the distinct answers: the gold one, then the others sorted by text.
 
-    Padded with empty ones to one more than there are completions.
+    Padded with empty answers to one more than the number of completions.
     """
     texts = {extract_answer(text) for text in completions}
     texts = ([gold] if gold else []) + sorted(text for text in texts if text and text != gold)
@@ -216,13 +219,13 @@ def _stack(rows: list[list[list[tuple]]], width: int) -> Answers:
 
 
 class ProbeMaker(NamedTuple):
-    """What stays fixed of the probes of a run; arrays lie on the mesh."""
+    """The fixed parts of a run's probes; arrays are on the mesh."""
 
     section: InformationSection
     tokenizer: Tokenizer
     mesh: Mesh
     postfix: Array  # [K] int32
-    boundary: Array | None  # [V] bool; None where probes are not bound to tokens
+    boundary: Array | None  # [V] bool; None without information.boundaries
     width: int  # A
     longer: int = 0  # reference answers of more than A tokens, which are truncated
     apart: Sequence[str] = ()  # reference answers of `tokenized_apart`
@@ -231,10 +234,10 @@ class ProbeMaker(NamedTuple):
 def make_probe_maker(
     section: InformationSection, opened: Pretrained, mesh: Mesh, golds: Sequence[str]
 ) -> ProbeMaker:
-    """Postfix and boundary tokens, checked and tokenized once; the reference answers checked.
+    """Checks and tokenizes postfix and boundary tokens, and checks the reference answers.
 
     Raises:
-      UserError: for a field that is wrong, or a text that this tokenizer cannot write.
+      UserError: for an invalid field, or a text that this tokenizer cannot write.
     """
     check_section(section)
     everywhere, tokenizer = replicated(mesh), opened.tokenizer
@@ -327,7 +330,7 @@ def make_probe(
     golds: Sequence[str],
     completions: Sequence[Sequence[str]],
 ) -> Probe:
-    """The probe of completions [P, G, T] within their thinking [P, G], both on the mesh.
+    """The probe of completions [P, G, T] up to their thinking lengths [P, G], both on the mesh.
 
     Args:
       golds, completions: as for `make_answers`.

@@ -1,4 +1,4 @@
-"""What the frozen policies compute for a rollout, and its groups as the credit rules see them."""
+"""What the frozen policies compute for a rollout, and the groups that credit rules read."""
 
 from functools import partial
 
@@ -32,14 +32,14 @@ def compute_signals(
 
     Args:
       rollout: completions [P, G, T].
-      probe: what the model is asked about the answer, and where; without one u_t is 0.
-      ref_params: the reference of the KL; without them the policy is its own.
+      probe: the postfix, where it is appended, and the answers; without a probe, u_t is 0.
+      ref_params: parameters of the reference policy; by default the policy is its own reference.
       temperature: of the policy; u_t is computed at 1.
-      micro: number of micro-batches of prompts, which it divides.
+      micro: number of micro-batches; it must divide P.
       estimator: a name of `ESTIMATORS`.
 
     Returns:
-      [P, G, T] and [P, G, T+1] float32 nats, 0 on padding.
+      [P, G, T] float32 nats, 0 on padding, and u_t [P, G, T+1], constant after the last position.
 
     >>> from iapo_jax.model import DecoderConfig, init_params, make_model
     >>> config = DecoderConfig(vocab_size=11, hidden_size=8, intermediate_size=8, num_layers=1,
@@ -96,7 +96,7 @@ def make_groups(
     correct: Array | None = None,
     thinking_length: Array | None = None,
 ) -> Group:
-    """The groups of all prompts: each leaf has a leading axis P, to be mapped over by `jax.vmap`.
+    """The groups of all prompts: each leaf has a leading axis P, over which `jax.vmap` maps.
 
     Args:
       reward: [P, G] float32.

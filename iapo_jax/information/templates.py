@@ -20,13 +20,13 @@ def render(template: str, **values: Any) -> Markup:
 
 
 def asset(name: str) -> Markup:
-    """A style sheet or script of assets/, as it stands."""
+    """A style sheet or script of assets/, verbatim."""
     environment = _environment()
     return Markup(environment.loader.get_source(environment, name)[0])
 
 
 def text_lines(text: str) -> Markup:
-    """Escaped text in which what cannot be seen is made visible; line ends stay line ends."""
+    """The escaped text with invisible characters made visible; line breaks are kept."""
     return _LINE_END.join(visible(text).split("⏎"))
 
 

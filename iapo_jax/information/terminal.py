@@ -54,14 +54,14 @@ def _totals(one: Inspection) -> Text:
         f"{len(one.tokens)} tokens, {one.thinking_length} of thinking{ended}; "
         f"answer {visible(one.extracted) if one.extracted else 'none'} ({verdict})",
         f"u from {one.uncertainty[0]:.3f} to {one.uncertainty[one.thinking_length]:.3f} nats: "
-        f"information of the thinking {signed(total(one))}",
+        f"information in the thinking {signed(total(one))}",
         why_certain(one),
     ]
     return Text("\n".join(filter(None, lines)))
 
 
 def _curve(one: Inspection, width: int) -> Text:
-    """u_t as bars, the largest value of each column's prefixes; a line where thinking ends."""
+    """u_t as bars: each is the largest value of its prefixes; a line marks the end of thinking."""
     values, ends = one.uncertainty, one.thinking_length + 1
     top = max(FAINT, *values)
     name, unit = "u_t  ", f"  0 to {top:.2f} nats"

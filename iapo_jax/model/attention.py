@@ -8,8 +8,8 @@ themselves are all segments; they differ only in the limits. Per segment
 
 and segments join as  out = sum_i exp(lse_i - lse) out_i,  lse = logsumexp_i lse_i.
 
-A segment is computed by one softmax where its scores are few, else tile by tile; `choose_form`
-selects the implementation for the backend.
+A segment with few scores is computed by one softmax, others tile by tile; `choose_form` selects
+the tiled implementation for the backend.
 """
 
 import functools
@@ -30,15 +30,15 @@ from iapo_jax.types import Array
 
 _EMPTY = -1e30  # score of a key that a query may not read; finite, so that 0 keys give no NaN
 QUERY_TILE = 256  # of one tile of the blockwise form; smaller ones leave CPU cores waiting
-KEY_TILE = 128  # of one tile: what a query tile may read beyond its last limit
-DENSE_SCORES = 128 * 1024  # at most this many scores per head and row are built at once
+KEY_TILE = 128  # of one tile; a query tile may compute up to this many keys beyond its last limit
+DENSE_SCORES = 128 * 1024  # most scores per head and row in one softmax, unless keys fill one tile
 
 
 class Segment(NamedTuple):
     """Keys and values shared by all queries of a row, and how many of them each query reads.
 
     For queries of shape [*rows, *rest, H, d], `keys` is [*rows, S, M, d]: a segment may have fewer
-    leading axes than the queries, and is then shared by the rest. `visible` broadcasts to
+    leading axes than the queries, and is then shared along the other axes. `visible` broadcasts to
     [*rows, *rest]; a query reads the keys 0 .. visible-1.
     """
 
@@ -59,11 +59,14 @@ def attend(
     Args:
       query: [..., H, d]; H is a multiple of the key heads M, grouped key-head-major.
       segments: at least one; every query must read at least one key in one of them.
-      mesh: where the first axis and the heads are split.
-      implementation: "auto", the backend's own kernel where there is one that works; or "xla".
+      mesh: splits the first axis and the heads; None on a single device.
+      implementation: "auto", the backend's own kernel if it works, else XLA's loops; or "xla".
 
     Returns:
       [..., H, d] in the dtype of `query`; scores, softmax and the join are float32.
+
+    Raises:
+      AssertionError: if the leading axes or the numbers of heads do not fit.
 
     >>> segment = Segment(keys=jnp.zeros((1, 2, 1, 4)), values=jnp.arange(8.0).reshape(1, 2, 1, 4),
     ...                   visible=jnp.array([[1, 2]]))
@@ -84,7 +87,7 @@ Attention = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
 
 
 def choose_form(implementation: str, mesh: Mesh | None, width: int) -> Attention:
-    """The tiled form: a kernel of the backend that was seen to work on it, else XLA's loops."""
+    """The tiled form: the backend's kernel if it works on the device, otherwise XLA's loops."""
     described = mesh is not None and is_described(mesh)
     device = mesh.devices.flat[0] if described else None
     platform = device.platform if described else jax.default_backend()
@@ -146,10 +149,10 @@ def dense_attention(q: Array, k: Array, v: Array, visible: Array) -> tuple[Array
 def kernel_attention(
     kernel: Attention, mesh: Mesh | None, q: Array, k: Array, v: Array, visible: Array
 ) -> tuple[Array, Array]:
-    """`blockwise_attention` with its forward pass by `kernel`, on each device for its own part.
+    """`blockwise_attention` whose forward pass is `kernel`, run by each device on its own part.
 
-    XLA cannot split a kernel: where rows or heads do not divide among the devices, it is its own
-    loops that run.
+    XLA cannot split a kernel, so XLA's loops run instead if rows or heads do not divide evenly
+    among the devices.
     """
     return _kernel_forward(kernel, mesh, q, k, v, visible)[0]
 
@@ -175,7 +178,7 @@ def blockwise_attention(q: Array, k: Array, v: Array, visible: Array) -> tuple[A
     """`dense_attention` without the score matrix: tiles of queries stream over tiles of keys.
 
     Keys beyond what any query of a tile reads are never multiplied, so a causal segment costs
-    half, and a probe costs its prefix. Differentiable in q, k and v, also through lse:
+    half, and a probe costs only its prefix. Differentiable in q, k and v, also through lse:
     ds = p (dp - <do, o> + dlse). arXiv:2205.14135.
 
     >>> q, k, v = jnp.ones((1, 1, 1, 1, 4)), jnp.zeros((1, 2, 1, 4)), jnp.ones((1, 2, 1, 4))
@@ -204,15 +207,15 @@ def _join_tiles(tiles: Array, like: Array) -> Array:
 
 
 def _keys_first(x: Array) -> Array:
-    """[B, S, M, d] -> [B, M, S, d], S padded to whole tiles."""
+    """[B, S, M, d] -> [B, M, S, d], S padded to a multiple of KEY_TILE."""
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % KEY_TILE), (0, 0), (0, 0)))
     return x.swapaxes(1, 2)
 
 
 def _limits(visible: Array, rest: int) -> tuple[Array, Array]:
-    """Of each tile: what its rows read [tiles, B, 1, n, 1], and how many key tiles that is.
+    """For each tile: the limits of its rows [tiles, B, 1, n, 1], and the key tiles that they span.
 
-    The latter for all tiles at once: on a mesh each maximum crosses the devices.
+    Computed for all tiles at once, since each maximum is a collective on a mesh.
     """
     limits = jnp.broadcast_to(visible[:, :, None, None], (*visible.shape, 1, rest))
     limits = _query_tiles(limits)
@@ -249,7 +252,7 @@ def _forward(q, k, v, visible):
         zeros = jnp.zeros(query.shape[:-1], jnp.float32)
         start = (jnp.zeros(query.shape, jnp.float32), zeros + _EMPTY, zeros)
         out, top, total = jax.lax.fori_loop(0, last, key_tile, start)
-        total = jnp.maximum(total, 1e-30)  # a tile in which no query reads anything
+        total = jnp.maximum(total, 1e-30)  # for a tile in which no query reads any key
         return out / total[..., None], top + jnp.log(total)
 
     tiles = jax.lax.map(query_tile, (_query_tiles(q), *_limits(visible, q.shape[3])))

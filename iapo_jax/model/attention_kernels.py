@@ -4,14 +4,14 @@ Both compute what `attention.blockwise_attention` computes, from a limit for eve
 
     out_i = sum_{j < visible_i} softmax(q_i k_j / sqrt(d)) v_j,    lse_i its log-sum-exp.
 
-Queries and their heads are rows of one matrix; key tiles behind the largest limit of a query tile
+Queries and their heads are rows of one matrix; key tiles beyond the largest limit of a query tile
 are neither loaded nor multiplied. JAX's own splash attention for TPU fixes its mask when it is
-traced, or takes a complete [heads, Q, S] mask. Here limits are data: a chunk of probes starts at a
-loop's index, and boundary probes may be anywhere.
+traced, or takes a complete [heads, Q, S] mask. Here limits are data: a chunk of probes starts at an
+index that a loop computes, and boundary probes may be anywhere.
 
 The GPU kernel gave correct results on an H200; the TPU kernel was only compiled, for v4 to v6e.
-Neither is tuned. `works` tries a kernel on the device at hand, and `attention.choose_form` returns
-to XLA's loops where the kernel fails or is inaccurate.
+Neither is tuned. `works` tries a kernel on the device at hand, and `attention.choose_form` falls
+back to XLA's loops if the kernel fails or is inaccurate.
 """
 
 import functools
@@ -28,7 +28,7 @@ from iapo_jax.types import Array
 _EMPTY = -1e30  # as in attention: the score of a key that may not be read
 GPU_ROWS, GPU_KEYS = 64, 64  # of one tile
 TPU_ROWS, TPU_KEYS = 256, 256
-TOLERANCES = {jnp.float32: 1e-4, jnp.bfloat16: 3e-2}  # the second rounds weights to 8 bits
+TOLERANCES = {jnp.float32: 1e-4, jnp.bfloat16: 3e-2}  # bfloat16 rounds weights to 8 bits
 
 
 def gpu_attention(
@@ -36,8 +36,8 @@ def gpu_attention(
 ) -> tuple[Array, Array]:
     """q [B,Q,M,R,d], k and v [B,S,M,d], visible [B,Q] -> (out [B,Q,M,R,d], lse [B,Q,M,R]) float32.
 
-    One program for each tile of queries and key head. It needs Triton, which JAX 0.12 still has but
-    will drop; then `works` is False.
+    One program for each tile of queries and key head. It needs JAX's Triton backend, which
+    is deprecated in 0.12; `works` is False without it.
     """
     from jax.experimental.pallas import triton as plgpu
 
@@ -106,7 +106,7 @@ def tpu_attention(
     batch, heads, size, _ = rows.shape
     grid = (batch, heads, size // TPU_ROWS, keys.shape[2] // TPU_KEYS)
 
-    def read(b, i, j, last):  # in place of a tile that is not read, the last again: no copy
+    def read(b, i, j, last):  # instead of a tile that is not read, the last one again: no copy
         return jnp.minimum(j, jnp.maximum(last[b, i] - 1, 0))
 
     spec = pltpu.PrefetchScalarGridSpec(
@@ -219,8 +219,8 @@ def _unfolded(x: Array, like: Array) -> Array:
 def works(platform: str, width: int, described: jax.Device | None = None) -> bool:
     """Whether this platform's kernel compiles and is accurate for heads of `width` on this device.
 
-    Tried once per process and width, in float32 and bfloat16; warns in one sentence where it fails.
-    False where the platform is not JAX's backend. For a `described` device, which is absent, it
+    Tried once per process and width, in float32 and bfloat16; warns in one sentence if it fails.
+    False if the platform is not JAX's backend. For a `described` device, which is absent, it
     reports whether the kernel compiles.
     """
     kernel = {"gpu": gpu_attention, "tpu": tpu_attention}.get(platform)
@@ -245,7 +245,8 @@ def works(platform: str, width: int, described: jax.Device | None = None) -> boo
     if not accurate:
         warnings.warn(
             f"falling back to XLA attention: the {platform} attention kernel is inaccurate for "
-            f"head_dim {width} (max. errors {errors})",
+            f"head_dim {width}: its errors are {errors}; expected at most "
+            f"{list(TOLERANCES.values())}",
             stacklevel=2,
         )
     return accurate
@@ -256,7 +257,7 @@ def _trial_shapes(width: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _compiled(device: jax.Device, kernel, width: int, dtype) -> float:
-    """No error, if the small case compiles for the device."""
+    """Returns 0 if the test case compiles for the device; raises otherwise."""
     place = jax.sharding.SingleDeviceSharding(device)
     shaped = functools.partial(jax.ShapeDtypeStruct, sharding=place)
     given = [shaped(shape, dtype) for shape in _trial_shapes(width)]
@@ -265,7 +266,7 @@ def _compiled(device: jax.Device, kernel, width: int, dtype) -> float:
 
 
 def largest_error(kernel, width: int, dtype) -> float:
-    """Maximum error against a plain softmax on a small case with queries that see no keys.
+    """Maximum error against a plain softmax on a small case, in which some queries read no key.
 
     Infinite if a result is not finite, or if a query without keys would contribute to a join.
     """

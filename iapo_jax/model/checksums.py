@@ -25,9 +25,9 @@ def _digest(x: jax.Array) -> jax.Array:
 
 
 def digests(tree: Any) -> dict[str, int]:
-    """A number for each leaf, by its path, that any changed bit of it changes.
+    """A checksum of each leaf, by its path, which changes if any bit of the leaf changes.
 
-    The same on every mesh, since integers add exactly.
+    It is the same on every mesh, since integers add exactly.
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(_digests(tree))
     return {jax.tree_util.keystr(path): int(leaf) for path, leaf in leaves}
@@ -36,6 +36,6 @@ def digests(tree: Any) -> dict[str, int]:
 def fingerprint(params: Params) -> str:
     """One digest of all parameters, bit by bit; the same on every mesh.
 
-    Distinguishes models, as no file's name or time does. It does not protect against forgery.
+    Distinguishes models, unlike a file's name or time. It does not protect against forgery.
     """
     return hashlib.sha256(repr(list(digests(params).items())).encode()).hexdigest()

@@ -52,7 +52,7 @@ class DecoderConfig:
     qk_norm: bool = False
     initializer_range: float = 0.02
     dtype: str = "float32"  # of the layers' arithmetic; norms, softmax and head stay float32
-    attention: str = "auto"  # or xla: not the backend's own kernel
+    attention: str = "auto"  # or "xla", without the backend's own kernel
     remat: bool = False  # recompute each layer in the backward pass instead of keeping it
 
 
@@ -70,7 +70,7 @@ class DecoderLayer(nn.Module):
     def __call__(
         self, x: Array, angles: tuple[Array, Array], contexts: Sequence[Segment]
     ) -> tuple[Array, Cache]:
-        """x [*lead, S, D], angles of [*lead, S, d/2] -> x of the tokens read, cache of all."""
+        """x [*lead, S, D], angles [*lead, S, d/2] -> x from `outputs_from` on, cache of all."""
         c = self.config
         split = functools.partial(_split, self.mesh)
         init = nn.initializers.normal(c.initializer_range)
@@ -101,7 +101,7 @@ class DecoderLayer(nn.Module):
 
 
 def _split(mesh: Mesh | None, x: Array, tensor_axis: int | None = None) -> Array:
-    """The batch over `data` and `fsdp`, one axis of heads or hidden units over `tensor`."""
+    """Splits the batch over `data` and `fsdp`, and an axis of heads or units over `tensor`."""
     axes: list[Any] = [BATCH_AXES, *[None] * (x.ndim - 1)]
     if tensor_axis is not None:
         axes[tensor_axis] = "tensor"
@@ -171,7 +171,7 @@ def init_params(config: DecoderConfig, key: Array) -> Params:
 
 @functools.lru_cache(maxsize=32)
 def param_shapes(config: DecoderConfig) -> Params:
-    """`jax.ShapeDtypeStruct` of each of `init_params`; the same object each time."""
+    """The `jax.ShapeDtypeStruct` of each parameter; cached, so the same object each time."""
     return jax.eval_shape(functools.partial(init_params, config), jax.random.key(0))
 
 
@@ -184,15 +184,15 @@ def forward(
     contexts: Sequence[Context] = (),
     outputs_from: int = 0,
 ) -> tuple[Array, Cache]:
-    """New tokens read a tree of contexts and, causally, themselves.
+    """Runs new tokens, which read a tree of contexts and, causally, each other.
 
     Args:
-      mesh: where the batch and the heads are split; None on a single device.
+      mesh: splits the batch and the heads; None on a single device.
       params: of `init_params`; the layers stacked (scanned here) or a list (unrolled here).
       tokens: [*lead, S] int32; positions the same shape, in tokens from the prompt's start.
-      contexts: what was computed before; their caches in the layout of `params`.
-      outputs_from: only the states from this token on are needed, so that the last layer is
-        computed for these alone. Not meant to be differentiated where it is not 0.
+      contexts: what was computed before; their caches have the layout of `params`.
+      outputs_from: only the states from this token on are needed, so the last layer is computed
+        for these alone. Not meant to be differentiated unless it is 0.
 
     Returns:
       hidden [*lead, S - outputs_from, D] after the final norm, and the cache of the new tokens.
@@ -232,7 +232,7 @@ def _scan_all_but_last(
 ) -> tuple[Array, Cache]:
     """The last layer for the tokens from `outputs_from` on; the others for all.
 
-    The loop picks its layer by index: a stack without its last layer would be a copy of it.
+    The loop picks its layer by index, since slicing off the last layer would copy the stack.
     """
     last = jax.tree.leaves(stacked)[0].shape[0] - 1
 
@@ -249,8 +249,8 @@ def unroll(config: DecoderConfig, params: Params) -> Params:
     """A list of layers in the compute dtype; norms, embedding and head stay as they are.
 
     A one-token step then reads each layer's weights in place instead of slicing them out of a
-    stack, and reads half the bytes in bfloat16. Norms multiply in float32: with their scales
-    rounded, the sampler would be another policy than the scorer. Unrolled parameters stay as they
+    stack, and reads half the bytes in bfloat16. Norms multiply in float32: with rounded scales, the
+    sampler and the scorer would be different policies. Unrolled parameters are returned as they
     are.
     """
     if isinstance(params["layers"], list | tuple):
@@ -267,8 +267,8 @@ def unroll(config: DecoderConfig, params: Params) -> Params:
 def gather(mesh: Mesh | None, params: Params) -> Params:
     """Parameters with the embedding table gathered along `fsdp`.
 
-    With a table that is split there, every device would look up the complete batch. Call it once,
-    outside loops: then `forward` has nothing left to gather, and the gradients of all look-ups are
+    If the table were split along `fsdp`, every device would look up the full batch. Call this once,
+    outside loops: `forward` then has nothing left to gather, and the gradients of all look-ups are
     summed before they cross devices. The head stays split.
     """
     table = constrain(params["embedding"], mesh, "tensor")
@@ -276,10 +276,10 @@ def gather(mesh: Mesh | None, params: Params) -> Params:
 
 
 def logit_weight(mesh: Mesh | None, params: Params) -> Array:
-    """[V, D]. Stacked parameters score: the vocabulary is split over all devices.
+    """The output weights [V, D]. For stacked parameters, the vocabulary is split over all devices.
 
     Without the split over `data`, each chunk of the loss would sum a [V, D] gradient over devices.
-    Unrolled parameters are for sampling, and use the head where it lies.
+    Unrolled parameters are for sampling, which uses the head as it is sharded.
     """
     weight = params.get("head", params["embedding"])
     if isinstance(params["layers"], list | tuple):
@@ -291,10 +291,10 @@ def logit_weight(mesh: Mesh | None, params: Params) -> Array:
 def make_model(config: DecoderConfig, mesh: Mesh | None = None) -> Model:
     """The architecture as a `Model`: pure functions of parameters and tokens.
 
-    The same arguments give the same object, so that `jax.jit` finds a compiled program again.
+    The same arguments give the same object, so that `jax.jit` reuses its compiled programs.
 
     Args:
-      mesh: over which batch, heads and vocabulary are split; None on a single device.
+      mesh: splits batch, heads and vocabulary; None on a single device.
 
     >>> config = DecoderConfig(vocab_size=11, hidden_size=8, intermediate_size=8, num_layers=1,
     ...                        num_heads=2, num_kv_heads=1, head_dim=4)

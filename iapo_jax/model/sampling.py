@@ -1,4 +1,4 @@
-"""Sampling G completions of each prompt in one jitted loop.
+"""Samples G completions of each prompt in one jitted loop.
 
 The prompt is computed once per group. Its last token is the first input of every completion, so
 the prompt needs no logits. Each completion draws from its own key: its tokens do not depend on the
@@ -25,7 +25,7 @@ class SamplingState(NamedTuple):
     step: Array  # tokens drawn so far
     token: Array  # [P, G] int32, the next input
     done: Array  # [P, G] bool
-    cache: Cache  # of the inputs so far; room for T
+    cache: Cache  # of the inputs so far; has room for T
     tokens: Array  # [P, G, T]
     log_prob: Array  # [P, G, T]
     length: Array  # [P, G]
@@ -42,7 +42,7 @@ def keep_top_k(logits: Array, k: int) -> Array:
 
 
 def keep_top_p(logits: Array, p: Array) -> Array:
-    """The smallest set of most likely tokens whose mass reaches p; ties are kept. [..., V].
+    """Keeps the smallest set of top tokens whose mass reaches p, and ties: [..., V] -> [..., V].
 
     Bisection on the probability threshold: 30 reductions instead of a sort of the vocabulary.
     arXiv:1904.09751.
@@ -130,7 +130,7 @@ def sample(
       temperature: > 0.
       top_k: draws from the k most likely tokens; 0 from all.
       top_p: draws from the most likely tokens whose mass reaches p; 1 from all.
-      first: [P] int32, the number g of each prompt's first completion, where others were drawn
+      first: [P] int32, the number g of each prompt's first completion, if earlier ones were drawn
         before; 0 by default.
 
     Returns:
@@ -224,7 +224,7 @@ def _extended(
 
 
 def prompt_keys(seed: Array, step: Array, rows: Array) -> Array:
-    """Keys [P] of the prompts with these numbers at this step: a function of all three.
+    """Keys [P] of the prompts with these row numbers at a step: functions of seed, step and row.
 
     >>> prompt_keys(0, 3, jnp.array([7, 9])).shape
     (2,)

@@ -29,11 +29,14 @@ def token_scores(
       weight: [V, D]. Logits, softmax and the gradient of `weight` are float32 whatever its dtype.
       tokens: [..., S] int32.
       temperature: scalar > 0; not differentiated.
-      devices: number of devices that the rows or the vocabulary are split over.
+      devices: number of devices that share the rows or the vocabulary.
 
     Returns:
       [..., S] float32 nats, differentiable in `hidden` and `weight`. The backward pass recomputes
       the logits chunk by chunk: d log p/dz = onehot - p,  dH/dz = -p (log p + H).
+
+    Raises:
+      AssertionError: if the shapes of `hidden` and `tokens` do not fit.
 
     >>> hidden, weight = jnp.zeros((1, 2, 4)), jnp.ones((8, 4))
     >>> scores = token_scores(hidden, weight, jnp.array([[3, 5]]), 1.0)
@@ -81,7 +84,7 @@ def _log_softmax(hidden: Array, weight: Array, temperature: Array) -> Array:
 
 
 def _entropy(log_p: Array) -> Array:
-    """-sum p log p over the last axis; as one matrix, since XLA's CPU sums of more axes crawl."""
+    """-sum p log p over the last axis; as a matrix, since XLA for CPU sums more axes slowly."""
     rows = log_p.reshape(-1, log_p.shape[-1])
     return -jnp.sum(jnp.exp(rows) * rows, axis=-1).reshape(log_p.shape[:-1])
 
@@ -89,7 +92,7 @@ def _entropy(log_p: Array) -> Array:
 def next_token_scores(
     hidden: Array, weight: Array, tokens: Array, *, devices: int = 1
 ) -> TokenScores:
-    """Several candidates for the next token of one state, at temperature 1; not differentiable.
+    """Scores several candidates for the next token of each state at temperature 1; no gradient.
 
     Args:
       hidden: [P, G, S, D].
@@ -158,10 +161,10 @@ _scores.defvjp(_scores_forward, _scores_backward)
 
 
 def prefill(model: Model, params: Params, prompts: Prompts) -> Context:
-    """The prompts, computed once, as their completions read them.
+    """Runs the prompts once, and returns the context that their completions read.
 
-    The last prompt token is left out: it is the first input of every completion, so that the
-    state at a completion's input t is the one that predicts its token t.
+    The last prompt token is left out: it is the first input of every completion, so that state t of
+    a completion has read t of its tokens and predicts token t + 1.
 
     >>> from iapo_jax.model import DecoderConfig, init_params, make_model
     >>> config = DecoderConfig(vocab_size=11, hidden_size=8, intermediate_size=8, num_layers=1,
@@ -196,7 +199,7 @@ def forward_completions(
 
     Args:
       tokens: [P, G, T] int32.
-      context: of `prefill`.
+      context: from `prefill`.
 
     Returns:
       States [P, G, T+1, D] and a cache. State t has read t completion tokens, and predicts token
@@ -225,7 +228,7 @@ def score_completions(
       temperature: scalar > 0.
 
     Returns:
-      [P, G, T] float32 nats, on padding those of its ids.
+      [P, G, T] float32 nats; on padding, the scores of the padding ids.
 
     >>> from iapo_jax.model import DecoderConfig, init_params, make_model
     >>> config = DecoderConfig(vocab_size=11, hidden_size=8, intermediate_size=8, num_layers=1,

@@ -1,8 +1,8 @@
 """The charts of a report: functions of arrays, drawn as SVG and PNG.
 
-Each chart is one panel whose text can be read at 350 pixels. The SVG replaces the colors of the
-light page by the page's own variables, so that a dark page has dark charts. The only
-module that imports matplotlib.
+Each chart is one panel whose text can be read at 350 pixels. In the SVG, CSS variables of the page
+replace the colors of the light page, so that a dark page has dark charts. The only module that
+imports matplotlib.
 """
 
 import io
@@ -22,8 +22,8 @@ from iapo_jax.evaluation.intervals import Estimate
 from iapo_jax.information.templates import Markup, render
 from iapo_jax.report.series import Band
 
-# Color of the light page -> the page's variable. The colors can be told apart by the
-# color-blind; dashes and markers differ as well.
+# Color of the light page -> CSS variable of the page. Color-blind readers can tell the colors
+# apart; dashes and markers differ as well.
 INKS = {
     "#1c1e21": "--ink",
     "#5d636b": "--soft",
@@ -63,7 +63,7 @@ _STYLE = {
 class Chart(NamedTuple):
     """One drawing in two formats."""
 
-    name: str  # of its file, and of the ids within a page
+    name: str  # of its file, and prefix of its ids within a page
     title: str
     description: str  # for readers who cannot see it
     svg: Markup
@@ -88,7 +88,7 @@ class Point(NamedTuple):
 
 
 class Style(NamedTuple):
-    """What distinguishes a line or point from the others: more than its color."""
+    """How a line or point is drawn, so that more than its color distinguishes it."""
 
     color: str
     dashes: str | tuple
@@ -121,7 +121,7 @@ def curves(
     description: str,
     rule: bool = False,
 ) -> Chart:
-    """Lines with their bands, and markers at a few of the points; `rule` draws the height 0."""
+    """Lines with their bands, and markers at a few of the points; `rule` draws a line at 0."""
 
     def draw(axes: Axes) -> None:
         if rule:
@@ -197,7 +197,7 @@ def histogram(
 
     Args:
       counts: [2, bars], the correct ones first.
-      tops: the highest share of each of the two in all charts beside this one.
+      tops: the highest correct and incorrect shares among all charts of the section.
       limit: the length limit, drawn as a dotted line.
     """
     color = style_of(style).color
@@ -285,7 +285,7 @@ def _chart(
 
 
 def _with_legend(figure: Figure, axes: Axes, title: str, handles: list) -> None:
-    """Gives the PNG, which stands alone, a title, and a legend below the panel."""
+    """Gives the PNG, which stands alone, a title and a legend below the panel."""
     axes.set_title(title, loc="left", fontsize=12)
     longest = max((len(handle.get_label()) for handle in handles), default=0)
     columns = max(1, min(4, len(handles), 52 // (longest + 6)))
@@ -310,7 +310,7 @@ def _shorter(text: str, limit: int = 50) -> str:
 
 
 def _svg(figure: Figure, name: str, title: str = "", description: str = "") -> Markup:
-    """The figure as an element of the page: its colors and fonts, distinct ids, no address."""
+    """The figure as an element of the page: the page's colors and fonts, distinct ids, no links."""
     out = io.StringIO()
     figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue()
@@ -338,5 +338,5 @@ def _svg(figure: Figure, name: str, title: str = "", description: str = "") -> M
 
 
 def _class(id_: str) -> str:
-    """The ids of matplotlib's own groups repeat from chart to chart; ours become classes."""
+    """Drops the ids of matplotlib's groups, which all charts share; ours become classes."""
     return f' class="{id_}"' if id_ in ("front", "correct", "incorrect") else ""

@@ -20,9 +20,9 @@ from iapo_jax.runtime import cli
 from iapo_jax.runtime.files import write_atomically, writing
 
 _EPILOG = """\
-A run directory is the output_dir of iapo_jax.train (or sft), an evaluation directory the --out of
-iapo_jax.evaluate. Runs whose configs differ only in seed and output_dir are drawn as one curve with
-a min-max band.
+A run directory is the output_dir of iapo_jax.train (or sft); an evaluation directory is the --out
+of iapo_jax.evaluate. Runs whose configs differ only in seed and output_dir are drawn as one curve
+with a min-max band.
 """
 
 
@@ -60,7 +60,7 @@ def report(arguments: argparse.Namespace) -> list[str]:
     """Reads the directories and writes the report; returns the findings, a sentence each.
 
     Raises:
-      UserError: one sentence for the first mistake; nothing is written then.
+      UserError: one sentence for the first mistake, in which case nothing is written.
     """
     for name, least in (("examples", 0), ("smooth", 1)):
         if getattr(arguments, name) < least:
@@ -92,7 +92,7 @@ def _write_all(out: Path, page: Page, compared: Report) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code (`errors`)."""
     arguments = parse(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal may lack a character
         sys.stdout.reconfigure(errors="backslashreplace")
 
     def run() -> None:

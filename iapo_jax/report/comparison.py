@@ -19,7 +19,7 @@ from iapo_jax.report.results import Evaluation, Run
 from iapo_jax.report.rows import Row, evaluation_rows, run_rows
 from iapo_jax.report.samples import Samples
 
-_SHARED = 0.9  # of the problems of the larger of two evaluations, so that they are compared
+_SHARED = 0.9  # two evaluations are compared if they share this part of the larger one's problems
 
 
 class Model(NamedTuple):
@@ -68,7 +68,7 @@ def _sections(rows: Iterable[Row]) -> tuple[Section, ...]:
     titles = [visible(part[0].members[0].record.dataset) for part in parts]
     sections = []
     for title, part in zip(titles, parts, strict=True):
-        if titles.count(title) > 1:  # one name, other problems
+        if titles.count(title) > 1:  # one name, different problems
             title += f", as in {visible(str(part[0].members[0].path.parent))}"
         part, notes = _on_shared_problems(_with_distinct_names(part))
         models = _models(part)
@@ -77,7 +77,7 @@ def _sections(rows: Iterable[Row]) -> tuple[Section, ...]:
 
 
 def _fits(one: Samples, other: Samples) -> bool:
-    """Whether both are of the same problems, except for some that were too long for one model."""
+    """Whether both cover the same problems, except some that were too long for one model."""
     if one.record.dataset != other.record.dataset:
         return False
     answers = [dict(zip(s.record.rows, s.record.answers, strict=True)) for s in (one, other)]
@@ -87,7 +87,7 @@ def _fits(one: Samples, other: Samples) -> bool:
 
 
 def _with_distinct_names(part: Sequence[Row]) -> list[Row]:
-    """Adds the evaluation's directory to a name that another source has on these problems too."""
+    """Adds the evaluation's directory to a name that another source also uses on these problems."""
     owners: dict[str, Evaluation | None] = {}
     for row in part:
         owners.setdefault(row.name, row.source)
@@ -109,7 +109,7 @@ def _on_shared_problems(part: list[Row]) -> tuple[list[Row], list[str]]:
     most = max(len(record.rows) for record in records)
     if all(len(record.rows) == len(shared) for record in records):
         return part, []
-    note = f"{most - len(shared)} of {most} problems, which not all models have, are left out"
+    note = f"{most - len(shared)} of {most} problems are left out, because some models lack them"
     rows = []
     for row in part:
         members = tuple(m._replace(record=m.record.on_rows(shared)) for m in row.members)
@@ -166,7 +166,7 @@ def _of_summary(
     """The estimates of a model, or its differences to a baseline, in an evaluation's summary.
 
     Args:
-      known: the names of the metrics that a report has; it ignores others.
+      known: the metrics that the report shows; others are ignored.
     """
     record = row.members[0].record
     key = (record.model, record.dataset, baseline)
@@ -191,5 +191,5 @@ def _different_settings(models: Sequence[Model]) -> list[str]:
             values.setdefault(visible(str(one.get(name))), []).append(model)
         if name != "seed" and len(values) > 1:
             listed = [f"{value} for {', '.join(owners)}" for value, owners in values.items()]
-            notes.append(f"sampled in different ways: {visible(name)} is {'; '.join(listed)}")
+            notes.append(f"different sampling settings: {visible(name)} is {'; '.join(listed)}")
     return notes

@@ -9,11 +9,11 @@ from iapo_jax.report.comparison import Section
 from iapo_jax.report.grouping import RunGroup
 from iapo_jax.report.samples import Samples
 
-_BESIDE = 6  # models beside each other, at most
+_BESIDE = 6  # at most this many models side by side
 
 
 class Example(NamedTuple):
-    """One problem, and the completions of some models: inspections where they exist, else rows."""
+    """One problem and the completions of some models: inspections if they exist, otherwise rows."""
 
     prompt: str
     answer: str
@@ -33,7 +33,7 @@ class ExampleView(NamedTuple):
     prompt: str  # one line
     answer: str
     facts: Facts | None  # how the model was probed, with the prompt
-    question: str  # the prompt, where nothing was probed
+    question: str  # the prompt, shown if nothing was probed
     cards: list[Card | PlainCard]
 
 
@@ -45,7 +45,7 @@ class TrainingView(NamedTuple):
 
 
 def choose(section: Section, count: int) -> Examples:
-    """The first problems of the dataset of which any model has a text; none is picked by hand."""
+    """The first problems for which any model has a completion; none is hand-picked."""
     models = section.models[:_BESIDE]
     record = section.models[0].members[0].record
     texts = {model.name: _texts(model.members[0]) for model in models}
@@ -59,9 +59,12 @@ def choose(section: Section, count: int) -> Examples:
     without = [name for name, text in texts.items() if not text]
     notes = []
     if without:
-        notes.append(f"no texts of {', '.join(without)} (….inspections.json, ….completions.jsonl)")
+        notes.append(
+            f"no completions were found for {', '.join(without)} (….inspections.json, "
+            "….completions.jsonl)"
+        )
     if len(section.models) > _BESIDE:
-        notes.append(f"the first {_BESIDE} of {len(section.models)} models")
+        notes.append(f"only the first {_BESIDE} of {len(section.models)} models are shown")
     return Examples(problems=problems, note="; ".join(notes))
 
 
@@ -81,7 +84,7 @@ def _texts(samples: Samples) -> dict[int, Inspection | dict[str, Any]]:
 
 
 def _place(prompt: str, prompts: Sequence[str]) -> int | None:
-    """Which problem a prompt is of; `prompts` may be questions, which a template surrounds."""
+    """The index of a prompt's problem; `prompts` may be bare questions, without the template."""
     if prompt in prompts:
         return prompts.index(prompt)
     inside = [index for index, text in enumerate(prompts) if text and text in prompt]
@@ -126,7 +129,7 @@ def _one_line(text: str, limit: int = 90) -> str:
 
 
 def training_view(group: RunGroup) -> TrainingView | None:
-    """Completions of the first seed in its first and last step, whose problems differ."""
+    """Completions of the first run that has any, in its first and last step (other problems)."""
     run = next((run for run in group.runs if run.texts), None)
     if run is None:
         return None

@@ -1,4 +1,4 @@
-"""Runs of one config that differ in the seed form a group, named by what sets its config apart."""
+"""Groups runs whose configs differ only in the seed; names a group by what sets it apart."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ _NAME = 48  # characters of a name that lists fields
 
 
 class RunGroup(NamedTuple):
-    """Runs of one config, which differ in the seed."""
+    """Runs whose configs differ only in the seed."""
 
     name: str
     style: int  # index of its color, dashes and marker, everywhere in a report
@@ -55,7 +55,7 @@ def _names(groups: list[list[Run]]) -> list[str]:
 
 
 def _differing_fields(config: dict[str, Any], alike: Sequence[dict[str, Any]]) -> str:
-    """`beta=0.1, seed=2`, by the fields in which these configs differ; empty if that is unclear."""
+    """`beta=0.1, keep=2`: the fields in which these configs differ; empty if ambiguous or long."""
     fields = sorted({field for one in alike for field in one})
     differ = [f for f in fields if len({repr(one.get(f)) for one in alike}) > 1]
     short = [f.rpartition(".")[2] for f in differ]
@@ -89,9 +89,9 @@ def repeated_seeds(groups: Iterable[RunGroup]) -> list[str]:
 
 
 def metric_band(group: RunGroup, name: str, smooth: int) -> tuple[Band | None, str]:
-    """The band over the steps that all seeds of the group have, and what it leaves out.
+    """The band over the steps that all seeds of the group have, and a note on what it leaves out.
 
-    The band is None where no step of any seed has the metric, or no step is in all seeds.
+    The band is None if no seed has the metric, or if the seeds share no step.
     """
     having = [run for run in group.runs if np.isfinite(run.metrics.get(name, np.nan)).any()]
     if not having:

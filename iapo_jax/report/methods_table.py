@@ -11,7 +11,7 @@ from iapo_jax.evaluation.tables import style_of
 from iapo_jax.report.comparison import Model, Section
 
 MINUS = "\N{MINUS SIGN}"
-_DIGITS = {"cut_share": ".1%"}  # where the page has other digits than the text tables
+_DIGITS = {"cut_share": ".1%"}  # where the page has different digits from the text tables
 _MAIN = ("accuracy", "length", "ratio@1", "tokens_per_right_answer")
 _DIFFERENCES = ("accuracy", "length", "accuracy_at_matched_length")
 
@@ -29,7 +29,7 @@ class Table(NamedTuple):
 
     heads: list[str]
     rows: list[tuple[Model, list[Cell]]]
-    baseline: str  # of all rows; empty where they have several
+    baseline: str  # of all rows; empty if they have several
 
 
 def format_cell(estimate: Estimate | None, name: str, *, signed: bool = False) -> Cell:
@@ -46,7 +46,7 @@ def format_cell(estimate: Estimate | None, name: str, *, signed: bool = False) -
 
 
 def format_number(value: float, digits: str, *, signed: bool = False) -> str:
-    """With a true minus sign, and without a sign where the value rounds to 0."""
+    """Formats a number with a true minus sign, and without a sign if it rounds to 0."""
     if math.isfinite(value) and not float(format(value, digits).strip("%")):
         return format(0.0, digits)
     return format(value, f"+{digits}" if signed else digits).replace("-", MINUS)
@@ -59,7 +59,7 @@ def names_of(section: Section) -> list[str]:
 
 
 def main_table(section: Section) -> Table:
-    """The metrics that a comparison is about, and the differences to the baseline."""
+    """The main metrics, and the differences from the baseline."""
     names = names_of(section)
     shown = [name for name in _MAIN if name in names]
     for prefix in ("pass@", "majority@"):  # only the largest k
@@ -95,7 +95,7 @@ def to_markdown(sections: Sequence[Section]) -> str:
     if not parts:
         return "No evaluation was found.\n"
     rule = (
-        "In brackets 95% intervals by a bootstrap over problems; bold: the interval of the "
+        "Brackets: 95% bootstrap intervals over problems; bold: the interval of the "
         "difference excludes 0 (not corrected for the number of comparisons)."
     )
     return "\n\n".join([*parts, rule]) + "\n"
@@ -121,7 +121,9 @@ def sampled(section: Section) -> str:
     records = [member.record for model in section.models for member in model.members]
     counts = sorted({len(record.correct[0]) for record in records})
     noun = "sample" if counts == [1] else "samples"
-    return f"{len(records[0].rows)} problems, {' or '.join(map(str, counts))} {noun} of each"
+    size = len(records[0].rows)
+    problems = "1 problem" if size == 1 else f"{size} problems"
+    return f"{problems}, {' or '.join(map(str, counts))} {noun} each"
 
 
 def to_csv(sections: Sequence[Section]) -> str:
@@ -154,7 +156,7 @@ def _values(estimates: dict[str, Estimate], names: Iterable[str]) -> list[str]:
 
 
 def findings(section: Section) -> list[tuple[str, str]]:
-    """For each model with a baseline its name, and a sentence on length and accuracy."""
+    """The name of each model with a baseline, and a sentence on its length and accuracy."""
     found = []
     by_name = {model.name: model for model in section.models}
     for model in section.models:

@@ -40,8 +40,8 @@ from iapo_jax.report.panels import (
 from iapo_jax.report.rows import START
 
 _INTERVALS = (
-    "Intervals are 95%, by a bootstrap over problems with all samples of a problem, and over "
-    "training seeds where there are several; differences are paired by problem."
+    "Intervals are 95% bootstrap intervals over problems (each with all its samples) and, if there "
+    "are several, over training seeds; differences are paired by problem."
 )
 
 
@@ -62,7 +62,7 @@ class Key(NamedTuple):
 
 
 class TableRow(NamedTuple):
-    """A row of a table; its name, and what stands before and below it."""
+    """A row of a table, with a swatch before its name and small text below it."""
 
     name: str
     cells: list[Cell]
@@ -80,7 +80,7 @@ class TableView(NamedTuple):
 class Findings(NamedTuple):
     """The findings on one dataset."""
 
-    heading: str  # empty where the report has one dataset
+    heading: str  # empty if the report has one dataset
     sentences: list[tuple[str, str]]
 
 
@@ -115,7 +115,7 @@ def render_report(report: Report, title: str, *, examples: int, smooth: int) -> 
 
     Args:
       examples: problems of each dataset whose completions are shown side by side.
-      smooth: steps of which a point of a learning curve is the mean; 1 = none.
+      smooth: each point of a learning curve is the mean of this many steps; 1 = no smoothing.
     """
     texts = [choose(section, examples) for section in report.sections]
     probed = inspections_of(texts)
@@ -192,7 +192,7 @@ def _contents(
 
 
 def _learning(groups: Sequence[RunGroup], smooth: int) -> LearningView:
-    about = "Of the completions sampled in training. "
+    about = "Metrics of the steps of training. "
     if any(len(group.runs) > 1 for group in groups):
         about += "Line: mean of the seeds; band: from the lowest to the highest seed. "
     about += f"Each point is the mean of {smooth} steps." if smooth > 1 else "Not smoothed."
@@ -234,14 +234,14 @@ def _section(
 def _about(texts: Examples) -> str:
     if not texts.problems:
         return (
-            "Not shown: no texts of any model lie beside the results "
+            "Not shown: no completions were found next to the results "
             "(….inspections.json or ….completions.jsonl)."
         )
     about = (
-        f"The first {len(texts.problems)} problems of the dataset, the first sample of each; "
-        "none is picked by hand."
+        f"The first {_count(len(texts.problems), 'problem')} of the dataset, with the first sample "
+        "of each; none is hand-picked."
     )
-    return f"{about} Not shown: {texts.note}." if texts.note else about
+    return f"{about} {texts.note[:1].upper()}{texts.note[1:]}." if texts.note else about
 
 
 def _keys(names: Iterable[tuple[str, int, int]], place: str) -> list[Key]:
@@ -282,8 +282,8 @@ def _rule(table: Table) -> str:
         )
     if any("accuracy_at_matched_length" in model.differences for model, _ in table.rows):
         sentences.append(
-            "At matched length: the longer of the two is truncated so that both spend as much on "
-            "average; a truncated completion is incorrect."
+            "At matched length: completions of the longer model are truncated so that both models "
+            "use equally many tokens on average; a truncated completion is incorrect."
         )
     return " ".join(sentences)
 
@@ -303,11 +303,11 @@ def _training(groups: Sequence[RunGroup]) -> list[TrainingView]:
 
 
 def _sources(report: Report) -> list[tuple[str, str, str]]:
-    """The name, what it is of, and the file of every line and row."""
+    """The name, details and file of every line and row."""
     rows = []
     for group in report.groups:
         for run in group.runs:
-            steps = f"{int(run.steps[-1])} steps" if len(run.steps) else "no step"
+            steps = f"{int(run.steps[-1])} steps" if len(run.steps) else "no steps"
             rows.append((group.name, f"seed {run.config['seed']}, {steps}", str(run.directory)))
     for section in report.sections:
         for model in section.models:

@@ -32,13 +32,13 @@ class LearningCurve(NamedTuple):
 
 
 LEARNING = (
-    LearningCurve("reward", "reward", "Reward", "mean of the completions"),
-    LearningCurve("accuracy", "accuracy", "Accuracy", "share of the completions that is correct"),
-    LearningCurve("completions/mean_length", "length", "Length", "tokens of a completion"),
+    LearningCurve("reward", "reward", "Reward", "mean over completions"),
+    LearningCurve("accuracy", "accuracy", "Accuracy", "share of correct completions"),
+    LearningCurve("completions/mean_length", "length", "Length", "mean tokens per completion"),
     LearningCurve("entropy", "entropy", "Entropy", "nats per token"),
     LearningCurve("kl", "kl", "KL to the initial model", "nats per token"),
     LearningCurve(
-        "iapo/information_per_token", "information", "Information", "nats per token of thinking"
+        "iapo/information_per_token", "information", "Information", "nats per thinking token"
     ),
 )
 _SFT = LearningCurve("loss", "loss", "Loss of supervised fine-tuning", "nats per token")
@@ -58,7 +58,7 @@ class Panel(NamedTuple):
 
 
 def slug(text: str, taken: set[str]) -> str:
-    """A file name for a text, other than those in `taken`, to which it is added."""
+    """A file name for a text that is not in `taken`, to which it is added."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "data"
     numbered = (f"{plain}-{number}" for number in itertools.count(2))
     name = next(n for n in itertools.chain([plain], numbered) if n not in taken)
@@ -145,7 +145,7 @@ def frontier_panel(section: Section, stem: str) -> Panel:
         title="Accuracy against length",
         unit="mean tokens",
         chart=chart,
-        note=f"On the Pareto front, by the points and not their intervals: {best}.",
+        note=f"On the Pareto front (judged by the points, not the intervals): {best}.",
     )
 
 
@@ -165,8 +165,8 @@ def budget_panel(section: Section, stem: str) -> Panel:
         description="Share of the completions that are correct and no longer than the budget: "
         + ends,
     )
-    bands = "; bands: 95%" if banded else ""
-    note = f"The share that is correct and no longer than the budget{bands}."
+    bands = "; bands: 95% intervals" if banded else ""
+    note = f"The share of completions that are correct and no longer than the budget{bands}."
     return Panel(title="Accuracy within a budget", unit="", chart=chart, note=note)
 
 
@@ -188,7 +188,7 @@ def information_panel(section: Section, stem: str) -> Panel:
             left_out = len(probed) - len(thinking)
             counts[model.name] += f", {left_out} without thinking left out"
     if not shown:
-        why = "Not drawn: no file of inspections (….inspections.json) lies beside the results."
+        why = "Not drawn: no inspections (….inspections.json) were found next to the results."
         return Panel(title=title, unit=unit, chart=None, note=why)
     notes = [f"{name}: {count}" for name, count in counts.items()]
     if len(notes) > 1 and len(set(counts.values())) == 1:
@@ -196,16 +196,16 @@ def information_panel(section: Section, stem: str) -> Panel:
         notes = [f"{notes[0].partition(': ')[2]} of {models}"]
     if missing:
         notes.append(f"no inspections of {_named(missing, 'models')} (….inspections.json)")
-    notes.append("bands: 95% over problems")
+    notes.append("bands: 95% intervals over problems")
     peaks = "; ".join(
-        f"{c.name} at most {np.max(c.band.middle):.3f} at {c.band.x[np.argmax(c.band.middle)]:.0%}"
+        f"{c.name} peaks: {np.max(c.band.middle):.3f} at {c.band.x[np.argmax(c.band.middle)]:.0%}"
         for c in shown
     )
     chart = curves(
         f"where-{stem}",
         f"Information by position: {section.title}",
         shown,
-        x_label="position in the thinking, 0 = begin, 1 = end",
+        x_label="position in the thinking, 0 = start, 1 = end",
         description=f"Mean informativeness over the relative position: {peaks}.",
         rule=True,
     )
@@ -262,7 +262,7 @@ def _length_note(model: Model, found: _Lengths) -> str:
 def _lengths(model: Model) -> _Lengths:
     outcomes = [member.record.outcomes() for member in model.members]
     limits = {member.record.settings.get("max_completion_length") for member in model.members}
-    limit = limits.pop() if len(limits) == 1 else None  # only where all seeds have the same
+    limit = limits.pop() if len(limits) == 1 else None  # only if all seeds have the same
     return _Lengths(
         length=np.concatenate([one.length.ravel() for one in outcomes]),
         correct=np.concatenate([one.correct.ravel() for one in outcomes]),
@@ -294,7 +294,7 @@ def selection_panel(groups: Sequence[RunGroup]) -> Panel | None:
     if not shown:
         return None
     unit = " or ".join(units)
-    note = f"On training problems that are held out; bands: 95%. Chosen: {'; '.join(chosen)}."
+    note = f"On held-out training problems; bands: 95% intervals. Chosen: {'; '.join(chosen)}."
     chart = curves(
         "selection",
         f"Choosing a checkpoint: {unit}",

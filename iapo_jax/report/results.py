@@ -13,7 +13,7 @@ from iapo_jax.errors import UserError
 from iapo_jax.report.samples import Samples, is_number, number, read_samples, read_texts
 from iapo_jax.runtime.files import read_json, read_jsonl
 
-_LEFT_OUT = "an evaluation that is not complete yet, or from an older version; left out"
+_LEFT_OUT = "left out; the evaluation is incomplete or from an older version"
 
 
 class Run(NamedTuple):
@@ -21,7 +21,7 @@ class Run(NamedTuple):
 
     directory: Path
     config: dict[str, Any]  # resolved, by section
-    steps: np.ndarray  # [S], rising
+    steps: np.ndarray  # [S], ascending
     metrics: dict[str, np.ndarray]  # [S] each; NaN where a step lacks it
     before: Samples | None
     after: Samples | None
@@ -41,10 +41,10 @@ class Evaluation(NamedTuple):
 
 
 def read_directory(directory: Path, *, examples: int) -> Run | Evaluation:
-    """What `directory` holds, with the texts of the first `examples` problems.
+    """Reads a run or evaluation directory, with the texts of the first `examples` problems.
 
     Raises:
-      UserError: naming the directory if it is of neither kind, or the file that is damaged.
+      UserError: naming the directory if it is neither, or the file that is damaged.
     """
     if not directory.is_dir():
         raise UserError(
@@ -55,7 +55,7 @@ def read_directory(directory: Path, *, examples: int) -> Run | Evaluation:
     evaluation = _read_evaluation(directory, examples)
     if not evaluation.samples and not evaluation.notes:
         inside = [p.name for p in sorted(directory.iterdir()) if (p / "config.yaml").is_file()]
-        hint = f"; it contains runs: use {directory / inside[0]} and so on" if inside else ""
+        hint = f"; expected its runs, such as {directory / inside[0]}" if inside else ""
         raise UserError(
             f"{str(directory)!r} is neither a run directory (config.yaml) nor an evaluation "
             f"directory (LABEL.DATASET.json){hint}"
@@ -90,7 +90,7 @@ def _read_run(directory: Path, examples: int) -> Run:
 def _read_metrics(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     rows = {}
     for row in read_jsonl(path, _with_step):
-        rows[row["step"]] = row  # if a step was written twice, the later one
+        rows[row["step"]] = row  # a step that was written twice keeps the later row
     steps = sorted(rows)
     names = dict.fromkeys(name for row in rows.values() for name in row if name != "step")
     values = {name: np.array([number(rows[step].get(name)) for step in steps]) for name in names}
@@ -152,7 +152,8 @@ def _missing_seeds(directory: Path, samples: Sequence[Samples]) -> list[str]:
         members[key] = max(members.get(key, 1), record.members)
     counts = Counter((record.model, record.dataset) for record in records)
     return [
-        f"{directory}: {count} of {members[model, dataset]} seeds of {model} on {dataset}"
+        f"{directory}: results of only {count} of {members[model, dataset]} seeds of {model} on "
+        f"{dataset}"
         for (model, dataset), count in counts.items()
         if count < members[model, dataset]
     ]
@@ -166,7 +167,8 @@ def _checked(summary: dict[str, Any], part: str, path: Path) -> list[dict]:
         names = ("model", "dataset", "name")
         if not isinstance(row, dict) or not all(isinstance(row.get(n), str) for n in names):
             raise UserError(
-                f"{path}: an entry of `{part}` has no model, dataset or name: {row!r:.80}"
+                f"{path}: an entry of `{part}` is {row!r:.80}; expected an object with model, "
+                "dataset and name"
             )
         if not isinstance(row.get("baseline"), str | None):
             raise UserError(f"{path}: baseline is {row['baseline']!r:.40}; expected a string")
@@ -174,5 +176,5 @@ def _checked(summary: dict[str, Any], part: str, path: Path) -> list[dict]:
 
 
 def distinct_directories(paths: Sequence[Path]) -> list[Path]:
-    """The directories in their order; one that is given twice, in any spelling, once."""
+    """The directories in order, without repetitions under a different spelling."""
     return list({path.resolve(): path for path in reversed(paths)}.values())[::-1]

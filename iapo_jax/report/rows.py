@@ -38,7 +38,7 @@ def _by_problems(members: Iterable[Samples]) -> list[tuple[Samples, ...]]:
 
 
 def _start_of(run: Run) -> tuple[str, ...]:
-    """What two runs must share to begin at the same model, sampled in the same way."""
+    """What two runs must share to start from the same model, sampled in the same way."""
     model, record = run.config["model"], run.before.record
     settings = {name: value for name, value in record.settings.items() if name != "seed"}
     return (
@@ -72,13 +72,13 @@ def run_rows(groups: Sequence[RunGroup]) -> list[Row]:
 
 
 def _start_names(starts: Sequence[tuple]) -> dict[tuple, str]:
-    """`start`, with the model's path where several initial models are on the same problems."""
+    """`start`, with the model's path if several initial models share the same problems."""
     names: dict[tuple, str] = {}
     for key in starts:
         beside = [other for other in starts if other[-2:] == key[-2:]]
         name = "start" if len(beside) == 1 else f"start ({visible(key[0])})"
         same = sum(names.get(other, "").startswith(name) for other in beside)
-        # The same model, sampled in another way: the section lists the settings.
+        # The same model, sampled with different settings, which the section lists.
         names[key] = f"{name} {same + 1}" if same else name
     return names
 
@@ -86,12 +86,12 @@ def _start_names(starts: Sequence[tuple]) -> dict[tuple, str]:
 def evaluation_rows(
     evaluations: Sequence[Evaluation], known: Sequence[Row], groups: Sequence[RunGroup]
 ) -> list[Row]:
-    """The labeled models of every evaluation, with the baselines that it compares them with.
+    """The labeled models of every evaluation, with the baselines it compares them with.
 
     A model whose parameters are those of a `known` row has the style of that row.
     """
     of_runs = {m.record.fingerprint: row for row in known for m in row.members}
-    of_runs.pop("", None)  # without a fingerprint
+    of_runs.pop("", None)  # of records without a fingerprint
     taken = {group.name for group in groups} | {row.name for row in known}
     styles: dict[str, int] = {}
     rows = []
@@ -134,7 +134,7 @@ def _baseline(evaluation: Evaluation, label: str, dataset: str) -> str | None:
 
 
 def _labels(evaluation: Evaluation) -> list[str]:
-    """In the order of the summary, which is that of the command line; else of the files."""
+    """The labels in the order of the summary (that of the command line), otherwise of the files."""
     labels = dict.fromkeys(samples.record.model for samples in evaluation.samples)
     ordered = [row["model"] for row in evaluation.metrics if row["model"] in labels]
     return list(dict.fromkeys([*ordered, *labels]))
@@ -148,7 +148,7 @@ def _same(label: str, evaluation: Evaluation, of_runs: dict[str, Row]) -> Row | 
 
 
 def _name(label: str, one: Evaluation, others: Sequence[Evaluation], taken: set[str]) -> str:
-    """The label; with its directory if it is taken, or names another model elsewhere."""
+    """The label, with its directory if it is taken or names a different model elsewhere."""
     having = [members for e in others if (members := _of_label(e, label))]
     sources = {frozenset((s.record.source, s.record.step) for s in part) for part in having}
     shown = [problems for part in having for problems in {problems_of(s) for s in part}]

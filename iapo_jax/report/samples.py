@@ -14,7 +14,7 @@ _TEXTS = ("prompt", "completion", "estimator", "postfix")
 
 
 class Samples(NamedTuple):
-    """One member of one model on one dataset."""
+    """The evaluation of one member (a training seed) of a model on one dataset."""
 
     path: Path  # of the record
     record: Record
@@ -25,7 +25,7 @@ class Samples(NamedTuple):
 def read_samples(path: Path, examples: int) -> Samples | None:
     """One member's record and the texts of its first `examples` problems.
 
-    None if the file is not an evaluation of this format, or not a complete one.
+    Returns None if the file is not an evaluation of this format, or is incomplete.
 
     Raises:
       UserError: naming the file, and what is wrong with it.
@@ -95,8 +95,9 @@ def _inspection(values: Any, place: str) -> Inspection:
         numbers = _list(values, name, place)
         if len(numbers) != count + more or not all(map(is_number, numbers)):
             raise UserError(
-                f"{place}: {name} has {len(numbers)} entries for {count} tokens; expected "
-                f"{count + more} finite numbers"
+                f"{place}: {name} has {len(numbers)} entries, of which "
+                f"{sum(map(is_number, numbers))} are finite numbers; expected {count + more} such "
+                f"entries for {count} tokens"
             )
     for name in ("prompt_ids", "answer_ids", "answer_meanings"):
         if not isinstance(getattr(one, name), list):
@@ -128,5 +129,5 @@ def is_number(value: Any) -> bool:
 
 
 def number(value: Any) -> float:
-    """The number that a JSON value is; NaN for every other value."""
+    """A finite JSON number as it is; NaN for any other value."""
     return value if is_number(value) else math.nan

@@ -11,11 +11,11 @@ from iapo_jax.evaluation.intervals import resample
 from iapo_jax.evaluation.metrics import Outcomes
 from iapo_jax.information.inspection import Inspection
 
-_BARS = 24  # of a histogram, at most
+_BARS = 24  # at most this many in a histogram
 
 
 class Band(NamedTuple):
-    """A line and what surrounds it; low and high are NaN where there is no band."""
+    """A line and the band around it; low and high are NaN where there is no band."""
 
     x: np.ndarray  # [T]
     middle: np.ndarray
@@ -26,8 +26,8 @@ class Band(NamedTuple):
 def seed_band(steps: np.ndarray, values: np.ndarray, smooth: int = 1) -> Band:
     """Mean, lowest and highest of the seeds at each step; values [S, T] -> Band of T.
 
-    With `smooth` = n every point is the mean of n steps of a seed, at the last of them; a remainder
-    of fewer steps is a point too. A step at which a seed has no value (NaN) is a gap.
+    With `smooth` = n, every point is the mean of n steps of a seed, placed at the last of them;
+    remaining steps form one more point. A step at which a seed has no value (NaN) is a gap.
     """
     starts = np.arange(0, len(steps), smooth)
     sizes = np.diff(np.append(starts, len(steps)))
@@ -44,7 +44,7 @@ def _no_band(points: int) -> np.ndarray:
 
 
 def pareto_front(cost: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    """Indices of the points that no other point beats, by rising cost.
+    """Indices of the points that no other point beats, in order of cost.
 
     A point beats another if it costs no more and gains no less, and one of the two is strict.
     """
@@ -59,7 +59,7 @@ def pareto_front(cost: np.ndarray, gain: np.ndarray) -> np.ndarray:
 
 
 def length_edges(longest: int) -> np.ndarray:
-    """Edges of bars over 1..longest, all of one width: 1, 2 or 5 times a power of ten."""
+    """Edges of bars of equal width over 1..longest; the width is 1, 2 or 5 times a power of ten."""
     widths = (m * 10**e for e in range(12) for m in (1, 2, 5))
     width = next(w for w in widths if w * _BARS >= longest)
     return np.arange(0, longest + width, width) + 0.5
@@ -73,10 +73,10 @@ def length_counts(length: np.ndarray, correct: np.ndarray, edges: np.ndarray) ->
 def information_curve(inspections: Sequence[Inspection], bins: int = 10) -> Band:
     """Mean informativeness, nats per token, over the relative position in the thinking.
 
-    Token t of T lies on [t/T, (t+1)/T]; a bin takes of it what it overlaps, so that a completion
-    counts once however long it thinks. The band is the 95% interval of the mean by a bootstrap over
-    prompts, whose completions stay together; there is none for fewer than two prompts. Completions
-    without thinking are left out.
+    Token t of T lies on [t/T, (t+1)/T] and is divided among the bins that it overlaps, so a
+    completion counts once however long it thinks. The band is the 95% interval of the mean by a
+    bootstrap over prompts, whose completions stay together; there is none for fewer than two
+    prompts. Completions without thinking are left out.
     """
     edges = np.linspace(0, 1, bins + 1)
     by_prompt: dict[str, list[np.ndarray]] = {}

@@ -2,7 +2,7 @@
 
 A checkpoint appears only when it is complete: orbax renames its directory once everything is
 written, and then deletes older checkpoints. Each checkpoint stores a digest of the bits of every
-array, which is compared after reading; so damage is found whatever its cause, on any mesh.
+array, which is compared after reading, so any damage is found, on any mesh.
 """
 
 import contextlib
@@ -133,7 +133,7 @@ class Checkpoints:
             complete = [int(p.name) for p in self.directory.glob("*") if p.name.isdecimal()]
             raise RunError(
                 f"checkpoint {self.directory / str(step)} could not be written: "
-                f"{_reason(error)}; the earlier ones (steps {sorted(complete)}) are complete"
+                f"{_reason(error)}; complete checkpoints: {sorted(complete) or 'none'}"
             ) from error
 
     def _sweep(self, step: str) -> None:
@@ -177,10 +177,11 @@ class Checkpoints:
         for name in sorted(saved | wanted):
             if saved.get(name) != wanted.get(name):
                 field = "algorithm.adapt's " if name.startswith(_ON_DISK["adaptation"]) else ""
+                found = f"has shape {saved[name]}" if name in saved else "is absent"
+                expected = f"shape {wanted[name]}" if name in wanted else "it to be absent"
                 raise UserError(
                     f"checkpoint {self.directory / str(step)} does not match this config: {field}"
-                    f"{name} is {saved.get(name, 'absent')} in the checkpoint, but the config "
-                    f"needs {wanted.get(name, 'it to be absent')}"
+                    f"{name} {found} in the checkpoint; expected {expected}"
                 )
         with self._read(step):
             restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
@@ -243,7 +244,7 @@ class Checkpoints:
         return target
 
     def saved_adaptation(self, step: int, sharding: NamedSharding) -> Any:
-        """The shapes of the saved `adaptation`, which restore it without its algorithm.
+        """The shapes of the saved `adaptation`, to restore it without its algorithm.
 
         Raises:
           DamagedCheckpoint: if the checkpoint cannot be read.
@@ -322,7 +323,7 @@ def _reason(error: BaseException) -> str:
 
 
 def step_to_resume(checkpoints: Checkpoints, resume: str, *, option: str = "resume") -> int | None:
-    """The step that the value of `option` stands for; None if the run starts from the beginning.
+    """The step that the value of `option` refers to; None if the run starts from the beginning.
 
     Args:
       resume: auto, never or a number. Only the option `resume` may be never.

@@ -25,7 +25,7 @@ from iapo_jax.runtime.files import read_jsonl, write_jsonl
 from iapo_jax.runtime.processes import broadcast
 from iapo_jax.types import Params
 
-CRITERIA = {"ratio": "accuracy per token", "accuracy": "accuracy"}  # as people read them
+CRITERIA = {"ratio": "accuracy per token", "accuracy": "accuracy"}  # their names in messages
 
 
 class Candidate(NamedTuple):
@@ -62,7 +62,7 @@ class Selection:
     """The selection split, which is sampled at every checkpoint.
 
     Args:
-      problems: those of the split; None without a split: the run keeps its last checkpoint.
+      problems: those of the split; None without a split, in which case the last checkpoint is kept.
     """
 
     def __init__(self, config: TrainConfig, loaded: LoadedModel, problems: Problems | None):
@@ -87,15 +87,15 @@ class Selection:
         """Reads the candidates up to this step that the run has already measured.
 
         Raises:
-          UserError: if they were measured on another split or with other settings, or if only one
-            of the stopped run and the resumed run has a split: the training data would differ.
+          UserError: if they were measured on a different split or with different settings, or if
+            only one of the stopped and the resumed run has a split: the training data would differ.
         """
         rows = [row for row in read_selection(self.path) if row["step"] <= step] if step else []
         if step and bool(rows) != (self.task is not None):
             raise UserError(
                 f"selection.problems is {self.section.problems}, but the run in {self.path.parent} "
-                f"was started {'with' if rows else 'without'} a selection split; expected the same "
-                "number, or another output_dir"
+                f"was started {'with' if rows else 'without'} a selection split; expected its "
+                "original value, or another output_dir"
             )
         if self.task is None:
             return

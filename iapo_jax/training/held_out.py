@@ -1,6 +1,6 @@
 """The evaluation set of a training run, sampled before the first step and after the last.
 
-No decision depends on it; checkpoints are chosen on another set (`checkpoint_selection`).
+No decision depends on it; checkpoints are chosen on a different set (`checkpoint_selection`).
 """
 
 from collections.abc import Sequence

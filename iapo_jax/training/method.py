@@ -100,7 +100,7 @@ def _options_of(algorithm: Algorithm) -> set[str]:
 
 
 def check_rule(config: TrainConfig, algorithm: Algorithm, *, own: bool) -> None:
-    """Traces the credit rule on shapes alone, so that mistakes show before weights are loaded.
+    """Traces the credit rule on shapes alone, to find mistakes before weights are loaded.
 
     Args:
       own: whether the rule comes from the caller of `train` and not from the config.
@@ -124,12 +124,12 @@ def check_rule(config: TrainConfig, algorithm: Algorithm, *, own: bool) -> None:
         file = plugins.file_of(algorithm.advantage)
         reason = _first_line(error) + (plugins.place_of(error, file) if file else "")
         if source != "algorithm.options":
-            reason += f"; the rule is called with (group, key) and returns {expected}"
+            reason += f"; the rule is called with (group, key) and must return a {expected}"
         raise UserError(f"{source}: {reason}") from error
     leaves = jax.tree.leaves(credit)
     if not isinstance(credit, Credit) or not all(_is_float_of(shape, x) for x in leaves):
         found = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[1:])}", credit)
-        raise UserError(f"{source}: the rule returned {found}; expected {expected}")
+        raise UserError(f"{source}: the rule returned {found}; expected a {expected}")
 
 
 def _abstract_groups(completions: int, tokens: int) -> Group:

@@ -48,7 +48,7 @@ def run_directory(text: str) -> tuple[Path, str] | None:
 
 
 def training_run(text: str) -> Path | None:
-    """The run directory that a model comes from; None if its path does not show it."""
+    """The run directory that a model comes from; None if its path does not tell."""
     found = run_directory(text)
     parent = Path(text).expanduser().absolute().parent
     if found is None and (parent / "config.yaml").is_file():  # RUN_DIR/hf
@@ -57,7 +57,7 @@ def training_run(text: str) -> Path | None:
 
 
 def training_questions(run_dir: Path) -> list[str | list[dict]]:
-    """The questions of a run's training rows, read again from the directory of its start.
+    """The questions of a run's training rows, read again from where the run was started.
 
     Raises:
       UserError: if the data can no longer be read.
@@ -88,7 +88,7 @@ def open_source(text: str, model: ModelSection) -> Pretrained:
     """The model that `load_source` would open, without its weights.
 
     Raises:
-      UserError: as `load_source`, except for mistakes that only the weights show.
+      UserError: as `load_source`, except for mistakes that only loading the weights reveals.
     """
     place = run_directory(text)
     if place is not None and (place[0] / "checkpoints").is_dir():
@@ -116,7 +116,7 @@ def load_checkpoint(
     """The model of a run's checkpoint.
 
     Args:
-      step: a number, or auto for the step that the run chose, or else the newest.
+      step: a number, or auto for the step that the run chose, if any, otherwise the newest.
       model: overrides the dtype and the attention of the run.
 
     Raises:

@@ -38,7 +38,11 @@ class UpdateResult(NamedTuple):
 
 
 def make_schedule(section: OptimizerSection, updates: int) -> optax.Schedule:
-    """Learning rate by update: a linear rise, then the decay of `lr_scheduler_type`."""
+    """Learning rate by update: linear warm-up, then the decay of `lr_scheduler_type`.
+
+    Raises:
+      UserError: for an unknown `lr_scheduler_type`.
+    """
     rest = max(updates - section.warmup_steps, 1)
     peak = section.learning_rate
     decays = {
@@ -60,7 +64,7 @@ def make_schedule(section: OptimizerSection, updates: int) -> optax.Schedule:
 
 @lru_cache(maxsize=32)
 def make_optimizer(section: OptimizerSection, updates: int) -> Optimizer:
-    """AdamW, clipped by the global norm; norms and biases are not decayed.
+    """AdamW on gradients clipped by global norm; norm scales and biases get no weight decay.
 
     Equal arguments give the same object, so that a second run reuses its compiled programs.
     """
@@ -87,7 +91,7 @@ def state_shardings(
 ) -> TrainState:
     """The shardings of a state.
 
-    Moments lie beside their parameters; counters and adaptation are replicated.
+    Moments are sharded like their parameters; counters and adaptation are replicated.
     """
     places = param_shardings(mesh, params)
     opt_places = optax.tree_utils.tree_map_params(
@@ -138,7 +142,7 @@ def accumulate_gradients(
 
     Args:
       loss: (params, micro-batch) -> the micro-batch's share of the loss, and a tree of `Mean`s.
-        Its denominators are those of the complete batch, so the sum does not depend on `count`.
+        Its denominators are those of the full batch, so the sum does not depend on `count`.
     """
     pull = jax.value_and_grad(loss, has_aux=True)
     if count == 1:
@@ -171,7 +175,8 @@ def count_micro_batches(
       updates: mini-batches of a step.
 
     Raises:
-      UserError: if the micro-batches do not divide the update, or the devices a micro-batch.
+      UserError: if the size of a micro-batch does not divide the update, or is not a multiple of
+        the number of devices.
     """
     micro = micro_batch_size or size
     if size % micro == 0 and micro % devices == 0:
@@ -195,10 +200,10 @@ def apply_gradient(
     gradient: Params,
     loss: Array,
 ) -> tuple[TrainState, UpdateResult]:
-    """The next state on the shardings of `init_state`, and the report of the update.
+    """The next state, sharded as by `init_state`, and the report of the update.
 
-    Where the loss, or the norm of the gradient or of the new parameters, is not finite, the update
-    is skipped: the state stays as it was, with the moments and the counters of the optimizer.
+    If the loss, or the norm of the gradient or of the new parameters, is not finite, the update is
+    skipped: the state is unchanged, including the moments and the counters of the optimizer.
     """
     norm = optax.tree.norm(gradient)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)

@@ -1,4 +1,4 @@
-"""What happens between two steps of a run: saving, signals, and the end of failing runs."""
+"""What happens between two steps of a run: saving, handling signals, ending a failing run."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -55,7 +55,8 @@ class Progress:
         if rows != writer.rows:
             say(
                 f"note: {writer.directory / 'metrics.jsonl'} has {writer.rows} rows up to the "
-                f"checkpoint, but {rows} had been written when it was saved: some are missing"
+                f"checkpoint; expected {rows}, the number when it was saved. The file was changed "
+                "since then; training is not affected"
             )
 
     def add(self, *, tokens: int = 0, skipped: bool) -> None:
@@ -138,7 +139,7 @@ class Progress:
             say(f"note: {error}")
 
     def restore_point(self, step: int, state: TrainState) -> None:
-        """Saves a checkpoint after the rows of metrics, which it must not be newer than."""
+        """Syncs the rows of metrics, then saves a checkpoint, which must not be newer than them."""
         self.writer.sync()
         if not self.in_a_row:
             self.before_streak = step

@@ -16,7 +16,7 @@ from iapo_jax.training.setup import Setup
 
 
 def describe_run(setup: Setup) -> str:
-    """The lines that a run prints at start-up, with every number that follows from the config."""
+    """The lines that a run prints when it starts, with the numbers that follow from the config."""
     config, pretrained = setup.config, setup.loaded.pretrained
     lines = [
         f"model       {pretrained.directory or config.model.config}: {_describe_model(pretrained)}",

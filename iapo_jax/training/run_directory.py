@@ -69,7 +69,7 @@ def _step_to_resume(checkpoints: Checkpoints, config: TrainConfig | SftConfig) -
     step = step_to_resume(checkpoints, config.resume)
     if step is not None and step > config.max_steps:
         raise UserError(
-            f"max_steps is {config.max_steps}, but the checkpoint to resume from is of step {step} "
+            f"max_steps is {config.max_steps}, but the run would resume from step {step} "
             f"({checkpoints.directory}); expected at least {step}, or another output_dir"
         )
     return step
@@ -87,7 +87,7 @@ def resume_state(
 
     Raises:
       UserError: if the checkpoint is damaged or does not fit the config, or if the disk has no room
-        for another one.
+        for a new one.
     """
     step = _step_to_resume(checkpoints, config)
     on_process_zero(lambda: _check_space(checkpoints, config, like), ())
@@ -109,7 +109,7 @@ def _compare_configs(path: Path, config: TrainConfig | SftConfig) -> tuple:
     """Reports in which fields the config differs from the config that started the run.
 
     Raises:
-      UserError: if another command started the run.
+      UserError: if a different command started the run.
     """
     if not path.is_file():
         return ()
@@ -141,7 +141,7 @@ def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
 def _check_space(
     checkpoints: Checkpoints, config: TrainConfig | SftConfig, like: TrainState
 ) -> tuple:
-    """Requires disk space for another checkpoint, and notes if not all that are kept will fit."""
+    """Requires disk space for a checkpoint, and notes if those to be kept will not all fit."""
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
     usage = shutil.disk_usage(checkpoints.directory.parent)
     if usage.total and usage.free < size:

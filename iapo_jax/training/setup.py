@@ -29,7 +29,7 @@ from iapo_jax.training.method import check_group_size, check_rule, configured_al
 from iapo_jax.training.update import UpdateSpec
 from iapo_jax.types import Array, Credit
 
-_EXTRA_PROMPTS = 0x5DA90  # changes the seed, so that extra prompts have an order of their own
+_EXTRA_PROMPTS = 0x5DA90  # changes the seed, so that extra prompts have a different order
 
 
 class Setup(NamedTuple):
@@ -44,7 +44,7 @@ class Setup(NamedTuple):
     selection: Selection
     reward_functions: rewards.RewardFunctions
     order: Callable[[int], np.ndarray]  # step -> [P] rows
-    extra_prompts: Callable[[int], np.ndarray]  # [P] further rows, for dynamic sampling
+    extra_prompts: Callable[[int], np.ndarray]  # number -> [P] further rows, for dynamic sampling
     schedule: Callable[[int], Array]  # update -> learning rate
     spec: UpdateSpec
     sampler: sampler_module.Sampler

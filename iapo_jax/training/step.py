@@ -51,11 +51,11 @@ class PolicyUpdate(NamedTuple):
     """One optimizer update, on the host."""
 
     result: UpdateResult
-    statistics: LossStatistics  # each `Mean` as its value
+    statistics: LossStatistics  # the value of each `Mean`
 
 
 class StepSeconds(NamedTuple):
-    """Wall time in seconds of the parts of a step after the rollout, and of the complete step."""
+    """Wall time in seconds of the parts of a step after the rollout, and of the entire step."""
 
     signals: float
     update: float
@@ -102,7 +102,7 @@ def train_step(
     step: int,
     report: Callable[[str], Any] = lambda _: None,
 ) -> tuple[TrainState, StepRecord]:
-    """One rollout and its updates.
+    """Runs one step: a rollout and its updates.
 
     If a value of the rollout or of its credit is not finite, there are no updates and the state
     does not change. If the loss or the gradient of an update is not finite, that update is skipped.
@@ -248,7 +248,7 @@ def update_policy(
 
 
 def batch_arrays(record: StepRecord) -> dict[str, np.ndarray]:
-    """The arrays of a skipped step, on the host, which help to find the cause."""
+    """The arrays of a skipped step, on the host, for finding the cause."""
     rewarded = record.rewarded
     found: dict[str, Any] = {"rows": rewarded.indices, "reward": rewarded.reward}
     found |= {"correct": rewarded.correct, "thinking_length": rewarded.thinking_length}

@@ -1,4 +1,4 @@
-"""The jitted parts of a step: the credit of all groups, and the updates from it. Pure."""
+"""The jitted, pure parts of a step: the credit of all groups, and the updates from it."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -75,7 +75,7 @@ def policy_update(
 
     Returns:
       The next state (unchanged if the update is skipped), the report of the update, and the
-      statistics of the loss, each `Mean` as its value.
+      statistics of the loss, with the value of each `Mean`.
     """
     batch = jax.tree.map(lambda x: x[index], micro_batches(batch, spec.mini_batches))
     scale = loss_scale(batch.credit.weight)

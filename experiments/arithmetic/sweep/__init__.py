@@ -1,1 +1,1 @@
-"""The experiment: every method from the same start, with the same budget, chosen and measured."""
+"""The experiment: runs, chooses and measures every method from one model with one budget."""

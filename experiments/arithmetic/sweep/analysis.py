@@ -1,7 +1,7 @@
-"""Figures of the experiment from its results, with intervals over seeds and problems.
+"""Metrics of the experiment from its results, with intervals over seeds and problems.
 
-Intervals are those of `iapo_jax.evaluation.intervals`, as `iapo_jax.evaluate` has them: over
-seeds and problems; two methods are compared on the same problems.
+Intervals are those of `iapo_jax.evaluation.intervals`, which `iapo_jax.evaluate` also uses; two
+methods are compared on the same problems.
 """
 
 import math
@@ -21,7 +21,7 @@ from sweep.store import read_all
 
 BASE = "grpo"
 SHIFTED = {"shifted": ("hard", "longer")}
-"""Settings that are another test split of the runs of a setting."""
+"""Settings that measure the runs of a different setting on a further test split."""
 
 
 class Entry(NamedTuple):
@@ -40,11 +40,11 @@ class Setting(NamedTuple):
     entries: dict[str, Entry]  # by method, in the order of the plan
     grids: dict[str, list[Result]]  # by method, in the order of the grid; on the selection split
     chosen: dict[str, int]
-    confirming: dict[str, Entry] = {}  # some of these methods with other seeds
+    confirming: dict[str, Entry] = {}  # some of these methods with new seeds
 
 
 def load(directory: Path, name: str) -> Setting | None:
-    """A setting's results, complete or not; None if its start model was not measured."""
+    """A setting's results, complete or not; None if its initial model was not measured."""
     of, split = SHIFTED.get(name, (name, "test"))
     results = [one for one in read_all(directory, of) if is_current(one)]
     start = next((one for one in results if one.method == START), None)
@@ -75,7 +75,7 @@ FIGURES = ("accuracy", "length", "pass@4", "ratio", "tokens_per_right_answer")
 
 
 def terms_of(entry: Entry, figure: str) -> list[Terms]:
-    """The terms of a figure for each seed; `ratio` is accuracy / length."""
+    """The terms of a metric for each seed; `ratio` is accuracy / length."""
     found = []
     for one in entry.seeds:
         if figure == "pass@4":
@@ -93,19 +93,19 @@ def _drawn(entry: Entry, stream: int) -> intervals.Resample:
 
 
 def figure(entry: Entry, name: str) -> Estimate:
-    """A figure of a method, with its 95% interval over seeds and problems."""
+    """A metric of a method, with its 95% interval over seeds and problems."""
     return intervals.estimate(terms_of(entry, name), _drawn(entry, 0))
 
 
 def difference(entry: Entry, base: Entry, name: str) -> Estimate:
-    """A figure minus that of another method, on the same problems."""
+    """A metric minus that of a different method, on the same problems."""
     return intervals.difference(
         terms_of(entry, name), _drawn(entry, 0), terms_of(base, name), _drawn(base, 1)
     )
 
 
 def relative_length(entry: Entry, base: Entry) -> Estimate:
-    """length / length of the base - 1, in per cent.
+    """length / length of the base - 1, in percent.
 
     The bounds are nan if the interval of a mean length reaches 0: such a ratio has no interval.
     """
@@ -133,7 +133,7 @@ class Point(NamedTuple):
 
 
 def front(setting: Setting, method: str) -> list[Point]:
-    """The start model and the points of a method's grid that were measured on the setting's split.
+    """The initial model and the points of a method's grid measured on the setting's split.
 
     The chosen point has its final seeds, the others the seed of the grid.
     """
@@ -167,9 +167,9 @@ def at_equal_length(setting: Setting, method: str, rival: str) -> AtEqualLength:
     """Accuracies of two fronts at one length, interpolated linearly between their points.
 
     The length is that of the method's final runs, or of the rival's shortest point if that is
-    longer. A front has no point that another one beats in both length and accuracy. In a resample,
-    a point with one seed moves as a seed moved one of the final runs of such methods from the
-    method's mean (drawn from all of them, scaled by sqrt(S / (S - 1))).
+    longer. A front has no point that a different one beats in both length and accuracy. In a
+    resample, a point with one seed is shifted by the deviation of a final run from its method's
+    mean, drawn from all methods with fronts and scaled by sqrt(S / (S - 1)).
     """
     fronts = [front(setting, name) for name in (method, rival)]
     moves = _moves(setting)
@@ -183,9 +183,8 @@ def at_equal_length(setting: Setting, method: str, rival: str) -> AtEqualLength:
             for points, seeds in zip(fronts, weights, strict=True)
         ]
         for points, found in zip(fronts, means, strict=True):
-            for point, mean in zip(
-                points[1:], found[1:], strict=True
-            ):  # the first is the start model
+            # The first point is the initial model, which has no training seed.
+            for point, mean in zip(points[1:], found[1:], strict=True):
                 if rng is not None and len(point.length) == 1:
                     move = moves[rng.integers(0, len(moves), len(problems))]
                     mean[0], mean[1] = mean[0] + move[:, 0], mean[1] + move[:, 1]
@@ -209,7 +208,7 @@ def at_equal_length(setting: Setting, method: str, rival: str) -> AtEqualLength:
 
 
 def _moves(setting: Setting) -> np.ndarray:
-    """How seeds move length and accuracy in the final runs of methods that have fronts, [N, 2]."""
+    """Deviations of length and accuracy between seeds, for methods that have fronts; [N, 2]."""
     found = [np.zeros((1, 2))]  # if there are none
     for name, entry in setting.entries.items():
         if name in (OURS, *RIVALS) and len(entry.seeds) > 1:

@@ -1,7 +1,7 @@
-"""All results in one parquet file, one row a run; the home of pyarrow.
+"""All results in one parquet file, a row for each run. The only module that imports pyarrow.
 
-Columns are the fields of `records.Result`, and `withdrawn`: True for runs of a grid or of problems
-that were changed since, which no table counts. Per-problem outcomes are in `outcomes`: for each
+Columns are the fields of `records.Result`, and `withdrawn`: True for runs whose grid or problems
+have changed since, which no table counts. Outcomes of each problem are in `outcomes`: for each
 split, flat lists of `problems` x `samples` values.
 """
 
@@ -53,7 +53,7 @@ SCHEMA = pa.schema(
         "curves": pa.map_(pa.string(), pa.list_(pa.float64())),
     }
 )
-_REPEATED = ["setting", "method", "config"]  # columns for which parquet's dictionary pays
+_REPEATED = ["setting", "method", "config"]  # columns for which a parquet dictionary saves space
 
 
 class Row(NamedTuple):
@@ -74,7 +74,7 @@ def save(path: Path, rows: Iterable[Row]) -> None:
         compression="zstd",
         compression_level=22,
         use_dictionary=_REPEATED,
-        data_page_size=2**26,  # one page a column: lengths of different runs are alike
+        data_page_size=2**26,  # one page per column, because lengths of different runs are similar
     )
     partial.replace(path)
 
@@ -83,7 +83,7 @@ def load(path: Path) -> list[Row]:
     """The rows of the parquet file.
 
     Raises:
-      UserError: if it is not such a file.
+      UserError: if it is not a results file.
     """
     return _load(path, path.stat().st_mtime_ns)
 
@@ -94,15 +94,15 @@ def _load(path: Path, _: int) -> list[Row]:
         return [_from_columns(row) for row in pq.read_table(path, schema=SCHEMA).to_pylist()]
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(
-            f"{path} is not a file of results ({type(error).__name__}); expected what "
-            "pack_results.py writes"
+            f"{path} is not a results file ({type(error).__name__}); expected a file written by "
+            "pack_results.py"
         ) from None
 
 
 def merge(rows: Iterable[Row], results: Iterable[Result]) -> Iterator[Row]:
-    """The rows of a file after new results; what they replace, or the plan no longer has, stays.
+    """Adds new results to the rows of a file; rows of other jobs stay.
 
-    A replaced result counts as withdrawn, unless the new one repeats its config and its problems.
+    A replaced result stays as withdrawn, unless the new one has the same config and problems.
     """
     new = {result.job: result for result in results}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Which point of a method's grid runs again: decided on the selection split only."""
+"""Chooses the point of a method's grid that runs again, on the selection split only."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ TOLERANCE = 0.02
 
 
 def choose(results: Sequence[Result], tolerance: float = TOLERANCE) -> Result:
-    """The shortest of those whose accuracy is within `tolerance` of the best of the grid.
+    """The shortest result whose accuracy is within `tolerance` of the best of the grid.
 
     The rule is the same for every method: accuracy first, then length. Accuracy per token would
     choose models that answer at once.
@@ -40,6 +40,5 @@ def _places(
         for name in ("correct", "length")
     )
     allowed = accuracy >= accuracy.max(1, keepdims=True) - tolerance - 1e-9
-    return np.where(allowed, length - 1e-6 * accuracy, np.inf).argmin(
-        1
-    )  # of equally short ones the most accurate
+    # Among equally short points, the most accurate one.
+    return np.where(allowed, length - 1e-6 * accuracy, np.inf).argmin(1)

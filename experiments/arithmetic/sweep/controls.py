@@ -1,4 +1,4 @@
-"""The control of `iapo_priced` without information; the configs of its runs name this file."""
+"""A control of `iapo_priced` that carries no information; its runs' configs name this file."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""One run of the experiment: train, measure, write the result. It continues where it stopped."""
+"""One run of the experiment: train, measure, write the result. It resumes where it stopped."""
 
 import dataclasses
 import itertools
@@ -29,7 +29,7 @@ _CURVES = {
 def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Result:
     """Trains the job in `work`, measures the model, and writes the result.
 
-    A run directory of another config, such as from before a grid was changed, is set aside.
+    A run directory with a different config, for example of an earlier grid, is moved aside.
     """
     started, before = time.time(), 0.0
     place = work / job.setting / job.name
@@ -42,7 +42,7 @@ def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Resu
     _set_aside_another(place, config)
     path = path_of(results, job)
     if path.is_file() and (earlier := read(path)).config == " ".join(own) and place.is_dir():
-        before = earlier.seconds  # measured again, on other problems
+        before = earlier.seconds  # the run is measured again, on different problems
     train(config)
     rows = read_jsonl(place / "metrics.jsonl")
     fields = measured(
@@ -72,11 +72,10 @@ def execute(job: Job, work: Path, results: Path, *, shown: bool = False) -> Resu
 
 
 def measure_start(setting: str, work: Path, results: Path, *, shown: bool = False) -> Result:
-    """Measures the start model of a setting on every split."""
+    """Measures the initial model of a setting on every split."""
     job = start_job(setting)
-    model = Path(
-        os.path.relpath(HERE / "models" / setting)
-    )  # so that no page shows a path of this machine
+    # Relative, so that no page shows a path of this machine.
+    model = Path(os.path.relpath(HERE / "models" / setting))
     out = work / setting / START
     fields = measured(START, model, setting, splits_of(job), out, shown=shown)
     result = Result(*job, config="", **fields)
@@ -85,7 +84,7 @@ def measure_start(setting: str, work: Path, results: Path, *, shown: bool = Fals
 
 
 def _set_aside_another(place: Path, config: TrainConfig) -> None:
-    """Renames a run directory of another config, which `train` would continue."""
+    """Renames a run directory with a different config, which `train` would resume."""
     path = place / "config.yaml"
     if not path.is_file():
         return

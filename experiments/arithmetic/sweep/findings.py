@@ -8,7 +8,7 @@ from sweep.choose import TOLERANCE
 from sweep.plan import CONTROLS, FRONTS, OURS, RIVALS, SHUFFLED, ZERO
 
 CLAIMED = 36.0
-"""The reduction of length in the paper's best cell, in per cent."""
+"""The reduction of length in the paper's best cell, in percent."""
 PUBLISHED = "iapo"
 CONTROL = next(control for control, of in CONTROLS.items() if of == PUBLISHED)
 
@@ -28,10 +28,10 @@ def render(settings: Sequence[Setting]) -> str:
         if not setting.entries:
             if setting.name not in SHIFTED and any(setting.grids.values()):
                 table = tables.grids_table(setting)
-                parts.append(f"### {setting.name}: its grids so far (selection split)\n\n{table}")
+                parts.append(f"### {setting.name}: grids so far (selection split)\n\n{table}")
             continue
         parts.append(f"### {setting.name}\n\n{tables.results_table(setting)}")
-        if setting.name not in SHIFTED:  # the rest is about the test or the selection split
+        if setting.name not in SHIFTED:  # the others are about the test or the selection split
             shown = (BASE, PUBLISHED, OURS)
             for title, table in (
                 (
@@ -57,7 +57,7 @@ def render(settings: Sequence[Setting]) -> str:
             table = tables.confirming_table(setting)
             parts.append(f"With new seeds:\n\n{table}")
             if setting.name not in SHIFTED and (table := tables.credit_table(setting)):
-                parts.append(f"What the credit of these runs does to length:\n\n{table}")
+                parts.append(f"How the credit of these runs acts on length:\n\n{table}")
         if _has_fronts(setting) and any(name in setting.entries for name in RIVALS):
             table = tables.equal_length_table(setting, OURS, RIVALS)
             parts.append(f"`{OURS}` at equal length:\n\n{table}")
@@ -79,7 +79,7 @@ def sentences(setting: Setting) -> list[str]:
             continue
         base = setting.start if other is None else have[other]
         shorter, accuracy = tables.compared(have[one], base)
-        against = "the start model" if other is None else f"`{other}`"
+        against = "the initial model" if other is None else f"`{other}`"
         found.append(f"`{one}` against {against}: tokens {shorter} %, accuracy {accuracy}")
     again = setting.confirming
     for one in (name for name in again if BASE in again and name != BASE):
@@ -122,6 +122,6 @@ def _verdict(setting: Setting) -> str:
     lost = max(-accuracy.low, 0.0)
     beside = "less" if lost <= TOLERANCE else "more"
     return (
-        f"`{OURS}` {short} than `{BASE}`, at no loss of accuracy: the interval includes or exceeds "
-        f"0, and does not exclude a loss of {lost:.3f}, {beside} than the tolerance of {TOLERANCE}"
+        f"`{OURS}` {short} than `{BASE}`, without a significant loss of accuracy: the interval "
+        f"does not exclude a loss of {lost:.3f}, {beside} than the tolerance of {TOLERANCE}"
     )

@@ -1,4 +1,4 @@
-"""What a trained model does: accuracy, length, remaining tokens, where the information is."""
+"""Measures a trained model: accuracy, length, remaining tokens, where the information is."""
 
 import functools
 from collections import Counter
@@ -33,7 +33,7 @@ def evaluate_on(
 ) -> tuple[Record, list[Completion], list[dict]]:
     """A model's record on a split of the setting, its completions, and its probed completions.
 
-    It continues an evaluation in `out`.
+    Resumes an interrupted evaluation in `out`.
     """
     config = EvaluateConfig(
         models=[f"{label}={model}"],
@@ -90,7 +90,7 @@ def question_of(prompt: str) -> str:
 def where_information_sits(
     problems: dict[str, Problem], inspections: Sequence[dict], bins: int = 10
 ) -> dict[str, Any]:
-    """Nats by category and by position, over the correct ones of the probed completions.
+    """Nats by category and by position, over the correct completions among those probed.
 
     Returns `nats` and `tokens` of each category (means over completions), and `profile`: nats in
     each tenth of the thinking tokens (means over completions with at least `bins` of them).
@@ -119,7 +119,7 @@ def where_information_sits(
 
 
 def folder_of(out: Path, setting: str, split: str) -> Path:
-    """The directory of the evaluation on a split's present problems."""
+    """The directory of the evaluation on a split's current problems."""
     return out / f"{split}-{digest_of(setting, split)}"
 
 
@@ -140,7 +140,7 @@ def measured(
     seed: int = GRID_SEED,
     shown: bool = False,
 ) -> dict[str, Any]:
-    """The fields of a `records.Result` from evaluation; categories are of the last split."""
+    """The measured fields of a `records.Result`; categories are those of the last split."""
     outcomes: dict[str, Outcomes] = {}
     fields: dict[str, Any] = {}
     for split in splits:

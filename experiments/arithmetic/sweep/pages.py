@@ -22,7 +22,7 @@ def write(setting: Setting, work: Path, out: Path) -> None:
     other splits become an evaluation directory, whose models are matched by their parameters.
 
     Raises:
-      UserError: if the run directories are not there.
+      UserError: if a run directory is missing.
     """
     place, staged = work / setting.name, out / "runs"
     names = [one.job.name for entry in setting.entries.values() for one in entry.results]
@@ -55,7 +55,7 @@ def _measured(setting: Setting, out: Path, split: str) -> Path:
 
 
 def _copy_evaluation(directory: Path, to: Path) -> None:
-    """Copies a directory's record, completions and probes, under another name."""
+    """Copies a directory's record, completions and probes under a new name."""
     [texts] = directory.glob("*.completions.jsonl")
     stem = texts.name.removesuffix(".completions.jsonl")
     for kind in (".json", ".completions.jsonl", ".inspections.json"):

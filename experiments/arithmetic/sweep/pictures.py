@@ -63,14 +63,13 @@ def _panels(count: int, height: float = 3.4) -> tuple[plt.Figure, list[plt.Axes]
 def pareto(settings: Sequence[Setting], path: Path) -> None:
     """Accuracy against length: final runs with their intervals, grids as small dots.
 
-    The frame shows the means of the final runs, and their intervals unless these are so wide that
-    they would squeeze the others together.
+    The frame shows the means of the final runs, and their intervals unless these are very wide.
     """
     figure, axes = _panels(len(settings), 3.9)
     for place, setting in zip(axes, settings, strict=True):
         for method, results in setting.grids.items():
             if setting.name in analysis.SHIFTED:
-                break  # their selection split has other problems
+                break  # their selection split has different problems
             found = [r.outcomes["select"] for r in results]
             x, y = ([float(getattr(o, n).mean()) for o in found] for n in ("length", "correct"))
             place.scatter(x, y, s=9, color=color(method), alpha=0.35, linewidths=0)
@@ -112,7 +111,7 @@ def _frame(found: np.ndarray, most: float = 5.0) -> tuple[np.ndarray, np.ndarray
 
 
 def _legend_below(figure: plt.Figure, axes: Sequence[plt.Axes]) -> None:
-    """One legend for all panels, under them."""
+    """One legend for all panels, below them."""
     handles = {}
     for place in axes:
         for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
@@ -171,7 +170,7 @@ def categories(settings: Sequence[Setting], methods: Sequence[str], path: Path) 
             bottom += values
         place.invert_yaxis()
         place.set_title(setting.name)
-        place.set_xlabel("tokens of a correct completion")
+        place.set_xlabel("tokens per correct completion")
     _legend_below(figure, axes)
     _save(figure, path, bottom=0.08)
 
@@ -189,7 +188,7 @@ def information(settings: Sequence[Setting], methods: Sequence[str], path: Path)
                 place.plot(x, y, color=color(entry.name), marker=".", label=entry.name)
         place.axhline(0, color="#999999", linewidth=0.6)
         place.set_title(setting.name)
-        place.set_xlabel("place in the reasoning")
+        place.set_xlabel("position in the reasoning")
     axes[0].set_ylabel("nats about the answer")
     axes[-1].legend(fontsize=7, frameon=False)
     _save(figure, path)

@@ -1,4 +1,4 @@
-"""Which runs the experiment has: settings, methods, the grid of each method, seeds.
+"""The runs of the experiment: settings, methods, the grid of each method, seeds.
 
 Every method has a grid of four points, which run with one seed and are judged on the selection
 split; the chosen point runs again with fresh seeds and is judged on the test split.
@@ -24,47 +24,47 @@ CORE = (
 OURS = "iapo_priced"
 GATED, NATS, CHANCE = "iapo_priced_gated", "iapo_priced_nats", "iapo_priced_probability"
 """Earlier forms of `iapo_priced`: with the entropy of the answer, in correct completions only; with
-the gold answer in nats; with its probability. The present form uses shares of the first nats."""
+the gold answer in nats; with its probability. The current form uses shares of the initial nats."""
 FAST = "iapo_priced_fast"
 """`iapo_priced` at twice the learning rate, where `grpo` was chosen at that rate."""
 CAREFUL = "iapo_priced_careful"
-"""`FAST` at the most accurate point of its grid, where the shorter one costs accuracy."""
+"""`FAST` at the most accurate point of its grid, because the shorter one costs accuracy."""
 SHUFFLED, ZERO = "iapo_priced_shuffled", "iapo_priced_zero"
-"""Controls of `iapo_priced`: with its informativeness at random tokens; and with an information
-weight of 0, which is GRPO's credit under the loss of `iapo_priced`."""
+"""Controls of `iapo_priced`: with its informativeness moved to random tokens, and with an
+information weight of 0, which is GRPO's credit under the loss of `iapo_priced`."""
 RULES = {
     **dict.fromkeys((GATED, NATS, CHANCE, FAST, CAREFUL, ZERO), OURS),
     SHUFFLED: "experiments/arithmetic/sweep/controls.py:iapo_priced_shuffled",
 }
-"""Their `algorithm.name`."""
+"""The `algorithm.name` of these methods, where it is not their own name."""
 RIVALS = ("length_penalty", "length_cap", "l1_max", "gfpo", "dapo")
 FRONTS = ("hard",)
-"""Where the grids of `OURS` and of its `RIVALS` are also measured on the test problems, to compare
-them at equal length; nothing is chosen by that."""
+"""Settings in which the grids of `OURS` and its `RIVALS` are also measured on the test problems, to
+compare them at equal length; this decides nothing."""
 CONTROLS = {"iapo_shuffled": "iapo", "iapo_random": "iapo"}
-"""These run again at the point of the method that they control, although they have grids."""
+"""Controls, which run again at the point of the method they control, although they have grids."""
 DECIDES = {**CONTROLS, CAREFUL: FAST, SHUFFLED: OURS, ZERO: OURS}
-"""The method whose grid decides where a method runs again, if it is not its own."""
+"""The method whose grid decides at which point a method runs again, if not its own."""
 TOLERANCES = {CAREFUL: 0.0}
 """Tolerances other than that of the rule (`choose.TOLERANCE`)."""
 START = "start"
-"""The start model, which is measured like a run."""
+"""The initial model, which is measured like a run."""
 GRID_SEED = 100
 FINAL_SEEDS = {"grpo": 5, OURS: 5, CAREFUL: 5}
 SEEDS = 3
 CONFIRMED = {"hard": ("grpo", OURS), "growing": ("grpo", OURS, CAREFUL)}
-"""These ran once more with the seeds of `CONFIRMING`, when nothing was left to decide: the other
-seeds had been seen, on other problems, before all methods were fixed."""
+"""Methods that ran once more with the seeds of `CONFIRMING`, after everything was decided: the
+earlier seeds had been seen, on different problems, before all methods were fixed."""
 CONFIRMING = range(5, 10)
 
 
 class Scale(NamedTuple):
     """The scales of a setting's runs, which all methods share."""
 
-    length: float  # mean tokens of the start model on the selection split
+    length: float  # mean tokens of the initial model on the selection split
     budget: int  # completion tokens that a run may sample
     learning_rate: float  # GRPO is stable at it; its own grid also has twice that rate
-    more: dict[str, Any] = {}  # config fields beside testbed.yaml
+    more: dict[str, Any] = {}  # config fields in addition to testbed.yaml
 
 
 PROMPTS, GENERATIONS, STEPS = 8, 8, 60
@@ -143,10 +143,10 @@ def confirming_jobs(setting: str, method: str, choice: int) -> list[Job]:
 
 
 def grid(setting: str, method: str) -> list[dict[str, Any]]:
-    """Four points: config fields, hyper-parameters of `algorithm.options` by their own names.
+    """Four points: config fields, and hyper-parameters of `algorithm.options` by their bare names.
 
     The points are what a paper searches or recommends, as far as four points can cover it; lengths
-    are relative to the start model's. All else is the method's default (`iapo_jax.ALGORITHMS`).
+    are relative to the initial model's. All else is the method's default (`iapo_jax.ALGORITHMS`).
     """
     length, limit = SCALES[setting].length, SETTINGS[setting].max_length
 
@@ -155,8 +155,8 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
 
     fast = {"optimizer.learning_rate": 2 * SCALES[setting].learning_rate}
     kl = [{"algorithm.beta": beta, **more} for more in ({}, fast) for beta in (0.04, 0.01)]
-    # The paper searches 1e-6, 1e-4, 1e-2 and 1 for both; the first two are nothing here, and a beta
-    # of 1 is not stable (`iapo_ni`), so the four points are spent on information.
+    # The paper searches 1e-6, 1e-4, 1e-2 and 1 for both; the first two have no effect here, and a
+    # beta of 1 is unstable (`iapo_ni`), so the four points are spent on information.
     terms = [
         {"information_weight": weight, "exploration_weight": 0.01}
         for weight in (0.01, 1.0, 0.1, 0.3)
@@ -212,7 +212,7 @@ def grid(setting: str, method: str) -> list[dict[str, Any]]:
 
 
 def test_splits(setting: str) -> list[str]:
-    """The splits on which nothing is chosen."""
+    """The test splits, on which nothing is chosen."""
     return ["longer", "test"] if SETTINGS[setting].longer else ["test"]
 
 

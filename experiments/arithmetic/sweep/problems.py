@@ -14,9 +14,9 @@ def file_of(setting: str, split: str) -> Path:
 
 @functools.cache
 def digest_of(setting: str, split: str) -> str:
-    """A digest of the file's bytes; the published one where the file is absent.
+    """A digest of the file's bytes, or the published one if the file is missing.
 
-    Empty where neither exists, as of *large* before it is made.
+    Empty if there is neither, as for *large* before its data are made.
     """
     path = file_of(setting, split)
     digest = sha256(path) if path.is_file() else published().get(name_of(path), "")

@@ -1,4 +1,4 @@
-"""Which jobs are left, and who does them: workers claim jobs by locks that end with the process."""
+"""Which jobs are left; workers claim jobs with locks that are released when a process ends."""
 
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
@@ -26,7 +26,7 @@ from sweep.store import find, is_written
 
 
 def start_job(setting: str) -> Job:
-    """The measurement of the start model."""
+    """The measurement of the initial model."""
     return Job(setting, START, 0, GRID_SEED)
 
 
@@ -44,7 +44,7 @@ def total(settings: Sequence[str], methods: Collection[str] = ()) -> int:
 
 
 def chosen(setting: str, method: str, results: Path) -> int | None:
-    """The index in its grid at which a method runs again; None while it is unknown.
+    """The index of the grid point at which a method runs again; None while it is unknown.
 
     A control uses the grid of the method that it controls.
     """
@@ -64,7 +64,7 @@ def ready(settings: Sequence[str], results: Path, methods: Collection[str] = ())
 
 
 def done(settings: Sequence[str], results: Path, methods: Collection[str] = ()) -> int:
-    """The number of finished jobs of the plan; results of a former grid do not count."""
+    """The number of finished jobs of the plan; results of an earlier grid do not count."""
     known = [job for setting in settings for job in _known(setting, results, methods)]
     return sum(is_written(results, job) for job in known)
 
@@ -89,7 +89,7 @@ def _known(setting: str, results: Path, methods: Collection[str]) -> Iterator[Jo
 def claimed(
     settings: Sequence[str], results: Path, work: Path, methods: Collection[str] = ()
 ) -> Iterator[Job | None]:
-    """The first job that no other worker does, locked meanwhile; None if there is none."""
+    """The first job that no other worker is running, locked meanwhile; None if there is none."""
     for job in ready(settings, results, methods):
         claim = work / job.setting / f"{job.name}.claim"
         claim.parent.mkdir(parents=True, exist_ok=True)
@@ -100,8 +100,8 @@ def claimed(
             continue
         if not locked:
             raise UserError(
-                f"{claim.parent} is on a disk without locks, where two workers might do the same "
-                "run; expected --work on another disk"
+                f"{claim.parent} is on a file system without locks, so two workers might run "
+                "the same job; expected --work on a file system with locks"
             )
         try:
             if is_written(results, job):  # by another worker, since it was listed

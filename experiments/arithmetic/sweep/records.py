@@ -1,6 +1,6 @@
-"""What each run of the experiment leaves, and where it is kept.
+"""The results of the experiment's runs, and where they are stored.
 
-While the experiment runs, each run writes DIR/SETTING/NAME.json (`start` is the start model), so
+While the experiment runs, each run writes DIR/SETTING/NAME.json (`start` is the initial model), so
 that two workers never write the same file. The repository keeps all results in one file,
 `results.parquet` (`sweep.archive`).
 """
@@ -18,20 +18,20 @@ from sweep.plan import START, Job, overrides, splits_of
 from sweep.problems import digest_of
 
 KEPT = ("correct", "length", "finished")
-"""The fields of `Outcomes` that are written; which incorrect answers are equal is not."""
+"""The fields of `Outcomes` that are stored; which incorrect answers agree is not stored."""
 
 
 class Result(NamedTuple):
     """The result of one run."""
 
     setting: str
-    method: str  # `start`: the start model, without a run
+    method: str  # `start`: the initial model, without a run
     choice: int  # index in the method's grid
     seed: int
-    config: str  # the command's overrides, which repeat the run
+    config: str  # the command's overrides, with which the run can be repeated
     updates: int = 0
     sampled_tokens: int = 0
-    seconds: float = 0.0  # wall time of training and measuring, on a machine with other load
+    seconds: float = 0.0  # wall time of training and measuring, on a shared machine
     outcomes: dict[str, Outcomes] = {}  # by split
     problems: dict[str, str] = {}  # by split, the digest of its file
     categories: dict[str, float] = {}  # tokens of each in a correct completion, on the last split
@@ -62,9 +62,9 @@ def write(directory: Path, result: Result) -> None:
 
 
 def is_current(result: Result) -> bool:
-    """Whether the plan's present config made it, and the present problems measured it.
+    """Whether a result has the current config of the plan and the current problems.
 
-    Splits without a known digest, as those of *large*, are not compared.
+    Splits without a known digest, such as those of *large*, are not compared.
     """
     job = result.job
     planned = "" if job.method == START else config_of(job)
@@ -79,7 +79,7 @@ def config_of(job: Job) -> str:
 
 
 def read(path: Path) -> Result:
-    """The result that `write` wrote.
+    """Reads the result that `write` wrote.
 
     Raises:
       UserError: if the file is damaged.
@@ -90,8 +90,8 @@ def read(path: Path) -> Result:
         return Result(**row | {"outcomes": outcomes})
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not a complete result ({type(error).__name__}); delete it, and "
-            "run_sweep.py makes it again"
+            f"{path} is not a complete result ({type(error).__name__}); delete it and run "
+            "run_sweep.py again"
         ) from None
 
 

@@ -1,6 +1,6 @@
-"""Results by their job.
+"""Finds results by their job.
 
-A *place* of results is the directory in which `run_sweep.py` writes, or `results.parquet`.
+A *place* of results is a directory that `run_sweep.py` writes, or `results.parquet`.
 """
 
 from collections.abc import Iterator

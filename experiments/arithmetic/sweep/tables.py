@@ -29,7 +29,7 @@ RESULTS = (
 )
 GRID = ("setting", "method", "choice", "chosen", "stability", "accuracy", "length", "config")
 # stability: the share of resamples of the selection problems in which the point would be chosen;
-# nan if another method's grid decides, and before a choice
+# nan if a different method's grid decides, and before a choice
 
 
 def _csv(header: tuple[str, ...], rows: Iterable[Iterable]) -> str:
@@ -41,7 +41,7 @@ def _csv(header: tuple[str, ...], rows: Iterable[Iterable]) -> str:
 
 
 def results_csv(settings: Iterable[Setting]) -> str:
-    """One row for each final run, on the test problems; the start models have no seed."""
+    """One row for each final run, on the test problems; the initial models have no seed."""
     rows = []
     for setting in settings:
         again = setting.confirming.values()
@@ -98,7 +98,7 @@ def cell(found: Estimate, form: str = "{:.3f}") -> str:
 
 
 def compared(entry: Entry, base: Entry) -> tuple[str, str]:
-    """Tokens relative to the base in per cent, and the difference of accuracies, with intervals."""
+    """Tokens relative to the base in percent, and the difference of accuracies, with intervals."""
     shorter = analysis.relative_length(entry, base)
     accuracy = analysis.difference(entry, base, "accuracy")
     return cell(shorter, "{:+.1f}"), cell(accuracy, "{:+.3f}")
@@ -110,7 +110,7 @@ def _against(entry: Entry, base: Entry | None) -> tuple[str, str]:
 
 
 def overview_table(settings: Iterable[Setting], pairs: Sequence[tuple[str, str]]) -> str:
-    """Methods against others, one row for each setting; empty where runs are missing."""
+    """Pairs of methods, one row for each setting; cells are empty if runs are missing."""
     names = [f"`{one}` - `{other}`: tokens, % | accuracy" for one, other in pairs]
     lines = ["| setting | " + " | ".join(names) + " |", "|---" * (2 * len(pairs) + 1) + "|"]
     for setting in settings:
@@ -124,7 +124,7 @@ def overview_table(settings: Iterable[Setting], pairs: Sequence[tuple[str, str]]
 def times_table(settings: Iterable[Setting]) -> str:
     """The time of the runs, each on one core: training, and the last measurement.
 
-    A lower bound: a run that was measured again may have lost the time of its training.
+    These are lower bounds: the training time of a run that was measured again may be lost.
     """
     lines = ["| setting | runs | seconds, median | hours of a core |", "|---|---|---|---|"]
     total = 0.0
@@ -161,7 +161,7 @@ def confirming_table(setting: Setting) -> str:
 
 
 def credit_table(setting: Setting, steps: int = 10) -> str:
-    """What credit does to length, in the first and the last steps: means over the new seeds."""
+    """How credit acts on length in the first and the last steps: means over the new seeds."""
     names = ("stop_bonus", "rival_bonus", "length_bonus_covariance")
     labels = [
         f"{name}: first {steps} | last {steps}"
@@ -218,7 +218,7 @@ def results_table(setting: Setting) -> str:
         figures = {name: analysis.figure(entry, name) for name in analysis.FIGURES}
         ratio = Estimate(*(100 * x for x in figures["ratio"]))
         cells = [
-            "start model" if begun else f"`{entry.name}`",
+            "initial model" if begun else f"`{entry.name}`",
             "" if begun else str(len(entry.seeds)),
             cell(figures["accuracy"]),
             cell(figures["length"], "{:.1f}"),
@@ -236,7 +236,7 @@ def categories_table(setting: Setting) -> str:
     lines = ["| method | " + " | ".join(READ) + " |", "|---" * (len(READ) + 1) + "|"]
     for entry in (setting.start, *setting.entries.values()):
         found = analysis.mean_categories(entry)
-        name = "start model" if entry is setting.start else f"`{entry.name}`"
+        name = "initial model" if entry is setting.start else f"`{entry.name}`"
         lines.append(f"| {name} | " + " | ".join(f"{found[c]:.1f}" for c in READ) + " |")
     return "\n".join(lines)
 
@@ -287,10 +287,10 @@ def weights_table(setting: Setting, method: str, control: str) -> str:
 
 
 def grids_table(setting: Setting) -> str:
-    """The finished grid points of a setting, on the selection split, against GRPO's best one.
+    """The finished grid points of a setting, on the selection split, compared with GRPO's best.
 
-    For a setting without final runs: one seed, so intervals are over problems only. Tokens of each
-    category are of the split that was measured last, which is the test split for the start model.
+    For a setting without final runs. There is one seed, so intervals are over problems only. Tokens
+    of each category are those of the split measured last (the test split for the initial model).
     """
     lines = [
         "| method | own config | accuracy | tokens | tokens against GRPO, % | accuracy - GRPO | "
@@ -314,7 +314,7 @@ def grids_table(setting: Setting) -> str:
         one = point.results[0]
         own = {} if point is start else grid(setting.name, one.method)[one.choice]
         cells = [
-            "start model" if point is start else f"`{point.name}`",
+            "initial model" if point is start else f"`{point.name}`",
             ", ".join(f"{name}: {value}" for name, value in own.items()),
             cell(analysis.figure(point, "accuracy")),
             cell(analysis.figure(point, "length"), "{:.1f}"),
@@ -328,7 +328,7 @@ def grids_table(setting: Setting) -> str:
 def profile_table(setting: Setting, methods: Iterable[str]) -> str:
     """Nats in each tenth of the reasoning, of correct completions with at least ten tokens.
 
-    `sum below 0`: what the model unlearns on the way, the sum of the negative tenths.
+    `sum below 0` is the sum of the negative tenths: the certainty that is lost on the way.
     """
     lines = ["| method | " + " | ".join(f"{n}" for n in range(1, 11)) + " | sum below 0 |"]
     lines.append("|---" * 12 + "|")
@@ -336,7 +336,7 @@ def profile_table(setting: Setting, methods: Iterable[str]) -> str:
     for entry in (setting.start, *own):
         profile = list(analysis.mean_information(entry).get("profile", {}).values())
         if profile:
-            name = "start model" if entry is setting.start else f"`{entry.name}`"
+            name = "initial model" if entry is setting.start else f"`{entry.name}`"
             below = sum(min(x, 0.0) for x in profile)
             lines.append(
                 f"| {name} | " + " | ".join(f"{x:+.2f}" for x in profile) + f" | {below:+.2f} |"
@@ -351,7 +351,7 @@ def information_table(setting: Setting, methods: Iterable[str]) -> str:
     for entry in (setting.start, *own):
         found = analysis.mean_information(entry)
         if found:
-            name = "start model" if entry is setting.start else f"`{entry.name}`"
+            name = "initial model" if entry is setting.start else f"`{entry.name}`"
             cells = " | ".join(f"{found['nats'][kind]:+.2f}" for kind in READ)
             lines.append(f"| {name} | {cells} |")
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""The settings of the experiment: problems, worked reasoning of known categories, start models."""
+"""The settings of the experiment: problems, reasoning of known categories, initial models."""

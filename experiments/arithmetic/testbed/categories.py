@@ -1,7 +1,7 @@
 """The purpose of each token of a completion, read back from its text.
 
-The generator knows the category of what it writes; this module finds it in what a model writes. On
-the generator's own texts both agree (a test compares them).
+The generator knows the category of each piece that it writes; this module recovers it from the text
+of a model. On the generator's own texts the two agree (a test compares them).
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from testbed.pieces import CATEGORIES, FILLERS, Problem, split_tokens
 
 READ = (*CATEGORIES, "wrong")
-""""wrong": a sentence that is no piece of this problem, such as an equation of no step of it."""
+""""wrong" is a sentence that is not a piece of this problem, such as an unrelated equation."""
 
 _FILLERS = sorted((split_tokens(text) for text in FILLERS), key=len, reverse=True)
 
@@ -17,8 +17,8 @@ _FILLERS = sorted((split_tokens(text) for text in FILLERS), key=len, reverse=Tru
 def categorize(problem: Problem, tokens: Sequence[str]) -> list[str]:
     """The category of each token of a reasoning (what comes before the end of thinking).
 
-    A step counts as needed where it is said for the first time, in short or in detail and whatever
-    was left out before it; said once more it is "second", and so is a step behind "again ".
+    A step is "needed" the first time that it is stated, in short or in detail, even if earlier
+    steps were left out; a repetition is "second", and so is a step after "again ".
     """
     found: list[str] = []
     pending, at, again = list(problem.steps), 0, False

@@ -1,8 +1,8 @@
 """*chain*: running sums modulo ten, `3+5+7+2` -> `3+5=8. 8+7=5. 5+2=7.`
 
-The negative control for information: without the last operand every digit is equally likely, so
-all the information about the answer sits in one token, and the shortest right chain is known
-exactly: the steps, each once.
+The negative control for information: without the last operand every digit is equally likely, so all
+the information about the answer is in one token. The shortest correct chain is known exactly: every
+step once.
 """
 
 import numpy as np

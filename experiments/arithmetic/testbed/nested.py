@@ -1,8 +1,8 @@
 """*easy*, *hard*, *shifted*, *large*: nested arithmetic, `(34-12)*3+(50-27)`, worked inside out.
 
 Partial results bound the answer, so information about it arrives gradually. A product may be worked
-in detail (`28*6=20*6+8*6=120+48=168`): longer, and easier to get right, so whoever drops those
-tokens pays with accuracy.
+in detail (`28*6=20*6+8*6=120+48=168`), which is longer and easier to get right, so a model that
+drops those tokens loses accuracy.
 """
 
 from typing import NamedTuple
@@ -16,10 +16,10 @@ from testbed.pieces import Problem, Step
 class Level(NamedTuple):
     """How hard the problems are."""
 
-    operations: tuple[int, ...]  # how many a problem may have
+    operations: tuple[int, ...]  # possible numbers of operations in a problem
     highest: int  # of every result; the lowest is 2
     largest: int  # of the numbers that are added and subtracted in a question
-    products: tuple[int, int]  # how many of them at least and at most
+    products: tuple[int, int]  # least and largest number of products
     nested: float = 0.5  # chance of a right operand in parentheses
     detail: bool = False  # whether products are also worked in detail
 
@@ -50,7 +50,7 @@ def draw_problem(rng: np.random.Generator, level: Level) -> Problem:
 
 
 def _draw(rng: np.random.Generator, level: Level, operations: int) -> _Node | None:
-    """A tree of so many operations; None where a result is out of range."""
+    """A tree with this many operations; None if a result is out of range."""
     if not operations:
         return _leaf(rng, _SMALLEST, level.largest)
     sign = "+-*"[draw_below(rng, 3)]

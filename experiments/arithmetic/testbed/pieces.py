@@ -2,10 +2,10 @@
 
 A problem has steps. Around the steps that its answer needs, `weave` puts redundant pieces:
 restatements, filler, re-checks, a second pass, hesitation before the answer. One verbosity, drawn
-for each completion, drives all of it, so redundancy is coherent, as in real models, and no noise.
-Everything written is true.
+for each completion, controls them all, so redundancy is coherent, as in real models, and not noise.
+Every statement is true.
 
-Pure functions; every source of chance is a `numpy.random.Generator` passed in.
+All functions are pure; randomness comes from a `numpy.random.Generator` argument.
 """
 
 import re
@@ -57,17 +57,17 @@ class Habits(NamedTuple):
     """The probability of each kind of redundancy at verbosity 1."""
 
     restate: float = 0.8
-    filler: tuple[float, ...] = (0.6, 0.3)  # before a step: a first one, a second one
+    filler: tuple[float, ...] = (0.6, 0.3)  # before a step: for the first and the second filler
     recheck: float = 0.8
     left: float = 0.5  # restating what is left
     wait: float = 0.5
     second: float = 0.9
     conclude: float = 0.8
-    long: tuple[float, float] = (0.3, 0.8)  # of a step in detail, at verbosity 0 and 1
+    long: tuple[float, float] = (0.3, 0.8)  # of a detailed step, at verbosity 0 and 1
 
 
 def split_tokens(text: str) -> list[str]:
-    """The tokens of a reasoning text, as strings that concatenate to `text`."""
+    """Splits reasoning into tokens, as strings that concatenate to `text`."""
     return _SPLIT.findall(text)
 
 
@@ -79,7 +79,7 @@ def draw_verbosity(rng: np.random.Generator) -> float:
 def weave(
     rng: np.random.Generator, problem: Problem, habits: Habits, verbosity: float
 ) -> list[Piece]:
-    """The needed steps in order, and redundant pieces around them; at verbosity 0 none."""
+    """The needed steps in order, with redundant pieces around them (none at verbosity 0)."""
     v, chance = verbosity, rng.random
     pieces: list[Piece] = []
     if chance() < habits.restate * v:
@@ -159,12 +159,11 @@ def supervised_row(
 ) -> dict:
     """One supervised row, `{"question", "answer", "completion": [[text, weight], ...]}`.
 
-    A normal row is the whole reasoning and the answer, all with weight 1. With probability
-    `early_share` it is an early row: the reasoning is cut at a uniformly random token boundary
-    (before the first token and after the last included); the exit that follows has weight 0, since
-    the model is to answer when made to stop and not to learn to stop there; the answer has weight
-    1. A cut at 0 leaves no reasoning. `<think>` is not part of the completion: the generation
-    prompt ends in it.
+    A normal row has the whole reasoning and the answer, all with weight 1. With probability
+    `early_share` it is an early row: the reasoning is cut at a uniformly random token boundary,
+    possibly before the first token or after the last. The exit that follows has weight 0, since the
+    model should learn to answer when it is stopped, not to stop there; the answer has weight 1.
+    `<think>` is not part of the completion, because the generation prompt ends with it.
 
     Args:
       categories: also give `"categories"`, a list of `[text, category]` whose texts concatenate to

@@ -1,4 +1,4 @@
-"""The settings: problems, worked reasoning, lengths, and the size of the start model."""
+"""The settings: problems, worked reasoning, lengths, and the size of the initial model."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -34,12 +34,12 @@ class Setting(NamedTuple):
     sft_rows: int = 64  # of one update
     sft_epochs: int = 1
     sft_learning_rate: float = 2e-3
-    sft_micro_rows: int = 16  # at once: what stays in the caches of a CPU
+    sft_micro_rows: int = 16  # at once, few enough for the caches of a CPU
     habits: Habits = Habits()
-    work: Callable[[np.random.Generator, Problem], Problem] | None = None  # steps that are shown
+    work: Callable[[np.random.Generator, Problem], Problem] | None = None  # drops hidden steps
     longer: Callable[[np.random.Generator], Problem] | None = None  # of the shifted test
     longer_share: float = 0.0  # of supervised rows
-    tried: bool = False  # first test problems were looked at while the rules were made: now `trial`
+    tried: bool = False  # its first test problems, now `trial`, were seen while rules were designed
 
 
 _MILD = Habits(
@@ -90,9 +90,9 @@ SETTINGS: dict[str, Setting] = {
 SMALL = ("chain", "easy", "hard", "growing")
 """The default of the commands; *large* needs a GPU."""
 SPLITS = {"train": 4000, "select": 512, "test": 512}
-_QUOTA_DRAWS = 100_000  # then any length may replace one of which there are too few
+_QUOTA_DRAWS = 100_000  # after these, lengths that are too rare are replaced by any others
 _MOST_DRAWS = 400_000
-_TAIL = 8  # tokens from the end of thinking to the stop token, and some room
+_TAIL = 8  # tokens from the end of thinking to the stop token, with some slack
 
 
 def draw_reasoning(
@@ -108,8 +108,8 @@ def draw_reasoning(
 def splits_of(setting: Setting) -> dict[str, int]:
     """The number of problems in each split, in the order in which they are drawn.
 
-    `longer` is the shifted test. If a setting was tried, `trial` and `trial_longer` are the first
-    test problems, by which nothing is judged any more.
+    `longer` is the shifted test. If a setting was tried, `trial` and `trial_longer` are its first
+    test problems, by which nothing is judged any longer.
     """
     last = ["test", "longer"] if setting.longer else ["test"]
     first = ["trial", "trial_longer"][: len(last)] if setting.tried else []
@@ -122,9 +122,9 @@ def problems_of(
     """The problems of a split by their question; no question is in two splits.
 
     Args:
-      practiced: questions of the supervised rows, which the last test splits of a setting that was
-        tried do not have: the rows were drawn before these. Without those, short questions are
-        rare; so as many of each length are taken as the selection split has, as far as there are.
+      practiced: questions of the supervised rows, which the last test splits of a tried setting
+        exclude, because they are drawn after the rows. Few short questions remain then, so the
+        lengths of the questions follow the selection split, as far as possible.
 
     Raises:
       ValueError: for an unknown split.
@@ -158,7 +158,7 @@ def _draw(
     exclude: Collection[str],
     quota: Counter[int] | None,
 ) -> dict[str, Problem]:
-    """`size` problems that are not in `exclude`; of each length of a question its quota."""
+    """`size` problems that are not in `exclude`, with a quota for each length of a question."""
     found: dict[str, Problem] = {}
     drawn = 0
     while len(found) < size:
@@ -178,10 +178,10 @@ def _draw(
 def problems_by_question(
     setting: Setting, split: str, questions: Collection[str], seed: int = 0
 ) -> dict[str, Problem]:
-    """The problems, with their steps, of a split whose questions are known, as from its data file.
+    """The problems, with their steps, of a split whose questions are known from its data file.
 
     Raises:
-      ValueError: for a question that the split's draws do not have.
+      ValueError: for a question that is not drawn for this split.
     """
     number = list(splits_of(setting)).index(split) + 1
     rng = np.random.default_rng([seed, number])
@@ -204,7 +204,7 @@ def _draw_of(setting: Setting, split: str) -> Callable[[np.random.Generator], Pr
 def supervised_rows(
     setting: Setting, count: int, exclude: Collection[str], seed: int = 0
 ) -> Iterator[dict]:
-    """Rows for `iapo_jax.sft`, of questions that are not in `exclude`."""
+    """Rows for `iapo_jax.sft`, with questions that are not in `exclude`."""
     rng = np.random.default_rng([seed, 0])
     for _ in range(count):
         drawn = None
