@@ -217,7 +217,7 @@ def test_stochastic_tokens():
         (lambda g: keep_best(g, keep=1), "keep is 1; expected 0, or 2 to 4 (the group size)"),
         (
             lambda g: keep_best(g, keep=2, quartiles=jnp.zeros(3)),
-            "keep is 2, and algorithm.adapt chooses it",
+            "keep is 2, but algorithm.adapt already sets it",
         ),
         (
             lambda g: length_cap(g, cap=8, correct_bonus=-1.0),

@@ -252,7 +252,7 @@ def test_a_checkpoint_without_its_digests_is_not_trusted(open_checkpoints, build
     told = json.loads(path.read_text())
     del told["custom_metadata"]
     path.write_text(json.dumps(told))
-    with pytest.raises(DamagedCheckpoint, match="the digests of its arrays are missing"):
+    with pytest.raises(DamagedCheckpoint, match="the checksums of its arrays are missing"):
         open_checkpoints().restore(1, state)
 
 

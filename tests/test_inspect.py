@@ -237,15 +237,15 @@ MISTAKES = {
     ),
     "no reference": (
         ["--model", "DIR", "--prompt", "1", "--estimator", "answer_log_prob"],
-        "answer_log_prob teacher-forces a reference answer: expected --answer, or",
+        "answer_log_prob needs a reference answer; expected --answer, or",
     ),
     "too long": (
         ["--model", "DIR", "--prompt", "1+" * 3000, "--completion", "2"],
-        "expected at most .* together, the model's context",
+        "expected at most .*, the context length of the model",
     ),
     "too long to sample": (
         ["--model", "DIR", "--prompt", "1+" * 3000, "--sample", "1"],
-        "expected at most .* together, the model's context",
+        "expected at most .*, the context length of the model",
     ),
     "no text": (["--model", "DIR", "--prompt", "1\udcff"], "--prompt is .*expected UTF-8 text"),
     "no texts": (
@@ -291,10 +291,10 @@ def test_completion_and_sample_exclude_each_other(directory):
     "completions, options, sentence",
     [
         ([], {}, "completions is empty"),
-        ("12+30=42", {}, "completions is the text '12\\+30=42'; expected a list"),
-        ([[1, 99999]], {}, "completion 1 has the id 99999; expected 0 to 63, the vocabulary"),
-        (["1", [-1]], {}, "completion 2 has the id -1; expected 0 to"),
-        ([[0.5]], {}, "completion 1 is [0.5]; expected a string or a list of token ids"),
+        ("12+30=42", {}, "completions is the string '12\\+30=42'; expected a list"),
+        ([[1, 99999]], {}, "completion 1 contains the id 99999; expected ids from 0 to 63"),
+        (["1", [-1]], {}, "completion 2 contains the id -1; expected ids from 0 to"),
+        ([[0.5]], {}, r"completion 1 is \[0.5\]; expected a string or a list of token ids"),
         (["\udcff"], {}, "completion 1 is .*expected UTF-8 text"),
         (
             ["1"],
@@ -306,13 +306,13 @@ def test_completion_and_sample_exclude_each_other(directory):
             {"max_answer_length": 0},
             "information.max_answer_length is 0; expected at least 1",
         ),
-        (["1" * 300], {}, "prompt has 8 tokens, the completion .* least 300, postfix .* up to 2;"),
+        (["1" * 300], {}, r"prompt \(8 tokens\), the completion \(at least 300\) .* \(up to 2; "),
         (["1"], {"answer": 42}, "the answer is 42; expected a string"),
         (["1"], {"answer": " "}, "the answer is empty"),
         (["1"], {"estimator": "answer_log_prob"}, "expected the answer, or information.reference"),
         (["1"], {"temperature": 0.0}, "sampling.temperature is 0.0; expected more than 0"),
         (["1"], {"end_of_thinking": "<answer>"}, "end_of_thinking is '<answer>'; expected a list"),
-        (["1"], {"boundaries": "."}, "information.boundaries is '.'; expected a list of texts"),
+        (["1"], {"boundaries": "."}, "information.boundaries is '.'; expected a list of strings"),
     ],
 )
 def test_a_mistake_in_python_is_one_sentence_too(opened, prompt, completions, options, sentence):
@@ -329,7 +329,7 @@ def test_a_mistake_in_python_is_one_sentence_too(opened, prompt, completions, op
         ({"top_p": 0.0}, "sampling.top_p is 0.0; expected more than 0"),
         ({"prompt": None}, "the prompt is None; expected a string"),
         ({"prompt": ""}, "the prompt is empty"),
-        ({"prompt": "1" * 300}, "prompt has 300 tokens, the completion .* least 1, postfix"),
+        ({"prompt": "1" * 300}, r"prompt \(300 tokens\), the completion \(at least 1\) and"),
     ],
 )
 def test_a_mistake_in_sampling_is_one_sentence(opened, options, sentence):
@@ -414,7 +414,8 @@ def test_characters_without_tokens_are_said(opened, prompt, capsys):
     options = dict(postfix=POSTFIX, answer="é42", estimator="answer_log_prob")
     (one,) = inspect_completions(opened, prompt, [TEXT + "\x00"], **options)
     said = capsys.readouterr().out
-    assert "note: completion 1 is" in said and "note: the answer is 'é42', which this token" in said
+    assert "note: completion 1 does not survive tokenization: '12+30=42." in said
+    assert "note: the answer does not survive tokenization: 'é42' becomes '42'" in said
     assert "note: the prompt" not in said and one.prompt == prompt
 
 

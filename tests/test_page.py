@@ -137,7 +137,7 @@ def test_the_end_of_thinking_is_marked_in_both_views():
     assert re.search(r"u_t  █{5} {3}│█{3} ", bars)
     page = render_page([closed])
     assert '<rect class="veil" x="0.7" y="0" width="0.3"' in page
-    assert "2.00 → 0.10" in page and "0.100 where thinking ends, 1.900 at the last" in page
+    assert "2.00 → 0.10" in page and "0.100 nats at the end of thinking, 1.900 at the last" in page
     open_end = render_page([example(10, 10, uncertainty=u, informativeness=[0.0] * 10)])
     assert "veil" not in open_end.partition("<body>")[2]
 
@@ -164,7 +164,7 @@ def shown(inspections, **options):
 def test_the_terminal_shows_figures_without_colors():
     text = shown([example(), hostile(), EMPTY])
     assert "\x1b" not in text  # no colors, and no escape of the completion's
-    assert "information of the thinking +2.200" in text and "completion 3 of 3" in text
+    assert "information in the thinking +2.200" in text and "completion 3 of 3" in text
     row = next(line for line in text.splitlines() if "'w19 '" in line)
     assert re.split(r"\s+", row.strip("│ ")) == ["20", "'w19", "'", "+2.200", "2.300", "0.100"]
     assert "[bold]" in text  # text, not markup
@@ -190,7 +190,7 @@ def test_what_rounds_to_nothing_is_not_told_with_a_sign():
     s = [u[t] - u[t + 1] for t in range(3)]
     text = shown([example(3, 3, uncertainty=u, informativeness=s)])
     assert (
-        "information of the thinking 0.000" in text
+        "information in the thinking 0.000" in text
         and "0.000'" not in text
         and "u before" not in text
     )

@@ -150,7 +150,7 @@ def test_boundaries_are_all_tokens_that_hold_the_text(opened, qwen):
         (token,) = encode(qwen, text)
         assert lines[token]
     assert not lines[151_900]  # a padding row of the vocabulary
-    with pytest.raises(UserError, match="information.boundaries has 'zebra'"):
+    with pytest.raises(UserError, match="information.boundaries contains 'zebra'"):
         probes.boundary_tokens(opened.tokenizer, opened.config.vocab_size, ["zebra"])
 
 
@@ -194,10 +194,10 @@ def test_a_dry_run_knows_the_shapes(opened, options):
     [
         ({"estimator": "entropy"}, "information.estimator is 'entropy'; expected one of answer_en"),
         ({"reference": "mine"}, "information.reference is 'mine'; expected one of gold, own"),
-        ({"stride": 2, "boundaries": ["."]}, "information.stride is 2, and information.boundaries"),
+        ({"stride": 2, "boundaries": ["."]}, "information.stride is 2 and information.boundaries"),
         ({"postfix": ""}, "information.postfix is empty"),
-        ({"boundaries": [""]}, "information.boundaries has ''"),
-        ({"end_of_thinking": ["a", ""]}, "information.end_of_thinking has ''"),
+        ({"boundaries": [""]}, "information.boundaries contains an empty string"),
+        ({"end_of_thinking": ["a", ""]}, "information.end_of_thinking contains an empty string"),
     ],
 )
 def test_mistakes_are_sentences(opened, options, sentence):

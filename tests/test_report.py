@@ -503,7 +503,7 @@ def test_an_evaluation_alone_has_no_curves(tmp_path):
     text = plain_text(body_of(out))
     assert "Learning curves" not in text
     assert "no inspections (" in text and "no completions were found" in text
-    assert "No model here has a baseline" in text
+    assert "No model here can be compared with a baseline" in text
 
 
 def test_a_metric_that_one_of_two_runs_lacks_is_said_beside_its_chart(tmp_path):

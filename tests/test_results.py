@@ -133,7 +133,7 @@ def test_a_directory_of_neither_kind(tmp_path):
     (tmp_path / "package.json").write_text("{}")
     assert "neither a run directory" in complaint(tmp_path)
     write_run(tmp_path / "one")
-    assert f"it holds runs: give {tmp_path / 'one'}" in complaint(tmp_path)
+    assert f"expected its runs, such as {tmp_path / 'one'}" in complaint(tmp_path)
 
 
 @pytest.mark.parametrize("content, told", [
@@ -191,8 +191,8 @@ def test_what_is_no_evaluation_at_all(tmp_path, content):
 
 
 @pytest.mark.parametrize("summary, told", [
-    ({"figures": {"a": 1}}, "expected lists"),
-    ({"figures": [{"model": "a"}]}, "lacks its model, dataset or name"),
+    ({"figures": {"a": 1}}, "expected a list"),
+    ({"figures": [{"model": "a"}]}, "expected an object with model, dataset and name"),
 ])  # fmt: skip
 def test_a_damaged_summary(tmp_path, summary, told):
     write_evaluation(tmp_path, [member()], summary=summary)
@@ -201,8 +201,8 @@ def test_a_damaged_summary(tmp_path, summary, told):
 
 
 @pytest.mark.parametrize("changed, told", [
-    ({"uncertainty": [1.0]}, "uncertainty is not 3 numbers, for 2 tokens"),
-    ({"informativeness": [1.0, float("nan")]}, "informativeness is not 2 numbers"),
+    ({"uncertainty": [1.0]}, "1 are finite numbers; expected 3 such entries for 2 tokens"),
+    ({"informativeness": [1.0, float("nan")]}, "has 2 entries, of which 1 are finite"),
     ({"thinking_length": 9}, "thinking_length is 9; expected an integer from 0 to 2"),
     ({"tokens": None}, "tokens is None"),
     ({"tokens": [1, 2]}, "tokens[0] is 1; expected a string"),
