@@ -1,12 +1,12 @@
 """iapo_jax: shorter reasoning at the same accuracy, token by token.
 
-The functional library: what a training loop needs, by name. Everything else is in
+This namespace has the functions that a training loop needs. The rest of the library is in
 `iapo_jax.algorithms`, `iapo_jax.losses`, `iapo_jax.model`, `iapo_jax.information` and
-`iapo_jax.answers`. The trainer and its command lines are `iapo_jax.train`, `iapo_jax.sft`,
-`iapo_jax.evaluate`, `iapo_jax.report`, `iapo_jax.inspect` and `iapo_jax.export`.
+`iapo_jax.answers`. The commands are `iapo_jax.train`, `iapo_jax.sft`, `iapo_jax.evaluate`,
+`iapo_jax.report`, `iapo_jax.inspect` and `iapo_jax.export`.
 
-Importing the package imports none of transformers, datasets, orbax and omegaconf: names that need
-one of them are imported when they are first used.
+Importing the package does not import transformers, datasets, orbax or omegaconf: names that need
+one of them are imported on first use.
 """
 
 import importlib

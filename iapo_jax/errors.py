@@ -15,12 +15,12 @@ import re
 MISTAKE, FAILED, STOPPED = 2, 3, 75
 
 
-# Terminals obey escape sequences, which begin with one of these; bidirectional characters reorder
-# the text around them.
+# Control characters begin escape sequences, bidirectional ones reorder the text around them, and
+# surrogates cannot be encoded.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-# Half of a surrogate pair: Python's stand-in for a byte that was not UTF-8, or from a JSON escape.
+# A lone surrogate: Python's stand-in for a byte that is not UTF-8, or the result of a JSON escape.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -44,7 +44,7 @@ def check_unicode(text: str, what: str) -> str:
     """Returns the text if UTF-8 can encode it.
 
     Raises:
-      UserError: if it holds half of a surrogate pair, beginning with `what`.
+      UserError: beginning with `what`, if the text has a lone surrogate.
     """
     found = _SURROGATE.search(text)
     if found:

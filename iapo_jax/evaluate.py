@@ -132,7 +132,7 @@ def _with_default_metrics(config: EvaluateConfig) -> EvaluateConfig:
 def check_training_data(
     config: EvaluateConfig, members: Sequence[Member], sets: dict[str, LoadedSet]
 ) -> None:
-    """Raises if the datasets share a question with what the models were trained on.
+    """Checks that no dataset shares a question with the training data of the models.
 
     Raises:
       UserError: with the number of shared questions.
@@ -159,7 +159,7 @@ def check_training_data(
 def note_other_prompts(
     config: EvaluateConfig, members: Sequence[Member], sets: dict[str, LoadedSet]
 ) -> None:
-    """Notes the runs that were trained with other prompts, which may lower their accuracy."""
+    """Prints a note about each run that was trained with a different prompt."""
     notes: list[str] = []
     for member in members:
         run_dir = model_sources.training_run(member.source)
@@ -175,8 +175,8 @@ def note_other_prompts(
                 if (text or "") != (getattr(then, name) or "")
             ]
             note = (
-                f"{run_dir} was trained with different values of {', '.join(differ)} than this "
-                "evaluation uses, which may lower its accuracy"
+                f"{run_dir} was trained with a different prompt ({', '.join(differ)}), which may "
+                "lower its accuracy here"
             )
             if differ and note not in notes:
                 notes.append(note)
@@ -200,10 +200,10 @@ def _protocol(config: EvaluateConfig) -> Protocol:
 def prepare(
     config: EvaluateConfig, members: Sequence[Member], sets: dict[str, LoadedSet]
 ) -> dict[tuple[str, str], Problems]:
-    """The problems of every model on every dataset, by the stem and the set's name.
+    """The problems of every model on every dataset, by (`Member.stem`, name of the dataset).
 
     Everything that can be checked without weights is checked here: a mistake in the last model must
-    not end the command after the first one was sampled for hours.
+    not end the command after hours of sampling from the first.
 
     Raises:
       UserError: one sentence for the first mistake.
@@ -245,7 +245,7 @@ def prepare(
 
 
 def _check_known(config: EvaluateConfig, member: Member, name: str) -> None:
-    """Raises if an existing file was sampled in another way; weights are compared once loaded.
+    """Checks that existing results have the same settings; weights are compared once loaded.
 
     Raises:
       UserError: naming the file and the setting.

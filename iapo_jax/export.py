@@ -24,7 +24,8 @@ def export(
 
     Args:
       out: default `run_dir`/hf_STEP.
-      step: a number, or auto for the step that the run chose, or else the newest.
+      step: a number, or auto: the step chosen on the selection split if the run had one, else the
+        newest.
 
     Raises:
       UserError: if `run_dir` is not a run directory, or has no such checkpoint.
@@ -32,10 +33,10 @@ def export(
     """
     if dtype not in ("float32", "bfloat16", "float16"):
         raise UserError(f"--dtype is {dtype!r}; expected float32, bfloat16 or float16")
-    # The parameters are split over the devices of this machine, whatever mesh the run had.
     if out is not None:
         check_writable(out.parent, "the directory of --out")
         model_directory.check_replaceable(out)
+    # The parameters are split over the devices of this machine, whatever mesh the run had.
     mesh = start_mesh(MeshSection(data=1, fsdp=-1))
     loaded = load_checkpoint(run_dir, step, mesh=mesh)
     field = "RUN_DIR" if out is None else "the directory of --out"
@@ -58,7 +59,9 @@ def export(
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m iapo_jax.export", description=__doc__)
-    parser.add_argument("run_dir", type=Path, help="output_dir of a train or sft run")
+    parser.add_argument(
+        "run_dir", type=Path, metavar="RUN_DIR", help="output_dir of a train or sft run"
+    )
     parser.add_argument(
         "--step",
         default="auto",

@@ -114,7 +114,7 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.prompt is None:
         raise UserError("--prompt is missing; expected the text that the model reads")
     if not arguments.prompt:
-        raise UserError("--prompt is empty; expected a string")
+        raise UserError("--prompt is empty; expected a non-empty string")
     for name in ("prompt", "completion", "answer"):
         given = getattr(arguments, name) or []
         for text in [given] if isinstance(given, str) else given:
@@ -138,7 +138,8 @@ def _prompt(
         return arguments.prompt
     tokenizer = loaded.pretrained.tokenizer
     if not getattr(tokenizer, "chat_template", None):
-        raise UserError(f"--chat: the tokenizer of {config.model.path} has no chat template")
+        name = config.model.tokenizer or config.model.path
+        raise UserError(f"--chat needs a chat template, but the tokenizer of {name} has none")
     section = prompts.resolve_prompt(config.prompt, loading.own_prompt(config.data))
     return prompts.encode_prompt(tokenizer, arguments.prompt, section, "--prompt")
 
@@ -159,7 +160,7 @@ def _config(arguments: argparse.Namespace) -> TrainConfig:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code (`errors`)."""
     arguments = parse(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack a character
         sys.stdout.reconfigure(errors="backslashreplace")
 
     def run() -> None:
@@ -167,8 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         objects, page = [to_json(one) for one in inspections], render_page(inspections)
         mistakes = _written(arguments.json, "--json", lambda path: write_json(path, objects))
         mistakes += _written(arguments.html, "--html", lambda path: write_atomically(path, page))
-        # What was computed is shown although it cannot be written, and at the end: its reader may
-        # have closed the pipe.
+        # Shown even if a file cannot be written, and last, because the reader of the pipe may have
+        # closed it.
         terminal.show(inspections)
         if mistakes:
             raise UserError("; ".join(mistakes))
@@ -177,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _written(path: Path | None, field: str, write: Callable[[Path], None]) -> list[str]:
-    """Writes a view if it has a path; returns the reason if the system refuses."""
+    """Writes a file if it has a path; returns the error message, if any, in a list."""
     if path is None:
         return []
     try:

@@ -154,7 +154,7 @@ def _steps(
     state: TrainState,
     first: int,
 ) -> TrainState:
-    """The loop. It writes each step to the run directory, then does what is due after the step."""
+    """Runs and records the steps, and does what is due after each, such as a checkpoint."""
     config, split = progress.config, by_prompt(update_on.keywords["mesh"])
     updates, logged, started = int(state.updates), first, time.perf_counter()
     with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:

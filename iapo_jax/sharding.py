@@ -1,8 +1,8 @@
-"""One mesh, and where parameters and batches lie on it.
+"""The device mesh, and the placement of parameters and batches on it.
 
 Axes: `data` replicates parameters, `fsdp` shards them, `tensor` splits heads, hidden units and
-vocabulary. Batches are split over `data` and `fsdp` together. Rules are written for one layer's
-leaf by name; an axis that does not divide a dimension is left out there.
+vocabulary. Batches are split over `data` and `fsdp` together. Rules are for the leaves of one
+layer, by name; an axis that does not divide a dimension does not shard it.
 """
 
 import math
@@ -21,7 +21,7 @@ from iapo_jax.types import Array
 AXES = ("data", "fsdp", "tensor")
 
 
-# So that libtpu does not look for TPU hardware, and prints nothing about its absence.
+# Keeps libtpu from looking for TPU hardware, and from reporting its absence.
 _LIBTPU = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -58,7 +58,7 @@ def make_mesh(
 
     Args:
       data, fsdp, tensor: sizes; one axis may be -1 and takes all devices that are left.
-      devices: in place of those of JAX, such as `described_devices`.
+      devices: used instead of `jax.devices()`, such as `described_devices`.
 
     Raises:
       ValueError: if the axes do not fit the devices.
@@ -72,17 +72,25 @@ def make_mesh(
     found = jax.devices() if devices is None else devices
     count = len(found)
     if len(free) > 1 or bad:
-        raise ValueError(f"mesh {sizes}: expected sizes of at least 1, and -1 on one axis at most")
+        raise ValueError(
+            f"mesh {_sizes(sizes)}: expected sizes of at least 1, or -1 on at most one axis"
+        )
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if free:
         if count % fixed:
-            raise ValueError(f"mesh {sizes} needs a multiple of {fixed} devices, found {count}")
+            raise ValueError(
+                f"mesh {_sizes(sizes)} needs a multiple of {fixed} devices, found {count}"
+            )
         sizes[free[0]] = count // fixed
     total = math.prod(sizes.values())
     if total > count:
-        raise ValueError(f"mesh {sizes} needs {total} devices, found {count}")
+        raise ValueError(f"mesh {_sizes(sizes)} needs {total} devices, found {count}")
     grid = np.asarray(found[:total]).reshape(tuple(sizes.values()))
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _sizes(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
 
 def described_devices(topology: str) -> list[Any]:
@@ -100,8 +108,8 @@ def described_devices(topology: str) -> list[Any]:
     except Exception as error:  # whatever a plugin raises
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise ValueError(
-            f"topology {topology!r} cannot be described: {reason:.200}; expected one such as "
-            "v5e:2x4, and the package libtpu (of jax[tpu])"
+            f"topology {topology!r} cannot be described: {reason:.200}; expected a name such "
+            "as v5e:2x4, and an installed libtpu (jax[tpu])"
         ) from None
 
 
@@ -128,8 +136,8 @@ def batch_devices(mesh: Mesh) -> int:
 def param_shardings(mesh: Mesh, params: Any, *, axes: tuple[str, ...] = AXES) -> Any:
     """A NamedSharding for each leaf of a parameter tree (or of its shapes), by its name.
 
-    Only the mesh's `axes` are used: without "fsdp" every device holds complete weights, so that a
-    sampler need not gather them again for every token.
+    Only the mesh's `axes` are used: without "fsdp", weights are replicated over that axis, so that
+    a sampler need not gather them for every token.
     """
     fit = _fitting(mesh, axes)
 
@@ -155,10 +163,10 @@ def _fitting(mesh: Mesh, allowed: tuple[str, ...]):
 
 
 def constrain(x: Array, mesh: Mesh | None, *axes: Any) -> Array:
-    """Constrains where an intermediate lies, axis by axis; the rest of its axes are not split.
+    """Constrains the sharding of an intermediate, axis by axis; its other axes are not split.
 
-    Without it XLA may keep weights in place and gather a complete batch on every device. An axis
-    that does not divide a dimension is left out; without a mesh nothing is constrained.
+    Without a constraint XLA may keep weights in place and gather a complete batch on every device.
+    A mesh axis that does not divide a dimension does not shard it. No mesh means no constraint.
     """
     if mesh is None:
         return x
@@ -189,7 +197,7 @@ def undo_micro_batches(parts: Any) -> Any:
 def put(tree: Any, sharding: NamedSharding) -> Any:
     """Host values as global arrays; every process passes the same complete values.
 
-    On a mesh that `is_described`, their shapes alone.
+    On a mesh of absent devices (`is_described`), only their shapes.
     """
     described = is_described(sharding.mesh)
 

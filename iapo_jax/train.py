@@ -47,9 +47,9 @@ def train(
     """Trains, writes the run directory, compares the model before and after, and exports it.
 
     Args:
-      advantage: a credit rule that replaces that of `algorithm.name`. The loss, the reward shaping
-        and the filters of that algorithm remain, and the information of every prefix is computed.
-        Or a complete `Algorithm`.
+      advantage: a complete `Algorithm`; or a credit rule that replaces that of `algorithm.name`,
+        while the loss, the reward shaping and the filters of that algorithm remain. For a credit
+        rule, the information of every prefix is computed.
       reward_functions: functions in TRL's form that replace `reward.functions`.
       dry_run: check and compile everything, print the memory that each program needs, and return
         None.
@@ -118,7 +118,7 @@ def _train(setup: Setup, held_out: HeldOut, checkpoints: Checkpoints) -> TrainSt
 def _steps(
     setup: Setup, progress: Progress, state: TrainState, ref_params: Params | None, first: int
 ) -> tuple[TrainState, int]:
-    """The loop. It writes each step to the run directory, then does what is due after the step.
+    """Runs and records the steps, and does what is due after each, such as a checkpoint.
 
     Returns:
       The last state and its step.
@@ -127,7 +127,7 @@ def _steps(
     progress.catch_up(first, state)
     with progress_bar(first, config.max_steps, shown=config.log.progress) as bar:
         while not progress.is_last(step):
-            with progress.guard(step, state):  # such as from a reward function
+            with progress.guard(step, state):  # a reward function may raise
                 state, record = train_step(setup, state, ref_params, step, bar.set_postfix_str)
             step += 1
             failures = record.failures()

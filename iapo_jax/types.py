@@ -1,4 +1,4 @@
-"""The shape legend and the values that travel between the parts.
+"""The letters of all shapes, and the tuples that modules pass to each other.
 
 Shapes
     P prompts in a step          G completions of one prompt
@@ -51,16 +51,16 @@ class Signals(NamedTuple):
 
 
 class ProbePositions(NamedTuple):
-    """After how many tokens of each completion the model is made to answer."""
+    """The prefixes of each completion after which the model is made to answer."""
 
-    index: Array  # [P, G, C] int32, ascending; tokens read. From `count` on the last, repeated
+    index: Array  # [P, G, C] int32, ascending: tokens read; from `count` on, the last is repeated
     count: Array  # [P, G] int32, at least 1
 
 
 class Answers(NamedTuple):
-    """Answers to teacher-force, right-padded; the second axis is 1 where a group shares them.
+    """Answers to teacher-force, right-padded; the second axis has size 1 where a group shares them.
 
-    A completion's answers come first; `length` is 0 where there is no further one.
+    The answers of a completion come first; in unused slots, `length` is 0.
     """
 
     tokens: Array  # [P, G or 1, Y, A] int32; Y answers
@@ -82,8 +82,8 @@ class Group(NamedTuple):
     [[0.5, 1.0, 0.0], [0.0, 1.0, 0.0]]
     """
 
-    mask: Array  # [G, T] bool; tokens up to and including the stop token; no token of a completion
-    # that a filter has left out
+    mask: Array  # [G, T] bool; True up to and including the stop token, False for all tokens of a
+    # completion that a filter has left out
     reward: Array  # [G] float32
     correct: Array | None = None  # [G] bool
     log_prob: Array | None = None  # [G, T] nats
@@ -122,18 +122,18 @@ class Credit(NamedTuple):
 
     advantage: Array  # [G, T] float32
     weight: Array  # [G, T] float32 >= 0; 0 where a token or a completion is left out of the loss
-    bonus: Array | None = None  # [G, T]: the part of `advantage` that the rule gave token by token,
-    # for the diagnostics; None where a rule does not separate it
+    bonus: Array | None = None  # [G, T]: the part of `advantage` that the rule adds per token,
+    # for the diagnostics; None if the rule does not separate it
 
 
 class Mean(NamedTuple):
-    """A mean to which more items can be added: their sum and their number."""
+    """A running mean, as the sum and the number of its items."""
 
     sum: Array
     count: Array
 
     def value(self) -> Array:
-        """sum / count; 0 when nothing was counted."""
+        """sum / count; 0 if there are no items."""
         return self.sum / jax.numpy.where(self.count > 0, self.count, 1)
 
 
@@ -154,11 +154,12 @@ class Cache(NamedTuple):
 
 
 class Context(NamedTuple):
-    """Tokens computed before, as new tokens [*lead, S] read them.
+    """Cached tokens, as new tokens [*lead, S] read them.
 
-    The cache's leading axes are the first axes of `lead`; the remaining ones share it. A new token
-    reads the first `visible` of them. `visible` is aligned with the axes of the new tokens from
-    the left, and broadcasts over the ones it lacks: [P] for prompts, [1, 1, C] for C positions.
+    The cache's leading axes are the first axes of `lead`; it is shared along the others. A new
+    token reads the first `visible` cached tokens. `visible` is aligned with the axes of the new
+    tokens from the left, and broadcasts over missing axes: [P] for prompts, [1, 1, C] for C
+    positions.
     """
 
     cache: Cache
@@ -170,7 +171,7 @@ class Model(NamedTuple):
 
     forward: Callable[..., tuple[Array, Cache]]
     # forward(params, tokens [*lead, S], positions [*lead, S], contexts, outputs_from=0) ->
-    # (hidden [*lead, S - outputs_from, D] of the tokens from there on, and the cache of all).
+    # (hidden [*lead, S - outputs_from, D] of the tokens from that one on, the cache of all).
     # New tokens also read themselves, causally.
     logit_weight: Callable[[Params], Array]  # params -> [V, D] float32; logits = hidden @ W^T
     unroll: Callable[[Params], Params]  # the same parameters, laid out for one-token steps

@@ -107,7 +107,7 @@ def test_difficulty_reaches_the_filter():
         (lambda: price_for_length(target_length=0.0), "target_length is 0.0; expected more than 0"),
         (lambda: price_for_length(target_length=9.0, price=0.0), "price is 0.0; expected more"),
         (lambda: price_for_accuracy(tolerance=0.0), "tolerance is 0.0; expected more than 0"),
-        (lambda: price_for_accuracy(smoothing=1.0), "smoothing is 1.0; expected from 0 to below 1"),
+        (lambda: price_for_accuracy(smoothing=1.0), "smoothing is 1.0; expected at least 0 and"),
         (
             lambda: keep_for_difficulty(start_questions=-1),
             "start_questions is -1; expected at least 0",

@@ -226,7 +226,10 @@ def test_stochastic_tokens():
         (lambda g: iapo_priced(g, price=-1.0), "price is -1.0; expected at least 0"),
         (lambda g: stochastic_tokens(g, probability=2.0), "probability is 2.0; expected from 0"),
         (lambda g: stochastic_tokens(g, first=-1), "first is -1; expected at least 0"),
-        (lambda g: length_penalty(g, penalty=1.0), "penalty is 1.0; expected from 0 to below 1"),
+        (
+            lambda g: length_penalty(g, penalty=1.0),
+            "penalty is 1.0; expected at least 0 and below 1",
+        ),
         (lambda g: length_cap(g, cap=0), "cap is 0; expected at least 1"),
         (lambda g: l1_max(g, target_length=0), "target_length is 0; expected at least 1"),
         (

@@ -97,7 +97,7 @@ def test_a_name_goes_before_a_path(tmp_path, monkeypatch):
             "split 'test' of commonsense-qa cannot be used: it was published without answers; "
             "expected train or validation",
         ),
-        ("arithmetic:dev", "expected train or select or test"),
+        ("arithmetic:dev", "expected train, select or test"),
         ("gsm8k:first 0", "ends in 'first 0'; expected `:first N` with a positive integer N"),
         ("gsm8k:test:first", "ends in 'first'; expected `:first N`"),
         ("gsm8k:first -3", "ends in 'first -3'"),
@@ -230,7 +230,7 @@ def test_dapo_as_published(dapo, shared_data):
         for old, new in zip(eaten, repaired, strict=True)
         if new is not None
     )
-    assert dapo.notes[0].startswith("17,917 read: 642 rows repaired (such as a form feed in")
+    assert dapo.notes[0].startswith("17,917 rows read: 642 rows repaired (such as a form feed in")
     assert dapo.notes[0].endswith(
         "9 rows left out because of damage with no certain repair; 1,409 duplicates left out; "
         "21 questions left out because of two answers (44 rows); 16,455 remain"
@@ -374,11 +374,11 @@ def test_commonsense_qa_in_its_original_nesting(tmp_path):
         (
             "math-500",
             {"text": "x"},
-            "there is no column `problem` or `question` or `Problem`; the columns are text",
+            "there is no column `problem`, `question` or `Problem`; the columns are text",
         ),
-        ("math-500", {"problem": "x"}, "row 2: there is no column `answer` or `expected_answer`"),
-        ("gsm8k", {"question": "x", "answer": "#### two"}, "answer 'two' is not an integer"),
-        ("amc-2023", {"question": "x", "answer": 27.5}, "answer '27.5' is not an integer"),
+        ("math-500", {"problem": "x"}, "row 2: there is no column `answer`, `expected_answer`"),
+        ("gsm8k", {"question": "x", "answer": "#### two"}, "answer is 'two'; expected an integer"),
+        ("amc-2023", {"question": "x", "answer": 27.5}, "answer is '27.5'; expected an integer"),
         (
             "commonsense-qa",
             {"question": "x", "choices": CHOICES, "answerKey": "E"},
@@ -432,7 +432,7 @@ def test_dapo_cleaning_in_small(tmp_path):
         ("With a comma", "1000"),
     ]
     assert found.notes == [
-        r"11 read: 1 row repaired (such as a form feed in place of the \f of \frac); "
+        r"11 rows read: 1 row repaired (such as a form feed in place of the \f of \frac); "
         "1 row left out because of damage with no certain repair; 1 row left out because the "
         "answer is not an integer; 3 duplicates left out; 1 question left out because of two "
         "answers (2 rows); 4 remain",

@@ -87,12 +87,12 @@ def test_a_split_on_disk(tmp_path):
 @pytest.mark.parametrize(
     "text, sentence",
     [
-        ('{"question": "1"}\n{"question" "2"}\n', "rows.jsonl, line 2: not JSON"),
-        ('{"question": "1"}\n\n[1, 2]\n', "rows.jsonl, line 3: expected an object, found [1, 2]"),
-        ('{"question": "1"}\n{"question": "caf\xe9"}\n', "rows.jsonl, line 2: not UTF-8"),
-        ('{"a": ' * 100_000, "rows.jsonl, line 1: not JSON: maximum recursion depth"),
-        ('{"a": ' + "9" * 5000 + "}", "rows.jsonl, line 1: not JSON: Exceeds the limit"),
-        ('{"answer": 1, "a": {"b": 1, "b": 2}}', "line 1: not JSON: the key 'b' stands twice"),
+        ('{"question": "1"}\n{"question" "2"}\n', "rows.jsonl, line 2 is not JSON"),
+        ('{"question": "1"}\n\n[1, 2]\n', "rows.jsonl, line 3 is [1, 2]; expected an object"),
+        ('{"question": "1"}\n{"question": "caf\xe9"}\n', "rows.jsonl, line 2 is not UTF-8"),
+        ('{"a": ' * 100_000, "rows.jsonl, line 1 is not JSON: maximum recursion depth"),
+        ('{"a": ' + "9" * 5000 + "}", "rows.jsonl, line 1 is not JSON: Exceeds the limit"),
+        ('{"answer": 1, "a": {"b": 1, "b": 2}}', "line 1 is not JSON: the key 'b' occurs twice"),
         ("", "rows.jsonl has no rows"),
         ("\n \n", "rows.jsonl has no rows"),
     ],
@@ -108,8 +108,8 @@ def test_a_bad_file_is_named_with_its_line(tmp_path, text, sentence):
 @pytest.mark.parametrize(
     "text, sentence",
     [
-        ('[{"question": "1"}, 5]', "rows.json, row 2: expected an object, found 5"),
-        ('[{"question": "1"}', "rows.json: not JSON"),
+        ('[{"question": "1"}, 5]', "rows.json, row 2 is 5; expected an object"),
+        ('[{"question": "1"}', "rows.json is not JSON"),
         ("[]", "rows.json has no rows"),
     ],
 )
@@ -135,15 +135,15 @@ def test_a_directory_of_split_files(tmp_path):
 
 
 def test_no_dataset_and_one_without_completions():
-    with pytest.raises(UserError, match="data.dataset is empty; expected a short name, a file"):
+    with pytest.raises(UserError, match="data.dataset is empty; expected a file"):
         loading.load_rows(section(""))
-    with pytest.raises(UserError, match="data.dataset: gsm8k is a set of problems and answers"):
+    with pytest.raises(UserError, match="data.dataset: gsm8k has problems and answers"):
         loading.load_rows(section("gsm8k"))
 
 
 @pytest.mark.parametrize("name", ["/nowhere/rows.jsonl", "rows.parquet", "/nowhere", "rows.jsonl"])
 def test_a_missing_file_is_named(name):
-    with pytest.raises(UserError, match=f"eval.dataset: cannot open '{name}'"):
+    with pytest.raises(UserError, match=f"eval.dataset: '{name}' does not exist"):
         loading.load_rows(section(name), "eval.dataset")
 
 
@@ -203,7 +203,7 @@ def test_parse_rows():
         ),
         ({"prompt": [], "answer": "2"}, "row 2: the question is []; expected a non-empty string"),
         ({"prompt": {"a": 1}, "answer": "2"}, "row 2: the question is {'a': 1}; expected"),
-        ({"question": "1+1", "answer": ""}, "row 2: the answer is empty: ''; expected a string or"),
+        ({"question": "1+1", "answer": ""}, "row 2: the answer is empty: ''; expected a non-empty"),
         ({"question": "1+1", "answer": " \n"}, "row 2: the answer is empty: "),
         ({"question": "1+1", "answer": "so 2\n####  "}, "row 2: the answer is empty: 'so 2"),
         (
@@ -233,7 +233,7 @@ def test_parse_rows():
         ),
         (
             {"prompt": [{"role": "user", "content": [{"text": "1+1"}]}], "answer": "2"},
-            "expected chat messages with string fields `role` and `content`",
+            "row 2: the prompt contains {'role': 'user', 'content': [{'text'",
         ),
     ],
 )
@@ -291,7 +291,7 @@ def test_a_note_lists_repeated_questions(tmp_path, rows, told):
     with pytest.raises(UserError) as caught:
         loading.load_section(section(path, strict=True))
     assert str(caught.value) == f"{note}; data.strict=true does not allow repeated questions"
-    with pytest.raises(UserError, match="expected each question once"):
+    with pytest.raises(UserError, match="strict=true does not allow repeated questions"):
         loading.load_set(parse_spec(path), strict=True)
     assert loading.load_set(parse_spec(path), strict=None).notes == []
 
@@ -347,15 +347,15 @@ def test_training_leaves_out_what_the_evaluation_has(tmp_path):
 
     found = loading.load_training(config("leave_out"))
     assert [row.question for row in found.rows] == ["1+1", "4+4"] and found.numbers == [1, 3]
-    told = f"{training}, row 2: eval.dataset has the question, too; left out of training"
+    told = f"{training}, row 2: the question is also in eval.dataset; left out of training"
     assert found.notes == [told]
     for other in (config("refuse"), config("leave_out", "", training)):
         assert len(loading.load_training(other).rows) == 3
     with pytest.raises(UserError) as caught:
         loading.load_training(config("leave_out", training))
     assert str(caught.value) == (
-        f"eval.dataset {str(training)!r} has every question of data.dataset {str(training)!r}, and "
-        "eval.shared=leave_out leaves none to train on"
+        f"eval.dataset {str(training)!r} contains every question of data.dataset "
+        f"{str(training)!r}, so eval.shared=leave_out leaves none to train on"
     )
 
 
@@ -492,7 +492,7 @@ def test_long_prompts_are_left_out_and_counted():
     assert problems.columns == [{"level": 1}, {"level": 2}]
     assert problems.questions == ["word " * 3, "word " * 6]
     with pytest.raises(
-        UserError, match="max_prompt_length is 4, but the shortest of 3 .* 5 tokens"
+        UserError, match="max_prompt_length is 4, but the shortest of the 3 .* 5 tokens"
     ):
         data.make_problems(rows, Words(), PromptSection(), 4)
 

@@ -218,7 +218,7 @@ def test_a_half_written_line_is_drawn_again(stored, whole):
 
 def test_another_evaluation_is_refused_or_replaced(stored):
     stored()
-    with pytest.raises(UserError, match="temperature 1.0 there, 0.5 here; expected another"):
+    with pytest.raises(UserError, match="temperature was 1.0 and is now 0.5; use another"):
         stored(temperature=0.5)
     assert stored.drawn == []
     stored(temperature=0.5, replace=True)
@@ -233,7 +233,7 @@ def test_another_model_is_refused(stored, make, tiny_params):
     leaves[0] = leaves[0].at[(0,) * leaves[0].ndim].add(1e-6)
     changed = jax.tree.unflatten(tree, leaves)
     record = describe(task, changed, model="tiny", dataset="letters")
-    with pytest.raises(UserError, match="the model there differs from the one here"):
+    with pytest.raises(UserError, match="its model has different parameters"):
         evaluate_to(stored.directory, "tiny.letters", task, changed, record, shown=False)
 
 
@@ -245,7 +245,7 @@ def test_damaged_files_are_named(stored):
     with pytest.raises(UserError, match="letters.completions.jsonl, line 2: 'row' is missing"):
         stored()
     (stored.directory / "tiny.letters.json").write_text("{")
-    with pytest.raises(UserError, match="tiny.letters.json: not JSON"):
+    with pytest.raises(UserError, match="tiny.letters.json is not JSON"):
         stored()
     (stored.directory / "tiny.letters.json").write_text('{"format": 7}')
     with pytest.raises(UserError, match="format is 7; expected an evaluation of format 1"):
@@ -263,7 +263,7 @@ def test_a_line_that_is_no_object_is_named(stored, line):
     stored()
     texts = stored.directory / "tiny.letters.completions.jsonl"
     texts.write_text(line + "\n")
-    with pytest.raises(UserError, match="line 1: expected an object, found"):
+    with pytest.raises(UserError, match="line 1 is .*; expected an object"):
         stored()
 
 
@@ -304,7 +304,9 @@ def test_what_cannot_be_written_is_one_sentence(make, tiny_params, tmp_path):
 
 
 def test_a_batch_must_fit_the_devices(make):
-    with pytest.raises(UserError, match="eval.prompts_per_batch is 7; .* multiple of the . dev"):
+    with pytest.raises(
+        UserError, match="eval.prompts_per_batch is 7; .* multiple of ., the number"
+    ):
         make(MESHES[0], prompts_per_batch=7)
 
 

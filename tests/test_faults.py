@@ -445,5 +445,5 @@ def test_a_damaged_row_of_metrics_is_named(half, configure):
     path = half / "metrics.jsonl"
     whole = path.read_text()
     path.write_text(whole[:20] + "\n" + whole)
-    with pytest.raises(UserError, match=f"{path}, line 1: not JSON: "):
+    with pytest.raises(UserError, match=f"{path}, line 1 is not JSON: "):
         train(configure(half))

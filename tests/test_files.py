@@ -43,13 +43,13 @@ def test_a_json_file_is_read(write, content, options, expected):
 @pytest.mark.parametrize(
     "content, options, sentence",
     [
-        ("{broken", {}, "{path}: not JSON: Expecting property name"),
-        (b'{"a": "\xff"}', {}, "{path}: not UTF-8: "),
-        ("[1]", {}, "{path}: expected an object, found [1]"),
-        ('{"a": 1}', {"kind": list}, "{path}: expected a list, found {{'a': 1}}"),
-        ('{"b": {"a": 1, "a": 2}}', {"unique_keys": True}, "{path}: not JSON: the key 'a' stands"),
-        ("[" * 100_000, {"kind": list}, "{path}: not JSON: maximum recursion depth"),
-        ('{"a": ' + "9" * 5000 + "}", {}, "{path}: not JSON: Exceeds the limit"),
+        ("{broken", {}, "{path} is not JSON: Expecting property name"),
+        (b'{"a": "\xff"}', {}, "{path} is not UTF-8: "),
+        ("[1]", {}, "{path} is [1]; expected an object"),
+        ('{"a": 1}', {"kind": list}, "{path} is {{'a': 1}}; expected a list"),
+        ('{"b": {"a": 1, "a": 2}}', {"unique_keys": True}, "{path} is not JSON: the key 'a' o"),
+        ("[" * 100_000, {"kind": list}, "{path} is not JSON: maximum recursion depth"),
+        ('{"a": ' + "9" * 5000 + "}", {}, "{path} is not JSON: Exceeds the limit"),
         (None, {"missing": "a run"}, "{path} is missing; expected a run"),
     ],
 )
@@ -77,9 +77,9 @@ def test_an_incomplete_end_is_left_out_of_a_runs_rows(write, end):
     end = end.encode() if isinstance(end, str) else end
     path = write(b'{"a": 1}\n' + end)
     assert files.read_jsonl(path) == [{"a": 1}]
-    with pytest.raises(UserError, match=f"{path}, line 2: not "):
+    with pytest.raises(UserError, match=f"{path}, line 2 is not "):
         list(files.iterate_jsonl(path))  # of a data file it is damage
-    with pytest.raises(UserError, match=f"{path}, line 2: not "):
+    with pytest.raises(UserError, match=f"{path}, line 2 is not "):
         files.read_jsonl(write(b'{"a": 1}\n' + end + b"\n"))
     path = write(b'{"a": 1}\n' + end)
     files.cut_incomplete_end(path)
@@ -102,7 +102,7 @@ def test_what_a_conversion_rejects_names_the_line(write):
         files.read_jsonl(path, lambda row: row["a"])
     with pytest.raises(UserError, match=f"^{path}, line 1: invalid literal"):
         files.read_jsonl(path, lambda row: int("x"))
-    with pytest.raises(UserError, match=f"^{path}, line 2: expected an object, found 3$"):
+    with pytest.raises(UserError, match=f"^{path}, line 2 is 3; expected an object$"):
         files.read_jsonl(write('{"a": 1}\n3\n'))
 
 

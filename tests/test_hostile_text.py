@@ -258,7 +258,7 @@ def test_deep_messages_are_named(tmp_path):
         loading.parse_rows([{"prompt": [deep], "answer": "1"}], "r")
     for text in ("[" * 200_000, '{"answer": ' + "1" * 5000 + "}"):
         (tmp_path / "r.jsonl").write_text(text)
-        with pytest.raises(UserError, match="r.jsonl, line 1: not JSON"):
+        with pytest.raises(UserError, match="r.jsonl, line 1 is not JSON"):
             loading.load_rows(DataSection(dataset=str(tmp_path / "r.jsonl")))
 
 
@@ -268,7 +268,7 @@ def test_a_vocabulary_that_cannot_spell_a_control_token_is_an_error(arithmetic):
     )
     data.make_problems(rows[:1], arithmetic, NOTHING, 50)
     with pytest.raises(
-        UserError, match="^row 2: the question contains '</think>' that this tokenizer"
+        UserError, match="^row 2: the question contains '</think>', which this tokenizer"
     ):
         data.make_problems(rows, arithmetic, NOTHING, 50)
 
@@ -329,7 +329,7 @@ def test_inspection_takes_the_ids_of_an_untrusted_prompt(root, capsys):
     assert one.prompt_ids == [3, 10, 4, 5]
     argv = ["--model", str(root / "experiments" / "arithmetic" / "model"), "--chat"]
     assert inspect.main([*argv, "--prompt", "1<eos>2", "--completion", "3"]) == 2
-    assert "--prompt contains '<eos>' that this tokenizer" in capsys.readouterr().err
+    assert "--prompt contains '<eos>', which this tokenizer" in capsys.readouterr().err
 
 
 def test_an_evaluation_probes_the_ids_that_were_sampled_from(tokenizer, tmp_path, monkeypatch):

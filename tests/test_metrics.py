@@ -245,7 +245,7 @@ def test_intervals_of_few_seeds_cover_what_they_say(seeds):
 
 def test_other_problems_are_refused():
     terms = [Terms(np.ones(3), np.ones(3))]
-    with pytest.raises(ValueError, match="3 problems against 4"):
+    with pytest.raises(ValueError, match="the model has 3 problems, the baseline 4"):
         intervals.difference(terms, intervals.resample(3), terms, intervals.resample(4))
 
 

@@ -105,7 +105,7 @@ def refusal(configure, tmp_path, *overrides, **more):
             f"batch.prompts_per_step is 6; expected a multiple of {DEVICES * 2} ({DEVICES} devices "
             "times batch.mini_batches=2)",
         ),
-        (["reward.weights=[1, 2]"], "reward.weights has 2 value(s) for 1 reward function(s)"),
+        (["reward.weights=[1, 2]"], "reward.weights is [1.0, 2.0]; expected as many"),
         (["selection.problems=8"], "selection.problems is 8: cannot hold out 8 of 8 distinct"),
         (
             ["information.end_of_thinking=['']"],
@@ -147,7 +147,7 @@ def test_a_run_does_not_write_over_its_model(configure, tmp_path, model):
 def test_what_the_export_would_refuse_is_refused_at_the_start(configure, tmp_path, capsys):
     (tmp_path / "other" / "hf").mkdir(parents=True)
     (tmp_path / "other" / "hf" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="contains thesis.tex, which is not a file of an exported"):
+    with pytest.raises(UserError, match="contains thesis.tex, which is not part of an exported"):
         set_up(configure(f"output_dir={tmp_path / 'other'}"))
     assert export.main([str(tmp_path), "--out", str(tmp_path / "other" / "hf")]) == 2
     assert "contains thesis.tex" in capsys.readouterr().err
@@ -194,21 +194,21 @@ def good(prompts, completions, answer, **columns):
 @pytest.mark.parametrize(
     "name, sentence",
     [
-        ("raises", "reward 'raises' raised ZeroDivisionError('division by zero') for rows 0 to 3 "
+        ("raises", "reward 'raises' raised ZeroDivisionError('division by zero') for 4 completions "
                    "(pay.py, line 4)"),
-        ("short", "reward 'short' returned [1.0], 1 entries; expected a list of 4 numbers"),
-        ("nan", "reward 'nan' returned nan for row 1, the completion ''; expected a finite"),
-        ("infinite", "reward 'infinite' returned inf for row 0, the completion '\\nIt is 2."),
-        ("text", "reward 'text' returned '1' for row 0"),
+        ("short", "reward 'short' returned [1.0], 1 entry; expected a list of 4 numbers"),
+        ("nan", "reward 'nan' returned nan for completion 1, ''; expected a finite"),
+        ("infinite", "reward 'infinite' returned inf for completion 0, '\\nIt is 2."),
+        ("text", "reward 'text' returned '1' for completion 0"),
         ("nothing", "reward functions nothing returned None for all 4 completions; exp"),
         ("forgot", "reward 'forgot' returned None, a NoneType; expected a list of 4 numbers"),
         ("lazily", "a generator; expected a list of 4 numbers"),
         ("later", "a coroutine; expected a list of 4 numbers"),
         ("narrow", "reward 'narrow' cannot be called with prompts, completions, answer, level: got "
                    "an unexpected keyword argument 'answer'; expected fn(prompts, completions"),
-        ("leaves", "reward 'leaves' raised SystemExit(0) for rows 0 to 3 (pay.py, line 24)"),
-        ("deep", "reward 'deep' raised KeyError(1) for rows 0 to 3 (pay.py, line 26)"),
-        ("judge", r"raised RuntimeError('two\nlines') for rows 0 to 3 (pay.py, line 29)"),
+        ("leaves", "reward 'leaves' raised SystemExit(0) for 4 completions (pay.py, line 24)"),
+        ("deep", "reward 'deep' raised KeyError(1) for 4 completions (pay.py, line 26)"),
+        ("judge", r"raised RuntimeError('two\nlines') for 4 completions (pay.py, line 29)"),
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("error")  # such as of a coroutine that nobody awaited
@@ -216,7 +216,7 @@ def test_a_faulty_reward_fails_at_the_start(configure, tmp_path, name, sentence)
     (tmp_path / "pay.py").write_text(REWARDS)
     said = refusal(configure, tmp_path, f"reward.functions=[{tmp_path / 'pay.py'}:{name}]")
     assert sentence in said
-    assert said.endswith(f"(called before the run, on problems 1 and 2 of {tmp_path}/rows.jsonl).")
+    assert said.endswith(f"; called before the run, on problems 1 and 2 of {tmp_path}/rows.jsonl")
 
 
 def test_a_reward_is_tried_once_as_the_run_will_call_it(configure, tmp_path):
@@ -269,11 +269,11 @@ def changed(model, tmp_path):
 @pytest.mark.parametrize(
     "file, fields, sentence",
     [
-        ("config.json", {"vocab_size": 40}, "ids up to 60, but the model has only 40 rows"),
+        ("config.json", {"vocab_size": 40}, "has ids up to 60, but the vocabulary size"),
         ("config.json", {"eos_token_id": 99}, "config.json: eos_token_id is 99, but the token"),
         ("generation_config.json", {"eos_token_id": [1, 99]}, "config.json: eos_token_id is [1, 9"),
         ("generation_config.json", {"eos_token_id": "<eos>"}, "eos_token_id is '<eos>'; expect"),
-        ("tokenizer_config.json", {"tokenizer_class": 5}, "no tokenizer that transformers can op"),
+        ("tokenizer_config.json", {"tokenizer_class": 5}, "transformers cannot open the tokenizer"),
     ],
 )  # fmt: skip
 def test_a_tokenizer_that_does_not_fit(configure, tmp_path, changed, file, fields, sentence):
@@ -284,7 +284,7 @@ def test_a_tokenizer_that_does_not_fit(configure, tmp_path, changed, file, field
 def test_a_damaged_tokenizer(configure, tmp_path, changed):
     place = changed("config.json")
     (place / "tokenizer.json").write_text('{"version": ')
-    assert "no tokenizer that" in refusal(configure, tmp_path, f"model.path={place}")
+    assert "cannot open the tokenizer" in refusal(configure, tmp_path, f"model.path={place}")
 
 
 def test_code_in_a_model_directory_is_never_run(configure, tmp_path, changed):
@@ -324,7 +324,7 @@ def no_weights(monkeypatch):
     [
         (["--model", "b=nowhere"], "model directory 'nowhere' does not exist"),
         (["--model", "b=RUN/checkpoints/5"], "the step of --model is '5'; expected auto or one of"),
-        (["--model", "b=RUN"], "checkpoints holds no checkpoint"),
+        (["--model", "b=RUN"], "checkpoints has no checkpoints"),
         (["--top_k", "65"], "top_k is 65; expected at most 64, the vocabulary size"),
         (["--prompts_per_batch", "3"], f"batch is 3; expected a multiple of {DEVICES}"),
         (["mesh.data=64"], f"needs 64 devices, found {DEVICES}"),
@@ -334,7 +334,7 @@ def no_weights(monkeypatch):
         (["model.path=x"], "model.path is 'x', but evaluate takes its models from `models`"),
         (["--out", "MODEL"], "the directory of a model; expected another directory"),
         (["--out", "RUN"], "the directory of a run; expected another directory"),
-        (["max_prompt_length=2"], "max_prompt_length is 2, but the shortest of 8 prompts"),
+        (["max_prompt_length=2"], "max_prompt_length is 2, but the shortest of the 8 prompts"),
         (
             ["max_prompt_length=6", "strict=true"],
             "; strict=true does not allow prompts that are too long",
@@ -379,7 +379,7 @@ def test_a_runs_config_cannot_run_code_or_read_the_environment(tmp_path, capsys,
     config += f"model: {{path: '{model}'}}\nlog: {{compilation_cache: ''}}\nsampling: {{}}\n"
     (run / "config.yaml").write_text(config)
     assert export.main([str(run)]) == 2
-    assert "holds no checkpoint" in capsys.readouterr().err
+    assert "has no checkpoints" in capsys.readouterr().err
     assert report.main([str(run), "--out", str(tmp_path / "report")]) == 0
     (run / "config.yaml").write_text(config + "output_dir: ${oc.env:HOME}\n")
     for main, words in (
@@ -442,7 +442,7 @@ def test_a_mistake_leaves_exit_code_2_one_line_and_nothing_else(tmp_path, root, 
 def test_a_reward_is_refused_before_weights_are_loaded(configure, tmp_path, monkeypatch):
     """train() itself refuses a reward before it loads weights."""
     monkeypatch.setattr(train, "initial_params", lambda *_: pytest.fail("weights were loaded"))
-    with pytest.raises(UserError, match="returned nan for row 0"):
+    with pytest.raises(UserError, match="returned nan for completion 0"):
         train.train(configure(), reward_functions=[lambda completions, **rest: [float("nan")] * 4])
     assert not (tmp_path / "run").exists()
 

@@ -100,14 +100,17 @@ def test_the_split_is_the_same_whatever_the_order():
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("{", "not JSON"),
-        ("[1]", "expected an object"),
-        ('{"step": 4}', "'accuracy' is missing"),
-        ('{"step": "4", "accuracy": 1, "length": 1, "ratio": 1}', "step is '4'; expected the res"),
+        ("{", " is not JSON"),
+        ("[1]", r" is \[1\]; expected an object"),
+        ('{"step": 4}', ": 'accuracy' is missing"),
+        (
+            '{"step": "4", "accuracy": 1, "length": 1, "ratio": 1}',
+            ": step is '4'; expected the res",
+        ),
     ],
 )
 def test_a_damaged_selection_is_named(tmp_path, text, expected):
     (tmp_path / "selection.jsonl").write_text(text + "\n")
-    with pytest.raises(UserError, match=f"selection.jsonl, line 1: {expected}"):
+    with pytest.raises(UserError, match=f"selection.jsonl, line 1{expected}"):
         chosen_step(tmp_path)
     assert chosen_step(tmp_path / "elsewhere") is None

@@ -138,7 +138,7 @@ def test_an_error_of_process_zero_is_raised_everywhere(monkeypatch):
 
 
 def test_no_cluster_is_one_sentence():
-    with pytest.raises(UserError, match="mesh.distributed: no other processes were found: .*; exp"):
+    with pytest.raises(UserError, match="this process cannot join the others: .*; exp"):
         processes.join(MeshSection(distributed=True))
 
 

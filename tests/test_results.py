@@ -137,8 +137,8 @@ def test_a_directory_of_neither_kind(tmp_path):
 
 
 @pytest.mark.parametrize("content, told", [
-    ('{"step": 1}\nnonsense\n{"step": 2}\n', "line 2: not JSON"),
-    ('{"step": 1}\n[1]\n', "line 2: expected an object"),
+    ('{"step": 1}\nnonsense\n{"step": 2}\n', "line 2 is not JSON"),
+    ('{"step": 1}\n[1]\n', "line 2 is [1]; expected an object"),
     ('{"reward": 1}\n', "step is None; expected a number"),
 ])  # fmt: skip
 def test_damaged_metrics(tmp_path, content, told):

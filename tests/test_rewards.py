@@ -100,16 +100,13 @@ def test_load_reward_forms(tmp_path):
 @pytest.mark.parametrize(
     "spec, sentence",
     [
-        ("accurracy", "'accurracy' is none of accuracy, format; expected"),
-        ("", "'' is none of accuracy, format; expected"),
+        ("accurracy", "'accurracy' is unknown; expected one of accuracy, format"),
+        ("", "'' is unknown; expected one of accuracy, format"),
         ("{0}/none.py:short", "file '{0}/none.py' does not exist"),
-        ("{0}/mine.py:long", "{0}/mine.py exists but defines no 'long'"),
+        ("{0}/mine.py:long", "{0}/mine.py does not define 'long'"),
         ("{0}/mine.py:LIMIT", "is a int; expected a function"),
         ("{0}/bad.py:short", "importing {0}/bad.py raised ZeroDivisionError"),
-        (
-            "iapo_jax.rollout.rewards.nothing",
-            "iapo_jax.rollout.rewards exists but defines no 'nothing'",
-        ),
+        ("iapo_jax.rollout.rewards.nothing", "rewards does not define 'nothing'"),
         ("no_such_package.reward", "importing no_such_package raised ModuleNotFoundError"),
         ("iapo_jax.rollout.rewards.REWARDS", "is a dict; expected a function"),
     ],
@@ -120,7 +117,7 @@ def test_load_reward_errors(tmp_path, spec, sentence):
     with pytest.raises(RewardError) as caught:
         load_reward(spec.format(tmp_path))
     assert sentence.format(tmp_path) in str(caught.value)
-    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value) and not str(caught.value).endswith(".")
 
 
 def returning(values):
@@ -156,18 +153,18 @@ def test_the_papers_rewards_add_up():
 @pytest.mark.parametrize(
     "values, sentence",
     [
-        ([1.0], "'mine' returned [1.0], 1 entries; expected a list of 2 numbers"),
+        ([1.0], "'mine' returned [1.0], 1 entry; expected a list of 2 numbers"),
         (0.5, "'mine' returned 0.5, a float; expected a list of 2 numbers"),
         (None, "'mine' returned None, a NoneType; expected a list of 2 numbers"),
         ("ab", "'mine' returned 'ab', a str; expected a list of 2 numbers"),
-        ([1.0, float("nan")], "'mine' returned nan for row 1"),
-        ([float("-inf"), 1.0], "'mine' returned -inf for row 0"),
-        ([0.0, 1e39], "'mine' returned 1e+39 for row 1"),
-        ([0.0, 10**400], "for row 1"),
-        ([0.0, "1"], "'mine' returned '1' for row 1"),
-        ([0.0, [1.0]], "'mine' returned [1.0] for row 1"),
-        ([0.0, b"1"], "'mine' returned b'1' for row 1"),
-        (np.zeros((2, 1)), "'mine' returned array([0.]) for row 0"),
+        ([1.0, float("nan")], "'mine' returned nan for completion 1"),
+        ([float("-inf"), 1.0], "'mine' returned -inf for completion 0"),
+        ([0.0, 1e39], "'mine' returned 1e+39 for completion 1"),
+        ([0.0, 10**400], "for completion 1"),
+        ([0.0, "1"], "'mine' returned '1' for completion 1"),
+        ([0.0, [1.0]], "'mine' returned [1.0] for completion 1"),
+        ([0.0, b"1"], "'mine' returned b'1' for completion 1"),
+        (np.zeros((2, 1)), "'mine' returned array([0.]) for completion 0"),
         (np.zeros((3, 40)), "3 entries; expected a list of 2 numbers"),  # whose text has lines
         ({0.0, 1.0}, "a set; expected a list of 2 numbers"),
     ],
@@ -201,7 +198,7 @@ def test_a_trial_needs_somebody_who_pays():
         RewardError, match="reward functions a, b returned None for all 2 completions"
     ):
         reward_trial.try_rewards([("a", none), ("b", none)], *given)
-    with pytest.raises(RewardError, match="'b' returned nan for row 1"):
+    with pytest.raises(RewardError, match="'b' returned nan for completion 1"):
         reward_trial.try_rewards([("a", none), ("b", returning([0.0, math.nan]))], *given)
 
 
@@ -225,14 +222,14 @@ def test_combine_rewards_names_the_function_that_raised():
     def broken(prompts, completions, answer, **columns):
         raise KeyError("level")
 
-    with pytest.raises(RewardError, match=r"'mine' raised KeyError\('level'\) for rows 0 to 1"):
+    with pytest.raises(RewardError, match=r"'mine' raised KeyError\('level'\) for 2 completions"):
         combine_rewards([("mine", broken)], [1], ["p"] * 2, ["c"] * 2, ["0"] * 2)
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 1.0, 1.0], [1.0, float("nan")]])
 def test_combine_rewards_needs_a_weight_for_each(weights):
     functions = [("a", returning([0])), ("b", returning([0]))]
-    with pytest.raises(RewardError, match="one finite weight for each"):
+    with pytest.raises(RewardError, match="a finite weight for each"):
         combine_rewards(functions, weights, ["p"], ["c"], ["0"])
     with pytest.raises(RewardError, match="distinct names"):
         combine_rewards([functions[0]] * 2, [1.0, 1.0], ["p"], ["c"], ["0"])

@@ -153,7 +153,7 @@ def test_the_postfix_of_an_early_answer_has_no_weight(tokenizer):
 @pytest.mark.parametrize("wrong", [5, None, [["a", 1], "b"], [["a"]], [[1, "a"]], {"a": 1}])
 def test_a_wrong_completion_is_named(tokenizer, wrong):
     with pytest.raises(
-        UserError, match=r"row 3: `completion` holds .*; expected a text or a list of"
+        UserError, match=r"row 3: `completion` contains .*; expected a string or a list"
     ):
         encode_completion(tokenizer, wrong, "rows, row 3")
 
@@ -167,7 +167,7 @@ def test_a_wrong_weight_is_named(tokenizer, weight):
 def test_rows_that_are_all_too_long_are_an_error(configure, tmp_path, tokenizer):
     with pytest.raises(UserError) as caught:
         Demonstrations(configure(tmp_path, "batch.max_length=2"), tokenizer)
-    assert "none of 24 rows fits data.max_prompt_length (512) and batch.max_length (2)" in str(
+    assert "none of the 24 rows fits data.max_prompt_length (512) and batch.max_length (2)" in str(
         caught.value
     )
     assert "the shortest completion 7" in str(caught.value)
@@ -218,18 +218,15 @@ def test_rows_that_are_there_twice_are_said(configure, tmp_path, tokenizer):
 @pytest.mark.parametrize(
     "row, sentence",
     [
-        (
-            {"question": "1+1"},
-            "row 1: the columns are question; expected `prompt` or `question`, and",
-        ),
-        ({"completion": "2"}, "row 1: the columns are completion; expected `prompt` or `question`"),
+        ({"question": "1+1"}, "row 1: there is no column `completion`; the columns are question"),
+        ({"completion": "2"}, "row 1: there is no column `prompt` or `question`; the columns are"),
         ({"prompt": 5, "completion": "2"}, "the question is 5; expected a non-empty string"),
-        ({"prompt": ["5"], "completion": "2"}, "holds chat messages"),
+        ({"prompt": ["5"], "completion": "2"}, "expected chat messages"),
         ({"prompt": "5", "completion": [["a", -1]]}, "has the weight -1"),
         ({"prompt": " ", "completion": "2"}, "the question is empty: ' '"),
-        ({"prompt": "5", "completion": ""}, "`completion` is empty: ''; expected a text"),
-        ({"prompt": "5", "completion": []}, "`completion` is empty: []; expected a text"),
-        ({"prompt": "5", "completion": [[" ", 1]]}, "`completion` is empty: [[' ', 1]]; exp"),
+        ({"prompt": "5", "completion": ""}, "`completion` is ''; expected text that is not"),
+        ({"prompt": "5", "completion": []}, "`completion` is []; expected text that is not"),
+        ({"prompt": "5", "completion": [[" ", 1]]}, "`completion` is [[' ', 1]]; expected text"),
     ],
 )
 def test_a_wrong_row_is_named(configure, tmp_path, row, sentence):
@@ -249,8 +246,11 @@ def test_a_wrong_row_is_named(configure, tmp_path, row, sentence):
             "batch.micro_batch_size=3",
             "size is 3; expected a divisor of 8, the number of rows",
         ),
-        (f"mesh.data={DEVICES} batch.micro_batch_size=1", f"multiple of the {DEVICES} devices"),
-        ("model.tokenizer=null", "also needs model.tokenizer"),
+        (
+            f"mesh.data={DEVICES} batch.micro_batch_size=1",
+            f"a multiple of {DEVICES}, the number of",
+        ),
+        ("model.tokenizer=null", "model.tokenizer is empty; expected"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate is -1.0; expected at least 0"),
         ("batch.rows_per_step=0", "batch.rows_per_step is 0; expected at least 1"),
         ("resume=3", "resume is '3'; expected auto, never or one of the steps []"),

@@ -122,7 +122,7 @@ def price_for_accuracy(
     """
     _check(price=(price, 0), tolerance=(tolerance, 0), rate=(rate, 0), start_steps=(start_steps, 0))
     if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing is {smoothing}; expected from 0 to below 1")
+        raise ValueError(f"smoothing is {smoothing}; expected at least 0 and below 1")
 
     def update(state: AccuracyState, groups: Group) -> AccuracyState:
         check_fields(groups, "price_for_accuracy", "correct")

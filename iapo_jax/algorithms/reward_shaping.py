@@ -64,7 +64,7 @@ def length_penalty(group: Group, *, penalty: float = 0.2, correct_bonus: float =
     [ 0.7  0.3 -1. ]
     """
     if not 0 <= penalty < 1:
-        raise ValueError(f"penalty is {penalty}; expected from 0 to below 1")
+        raise ValueError(f"penalty is {penalty}; expected at least 0 and below 1")
     check_at_least("correct_bonus", correct_bonus, 0)
     check_fields(group, "length_penalty", "correct")
     length, correct = group.mask.sum(-1).astype(jnp.float32), group.correct & is_kept(group)

@@ -1,6 +1,6 @@
 """Which text of a completion is its answer, and when two answers are equal. No JAX.
 
-`docs/answers.md` states the policy by examples.
+`docs/answers.md` states the policy with examples.
 """
 
 from iapo_jax.answers.checker import (

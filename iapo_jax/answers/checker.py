@@ -25,7 +25,7 @@ from iapo_jax.answers.equivalence import KINDS, algebra, decide
 from iapo_jax.answers.extraction import extract_answer
 
 POLICY = 1
-"""The number of the policy in `docs/answers.md`; it grows whenever a verdict changes."""
+"""The version of the policy in `docs/answers.md`; it increases whenever a verdict changes."""
 
 _START_SECONDS = 60.0  # a cold network disk needs many; not part of a job's timeout
 
@@ -60,7 +60,7 @@ def _serve(descriptor: int, memory: int) -> None:
         return connection.send_bytes(json.dumps({"failed": repr(error)}).encode())
 
     # LaTeX only: the other extractors look for any number in the text, and evaluate it as Python.
-    # Units are removed before: math-verify would take the c of 4c for a unit.
+    # Units are removed beforehand: math-verify would mistake the c of 4c for one.
     normal = NormalizationConfig(
         basic_latex=True,
         units=False,
@@ -104,7 +104,7 @@ def _serve(descriptor: int, memory: int) -> None:
             connection.send_bytes(json.dumps(reply).encode())
 
 
-# Read at import: a file edited since then would give another text later in a long run.
+# Read at import, because the file may be edited during a long run.
 _SERVE_SOURCE = inspect.getsource(_serve)
 
 
@@ -137,12 +137,12 @@ class _Worker:
         if "ready" not in reply:
             self.end()
             raise RuntimeError(
-                f"The answer checker cannot start a child of {sys.executable} that imports "
-                f"math_verify; is math-verify installed there? The child reported {reply}."
+                f"the answer checker cannot import math_verify in a child process of "
+                f"{sys.executable}, which reported {reply}; expected math-verify to be installed"
             )
 
     def ask(self, job: tuple[str, str], timeout: float) -> dict:
-        """`{"equal": bool}` or `{"error": str}`; or `{"late": ...}`, `{"dead": ...}`: end it."""
+        """`{"equal": bool}` or `{"error": str}`; after `late` or `dead` call `end`."""
         with contextlib.suppress(OSError):  # it died while idle: the reply reports that
             self._connection.send_bytes(json.dumps([*job, timeout]).encode())
         return self._reply(timeout)
@@ -178,7 +178,7 @@ class AnswerChecker:
         incorrect, too.
 
     Args:
-      workers: the most processes; by default half of the CPUs, and at most 8.
+      workers: the maximum number of processes; by default half of the CPUs, but at most 8.
       timeout: seconds for one comparison.
       memory: the address space of a process, in bytes.
 
@@ -202,11 +202,11 @@ class AnswerChecker:
         timeout: float | None = None,
         kinds: Sequence[str | None] | None = None,
     ) -> list[bool]:
-        """Whether each (candidate, gold) is equal, in order; equal pairs are compared once.
+        """Whether each candidate equals its gold answer; a repeated pair is compared once.
 
         Args:
           timeout: seconds for one comparison, in place of the checker's own.
-          kinds: of the gold answers: integer, latex or choice; None: read off the gold answer.
+          kinds: of the gold answers: integer, latex or choice, or None to infer it.
 
         Raises:
           RuntimeError: if a process cannot start, or if one is needed after `close()`.
@@ -280,12 +280,12 @@ def checker_counts() -> dict[str, int]:
 def answers_match(candidate: str, gold: str, timeout: float = 5.0, kind: str | None = None) -> bool:
     r"""Whether two answers are equal (`docs/answers.md`).
 
-    An empty candidate is incorrect, and so is one of more than `extraction.MAX_ANSWER_CHARS` that
-    is another string.
+    An empty candidate is incorrect. If either answer is longer than `extraction.MAX_ANSWER_CHARS`,
+    only identical strings are equal.
 
     Args:
       timeout: seconds after which a comparison by math-verify counts as incorrect.
-      kind: of the gold answer: integer, latex or choice; None or "": read off the gold answer.
+      kind: of the gold answer: integer, latex or choice, or None or "" to infer it.
 
     >>> answers_match(r"\frac{1}{2}", "0.5")
     True

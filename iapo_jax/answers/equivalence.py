@@ -1,4 +1,4 @@
-r"""Whether two answers are equal, as far as exact rules without a child process can decide.
+r"""Whether two answers are equal, as far as exact rules can decide without a child process.
 
 The second table of `docs/answers.md` has the rules with examples. Whatever is not decided here
 (algebra) goes to math-verify (`checker`).
@@ -60,7 +60,7 @@ _RATIO = re.compile(r"[0-9.]{1,20}(?:\s?:\s?[0-9.]{1,20})+")
 
 _BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?\s?_\s?\{?(?:\\text\{)?\s?([0-9]{1,2}|[a-z]+)\s?\}{0,2}")
 
-_MOST = 4_000  # comparisons of parts; nested lists of hostile texts could ask for millions
+_MOST = 4_000  # comparisons of parts; nested lists in hostile texts could need millions
 
 _BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
@@ -107,11 +107,11 @@ def choice(text: str) -> str | None:
     if found is None or (found[3] and _SECOND_CHOICE.search(found[3])):
         return None
     letter = found[1] or found[2]
-    return letter.upper() if letter.isascii() else None  # without case, [a-z] has the long s too
+    return letter.upper() if letter.isascii() else None  # with re.I, [a-z] also matches the long s
 
 
 class _Work:
-    """The budget of comparisons for one pair of answers, and the depth of the present one."""
+    """The budget of comparisons for one pair of answers, and the depth of the current one."""
 
     def __init__(self):
         self.left, self.depth = _MOST, 0

@@ -18,7 +18,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,9}\{|\\.|[{}]", re.DOTALL)  # `\\.` ste
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)[ \t]{0,9}([+-]?[0-9][0-9.,/]*)")
 
 
-# A line that is a mark: GSM8K's `#### 12`, PRM800K's `# Answer`, its bold relatives.
+# Marks at the start of a line: GSM8K's `#### 12`, PRM800K's `# Answer`, and its bold variants.
 _HASHES = re.compile(r"^[ \t]{0,9}####[ \t]{0,9}(?=[^\s#])", re.MULTILINE)
 
 _HEADING = re.compile(
@@ -82,7 +82,7 @@ def extract_answer(completion: str) -> str | None:
 
 
 def _outside_thinking(text: str) -> str:
-    """The text without `<think>...</think>`, whose opening tag may stand in the prompt."""
+    """The text without `<think>...</think>`, whose opening tag may be in the prompt."""
     end = text.rfind("</think>")
     if end < 0:
         return text
@@ -137,7 +137,7 @@ def _last_phrase(text: str, whole: bool) -> str | None:
         if match.end() < len(text)
     ]
     for match in _HASHES.finditer(text):
-        # "#### Check" is a heading of Markdown, unless it is how the text ends
+        # "#### Check" is a Markdown heading, unless it is the last line
         if _NUMERIC.match(text, match.end()) or match.end() >= last_line:
             marks.append(match.end())
     ending = _LAST_LINE.match(text, last_line)
@@ -182,7 +182,7 @@ def _sentence(line: str) -> str:
 
 
 def whole_texts(prompts: Sequence[str], completions: Sequence[str]) -> list[str]:
-    """Each completion, after the `<think>` with which its prompt may end."""
+    """Each completion, preceded by the `<think>` that its prompt may end in."""
     return [
         "<think>" + completion if prompt.rstrip().endswith("<think>") else completion
         for prompt, completion in zip(prompts, completions, strict=True)

@@ -37,7 +37,7 @@ _REPLACED = [
         (r"√\s?\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"√\s?\{", r"\\sqrt{"),
         (r"√\s?([0-9]+|[a-zA-Z])", r"\\sqrt{\1}"),
-        # marks of thousands that cannot be a list: 1{,}234 1,\!234 1\,234 1 234
+        # thousands separators that cannot separate a list: 1{,}234 1,\!234 1\,234 1 234
         (r"(?<=[0-9])\s?(?:\{\s?,\s?\}|,\\!|\{,\\!\}|\\!,|\\,)\s?(?=[0-9]{3}(?![0-9]))", ""),
         (r"(?<![0-9.,/])([0-9]{1,3}(?: [0-9]{3})+)(?![0-9/,])", lambda m: m[1].replace(" ", "")),
         (r"(\\\\)|\\[!,;:> ]|\\q?quad(?![a-z])|~|\\(?:display|text|script)style(?![a-z])", r"\1 "),
@@ -96,7 +96,7 @@ KEPT_CHARS = 200  # the longest text that a cache keeps: longer ones would fill 
 
 
 def tidy(text: str) -> str:
-    """The answer in normal form, without delimiters, dollar signs and a final full stop."""
+    """The answer in normal form, without delimiters, dollar signs or a final full stop."""
     return _known(text) if len(text) <= KEPT_CHARS else _tidy(text)
 
 
@@ -135,7 +135,7 @@ def balanced(text: str) -> bool:
 
 
 def plain(text: str) -> str:
-    r"""The tidy text with `\\text{east}` as `east`."""
+    r"""The tidy text with `\text{east}` as `east`."""
     return re.sub(r"\s+", " ", TEXT.sub(r" \1 ", text)).strip()
 
 
@@ -145,5 +145,5 @@ def squashed(text: str) -> str:
 
 
 def whole_text(text: str) -> bool:
-    r"""Whether the tidy text is one `\\text{...}`."""
+    r"""Whether the tidy text is one `\text{...}`."""
     return bool(TEXT.fullmatch(text))

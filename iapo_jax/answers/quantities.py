@@ -1,6 +1,6 @@
 r"""Numbers with their units, exactly: 1,234.50, 1\frac{1}{2}, 3/4, 1.2\times 10^{5}, 12\%, 5 cm.
 
-Values are fractions of whole numbers, so 0.333 is not 1/3. Texts are tidy (`notation.tidy`).
+Values are exact fractions, so 0.333 is not 1/3. Texts are tidy (`notation.tidy`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _UNIT_TEXT = re.compile(r"(?:[A-Za-zµΩ'./ -]|\^\{?-?[1-4]\}?|\(s\))*")
 _POWER = re.compile(r"\^\{?(-?[1-4])\}?")
 
 
-# Words after which "12 ..." is not a number of things.
+# Words that cannot be a unit after a number such as 12.
 _NO_UNIT = frozenset(
     re.findall(
         r"\w+",

@@ -56,7 +56,7 @@ def _check_example(section: PromptSection) -> None:
         if text and not getattr(section, f"example_{other}"):
             raise UserError(
                 f"prompt.example_{part} is {text!r:.60} without prompt.example_{other}; expected "
-                "both or none"
+                "both or neither"
             )
 
 
@@ -73,7 +73,7 @@ def _check_model(section: ModelSection) -> None:
     if section.path and section.config:
         raise UserError(
             f"model.path is {section.path!r} and model.config is {section.config!r}; expected only "
-            "one: an existing model, or the architecture of a new one"
+            "one: the path of an existing model, or the config of a new one"
         )
     place = Path(section.path or ".").expanduser()
     local = section.config or (section.path and place.is_dir())
@@ -81,7 +81,8 @@ def _check_model(section: ModelSection) -> None:
         raise UserError(
             f"model.revision is {section.revision!r}, but "
             f"{'model.config' if section.config else 'model.path'} is local "
-            f"({str(section.config or section.path)!r}); expected a revision of a hub name only"
+            f"({str(section.config or section.path)!r}); expected model.revision only with a hub "
+            "name"
         )
 
 
@@ -103,7 +104,7 @@ def _check_evaluation(config: EvaluateConfig) -> None:
 
 
 def _check_own_directory(config: TrainConfig | SftConfig | EvaluateConfig) -> None:
-    """A run must not overwrite the model it reads, nor an evaluation mix with a run's files."""
+    """Refuses as output_dir the model that a run reads; for an evaluation, any model or run."""
     out = Path(config.output_dir).expanduser().absolute()
     if isinstance(config, EvaluateConfig):
         for name, kind in (("config.json", "model"), ("config.yaml", "run")):
@@ -136,7 +137,7 @@ def _check_warmup(config: TrainConfig | SftConfig) -> None:
 
 
 def check_writable(directory: Path, field: str) -> None:
-    """Checks that `directory` can be made and written, from the part of its path that exists.
+    """Checks that `directory` can be created and written to, as far as its existing part shows.
 
     Raises:
       UserError: if that part is a file, or is not writable.

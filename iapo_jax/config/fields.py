@@ -17,7 +17,7 @@ class Range(NamedTuple):
     below: float | None = None
     one_of: Sequence[str] = ()
     nonempty: str = ""  # what the string names, such as "a directory"
-    hint: str = ""  # in parentheses behind the bounds
+    hint: str = ""  # in parentheses after the bounds
 
     def accepts(self, value: Any) -> bool:
         """Whether the value is inside the bounds; no number may be infinite or NaN."""
@@ -37,14 +37,16 @@ class Range(NamedTuple):
             return f"{', '.join(self.one_of[:-1])} or {self.one_of[-1]}"
         if self.nonempty:
             return self.nonempty
-        upper = [f"at most {self.at_most}"] if self.at_most is not None else []
-        upper += [f"below {self.below}"] if self.below is not None else []
-        if self.at_least is not None and upper:
-            text = f"from {self.at_least} to {upper[0].removeprefix('at most ')}"
+        if self.at_least is not None and self.at_most is not None:
+            text = f"from {self.at_least} to {self.at_most}"
         else:
-            lower = [f"at least {self.at_least}"] if self.at_least is not None else []
-            lower += [f"more than {self.above}"] if self.above is not None else []
-            text = " and ".join(lower + upper)
+            bounds = [
+                ("at least", self.at_least),
+                ("more than", self.above),
+                ("at most", self.at_most),
+                ("below", self.below),
+            ]
+            text = " and ".join(f"{word} {x}" for word, x in bounds if x is not None)
         return f"{text} ({self.hint})" if self.hint else text
 
 
@@ -78,7 +80,7 @@ def option(
     """A config field.
 
     Args:
-      default: a value, or a function that makes one.
+      default: a value, or a function that returns one.
       at_least, above, at_most, below, one_of, nonempty, hint: as `Range`.
       advanced: `--help` leaves it out, `--help-all` lists it.
       trl: its names in TRL and transformers, each with what differs there.
@@ -139,9 +141,11 @@ def leaves(schema: type) -> Iterator[Leaf]:
 
 
 def check_range(leaf: Leaf, value: Any) -> str | None:
-    """What a value should have been; None if it fits, or is None."""
+    """The error message for a value out of range; None for a value in range, or for None."""
     if value is None:
         return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{leaf.name} is {value!r}; expected a finite number"
     if isinstance(value, int | float | str) and not leaf.range.accepts(value):
         return f"{leaf.name} is {value!r}; expected {leaf.range}"
     if isinstance(value, int) and value > LARGEST:

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import (
     GrammarParseError,
     InterpolationResolutionError,
     OmegaConfBaseException,
+    ValidationError,
 )
 
 from iapo_jax.config.evaluate import EvaluateConfig
@@ -29,6 +30,12 @@ _STRUCTURED = ("'", '"', "[", "{")  # an override that begins with one of these 
 _LARGEST_FILE = 1_000_000  # bytes; no config is longer
 _INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")  # `\${` is literal
 _KINDS = {str: "a string", int: "an integer", float: "a number"}
+_NODES = {
+    BooleanNode: "true or false",
+    FloatNode: "a number",
+    IntegerNode: "an integer",
+    StringNode: "a string",
+}
 
 
 def load_config(schema: type[Config], path: str | None, overrides: Sequence[str] = ()) -> Config:
@@ -110,6 +117,12 @@ def _check_entries(section: Any, prefix: str = "") -> None:
 
 def _first_line(error: Exception) -> str:
     message = str(error).splitlines()[0]
+    expected = _NODES.get(type(getattr(error, "child_node", None)))
+    entries = getattr(error, "ref_type", None)
+    if get_origin(entries) is list:
+        expected = _KINDS.get(get_args(entries)[0])
+    if isinstance(error, ValidationError) and expected:
+        return f"{error.full_key} is {error.value!r:.80}; expected {expected}"
     if isinstance(error, InterpolationResolutionError | GrammarParseError):
         message += " (write a literal ${ as \\${)"
     return f"field {error.full_key}: {message}" if getattr(error, "full_key", None) else message
@@ -130,8 +143,10 @@ def _read_override(text: str) -> DictConfig:
         found = OmegaConf.to_container(layer, resolve=False)["value"]
     except Exception as error:  # yaml's and omegaconf's own errors share no base class
         if value.startswith(_STRUCTURED):
-            reason = " ".join(str(error).split())
-            raise UserError(f"{text!r} on the command line: not readable: {reason}") from None
+            reason = " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")
+            raise UserError(
+                f"{text!r} on the command line: not readable as YAML: {reason}"
+            ) from None
     plain = not isinstance(found, bool | int | float | None) or re.search(r"(^|\s)#", value)
     if not value or (plain and not value.startswith(_STRUCTURED)):
         found = value
@@ -156,7 +171,7 @@ def _read_yaml(path: str) -> DictConfig:
         reason = " ".join(str(error).split()).replace('in "<file>", ', "in ")
         raise UserError(f"{path}: not readable as YAML: {reason}") from None
     if not OmegaConf.is_dict(layer):
-        raise UserError(f"{path}: expected a mapping of fields, found a list")
+        raise UserError(f"{path} is a list; expected a mapping of fields, such as max_steps: 10")
     if not layer:
         raise UserError(f"{path} is empty; expected a mapping of fields, such as max_steps: 10")
     return layer
@@ -165,7 +180,8 @@ def _read_yaml(path: str) -> DictConfig:
 def _read_text(path: str) -> str:
     place = Path(path)
     if not place.exists():
-        raise UserError(f"config file {path!r} does not exist (looked in {Path.cwd()})")
+        where = "" if place.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"config file {path!r} does not exist{where}")
     if place.is_dir():
         raise UserError(f"config file {path!r} is a directory; expected a YAML file")
     try:
@@ -173,8 +189,8 @@ def _read_text(path: str) -> str:
             content = file.read(_LARGEST_FILE + 1)
         if len(content) > _LARGEST_FILE:
             raise UserError(
-                f"config file {path!r} has more than {_LARGEST_FILE:,} bytes; expected a file of "
-                "fields"
+                f"config file {path!r} has more than {_LARGEST_FILE:,} bytes; expected a YAML "
+                "file of fields"
             )
         return content.decode("utf-8-sig")
     except OSError as error:
@@ -186,7 +202,7 @@ def _read_text(path: str) -> str:
 def _check_names(
     schema: type, layer: DictConfig, source: str, prefix: str = "", root: type | None = None
 ) -> None:
-    """Rejects unknown fields, naming the field that was meant, and values of another shape."""
+    """Rejects unknown fields, suggesting a known one, and values of the wrong structure."""
     fields = {f.name: f for f in own_fields(schema)}
     for key in layer:
         if key not in fields:
@@ -216,7 +232,7 @@ def _check_names(
 
 
 def _nearest(key: str, fields: dict[str, Any], prefix: str, root: type) -> str:
-    """The field that was meant: by an earlier or a foreign name, or by its spelling."""
+    """Suggests the field that has this as an earlier or a TRL name, or a similar spelling."""
     plain = key.lower().replace("-", "_")
     found = list(leaves(root))
     for leaf in found:
@@ -232,7 +248,7 @@ def _nearest(key: str, fields: dict[str, Any], prefix: str, root: type) -> str:
             difference = f" ({leaf.aliases[plain]})" if leaf.aliases[plain] else ""
             return f"did you mean {leaf.name}{difference}?"
     near = difflib.get_close_matches(plain, fields, n=1)
-    return f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
+    return f"did you mean {prefix}{near[0]}?" if near else f"expected one of {', '.join(fields)}"
 
 
 def to_yaml(config: TrainConfig | SftConfig | EvaluateConfig) -> str:

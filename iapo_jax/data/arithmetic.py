@@ -1,4 +1,4 @@
-"""Problems of multi-step arithmetic, generated: the dataset `arithmetic` of the catalogue.
+"""Generated problems of multi-step arithmetic: the dataset `arithmetic` of the catalogue.
 
 A problem is three to five two-digit numbers joined by `+` and `-`, such that every partial result
 has two digits as well. Pure functions; all randomness comes from the `numpy.random.Generator` that
@@ -68,7 +68,7 @@ def draw_problem(rng: np.random.Generator) -> Problem:
     at = LOW + draw_below(rng, HIGH - LOW + 1)
     numbers, signs = [at], []
     for _ in range(LENGTHS[draw_below(rng, len(LENGTHS))] - 1):
-        operands = {"+": HIGH - at - LOW + 1, "-": at - 2 * LOW + 1}  # how many are possible
+        operands = {"+": HIGH - at - LOW + 1, "-": at - 2 * LOW + 1}  # the number of possible ones
         possible = [sign for sign in "+-" if operands[sign] > 0]
         sign = possible[draw_below(rng, len(possible))]
         number = LOW + draw_below(rng, operands[sign])
@@ -81,7 +81,7 @@ def draw_problem(rng: np.random.Generator) -> Problem:
 def problem_rows(
     seed: int | Sequence[int], n: int, exclude: Collection[str] = frozenset()
 ) -> list[dict[str, str]]:
-    """`n` rows `{"question", "answer"}`, questions distinct and none of them in `exclude`."""
+    """`n` rows `{"question", "answer"}` with distinct questions, none of them in `exclude`."""
     rng = np.random.default_rng(seed)
     rows: dict[str, str] = {}
     while len(rows) < n:

@@ -19,7 +19,7 @@ answers. `:first N` and `:last M` count the rows that remain.
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +61,7 @@ def missing_column(row: dict, *names: str) -> str:
     if empty:
         return f"the column `{empty[0]}` is empty"
     columns = ", ".join(map(str, row)) or "none"
-    return f"there is no column `{'` or `'.join(names)}`; the columns are {columns}"
+    return f"there is no column {one_of(f'`{name}`' for name in names)}; the columns are {columns}"
 
 
 def _read_gsm8k(row: dict) -> tuple[str, str]:
@@ -196,6 +196,12 @@ DATA_SETS = {
 }
 
 
+def one_of(names: Iterable[str]) -> str:
+    """`a`, `a or b`, or `a, b or c`."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def check_split(name: str, split: str, field: str) -> None:
     """Checks that a named set has this split.
 
@@ -204,7 +210,7 @@ def check_split(name: str, split: str, field: str) -> None:
     """
     known, refused = DATA_SETS[name].splits, DATA_SETS[name].refused
     if split not in known:
-        expected = f"expected {' or '.join(known)}"
+        expected = f"expected {one_of(known)}"
         if split in refused:
             raise UserError(
                 f"{field}: split {split!r} of {name} cannot be used: it {refused[split]}; "

@@ -43,7 +43,9 @@ def clean_rows(
     for question, gold, columns, number, _ in raw:
         answer = _plain(gold, recipe)
         if answer is None:
-            raise UserError(f"{source}, row {number}: the answer {gold!r:.60} is not an integer")
+            raise UserError(
+                f"{source}, row {number}: the answer is {gold!r:.60}; expected an integer"
+            )
         if answer != gold:
             rewritten.append((gold, answer))
         problems.append((question, answer, columns, number))
@@ -113,7 +115,7 @@ def _clean_repeating(raw: list[_Raw], recipe: DataSet) -> tuple[list[Problem], l
     ]
     parts = [f"{_count(number, noun)} {what}" for number, noun, what in done if number]
     read = sum(row.times for row in raw)
-    notes = [f"{read:,} read: {'; '.join(parts)}; {len(kept):,} remain"] if parts else []
+    notes = [f"{read:,} rows read: {'; '.join(parts)}; {len(kept):,} remain"] if parts else []
     return kept, notes + _rewritten_note(rewritten)
 
 
@@ -156,8 +158,8 @@ def check_repeats(
     all letters must be equal as well, since a question may be about capital letters.
 
     Args:
-      strict: repeated questions are an error.
-      lenient: two answers to a question are a note and not an error.
+      strict: whether repeated questions are an error.
+      lenient: whether two answers to a question are a note instead of an error.
       field: the name of `strict` in the config, for the error.
 
     Raises:

@@ -9,6 +9,7 @@ import numpy as np
 from iapo_jax.config.sft import SftConfig
 from iapo_jax.data import loading, problems
 from iapo_jax.data import prompts as chat_prompts
+from iapo_jax.data.catalogue import missing_column
 from iapo_jax.data.cleaning import name_rows
 from iapo_jax.data.order import batch_order
 from iapo_jax.data.questions import question_text
@@ -37,7 +38,7 @@ def read_pieces(completion: Any, where: str) -> list[tuple[str, float]]:
         if not (isinstance(piece, list | tuple) and len(piece) == 2 and isinstance(piece[0], str)):
             raise UserError(
                 f"{where}: `completion` contains {piece!r:.60}; expected a string or a list of "
-                "[text, weight]"
+                "[text, weight] pairs"
             )
         check_unicode(piece[0], f"{where}: `completion`")
         weight = piece[1]
@@ -56,7 +57,7 @@ def read_pieces(completion: Any, where: str) -> list[tuple[str, float]]:
 def encode_completion(
     tokenizer: Tokenizer, completion: str | list, where: str
 ) -> tuple[list[int], list[float]]:
-    """The token ids and weights of a completion, with the end-of-sequence token of weight 1."""
+    """The token ids and weights of a completion, with a final end-of-sequence token of weight 1."""
     ids, weights = [], []
     for text, weight in read_pieces(completion, where):
         part = encode(tokenizer, text)
@@ -69,7 +70,7 @@ class Demonstrations:
     """The rows of a fine-tuning run. All are checked at the start, and encoded when needed.
 
     Raises:
-      UserError: naming the first invalid row, or if no row fits the limits of length.
+      UserError: naming the first invalid row, or if no row is within the length limits.
     """
 
     def __init__(self, config: SftConfig, tokenizer: Tokenizer):
@@ -92,7 +93,7 @@ class Demonstrations:
         else:
             shortest = tuple(map(min, zip(*lengths, strict=True)))
             raise UserError(
-                f"{config.data.dataset}: none of {len(lengths)} rows fits "
+                f"{config.data.dataset}: none of the {len(lengths):,} rows fits "
                 f"data.max_prompt_length ({self.limits[0]}) and batch.max_length "
                 f"({self.limits[1]}); the shortest prompt has {shortest[0]} tokens, the shortest "
                 f"completion {shortest[1]}"
@@ -165,11 +166,8 @@ class Demonstrations:
     def _read(self, index: int) -> str | list[dict]:
         """The question of a row, once its fields are checked."""
         row, where = self.rows[index], self._where(index)
-        if row.get("prompt", row.get("question")) is None or "completion" not in row:
-            raise UserError(
-                f"{where}: the columns are {', '.join(row)}; expected `prompt` or `question`, and "
-                "`completion`"
-            )
+        if row.get("completion") is None:
+            raise UserError(f"{where}: {missing_column(row, 'completion')}")
         read_pieces(row["completion"], where)
         return chat_prompts.read_question(row, where)
 

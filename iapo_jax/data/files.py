@@ -10,22 +10,24 @@ import datasets
 from iapo_jax.errors import UserError
 from iapo_jax.runtime.files import iterate_jsonl, read_json
 
-# It repeats the error that is raised, on further lines.
+# It also logs each error that it raises.
 logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
+
+_SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 def open_rows(source: str, subset: str | None, split: str, field: str) -> Iterator[dict]:
     """The rows of a file, a directory or a hub name, in order.
 
     Args:
-      field: of the config, for sentences.
+      field: of the config, for error messages.
 
     Raises:
       UserError: naming the field or the file, and the line or the row.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        files = [path / f"{split}{suffix}" for suffix in (".jsonl", ".json", ".parquet")]
+        files = [path / f"{split}{suffix}" for suffix in _SUFFIXES]
         path = next((file for file in files if file.is_file()), path)
     if path.is_file() and path.suffix in (".jsonl", ".json"):
         return _read_json_rows(path)
@@ -50,7 +52,7 @@ def _read_json_rows(path: Path) -> Iterator[dict]:
     if path.suffix == ".json" and _begins_with_bracket(path):
         for number, row in enumerate(read_json(path, kind=list, unique_keys=True), start=1):
             if not isinstance(row, dict):
-                raise UserError(f"{path}, row {number}: expected an object, found {row!r:.60}")
+                raise UserError(f"{path}, row {number} is {row!r:.60}; expected an object")
             yield row
         return
     for _, row in iterate_jsonl(path, unique_keys=True):
@@ -78,8 +80,13 @@ def _open_dataset(
         if path.is_dir() and any((path / f).is_file() for f in ("state.json", "dataset_dict.json")):
             loaded = datasets.load_from_disk(str(path))
             return loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
-        if path.is_file() or path.is_absolute() or path.suffix in (".jsonl", ".json", ".parquet"):
-            raise FileNotFoundError("expected an existing .jsonl, .json or .parquet file")
-        return datasets.load_dataset(source, subset, split=split)
+        if not (path.is_file() or path.is_absolute() or path.suffix in _SUFFIXES):
+            return datasets.load_dataset(source, subset, split=split)
     except Exception as error:  # datasets raises a class of its own for each way to fail
         raise UserError(f"{field}: cannot open {source!r}: {_reason(error)}") from None
+    expected = "expected a .jsonl, .json or .parquet file"
+    if path.is_file():
+        raise UserError(f"{field}: {source!r} is a file of another type; {expected}")
+    if path.is_dir():
+        raise UserError(f"{field}: {source!r} has no file for the split {split!r}; {expected}")
+    raise UserError(f"{field}: {source!r} does not exist; {expected}")

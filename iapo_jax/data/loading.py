@@ -25,6 +25,8 @@ from iapo_jax.data.prompts import read_question
 from iapo_jax.data.questions import seen_in
 from iapo_jax.errors import UserError, check_unicode
 
+_PLACES = "a file, a directory or a hub name"
+
 
 class Row(NamedTuple):
     """A question with its answer; `columns` keeps the rest of the row for reward functions."""
@@ -40,11 +42,11 @@ class LoadedSet(NamedTuple):
     rows: list[Row]
     name: str  # short, such as gsm8k, or the last part of a path
     split: str
-    kind: str  # of the answers; empty = found from each answer
+    kind: str  # of the answers; empty = inferred from each answer
     prompt: PromptSection  # the set's own; `resolve_prompt` joins it with the user's
     notes: list[str]  # sentences about what was done to the rows
     text: str  # the spec as it was written
-    source: str = ""  # file, directory or name, for sentences
+    source: str = ""  # file, directory or name, for messages
     numbers: Sequence[int] = ()  # of the rows in the source, from 1
 
 
@@ -73,11 +75,11 @@ def load_training(config: TrainConfig) -> LoadedSet:
         return loaded
     if len(shared) == len(loaded.rows):
         raise UserError(
-            f"eval.dataset {config.eval.dataset!r} has every question of data.dataset "
-            f"{config.data.dataset!r}, and eval.shared=leave_out leaves none to train on"
+            f"eval.dataset {config.eval.dataset!r} contains every question of data.dataset "
+            f"{config.data.dataset!r}, so eval.shared=leave_out leaves none to train on"
         )
     which = f"{loaded.source}, {name_rows([loaded.numbers[i] for i in sorted(shared)])}"
-    note = f"{which}: eval.dataset has the question, too; left out of training"
+    note = f"{which}: the question is also in eval.dataset; left out of training"
     kept = [i for i in range(len(loaded.rows)) if i not in shared]
     return loaded._replace(
         rows=[loaded.rows[i] for i in kept],
@@ -86,11 +88,11 @@ def load_training(config: TrainConfig) -> LoadedSet:
     )
 
 
-def _section_spec(section: DataSection | EvalSection, field: str) -> DataSpec:
+def _section_spec(
+    section: DataSection | EvalSection, field: str, *, places: str = f"a short name, {_PLACES}"
+) -> DataSpec:
     if not section.dataset:
-        raise UserError(
-            f"{field} is empty; expected a short name, a file, a directory or a hub name"
-        )
+        raise UserError(f"{field} is empty; expected {places}")
     spec = parse_spec(section.dataset, field)
     if spec.last and section.max_rows:
         raise UserError(
@@ -116,7 +118,7 @@ def load_set(
 
     Args:
       split: used if the spec has none; without either, the set's own default, or "test".
-      strict: repeated questions are an error; None: no check for them.
+      strict: whether repeated questions are an error; None for no check.
 
     Raises:
       UserError: naming the field, the file and the row.
@@ -139,7 +141,7 @@ def load_set(
     source = spec.source or spec.name
     cleaned, notes = clean_rows(raw, recipe, source)
     if not cleaned:
-        raise UserError(f"{field}: {spec.text} has no rows")
+        raise UserError(f"{field} is {spec.text!r}, which has no usable rows")
     cleaned = cleaned[: spec.first or None][-spec.last :]
     rows = [Row(question, answer, columns) for question, answer, columns, _ in cleaned]
     if strict and not recipe.repeats:  # whose repeated rows are left out already
@@ -213,11 +215,10 @@ def load_rows(section: DataSection | EvalSection, field: str = "data.dataset") -
     Raises:
       UserError: naming the field, the file and the row.
     """
-    spec = _section_spec(section, field)
+    spec = _section_spec(section, field, places=_PLACES)
     if spec.name:
         raise UserError(
-            f"{field}: {spec.name} has problems and answers, but no completions; expected "
-            "a file, a directory or a hub name"
+            f"{field}: {spec.name} has problems and answers, but no completions; expected {_PLACES}"
         )
     return _read(spec, spec.split or section.split, section.subset, field)[-spec.last :]
 
@@ -226,7 +227,7 @@ def _read(spec: DataSpec, split: str, subset: str | None, field: str) -> list[di
     found = open_rows(spec.source, subset, split, field)
     rows = list(islice(found, min(spec.first, sys.maxsize) or None))
     if not rows:
-        raise UserError(f"{field}: {spec.source} has no rows")
+        raise UserError(f"{field}: {spec.source} has no rows; expected at least one")
     return rows
 
 
@@ -250,7 +251,7 @@ def _parse_row(row: dict, where: str) -> Row:
     text = final_answer(str(answer))
     if not text:
         raise UserError(
-            f"{where}: the answer is empty: {answer!r:.60}; expected a string or a number"
+            f"{where}: the answer is empty: {answer!r:.60}; expected a non-empty string or a number"
         )
     kind = row.get("kind")
     if kind not in (None, "", *KINDS):

@@ -2,8 +2,8 @@
 
 The permutation is a small block cipher on row numbers: four rounds of Simon (Beaulieu et al. 2013,
 eprint.iacr.org/2013/404), applied again until the result is a row (cycle walking, Black and Rogaway
-2002). `grain` computes the same permutation, so a run of an older version resumes with the rows
-that come next.
+2002). `grain`, which older versions used, computes the same permutation, so their runs resume with
+the rows that come next.
 """
 
 import functools
@@ -18,7 +18,7 @@ def batch_order(rows: int, batch: int, seed: int) -> Callable[[int], np.ndarray]
     """step -> the rows [batch] of that step.
 
     Epochs follow each other without a gap: a batch may hold the end of one and the start of the
-    next. A resumed run asks for its step and gets the same rows.
+    next. A resumed run gets the same rows.
     """
     first = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
 

@@ -37,7 +37,7 @@ def make_problems(
     """Renders and encodes every prompt; leaves out, and counts, those that are too long.
 
     Args:
-      loaded: the set that the rows are from, for sentences.
+      loaded: the set that the rows are from, for error messages.
 
     Raises:
       UserError: naming the file and the row; if no row is left.
@@ -54,8 +54,8 @@ def make_problems(
     kept = [i for i, ids in enumerate(tokens) if 0 < len(ids) <= max_prompt_length]
     if not kept:
         raise UserError(
-            f"{field} is {max_prompt_length}, but the shortest of {len(rows)} "
-            f"prompts has {min(map(len, tokens), default=0)} tokens"
+            f"{field} is {max_prompt_length}, but the shortest of the {len(rows):,} prompts has "
+            f"{min(map(len, tokens), default=0)} tokens"
         )
     problems = Problems(
         texts=texts,
@@ -80,7 +80,7 @@ def note_left_out(
     """One note about the rows whose prompt is too long, or none.
 
     Raises:
-      UserError: with the note as its sentence, if `strict`.
+      UserError: in place of the note, if `strict`.
     """
     kept = set(problems.rows)
     long = [number for i, number in enumerate(loaded.numbers) if i not in kept]

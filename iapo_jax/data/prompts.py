@@ -63,8 +63,8 @@ def _map_texts(value: Any, change: Callable[[str], str], where: str, depth: int 
     """Applies `change` to each text of a question, also in further fields of its messages."""
     if depth > _DEEPEST:
         raise UserError(
-            f"{where}: a message has more than {_DEEPEST} levels of lists and objects; expected a "
-            "flat one"
+            f"{where}: a message has more than {_DEEPEST} levels of lists and objects; expected "
+            "less nesting"
         )
     if isinstance(value, str):
         return change(value)
@@ -90,7 +90,7 @@ def encode_prompt(
     """The prompt's text and ids; its control tokens come from the template and the section only.
 
     Raises:
-      UserError: beginning with `where`, if this tokenizer cannot encode the question so.
+      UserError: beginning with `where`, if the tokenizer cannot encode the question in this way.
     """
     text = _render(tokenizer, question, section, where)
     check_unicode(text, where)
@@ -106,13 +106,13 @@ def encode_prompts(
 
     Args:
       system: the system turn; none by default.
-      instruction: behind each question, in the same turn.
+      instruction: added to each question, in the same turn.
 
     Returns:
       Tokens [P, L], padded to the longest prompt, and lengths [P].
 
     Raises:
-      UserError: if a question cannot be written in this way.
+      UserError: if the tokenizer cannot encode a question in this way.
 
     >>> from iapo_jax.pretrained.tokenization import load_tokenizer
     >>> tokenizer = load_tokenizer("experiments/arithmetic/model")
@@ -158,7 +158,7 @@ def _render(tokenizer: Any, question: str | list[dict], section: PromptSection, 
 def _ask(question: str, section: PromptSection) -> str:
     if not section.instruction:
         return question
-    # An instruction that begins with white space, such as a line end, needs no other separator.
+    # An instruction that begins with white space needs no separator.
     separator = "" if section.instruction[0].isspace() else " "
     return f"{question}{separator}{section.instruction}"
 

@@ -21,7 +21,7 @@ Question = str | list[dict]  # a text, or chat messages
 
 
 def question_text(question: Question) -> str:
-    """The text of a question; of chat messages, their contents joined."""
+    """The text of a question; for chat messages, their contents joined."""
     if isinstance(question, str):
         return question
     return "\n\n".join(message["content"] for message in question)
@@ -78,7 +78,7 @@ def normalize(question: Question) -> str:
 # ------------------------------------------------------------------------------- damage
 
 # A reader of escapes turns the `\f` of `\frac` into a form feed, and so on. For each control
-# character: the rests of command names that are not words, so that the repair is certain.
+# character: the remainders of command names that are not words, so that the repair is certain.
 _ENDS = r"(?![A-Za-z])"
 
 _EATEN = {
@@ -100,8 +100,8 @@ _EATEN_PATTERNS = [
 ]
 
 
-# In TeX's font encoding 0x0B is the ligature ff and 0x0C is fi. Texts extracted from PDF files have
-# it beside the letters or in place of them; the repair is certain only for words that it completes.
+# In TeX's font encoding 0x0B is the ligature ff and 0x0C is fi. Texts extracted from PDF files
+# have the byte beside the letters or in place of them; only words that it completes are certain.
 _LIGATURES = [
     (re.compile("(?<=fi)\f(?=[a-z])|\f(?=fi[a-z])"), ""),
     (re.compile("(?<=ff)\v(?=[a-z])|\v(?=ff[a-z])"), ""),
@@ -115,7 +115,7 @@ _LIGATURES = [
 _PAGE_BREAK = re.compile("(?<![A-Za-z])[\f\v]+(?![A-Za-z])")
 
 
-# The rest of \to, \top and \tan may be a word after a real tab.
+# The remainder of \to, \top and \tan may be a word after a real tab.
 _DAMAGE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]|\t(?:o|op|an)(?![A-Za-z])")
 
 

@@ -28,13 +28,15 @@ def load_sets(texts: Sequence[str], *, strict: bool) -> dict[str, LoadedSet]:
             parts.append(f"last-{spec.last}")
         name = file_name("-".join(parts))
         if name in sets:
-            raise UserError(f"--dataset {text!r} names {name} a second time")
+            raise UserError(
+                f"--dataset {text!r} gives {name} a second time; expected distinct datasets"
+            )
         sets[name] = loaded
         # `load_set` names the repeated rows of files itself.
         for note in _oddities(loaded, count_repeats=bool(spec.name)):
             say(f"note: {name}: {note}")
         for note in loaded.notes:
-            say(f"{loaded.name}: {note}")
+            say(f"note: {loaded.name}: {note}" if spec.name else f"note: {note}")
     return sets
 
 

@@ -85,8 +85,8 @@ def difference(
     """
     if resamples.problems.shape != base_resamples.problems.shape:
         raise ValueError(
-            f"{resamples.problems.shape[1]} problems against {base_resamples.problems.shape[1]}: "
-            "expected the same ones"
+            f"the model has {resamples.problems.shape[1]} problems, the baseline "
+            f"{base_resamples.problems.shape[1]}; expected the same ones"
         )
     with np.errstate(invalid="ignore"):
         gaps = weighted_ratio(terms, *resamples) - weighted_ratio(base, *base_resamples)

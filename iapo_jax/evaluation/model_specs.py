@@ -44,7 +44,7 @@ def parse_models(texts: Sequence[str]) -> list[Member]:
         if any(member.label == label for member in members):
             raise UserError(
                 f"--model {text!r} is the second model with the label {label!r}; expected distinct "
-                "labels, such as LABEL=DIR"
+                "labels, given as LABEL=DIR"
             )
         for number, path in enumerate(paths, 1):
             member = Member(label, path, number, len(paths))

@@ -34,7 +34,7 @@ def inspect_to(
       section: None writes nothing.
 
     Raises:
-      UserError: if something does not fit the model or the estimator.
+      UserError: if a problem or a setting does not suit the model or the estimator.
     """
     if not task.protocol.inspected or section is None:
         return

@@ -122,7 +122,7 @@ def read_record(path: Path) -> Record | None:
     """The inverse of `write_record`; None if the file does not exist.
 
     Raises:
-      UserError: if the file is damaged or has another format, with the field that is wrong.
+      UserError: if the file is damaged or has another format, naming the wrong field.
     """
     if not path.is_file():
         return None
@@ -188,7 +188,7 @@ def _check_samples(record: Record, path: Path) -> None:
 
 
 def check_same(known: Record, record: Record, path: Path) -> None:
-    """Raises unless the completions at `path` were sampled exactly as `record` describes.
+    """Checks that the completions at `path` were sampled exactly as `record` describes.
 
     Raises:
       UserError: naming the first thing that differs.

@@ -44,7 +44,7 @@ class Protocol(NamedTuple):
     top_p: float
     top_k: int
     end_of_thinking: list[str]
-    prompts_per_batch: int  # at once; does not change the result, nor do the fields below
+    prompts_per_batch: int  # like the fields below, does not change the result
     samples_per_batch: int = 0  # of each prompt at once; 0 = all
     gather_weights: bool = True
     inspected: int = 0  # problems whose first sample keeps its ids, so that it can be probed
@@ -102,7 +102,7 @@ def make_task(
     """The task; it compiles when it first runs.
 
     Raises:
-      UserError: if a batch cannot be spread over the devices.
+      UserError: if a batch cannot be split evenly over the devices.
     """
     check_batch(protocol.prompts_per_batch, loaded.mesh, field)
     sampler = sampler_module.make_sampler(
@@ -116,10 +116,10 @@ def make_task(
 
 
 def check_batch(prompts_per_batch: int, mesh: Mesh, field: str = "") -> None:
-    """Raises unless a batch can be spread over the devices.
+    """Checks that a batch can be split evenly over the devices.
 
     Raises:
-      UserError: naming the field, in the section `field`.
+      UserError: naming the field `prompts_per_batch` of the section `field`.
     """
     devices = batch_devices(mesh)
     if prompts_per_batch < 1 or prompts_per_batch % devices:
@@ -160,7 +160,7 @@ def sample_chunks(
 
 
 def _draw(task: Task, prepared: Params, chunks: Sequence[tuple[int, int]]) -> Rollout:
-    # The last batch is filled up, so that every batch has the shape that was compiled.
+    # The last batch is padded by repetition, so that every batch has the compiled shape.
     filled = [chunks[i % len(chunks)] for i in range(task.protocol.prompts_per_batch)]
     indices, first = (np.asarray(part, np.int32) for part in zip(*filled, strict=True))
     rows = np.asarray(task.problems.rows, np.int32)[indices]

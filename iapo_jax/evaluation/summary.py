@@ -25,7 +25,7 @@ def group(records: Sequence[Record]) -> dict[str, list[Record]]:
     A prompt may be too long for one model's tokenizer and not for another's.
 
     Raises:
-      UserError: if they are not of the same problems.
+      UserError: if the records do not have the same problems.
     """
     shared = set.intersection(*(set(record.rows) for record in records))
     if not shared:
@@ -52,8 +52,8 @@ def summarize(
 
     Returns the object of summary.json. Its lists `figures` and `differences` hold a name, value,
     low and high for each metric; a difference is `model` - `baseline`, where the baseline is the
-    label that was given first. A value that is not finite is null: an interval without bound, or a
-    metric that nothing can be computed from.
+    label that was given first. A value that is not finite is null: the end of an unbounded
+    interval, or an undefined metric.
     """
     summary: dict[str, Any] = {"format": FORMAT, "k": list(ks), "datasets": []}
     summary |= {"figures": [], "differences": []}

@@ -53,7 +53,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def format_estimate(estimate: Estimate | None, name: str, *, signed: bool = False) -> str:
-    """`0.975 [0.961, 0.984]`; a dash if there is no value, and ∞ for an end without bound."""
+    """`0.975 [0.961, 0.984]`; a dash if there is no value, and ∞ for an unbounded end."""
     if estimate is None or math.isnan(estimate.value):
         return "-"
     style = style_of(name)
@@ -67,7 +67,7 @@ def format_estimate(estimate: Estimate | None, name: str, *, signed: bool = Fals
 
 
 def text_table(titles: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    """Rows of a label and its cells below the titles of the columns, aligned."""
+    """An aligned table: the titles of the columns, then rows of a label and its cells."""
     width = max(_CELL, *(len(title) + 2 for title in titles))
     lines = []
     for label, cells in [("", titles), *rows]:

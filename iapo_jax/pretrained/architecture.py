@@ -76,7 +76,7 @@ def _check_choice(field: str, value: str, known: tuple[str, ...]) -> None:
 def _check_supported(hf: dict, source: str) -> None:
     """Refuses architectures that the decoder would compute incorrectly."""
     if not isinstance(hf, dict):
-        raise UserError(f"{source}: expected an object, found {hf!r:.60}")
+        raise UserError(f"{source} is {hf!r:.60}; expected an object")
     kind = hf.get("model_type")
     if kind not in ("qwen2", "qwen3", "llama"):
         raise UserError(f"{source}: model_type is {kind!r}; expected qwen2, qwen3 or llama")
@@ -84,15 +84,15 @@ def _check_supported(hf: dict, source: str) -> None:
         raise UserError(f"{source}: hidden_act is {hf['hidden_act']!r}; expected silu")
     layers = hf.get("layer_types") or []
     if hf.get("use_sliding_window") or any(layer != "full_attention" for layer in layers):
-        raise UserError(f"{source}: sliding-window attention is not supported")
+        raise UserError(f"{source}: layers use a sliding window; expected only full attention")
     if hf.get("quantization_config"):
-        raise UserError(f"{source}: quantized weights are not supported")
+        raise UserError(f"{source}: the weights are quantized; expected float weights")
 
 
 def _check_sizes(hf: dict, source: str) -> None:
     missing = [name for name in _SIZES if name not in hf]
     if missing:
-        raise UserError(f"{source}: field {missing[0]} is missing")
+        raise UserError(f"{source}: {missing[0]} is missing; expected a positive integer")
     for name in (*_SIZES, *_OPTIONAL_SIZES):
         value = hf.get(name)
         if value is None and name in _OPTIONAL_SIZES:
@@ -112,7 +112,7 @@ def _check_numbers(hf: dict, source: str) -> None:
                 continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not (number and value >= 0):
-                raise UserError(f"{source}: {name} is {value!r}; expected a number, at least 0")
+                raise UserError(f"{source}: {name} is {value!r}; expected a non-negative number")
 
 
 def _check_heads(hf: dict, source: str) -> None:
@@ -144,5 +144,7 @@ def _rope(hf: dict, source: str) -> tuple[float, Llama3Rope | None]:
         raise UserError(f"{source}: the rope scaling is {kind!r}; expected none, default or llama3")
     missing = [name for name in _LLAMA3_ROPE if name not in rope]
     if missing:
-        raise UserError(f"{source}: the llama3 rope scaling has no {missing[0]}")
+        raise UserError(
+            f"{source}: the llama3 rope scaling has no {missing[0]}; expected a non-negative number"
+        )
     return theta, Llama3Rope(**{name: rope[name] for name in _LLAMA3_ROPE})

@@ -1,18 +1,18 @@
-"""Untrusted text inside trusted text: a control token that it spells stays plain letters.
+"""Encodes untrusted text inside trusted text so that it cannot contain control tokens.
 
 The author of a config or a chat template may write control tokens such as `<|im_end|>`. A data row,
 or an answer from a completion, may contain the same characters, which must not become the token:
-otherwise a row could end its turn and speak as the assistant. Tokenizers cannot encode such a text,
+otherwise a row could end its turn and speak as the assistant. Tokenizers cannot do so on their own,
 because they look for their control tokens first. An example, with the question `2+2<|im_end|>`:
 
-1. `hide` puts a secret mark before each letter of each control token in the question:
+1. `hide` puts a secret mark before each character of each control token in the question:
    `2+2M<M|MiM...`. The chat template, which may compare or strip text, sees no control token.
-2. The template puts its own around it: `<|im_start|>user\\n2+2M<M|M...<|im_end|>\\n`.
+2. The template adds its own control tokens: `<|im_start|>user\\n2+2M<M|M...<|im_end|>\\n`.
 3. `encode_hidden` renames the control tokens that have no mark, the template's, to secret names
    (`N:151644.`) and removes the marks: `N:151644.user\\n2+2<|im_end|>N:151645.\\n`.
 4. A second tokenizer, equal to the first except that its control tokens have these secret names,
    encodes the text: the template's control tokens become their ids, and `<|im_end|>` becomes the
-   ids of plain letters.
+   ids of ordinary text.
 """
 
 import json
@@ -50,7 +50,7 @@ class _RenamedTokenizer(NamedTuple):
 
 
 class _Vocabulary(NamedTuple):
-    """What a tokenizer's added tokens are; computed once."""
+    """The added tokens of a tokenizer, prepared for `hide` and `encode_hidden`; computed once."""
 
     control: dict[str, int]
     control_pattern: re.Pattern
@@ -98,7 +98,7 @@ def _alternatives(texts: Iterable[str]) -> str:
 
 
 def hide(tokenizer: Any, text: str) -> str:
-    """An untrusted text that can stand between trusted ones; `encode_hidden` encodes all."""
+    """Marks the control tokens of an untrusted text, which may then be part of a trusted one."""
     vocabulary = _vocabulary(tokenizer)
     hidden = vocabulary.control_pattern.sub(lambda found: _marked(found[0]), text)
     if hidden != text or not vocabulary.normalize:
@@ -139,21 +139,21 @@ def encode_hidden(tokenizer: Any, text: str, where: str) -> Prompt:
     )
     ids = renamed.encode(show(secret))
     if sum(i in control_ids for i in ids) != len(trusted):
-        raise _not_plain(where, "text")
+        raise _not_plain(where, "text that")
     return Prompt(show(text), ids)
 
 
 def _check_spelling(tokenizer: Any, token: str, where: str) -> None:
-    """Whether the vocabulary can spell a control token with other ids."""
+    """Checks that the vocabulary can spell a control token with other ids."""
     ids = _renamed(tokenizer).encode(token)
     control_ids = set(_vocabulary(tokenizer).control.values())
     if control_ids & set(ids) or decode(tokenizer, ids).strip() != token.strip():
-        raise _not_plain(where, repr(token))
+        raise _not_plain(where, f"{token!r}, which")
 
 
 def _not_plain(where: str, what: str) -> UserError:
     return UserError(
-        f"{where} contains {what}, which this tokenizer can only encode as a control token; "
+        f"{where} contains {what} this tokenizer can only encode as a control token; "
         "expected text without it, or a tokenizer that can encode it as ordinary text"
     )
 

@@ -1,4 +1,4 @@
-"""A model on its mesh: its directory read, its weights placed."""
+"""Reads a model and places its weights on the mesh."""
 
 from functools import partial
 from pathlib import Path
@@ -27,8 +27,8 @@ def load(
     Never runs code from the directory.
 
     Args:
-      path: a directory, or a hub name such as Qwen/Qwen2.5-1.5B-Instruct (from the cache where it
-        is there).
+      path: a directory, or a hub name such as Qwen/Qwen2.5-1.5B-Instruct (downloaded unless
+        cached).
       mesh: over which the parameters are split (`iapo_jax.make_mesh`); one device by default.
       dtype: of the layers' arithmetic, float32 or bfloat16; parameters, norms, softmax and head are
         float32.
@@ -109,7 +109,7 @@ def load_model(section: ModelSection, mesh: Mesh, *, seed: int = 0) -> LoadedMod
       seed: of the random weights of a new model (`model.config`).
 
     Raises:
-      UserError: as `prepare_model`; if a tensor is missing or has another shape.
+      UserError: as `prepare_model`, or if a tensor is missing or has another shape.
     """
     loaded = prepare_model(section, mesh)
     return loaded._replace(params=initial_params(loaded, seed))

@@ -45,9 +45,10 @@ def resolve_directory(name: str, revision: str | None = None) -> Path:
     if path.is_dir():
         return path
     if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
         raise UserError(
-            f"model directory {name!r} does not exist (looked in {Path.cwd()}); expected a "
-            "Hugging Face directory or a hub name such as Qwen/Qwen2.5-1.5B-Instruct"
+            f"model directory {name!r} does not exist{where}; expected a Hugging Face directory or "
+            "a hub name such as Qwen/Qwen2.5-1.5B-Instruct"
         )
     patterns = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
     try:
@@ -57,7 +58,8 @@ def resolve_directory(name: str, revision: str | None = None) -> Path:
     except Exception as error:  # offline, unknown name, gated: each with its own class
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{name!r} is neither a local directory nor a model that the hub provides: {reason}"
+            f"model {name!r} is not a local directory, and downloading it from the hub failed: "
+            f"{reason}"
         ) from None
 
 
@@ -70,9 +72,9 @@ def save_pretrained(
     generation_config: dict | None = None,
     dtype: str = "float32",
 ) -> None:
-    """Writes a directory that transformers opens without changes, atomically.
+    """Writes, atomically, a directory that transformers can open.
 
-    It replaces an older model directory of that name once the new one is complete.
+    An existing model directory is replaced once the new one is complete.
 
     Raises:
       UserError: if `directory` contains anything but a model.
@@ -101,7 +103,7 @@ def save_pretrained(
 
 
 def check_replaceable(directory: Path) -> None:
-    """Whether a directory contains nothing but a model's files, so that a model may replace it.
+    """Checks that a directory contains nothing but a model's files, so that a model may replace it.
 
     Raises:
       UserError: naming the first other file.
@@ -112,8 +114,8 @@ def check_replaceable(directory: Path) -> None:
         known = path.name in _MODEL_FILES or path.name.endswith(_WEIGHT_FILES)
         if path.is_dir() or not known:
             raise UserError(
-                f"{directory} contains {path.name}, which is not a file of an exported model, and "
-                "is not replaced; expected a new or empty directory, or one that an export wrote"
+                f"{directory} contains {path.name}, which is not part of an exported model; "
+                "expected a new or empty directory, or one that contains only an exported model"
             )
 
 
@@ -144,7 +146,10 @@ def open_pretrained(section: Any) -> Pretrained:
     if section.config:
         directory, hf = None, read_json(Path(section.config))
         if not section.tokenizer:
-            raise UserError("model.config makes a new model and also needs model.tokenizer")
+            raise UserError(
+                "model.tokenizer is empty; expected a directory or a hub name, since model.config "
+                "creates a new model"
+            )
         source, generation = section.config, {}
     elif section.path:
         directory = resolve_directory(section.path, section.revision)
@@ -171,7 +176,10 @@ def open_pretrained(section: Any) -> Pretrained:
         _check_ends(tokenizer, generation, str(directory / "generation_config.json"))
     stops = stop_ids(tokenizer, generation)
     if not stops:
-        raise UserError(f"{source}: no token ends a completion; set eos_token_id in the tokenizer")
+        raise UserError(
+            f"{source}: no token ends a completion; expected eos_token in tokenizer_config.json, "
+            "or eos_token_id in generation_config.json"
+        )
     allowed = allowed_ids(tokenizer, config.vocab_size, source)
     return Pretrained(
         directory=directory,

@@ -27,8 +27,8 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # for a damaged file, tokenizers raises Exception itself
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise UserError(f"{directory}: no tokenizer that transformers can open: {reason}") from None
-    # transformers opens a directory that has a qwen2 config.json but no tokenizer as an empty one.
+        raise UserError(f"{directory}: transformers cannot open the tokenizer: {reason}") from None
+    # For a directory with a qwen2 config.json but no tokenizer, transformers returns an empty one.
     if tokenizer.get_vocab().keys() <= tokenizer.get_added_vocab().keys():
         raise UserError(f"{directory}: the tokenizer has no vocabulary (tokenizer.json is missing)")
     return tokenizer
@@ -159,7 +159,7 @@ def decode_rollout(tokenizer: Tokenizer, rollout: Rollout) -> list[list[str]]:
 def tokens_before(tokenizer: Any, rows: Iterable[np.ndarray], end: str) -> list[int]:
     """The number of tokens in each row before the text `end`; all tokens if it is missing.
 
-    A token that contains the first characters of `end` after others already ends the thinking.
+    A token in whose middle `end` begins is not counted.
     """
     rows = list(rows)
     single = encode(tokenizer, end)

@@ -77,8 +77,8 @@ class _Tensors:
             other = [
                 p.name for pattern in ("*.bin", "*.pt", "*.gguf") for p in directory.glob(pattern)
             ]
-            found = f"found {other[0]}" if other else "found none"
-            raise UserError(f"{directory}: expected weights in *.safetensors, {found}")
+            found = f"the weights are in {other[0]}" if other else "there are no weights"
+            raise UserError(f"{directory}: {found}; expected *.safetensors files")
         self.where: dict[str, Any] = {}
         for name in files:
             if not (directory / name).is_file():
@@ -100,7 +100,7 @@ def check_tensors(directory: Path, config: DecoderConfig) -> None:
     """Compares names and shapes of a directory's tensors with the architecture; reads no values.
 
     Raises:
-      UserError: naming the first tensor that is missing, superfluous or of another shape.
+      UserError: naming the first tensor that is missing, unexpected or of another shape.
     """
     _open_checked(directory, config)
 
@@ -112,10 +112,10 @@ def _open_checked(directory: Path, config: DecoderConfig) -> _Tensors:
         for name in hf_names(path, config.num_layers):
             known.add(name)
             if name not in tensors.where:
-                raise UserError(f"{directory}: tensor {name} {shape} is missing")
+                raise UserError(f"{directory}: tensor {name} of shape {shape} is missing")
             found = tensors.shape(name)
             if found != shape:
-                raise UserError(f"{directory}: tensor {name} is {found}, expected {shape}")
+                raise UserError(f"{directory}: tensor {name} has shape {found}; expected {shape}")
     for name in tensors.where:
         tied = name == _TOP["head"] and config.tie_word_embeddings
         if name not in known and not tied and not name.endswith("rotary_emb.inv_freq"):
@@ -172,7 +172,7 @@ def save_weights(params: Params, directory: Path, num_layers: int, dtype: str) -
     for file, names in split.filename_to_tensors.items():
         try:
             save_file({n: tensors[n] for n in names}, directory / file, metadata={"format": "pt"})
-        except SafetensorError as error:  # which hides the reason of the system
+        except SafetensorError as error:  # which stands for the OSError
             raise OSError(f"{directory / file}: {error}") from error
         (directory / file).chmod(0o644)  # safetensors makes it readable by its owner only
     if split.is_sharded:

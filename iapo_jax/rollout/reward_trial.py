@@ -1,4 +1,4 @@
-"""Calls the reward functions once before a run starts, so that their mistakes show at once."""
+"""Calls the reward functions once before a run starts, so that their errors surface at once."""
 
 import sys
 import threading
@@ -24,8 +24,8 @@ def try_rewards(
 ) -> None:
     """Calls every function once, as `combine_rewards` does.
 
-    Names a function on stderr that takes longer than `patience` seconds: it may hang, or query a
-    slow judge.
+    Prints a note to stderr about a function that takes longer than `patience` seconds: it may hang,
+    or query a slow judge.
 
     Raises:
       RewardError: as `combine_rewards`, and if all functions return None for every completion.
@@ -98,5 +98,5 @@ def try_on_problems(
     except RewardError as error:
         numbers = " and ".join(str(problems.rows[i] + 1) for i in indices)
         raise RewardError(
-            f"{error} (called before the run, on problems {numbers} of {source})"
+            f"{error}; called before the run, on problems {numbers} of {source}"
         ) from error

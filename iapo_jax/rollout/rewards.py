@@ -23,7 +23,7 @@ from iapo_jax.runtime import plugins
 
 
 class RewardError(UserError):
-    """A reward function was not found, or it returned something that is not a reward."""
+    """A reward function was not found, raised, or returned something that is not a reward."""
 
 
 def accuracy_reward(
@@ -114,8 +114,8 @@ def combine_rewards(
       The total, and the unweighted rewards of each function by name; all float32 [N].
 
     Raises:
-      RewardError: naming the function, the row and the value, if a function raises, returns more
-        or fewer than N entries, or returns something that is not a finite number.
+      RewardError: naming the function and the value, if a function raises, returns more or fewer
+        than N entries, or returns something that is not a finite number.
     """
     names = [name for name, _ in functions]
     weights = [float(weight) for weight in weights]
@@ -157,8 +157,8 @@ def _raised(name: str, function: Callable, error: BaseException, given: dict) ->
             )
     file = plugins.file_of(function)
     place = plugins.place_of(error, file) if file else ""
-    rows = f"rows 0 to {len(given['completions']) - 1}"
-    return f"reward {name!r} raised {plugins.one_line(error)} for {rows}{place}"
+    count = len(given["completions"])
+    return f"reward {name!r} raised {plugins.one_line(error)} for {count} completions{place}"
 
 
 def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
@@ -168,7 +168,9 @@ def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
     listed = hasattr(values, "__len__") and not isinstance(
         values, str | bytes | dict | set | frozenset
     )
-    found = f"{len(values)} entries" if listed else f"a {type(values).__name__}"
+    found = f"a {type(values).__name__}"
+    if listed:
+        found = "1 entry" if len(values) == 1 else f"{len(values)} entries"
     if not listed or len(values) != rows:
         raise RewardError(
             f"reward {name!r} returned {plugins.one_line(values)}, {found}; "
@@ -179,9 +181,8 @@ def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
         number = _finite(value)
         if number is None:
             raise RewardError(
-                f"reward {name!r} returned {plugins.one_line(value)} for row {row}, the "
-                f"completion {plugins.one_line(completions[row], 60)}; expected a finite number, "
-                "or None for 0"
+                f"reward {name!r} returned {plugins.one_line(value)} for completion {row}, "
+                f"{plugins.one_line(completions[row], 60)}; expected a finite number, or None for 0"
             )
         rewards[row] = number
     return rewards
@@ -230,8 +231,8 @@ def load_rewards(section: RewardSection, own: Sequence[Callable] | None = None) 
     weights = section.weights or [1.0] * len(loaded)
     if len(weights) != len(loaded):
         raise UserError(
-            f"reward.weights has {len(weights)} value(s) for {len(loaded)} reward function(s); "
-            f"expected {len(loaded)}"
+            f"reward.weights is {weights}; expected as many numbers as there are reward functions "
+            f"({len(loaded)})"
         )
     if not np.isfinite(weights).all():
         raise UserError(f"reward.weights is {weights}; expected finite numbers")

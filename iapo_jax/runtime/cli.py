@@ -1,4 +1,4 @@
-"""The command line that train and sft share: --config FILE, flags and key=value overrides."""
+"""The command line of train and sft, and what all commands share: field help and exit codes."""
 
 import argparse
 import sys
@@ -17,8 +17,8 @@ _FLAGS = {
 
 
 def add_field_help(parser: argparse.ArgumentParser, schema: type, title: str) -> None:
-    """Lists the config's ordinary fields behind --help, and all of them behind --help-all."""
-    more = "\n\n--help-all lists the advanced fields, too; docs/configuration.md has all of them"
+    """Lists the config's ordinary fields in --help, and all fields in --help-all."""
+    more = "\n\n--help-all also lists the advanced fields; docs/configuration.md has all fields"
 
     class HelpAll(argparse.Action):
         def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
@@ -27,7 +27,7 @@ def add_field_help(parser: argparse.ArgumentParser, schema: type, title: str) ->
             parser.exit()
 
     parser.epilog = f"{title}\n{describe(schema, advanced=False)}{more}"
-    parser.add_argument("--help-all", action=HelpAll, nargs=0, help="list the advanced fields, too")
+    parser.add_argument("--help-all", action=HelpAll, nargs=0, help="also list the advanced fields")
 
 
 def run_cli(
@@ -48,21 +48,23 @@ def run_cli(
     )
     add_field_help(parser, schema, "fields of the config file, and of key=value:")
     parser.add_argument(
-        "--config", metavar="FILE", help="YAML file of the fields that differ from the defaults"
+        "--config", metavar="FILE", help="YAML file with the fields that differ from the defaults"
     )
     for name, help in _FLAGS.items():
         parser.add_argument(f"--{name}", action="store_true", help=help)
     parser.add_argument(
         "--topology",
         metavar="NAME",
-        help="as --dry_run, for TPU chips of a topology such as v5e:2x4 (needs libtpu, no TPU)",
+        help="as --dry_run, for TPU chips of a topology such as v5e:2x4 (needs libtpu, but no TPU)",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a field")
     arguments = parser.parse_args(argv)
 
     def run() -> None:
         if arguments.config is None and not arguments.overrides:
-            raise UserError(f"nothing to do: expected --config FILE (see python -m {prog} --help)")
+            raise UserError(
+                f"nothing to do; expected --config FILE or key=value (see python -m {prog} --help)"
+            )
         config = load_config(schema, arguments.config, arguments.overrides)
         if arguments.print_config:
             print(to_yaml(config), end="")
@@ -73,7 +75,7 @@ def run_cli(
 
 
 def exit_code(run: Callable[[], Any]) -> int:
-    """Calls `run` and returns the exit code (`errors`), after one sentence if it is not 0."""
+    """Calls `run` and returns the exit code (`errors`); if it is not 0, prints one sentence."""
     try:
         run()
     except (UserError, RunError) as error:

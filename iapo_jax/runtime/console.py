@@ -46,7 +46,7 @@ def use_compilation_cache(directory: str) -> None:
             pass
     except (OSError, RuntimeError) as error:  # RuntimeError: no home directory for ~
         if is_writer():
-            print(f"log.compilation_cache: continuing without one: {error}", file=sys.stderr)
+            print(f"note: compiled programs are not kept in {directory}: {error}", file=sys.stderr)
         return
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -142,6 +142,6 @@ def report_memory(programs: dict[str, Any]) -> None:
     if large:
         verb = "does" if len(large) == 1 else "do"
         raise UserError(
-            f"{' and '.join(large)} {verb} not fit into the memory of one device; expected a mesh "
-            "with more devices, smaller micro-batches, or model.remat=true"
+            f"{' and '.join(large)} {verb} not fit into the memory of one device; use more "
+            "devices, smaller micro-batches, or model.remat=true"
         )

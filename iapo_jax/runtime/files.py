@@ -26,7 +26,7 @@ def read_json(
     Args:
       kind: what the value must be, dict or list.
       unique_keys: refuse an object that has the same key twice.
-      missing: what was expected, for the error if there is no such file.
+      missing: what is expected, for the error if the file does not exist.
 
     Raises:
       UserError: naming the file, if it is missing, unreadable, not JSON or of another kind.
@@ -49,20 +49,20 @@ def iterate_jsonl(
 
     Args:
       unique_keys: refuse an object that has the same key twice.
-      skip_incomplete_end: leave out a damaged last line without a line end, as a writer that was
-        interrupted leaves behind.
+      skip_incomplete_end: skip a damaged last line without a line end, such as an interrupted
+        writer leaves behind.
 
     Raises:
       UserError: naming the file, and the line that is not a JSON object.
     """
     try:
-        with path.open("rb") as file:  # in binary, U+2028 ends no line
+        with path.open("rb") as file:  # in binary mode, U+2028 does not end a line
             for number, line in enumerate(file, start=1):
                 where = f"{path}, line {number}"
                 if not line.strip():
                     continue
                 try:
-                    row = _parse(line, where, unique_keys=unique_keys)
+                    row = _parse(line.rstrip(b"\r\n"), where, unique_keys=unique_keys)
                 except UserError:
                     if skip_incomplete_end and not line.endswith(b"\n"):
                         return
@@ -74,7 +74,7 @@ def iterate_jsonl(
 
 
 def read_jsonl(path: Path, convert: Callable[[dict], T] = dict) -> list[T]:
-    """The rows of a JSONL file that a run writes: none if it is missing, and no incomplete end.
+    """The rows of a JSONL file that a run writes, without an incomplete end; [] if it is missing.
 
     Args:
       convert: applied to each object; its ValueError, TypeError or KeyError rejects the line.
@@ -99,10 +99,13 @@ def _parse(text: bytes, where: str, *, unique_keys: bool) -> Any:
             text.decode("utf-8-sig"), object_pairs_hook=_unique if unique_keys else None
         )
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8: {error}") from None
+        raise UserError(f"{where} is not UTF-8: {error}") from None
     except (ValueError, RecursionError) as error:  # ValueError also for a number of 5,000 digits
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{where}: not JSON: {reason}") from None
+        if isinstance(error, json.JSONDecodeError):
+            line = f"line {error.lineno}, " if b"\n" in text else ""
+            reason = f"{error.msg} ({line}column {error.colno})"
+        raise UserError(f"{where} is not JSON: {reason}") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -110,29 +113,29 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {repeated!r:.60} stands twice in one object")
+        raise ValueError(f"the key {repeated!r:.60} occurs twice in one object")
     return made
 
 
 def _check_kind(value: Any, kind: type, where: str) -> None:
     if not isinstance(value, kind):
         expected = {dict: "an object", list: "a list"}[kind]
-        raise UserError(f"{where}: expected {expected}, found {value!r:.60}")
+        raise UserError(f"{where} is {value!r:.60}; expected {expected}")
 
 
 # ------------------------------------------------------------------------------ writing
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file completely or not at all, and makes its directory.
+    """Writes a file completely or not at all, and creates its directory.
 
-    A link keeps its place: the file behind it is replaced. A pipe or a device is written into.
+    A symbolic link remains; the file it points to is replaced. A pipe or a device is written to.
 
     Raises:
       OSError: if the system refuses.
     """
     if isinstance(content, str):
-        # JSON writes a lone surrogate of a data row by the same escape.
+        # JSON uses the same escape for a lone surrogate in a data row.
         content = content.encode("utf-8", errors="backslashreplace")
     if path.exists() and not path.is_file():
         path.write_bytes(content)
@@ -160,7 +163,7 @@ def to_json_line(row: dict) -> str:
 def write_json(
     path: Path, value: dict | list, *, indent: int | None = 2, sort_keys: bool = False
 ) -> None:
-    """Writes an object, or a list with one entry a line, as `write_atomically`."""
+    """Writes an object, or a list with one entry per line, as `write_atomically`."""
     if isinstance(value, list):
         text = "[\n" + ",\n".join(to_json_line(entry).rstrip("\n") for entry in value) + "\n]\n"
     else:
@@ -169,12 +172,12 @@ def write_json(
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """Writes one object a line, as `write_atomically`."""
+    """Writes one object per line, as `write_atomically`."""
     write_atomically(path, "".join(map(to_json_line, rows)))
 
 
 def append_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """Adds lines to a file; returns when the system has them."""
+    """Appends rows to a file; returns once the operating system has them."""
     with path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
         file.writelines(map(to_json_line, rows))
 
@@ -191,7 +194,7 @@ def cut_incomplete_end(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(place: Path | str, error: type[UserError | RunError] = RunError) -> Iterator[None]:
-    """Turns the system's refusal to write into one sentence.
+    """Turns an OSError of the block into one sentence.
 
     Raises:
       RunError (or `error`): naming the place.

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run after its current step, with everything saved; a second one at once.
+"""Ends a run after its current step on SIGTERM or SIGINT, and at once on a second signal.
 
 The loops call `stop_requested()` between two steps or batches, save, and raise `Stopped`.
 """

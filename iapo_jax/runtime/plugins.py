@@ -72,7 +72,7 @@ def place_of(raised: BaseException, file: str | None) -> str:
     """` (FILE, line N)`: the place in a user's file that raised; empty if it is not known.
 
     Args:
-      file: the user's file as Python compiled it; None for any outside of this library and of
+      file: the user's file as Python compiled it; None for any file outside this library and
         Python's import machinery.
     """
     if isinstance(raised, SyntaxError) and raised.filename and raised.lineno:

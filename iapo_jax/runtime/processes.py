@@ -44,7 +44,7 @@ def join(section: MeshSection) -> None:
     """Joins the other processes of the run if `mesh.distributed` is set.
 
     Raises:
-      UserError: if they cannot be found.
+      UserError: if this process cannot join them.
     """
     if not section.distributed:
         return
@@ -63,8 +63,9 @@ def join(section: MeshSection) -> None:
         dismiss_watcher()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"mesh.distributed: no other processes were found: {reason}; expected a cluster that "
-            "JAX knows, or mesh.coordinator=HOST:PORT, mesh.num_processes and mesh.process_id"
+            f"mesh.distributed is true, but this process cannot join the others: {reason}; "
+            "expected a cluster that JAX detects, or mesh.coordinator=HOST:PORT, "
+            "mesh.num_processes and mesh.process_id"
         ) from None
 
 
@@ -94,8 +95,8 @@ def dismiss_watcher() -> None:
 def exit_with(main: Callable[[], int]) -> NoReturn:
     """Ends this process with the exit code of `main()`.
 
-    One of several processes exits at once: after a clean shutdown of jax.distributed the
-    interpreter's teardown usually hangs (seen with jax 0.10 to 0.12).
+    If there are several processes, it skips the interpreter's teardown, which usually hangs after a
+    clean shutdown of jax.distributed (seen with jax 0.10 to 0.12).
     """
     try:
         code = main()
