@@ -160,7 +160,7 @@ def test_an_endless_streak_ends_the_run(configure, tmp_path, capsys):
     assert exit_code(lambda: train(config, advantage=huge)) == FAILED
     said = capsys.readouterr().err
     assert "stopped: 2 consecutive steps up to step 2 had non-finite values" in said
-    assert "(updates)" in said and "checkpoint 2 holds the last state, no checkpoint the" in said
+    assert "(updates)" in said and "before the skipped steps: none; skipped batches: " in said
     assert said.count("error: ") == 1 and "Traceback" not in said
     rows = read_jsonl(tmp_path / "metrics.jsonl")
     assert [row["skipped/in_a_row"] for row in rows] == [1, 2]
@@ -189,7 +189,7 @@ def test_parameters_that_explode_are_not_taken(configure, tmp_path):
 
 def test_the_checkpoint_before_a_streak_is_kept(configure, tmp_path, spoil):
     spoil("uncertainty", [2, 3, 4])
-    with pytest.raises(RunError, match="checkpoint 4 holds the last state, checkpoint 1 the"):
+    with pytest.raises(RunError, match="Last checkpoint: 4; .* before the skipped steps: 1;"):
         train(configure(tmp_path, "log.save_total_limit=1", "max_skipped=3"))
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "4"]
 
@@ -197,7 +197,7 @@ def test_the_checkpoint_before_a_streak_is_kept(configure, tmp_path, spoil):
 def test_a_skipped_step_is_no_memory(configure, tmp_path):
     adapt = ("algorithm.name=gfpo", "algorithm.adapt=keep_for_difficulty", "max_skipped=2")
     options = (*adapt, "algorithm.options={start_questions: 4}", "selection.problems=0")
-    with pytest.raises(RunError, match=r"finite \(updates\)"):
+    with pytest.raises(RunError, match=r"non-finite values \(updates\)"):
         train(configure(tmp_path, *options), advantage=huge)
     first, second = (digests_of(tmp_path, number) for number in (1, 2))
     remembered = [name for name in first if name.startswith("memory")]
@@ -270,7 +270,7 @@ def test_a_stop_while_a_checkpoint_is_measured(configure, tmp_path, calm, monkey
     measuring = configure(tmp_path, "selection.num_samples=1", "selection.prompts_per_batch=2")
     asked = []
     monkeypatch.setattr(evaluation, "stop_requested", lambda: asked.append(None) or len(asked) == 3)
-    with pytest.raises(Stopped, match="selecting, step 2: 2 of 4 completions are sampled"):
+    with pytest.raises(Stopped, match="selecting, step 2: 2 of 4 completions have been sampled"):
         train(measuring)
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["1", "2"]
     assert_same(finished(tmp_path, train(measuring)), calm)

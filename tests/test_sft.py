@@ -266,7 +266,7 @@ def test_a_wrong_config_is_one_sentence(configure, tmp_path, overrides, sentence
 def test_a_run_cannot_end_before_the_step_it_resumes_from(configure, straight, monkeypatch):
     monkeypatch.setattr(sft, "initial_params", lambda *_: pytest.fail("weights were loaded"))
     written = (straight.directory / "config.yaml").read_text()
-    with pytest.raises(UserError, match="max_steps is 30, but the checkpoint .* of step 40"):
+    with pytest.raises(UserError, match="max_steps is 30, but the run would resume from step 40"):
         train_sft(configure(straight.directory, "max_steps=30"))
     with pytest.raises(UserError, match="resume is never, but"):
         train_sft(configure(straight.directory, "max_steps=50", "resume=never"))

@@ -505,7 +505,7 @@ def test_rewards_of_your_own(finish):
         ("sampling.top_p=0.9", "sampling.top_p is 0.9"),
         ("sampling.top_k=5", "sampling.top_k is 5"),
         ("sampling.temperature=0", "sampling.temperature is 0.0; expected more than 0"),
-        ("sampling.top_k=99 sampling.allow_truncated_distribution=true", "vocabulary of 64"),
+        ("sampling.top_k=99 sampling.allow_truncated_distribution=true", "at most 64, the voc"),
         ("eval.top_k=65", "eval.top_k is 65; expected at most 64, the vocabulary size"),
         ("max_steps=-1", "max_steps is -1; expected at least 0"),
         (
@@ -520,9 +520,9 @@ def test_rewards_of_your_own(finish):
             "algorithm.options={scale_rewards: foo}",
             "algorithm.options: scale_rewards is 'foo'; expected group or none",
         ),
-        ("information.postfix=\u2603", "information.postfix is '\u2603', which this tokenizer"),
+        ("information.postfix=\u2603", "information.postfix is '\u2603', but encoding and"),
         ("batch.micro_batch_size=3", "batch.micro_batch_size is 3; expected a divisor of 8, the"),
-        (f"mesh.data={DEVICES} batch.micro_batch_size=1", f"multiple of the {DEVICES} devices"),
+        (f"mesh.data={DEVICES} batch.micro_batch_size=1", f"a multiple of {DEVICES}, the num"),
         (
             "batch.mini_batches=3",
             "batch.mini_batches is 3; expected a divisor of batch.prompts_per_step",
@@ -553,7 +553,7 @@ def test_rewards_of_your_own(finish):
         (
             "algorithm.name=iapo_priced algorithm.adapt=price_for_accuracy "
             "algorithm.dynamic_sampling=true",
-            "algorithm.adapt (price_for_accuracy) follows what the policy samples, and",
+            "algorithm.adapt (price_for_accuracy) needs unfiltered samples of the policy",
         ),
         (
             "algorithm.name=dapo batch.num_generations=1",
@@ -565,12 +565,12 @@ def test_rewards_of_your_own(finish):
         ("information.redundant_below=0", "information.redundant_below is 0.0; expected more than"),
         ("algorithm.name=nowhere.py:f", "nowhere.py' does not exist"),
         ("algorithm.name=json.loads", "algorithm.name 'json.loads': "),
-        ("algorithm.name=json.nothing", "json exists but defines no 'nothing'"),
+        ("algorithm.name=json.nothing", "json does not define 'nothing'"),
         ("algorithm.name=json.__doc__", "is a str; expected a function (group, key) -> Credit"),
         ("algorithm.loss_type=dappo", "algorithm.loss_type is 'dappo'; did you mean dapo?"),
         ("optimizer.lr_scheduler_type=lineer", "optimizer.lr_scheduler_type is 'lineer'"),
         ("information.postfix=''", "information.postfix is empty"),
-        ("reward.functions=[nothing]", "'nothing' is none of accuracy, format"),
+        ("reward.functions=[nothing]", "'nothing' is unknown; expected one of accuracy"),
         ("reward.weights=[1.0,2.0]", "reward.weights is [1.0, 2.0]; expected as many numbers as"),
     ],
 )
@@ -726,7 +726,9 @@ def test_what_does_not_fit_is_said_after_the_rest(capsys):
     full = "Ran out of memory on HBM, the total memory required (23G) exceeds 15G."
     exhausted = f"RESOURCE_EXHAUSTED: {full}\nThe largest: ..."
     programs = {"sample": Program(exhausted), "signals": Program(), "update": Program(exhausted)}
-    with pytest.raises(UserError, match="of a device is too small for sample and update; expected"):
+    with pytest.raises(
+        UserError, match="sample and update do not fit into the memory of one device; exp"
+    ):
         report_memory(programs)
     rows = capsys.readouterr().out.splitlines()[1:]
     assert rows[0] == f"sample     does not fit: {full}" and rows[1].startswith("signals   ")
