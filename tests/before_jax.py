@@ -17,7 +17,7 @@ import xla_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "iapo_jax" / "tests"
-# Two in the gate; .ci/nightly runs the same tests on eight.
+# Two devices in the gate; .ci/nightly runs the same tests on eight.
 DEVICES = int(os.environ.get("IAPO_TEST_DEVICES", 2))
 # Axes data, fsdp, tensor of the meshes that tests run on.
 MESHES = [(2, 1, 1), (1, 2, 1), (1, 1, 2)] if DEVICES < 8 else [(8, 1, 1), (2, 4, 1), (2, 2, 2)]

@@ -97,8 +97,8 @@ def plain_logits(model, params, tokens):
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
-    """Drop the programs of a module after it: each is mapped memory, and a process may map 65,530
-    pieces (vm.max_map_count). The whole suite needs more; XLA crashes without a word there."""
+    """Drops the programs of a module after it: each is mapped memory, and a process may map 65,530
+    pieces (vm.max_map_count). The whole suite needs more, and XLA would crash without a message."""
     yield
     jax.clear_caches()
     gc.collect()

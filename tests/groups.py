@@ -46,7 +46,7 @@ DEGENERATE = {
     "huge rewards": dict(reward=[1e6, -1e6, 1e6, 0.0]),
 }
 
-# Options that have no default, and ones that let something happen on twelve tokens.
+# Options without a default, and options that have an effect on only twelve tokens.
 OPTIONS = {
     "length_cap": {"cap": 8},
     "l1_max": {"target_length": 8, "slope": 0.1},

@@ -70,10 +70,10 @@ def check_completion(text: str) -> None:
         assert found is None, f"an answer without a mark: {found!r}"
     if free_of(text):
         assert decide(found or "", FRESH) is not True
-        # The right number, but without a mark, or in a thought that was closed.
+        # The correct number, but unmarked, or inside a closed thought.
         thought = text
         for tag in ("<think>", "</think>"):
-            while tag in thought:  # taking one out may put another together
+            while tag in thought:  # removing one tag may create another
                 thought = thought.replace(tag, "|")
         for inner in (FRESH, rf"\boxed{{{FRESH}}}", f"<answer>{FRESH}</answer>"):
             whole = f"<think>{thought}{inner}</think> so it is that."
@@ -103,7 +103,7 @@ def check_pair(one: str, other: str) -> None:
 
 
 def free_of(text: str) -> bool:
-    """Whether the fresh number does not even begin in the text, in digits of any script."""
+    """Whether the text does not even contain the start of the fresh number, in any digits."""
     digits = "".join(
         str(unicodedata.digit(char)) for char in text if unicodedata.digit(char, -1) >= 0
     )
@@ -111,7 +111,7 @@ def free_of(text: str) -> bool:
 
 
 def timed(check, *texts: str) -> None:
-    """`check(*texts)` in a time that grows with their lengths alone (a slow core, with room)."""
+    """Runs `check(*texts)`, which must take time linear in their lengths, even on a slow core."""
     start = time.process_time()
     check(*texts)
     took = time.process_time() - start

@@ -75,7 +75,7 @@ def drawn(share, mean, *, problems=60, samples=4, seed=0):
 
 
 def inspection(prompt, told, *, after=0, answer="4", correct=True, text="w"):
-    """One completion under the probe: token t tells told[t] nats; then `after` tokens of none."""
+    """One probed completion: token t carries told[t] nats; then `after` tokens that carry none."""
     told = [float(x) for x in told]
     u = [sum(told[t:]) for t in range(len(told) + 1)] + [0.0] * after
     count = len(told) + after

@@ -162,8 +162,8 @@ def test_group_advantage_is_trls(usual):
 @pytest.mark.parametrize("scale", ["group", "none"])
 @pytest.mark.parametrize("count", [1, 3, 7, 8])
 def test_equal_rewards_give_exactly_zero(reward, scale, count):
-    # The float32 mean of 7 copies of 0.1 + 0.2 is not 0.3: without a comparison for equality
-    # the noise is divided by a std of about 1e-8.
+    # The float32 mean of 7 copies of 0.1 + 0.2 is not 0.3: if rewards were not measured from the
+    # lowest, the noise would be divided by a std of about 1e-8.
     same = jnp.full(count, reward, jnp.float32)
     assert (group_advantage(same, scale_rewards=scale) == 0).all()
 
@@ -176,7 +176,7 @@ def test_grpo(usual):
 
 
 def test_noise_is_not_information():
-    # A probe agrees with a plain forward to about 3e-6 nats: of a known answer nothing is told.
+    # A probe agrees with a plain forward pass to about 3e-6 nats; such noise is not information.
     rng = np.random.default_rng(0)
     mask = jnp.ones((2, 200), bool)
     x = jnp.asarray(3e-6 * rng.standard_normal((2, 200)), jnp.float32)
@@ -285,7 +285,7 @@ def test_iapo_priced_is_the_written_rule(usual, price, only_correct, normalizer,
 
 
 def test_a_share_is_of_what_was_not_known_at_the_start(usual):
-    """Twice the nats of everything change nothing, until the start is as good as known."""
+    """Doubling all nats changes nothing, unless the answer is almost known at the start."""
     rule = functools.partial(iapo_priced, information_weight=0.4, price=0.1, unit="share")
     twice = usual._replace(uncertainty=2 * usual.uncertainty)
     np.testing.assert_allclose(rule(twice).advantage, rule(usual).advantage, atol=1e-5)
@@ -301,7 +301,7 @@ def test_iapo_priced_by_hand():
     # the end. The line through (2, 1.3) and (1, 0.4) has slope 0.9 and says 0.4 - 0.45 = -0.05 at
     # u = 0.5. So only the end is a surprise: 0 - (-0.05) = 0.05, of rms 0.05 / sqrt(3): stopping
     # is worth alpha sqrt(3) more than expected. The wrong completion gets z(r) alone where only
-    # right ones are told; else it has the same surprises, and the rms is the same.
+    # correct ones count; otherwise it has the same surprises, and the rms is the same.
     group = Group(
         tokens=None,
         mask=jnp.ones((2, 3), bool),
@@ -373,7 +373,7 @@ def test_next_token_entropy_in_place_of_information():
         normalizer="none",
     ).advantage
     np.testing.assert_allclose(got, [[1.0, -3.0, 3.0, 0.0]], atol=1e-6)
-    # Cut off while thinking: nothing is known behind the last token.
+    # Cut off while thinking: nothing is known after the last token.
     group = group._replace(thinking=jnp.ones((1, 4), bool))
     got = iapo(
         group,
@@ -446,7 +446,7 @@ def test_the_reference_is_the_authors_code(case, information_weight, exploration
 def test_the_references_surprise_by_hand():
     # u = 3, 2, 2, 1 before tokens 1 to 4 (and 1 after). s = 1, 0, 1, 0.
     # surprise: 3/2 - 2 = -1/2; (2 + 3)/2 - 2 = 1/2 = s_2 + s_1/2; (2 + 2)/2 - 1 = 1; (1 + 2)/2 - 0
-    # = 3/2: the last column has the whole of its u to itself. mean 5/8, sample std of the four
+    # = 3/2: nothing is subtracted from u in the last column. mean 5/8, sample std of the four
     # sqrt((81 + 1 + 9 + 49)/64/3) = 0.8539; x - mean/std = x - 0.7319.
     group = plain_group([[3.0, 2.0, 2.0, 1.0, 1.0]], thinking=[4])
     x = np.array([-0.5, 0.5, 1.0, 1.5]) - 0.625 / math.sqrt(140 / 64 / 3)

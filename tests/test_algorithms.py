@@ -195,7 +195,7 @@ def test_make_algorithm_mistakes(build, sentence):
 
 
 def test_equal_options_bind_to_one_object():
-    """By which jit knows it again; whatever the options are called."""
+    """So that jit reuses its programs, whatever the names of the options."""
 
     def rule(group, key, *, make: float = 1.0, options: float = 2.0):
         return make, options
@@ -208,7 +208,7 @@ def test_equal_options_bind_to_one_object():
     assert bind_options(rule, {"make": [3.0]})(None, None) == (
         [3.0],
         2.0,
-    )  # what has no hash is bound, too
+    )  # options without a hash are bound too
     assert bind_options(rule, {}) is rule
 
 

@@ -406,14 +406,14 @@ def test_a_bad_row_of_a_named_set(tmp_path, name, row, sentence):
 
 
 def test_dapo_cleaning_in_small(tmp_path):
-    """Every fate of a row once, and the sentence that counts them."""
+    """Everything that can happen to a row, once each, and the sentence that counts the cases."""
     rows = [
         ("Find $x + 1$.", "1"),
-        (BEFORE + "Find $x+1$" + AFTER, "1"),  # the same in other clothes
+        (BEFORE + "Find $x+1$" + AFTER, "1"),  # the same with different markup
         ("Find $x + 1$.", "1"),  # the same
         ("Find $x - 1$.", "2"),  # another
         ("Take \frac{1}{2}.", "3"),  # repaired
-        (r"Take \frac12.", "3"),  # and so the same as it
+        (r"Take \frac12.", "3"),  # so it equals the one above
         ("Take \x01 this.", "4"),  # beyond repair
         ("Two golds", "5"),
         ("two  golds?", "6"),
@@ -517,7 +517,7 @@ def test_a_named_set_brings_its_prompt():
     )
     assert loading.own_prompt(DataSection(dataset="gsm8k=rows.jsonl:test")) == own
     assert loading.own_prompt(DataSection(dataset="openai/gsm8k")) == PromptSection()
-    # What the user sets goes before it, and "" is set.
+    # What the user sets takes precedence, and "" counts as set.
     mine = PromptSection(system="", instruction="Digits.", example_question="1+1")
     resolved = chat_prompts.resolve_prompt(mine, own)
     assert resolved == PromptSection("", "Digits.", "1+1", None)

@@ -161,7 +161,7 @@ def test_resume_of_a_directory_with_checkpoints(open_checkpoints, build):
 
 
 def test_going_back_forgets_what_came_later(open_checkpoints, build):
-    # Else the steps that are done again would find the old checkpoints in their place.
+    # Otherwise repeated steps would find the old checkpoints in their place.
     mesh = make_mesh(1, 1, 1)
     first, second = build(mesh, 1), build(mesh, 2)
     saved(open_checkpoints(), step_2=first, step_4=first, step_6=first)
@@ -208,7 +208,7 @@ def test_damage_to_any_file_is_found(open_checkpoints, build, damage, tmp_path):
     for path in files:
         before = path.read_bytes()
         damage(path)
-        # Files that say nothing of the arrays may be changed unseen; the arrays never are.
+        # Only changes to files that do not describe the arrays may go unnoticed.
         try:
             assert_equal(open_checkpoints().restore(2, states["step_1"]), states["step_2"])
         except DamagedCheckpoint as told:
@@ -294,7 +294,7 @@ def test_what_cannot_be_written_leaves_the_earlier_ones(open_checkpoints, build,
     assert said.endswith("; complete checkpoints: [1]")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
     assert_equal(open_checkpoints().restore(1, state), state)
-    checkpoints.close()  # tells nothing twice
+    checkpoints.close()  # does not repeat the error
     again = open_checkpoints(1)  # and when there is room again
     again.save(2, build(mesh, 2))
     again.close()

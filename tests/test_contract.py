@@ -92,7 +92,7 @@ def test_finite_and_inside_the_mask(name):
         assert_finite_and_inside_the_mask(name, case, group, credits(name)[case])
 
 
-@pytest.mark.parametrize("name", ["iapo", "gfpo", "rloo"])  # by mean and deviation, rank, the rest
+@pytest.mark.parametrize("name", ["iapo", "gfpo", "rloo"])  # mean and std, rank, leave-one-out
 def test_a_group_of_one_completion(name):
     algorithm = make_algorithm(name, OPTIONS.get(name), max_length=T)
     group = make_group(np.random.default_rng(1), **(USUAL | DEGENERATE["one completion"]))
@@ -175,7 +175,7 @@ def test_gradients_of_the_rewards_are_finite(name):
 
 @every_method
 def test_only_its_own_group_fields_matter(name):
-    """A method that is not said to need information gives the same without any."""
+    """A method that is not marked as needing information gives the same credit without any."""
     same = np.array_equal(credits(name)["alone"].advantage, credits(name)["blind"].advantage)
     assert same == (not ALGORITHMS[name].needs_information)
 

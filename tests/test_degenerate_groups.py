@@ -193,7 +193,7 @@ def drawn_groups(rewards=tuple(REWARDS), signals=tuple(EXTREME), shortest=0):
     )
 
 
-PLAIN = dict(rewards=("equal", "graded"), signals=())  # values that rounding cannot turn around
+PLAIN = dict(rewards=("equal", "graded"), signals=())  # values whose order rounding cannot change
 cheaply = partial(settings, derandomize=True, deadline=None, database=None)
 
 # ------------------------------------------------------------------------------ properties
@@ -207,7 +207,7 @@ def assert_sound(group, credit, name):
     assert (credit.weight >= 0).all(), name
 
 
-# A line through thinking tokens that know, evaluated at a stop that knows nothing.
+# The line is fitted to thinking tokens with low u, and evaluated at a stop with high u.
 STEEP = Drawn(5, [1] * G, [1, 1, 0, 1, 0, 1], [False] * G, "equal", 0.0, {"uncertainty": "huge"})
 
 
@@ -290,7 +290,7 @@ def test_padding_changes_nothing(drawn, spoil):
 
 # ----------------------------------------------------------------- the table of docs/methods.md
 
-BY_TOKEN = ("iapo", "iapo_", "gtpo")  # begin the names of what gives tokens credit of their own
+BY_TOKEN = ("iapo", "iapo_", "gtpo")  # prefixes of methods that give each token its own credit
 BY_LENGTH = ("dapo", "length_penalty", "length_cap", "l1_max")  # and of what shapes by length
 LENGTHS = [12, 7, 9, 5, 11, 1]
 THINKING = [8, 4, 9, 0, 6, 0]
@@ -301,7 +301,7 @@ def named(*beginnings):
 
 
 def case(*, seed=0, lengths=LENGTHS, thinking=THINKING, right=(1, 0, 1, 0, 0, 1), **changed):
-    """A usual group but for what the case is about; `changed` are fields of `Group`."""
+    """The usual group with what the case is about; `changed` are fields of `Group`."""
     right = np.broadcast_to(np.asarray(right, bool), G)
     lengths, thinking = np.broadcast_to(lengths, G), np.broadcast_to(thinking, G)
     drawn = Drawn(seed, lengths, thinking, right, "equal", 0.0, {})
@@ -386,7 +386,7 @@ def test_without_thinking_there_is_no_information():
 
 
 def test_without_an_end_all_is_thinking():
-    """Truncated, or the end was never written: nothing stops, and the price is a wash."""
+    """Truncated, or the end was never written: nothing stops, so the price has no effect."""
     group, credit, _ = credits_of_case(thinking=T, right=True)
     for name in named("iapo_priced"):
         bonus = credit[name].bonus
@@ -407,7 +407,7 @@ def test_signals_that_do_not_vary_say_nothing():
     quiet = [*named("gtpo"), "iapo", "iapo, group", "iapo, right only", "iapo_ni", "iapo_ne"]
     for name in (*quiet, "iapo_shuffled", "iapo_random"):
         assert (credit[name].bonus == 0).all(), name
-    # Of wrong completions without entropy each has its equal share of what they lose: nothing.
+    # Incorrect completions without entropy share their loss equally, so there is no difference.
     _, credit, _ = credits_of_case(right=False, entropy=np.zeros((G, T)), reward=np.full(G, -1.5))
     np.testing.assert_allclose(credit["gtpo"].advantage, 0, atol=1e-3)
 
@@ -466,7 +466,7 @@ def test_loss_and_gradient_are_finite(drawn, old, ref):
     far = [nonsense(group.log_prob + RATIOS[kind](rng)) for kind in (old, ref)]
     credits = {name: found[0] for name, found in credits_of(group, group).items()}
     advantage, weight = (np.stack([credits[name][i] for name in METHODS]) for i in (0, 1))
-    # The loss promises nothing beyond 1e27, where 1e30 nats without a normalizer lead.
+    # 1e30 nats without a normalizer exceed 1e27, beyond which the loss is not specified.
     advantage = np.where(np.abs(advantage).max((1, 2), keepdims=True) < 1e27, advantage, 0)
     found = jax.device_get(_losses(nonsense(group.log_prob), *far, advantage, weight))
     for kind, ((loss, statistics), gradient) in found.items():

@@ -125,7 +125,7 @@ def test_completions_that_are_left_out_do_not_count():
             for g in (select(group, kept), smaller)
         )
         assert one == pytest.approx(other, rel=1e-4)
-    # The trainer has the whole group: completions without weight do not count either.
+    # In the trainer the group is complete; completions without weight are not counted there either.
     part = iapo(select(group, kept), information_weight=1.0, normalizer="none")
     whole = diagnostics.credit_diagnostics(group, part, threshold=0.1, probed=True)
     alone = iapo(smaller, information_weight=1.0, normalizer="none")
@@ -143,5 +143,5 @@ def test_without_answers_there_is_nothing_to_tell_about_them():
         "length_covariance",
         "bonus_share",
     }
-    silent = grpo(group)._replace(bonus=None)  # a user's rule that does not tell
+    silent = grpo(group)._replace(bonus=None)  # a user's rule without a bonus
     assert diagnostics.credit_diagnostics(group, silent, threshold=0.1, probed=False) == (None,) * 6

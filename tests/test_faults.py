@@ -58,14 +58,14 @@ def configure(world, root):
 
 @pytest.fixture(scope="module")
 def calm(configure, tmp_path_factory):
-    """The run that nothing happened to: 4 steps."""
+    """A run without faults: 4 steps."""
     directory = tmp_path_factory.mktemp("calm")
     return finished(directory, train(configure(directory)))
 
 
 @pytest.fixture
 def half(calm, configure, tmp_path):
-    """A copy of the run as it was after step 2."""
+    """A copy of that run as it was after step 2."""
     directory = tmp_path / "run"
     shutil.copytree(calm.directory, directory)
     for later in ("3", "4"):
@@ -87,7 +87,7 @@ def assert_same_steps(run, calm):
 
 
 def assert_same(run, calm):
-    """And with the same choice among its checkpoints."""
+    """The same steps, and the same choice among the checkpoints."""
     assert_same_steps(run, calm)
     for name in ("selection.jsonl", "hf/model.safetensors"):
         assert (run.directory / name).read_bytes() == (calm.directory / name).read_bytes()
@@ -169,7 +169,7 @@ def test_an_endless_streak_ends_the_run(configure, tmp_path, capsys):
     assert not np.isfinite(float(why["updates"][0]["grad_norm"]))
     notes = [Checkpoints(tmp_path).notes(number) for number in (1, 2)]
     assert [one["skipped_in_a_row"] for one in notes] == [1, 2]
-    # What is saved is the model as it was, and goes on by a rule that works.
+    # The saved model is unchanged, and training resumes with a rule that works.
     run = finished(tmp_path, train(config))
     assert [row["skipped/in_a_row"] for row in run.rows] == [1, 2, 0, 0]
     assert int(run.state.updates) == 2
@@ -283,7 +283,7 @@ def test_signals_are_heard_once(capfd):
         assert not interruption.stop_requested()
         os.kill(os.getpid(), signal.SIGTERM)
         assert interruption.stop_requested()
-        # The second one is not Python's any more: it ends the process at once.
+        # The second signal is no longer handled by Python: it ends the process at once.
         assert {signal.getsignal(each) for each in before} == {signal.SIG_DFL}
         raise Stopped("all is well")
 

@@ -157,7 +157,7 @@ def test_a_markov_chain_knows_its_answer_from_the_postfix_alone():
 
 
 def counting_model(size):
-    """Knows how many tokens stand before the answer: after position i the answer is uniform over
+    """Knows how many tokens precede the answer: after position i the answer is uniform over
     i + 1 tokens. Its entropy is log(i + 1), which gives u_t = log(prompt + t + K) exactly."""
 
     def forward(params, tokens, positions, contexts, outputs_from=0):
@@ -239,7 +239,7 @@ def brute_set_entropy(log_p, meaning, length):
 
 @pytest.mark.parametrize("name", ["qwen2_tied", "qwen3_untied", "llama_tied"])
 def test_whole_answers_are_full_forwards(name):
-    """Answers of 1 to 4 tokens, sets of two and three; log-probabilities and all that is made of
+    """Answers of 1 to 4 tokens, sets of two and three; log-probabilities and what follows from
     them."""
     golden = golden_model(name)
     want = brute_log_probs(golden)
@@ -427,7 +427,7 @@ def test_a_markov_chain_says_an_answer_in_closed_form():
 
 
 def halving_model(size, start):
-    """Each token halves the answers that are possible: after n of them size / 2^n are, all alike.
+    """Each token halves the possible answers: after n tokens, size / 2^n are equally likely.
 
     `start` is the position of the first completion token; u_t = log(size) - t log 2.
     """
@@ -516,7 +516,7 @@ def test_chunks_behind_the_last_cut_are_not_computed(qwen2, monkeypatch):
 
 
 def test_spread_keeps_the_sum_of_every_segment():
-    """A property: random uncertainties, positions and ends; between two all tokens carry alike."""
+    """A property: random uncertainties, positions and ends; tokens in between carry equal shares."""
     rng = np.random.default_rng(3)
     size, rows = 23, 40
     length = rng.integers(0, size + 1, (1, rows))
@@ -637,7 +637,7 @@ def bayesian_model():
     """Reads every token as evidence: the logits of the next are the sum of table[token] so far.
 
     `params` is the table [V, V] and the cache holds its rows, so that a key read twice, missed or
-    seen too early shows. All that is known is a sum: every u_t has a closed form.
+    seen too early shows. The evidence is a sum, so every u_t has a closed form.
     """
 
     def forward(params, tokens, positions, contexts, outputs_from=0):
@@ -658,7 +658,7 @@ def bayesian_model():
 
 
 TABLE = np.random.default_rng(4).normal(size=(90, 90), scale=0.3).astype(np.float32)
-TABLE[:, 2:8] += 0.4  # what an answer is made of is likely: long and short ones compete
+TABLE[:, 2:8] += 0.4  # tokens of answers are likely, so that long and short answers compete
 SPOKEN = ANSWERS._replace(tokens=ANSWERS.tokens % 6 + 2)
 
 
@@ -802,7 +802,7 @@ def test_nothing_thought_and_nothing_answered_is_never_nan(estimator):
     assert not group.informativeness.any() and not group.log_prob[0, 0].any()
     if estimator != "answer_entropy":
         assert not found.uncertainty.any()
-    want = solve(ANSWERS)[0][..., :1]  # of the empty prefix, wherever one looks
+    want = solve(ANSWERS)[0][..., :1]  # of the empty prefix, at every column
     if estimator == "answer_entropy":
         np.testing.assert_allclose(found.uncertainty, want + np.zeros(T + 1), atol=1e-4)
 
@@ -863,7 +863,7 @@ def test_the_sum_over_the_thinking_of_any_rollout_is_first_minus_last():
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
 @pytest.mark.parametrize("at_once, rows", [(1, 1), (4, 3)])
 def test_chunks_of_positions_and_of_logits_change_nothing(monkeypatch, estimator, at_once, rows):
-    """So many positions at once, and so many of their logits: none divides the 10."""
+    """Chunk sizes of positions and of logits, none of which divides the 10 positions."""
     per_position = P * G * (K if estimator == "answer_entropy" else max(K, A - 1))
     monkeypatch.setattr(early_exits, "PROBE_TOKENS", at_once * per_position)
     monkeypatch.setattr(scoring, "CHUNK_LOGITS", rows * P * G * 90)
@@ -875,7 +875,7 @@ def test_chunks_of_positions_and_of_logits_change_nothing(monkeypatch, estimator
 
 @pytest.mark.parametrize("estimator", list(ESTIMATORS))
 def test_the_order_of_a_group_and_of_its_answers_changes_nothing(estimator):
-    """Completions turned with their own answers; and a set whose rows are turned."""
+    """Completions permuted together with their answers, and a set whose rows are permuted."""
     own = Answers(
         np.random.default_rng(6).integers(2, 8, (P, G, Y, A)).astype(np.int32),
         np.array([[[3, 1, 4], [2, 2, 0]], [[4, 0, 0], [1, 3, 2]]], np.int32),

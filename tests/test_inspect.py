@@ -146,7 +146,7 @@ def test_the_reference_answer_is_teacher_forced(opened, prompt):
 
 
 def test_completions_of_one_group_are_the_set(opened, prompt):
-    """With others that answer otherwise there is an uncertainty; alone and right there is none."""
+    """With completions that answer differently there is uncertainty; with one correct one, none."""
     other = TEXT.replace("<answer>42", "<answer>43")
     options = dict(answer="42", estimator="answer_set_entropy", postfix=POSTFIX)
     options |= {"max_answer_length": 4}  # fewer widths to compile
@@ -166,7 +166,7 @@ def test_completions_of_one_group_are_the_set(opened, prompt):
 
 
 def test_what_is_asked_is_said(opened, prompt, capsys):
-    """Also that a reference answer is longer than the limit: else its figure would mislead."""
+    """Also that a reference answer exceeds the limit, since its value would mislead."""
     options = dict(answer="123456", estimator="answer_log_prob", postfix=POSTFIX)
     (one,) = inspect_completions(opened, prompt, [TEXT], **options)
     said = capsys.readouterr().out

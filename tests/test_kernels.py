@@ -129,7 +129,7 @@ def test_of_a_described_device_the_kernel_need_only_compile(monkeypatch):
 
 @pytest.fixture
 def pretend_gpu(monkeypatch):
-    """A process that believes in a GPU, whose kernel is what a test makes of dense attention."""
+    """Makes JAX report a GPU, whose kernel is a test's variant of dense attention."""
     monkeypatch.setattr(attention_kernels.jax, "default_backend", lambda: "gpu")
     attention_kernels.works.cache_clear()
     yield lambda kernel: monkeypatch.setattr(attention_kernels, "gpu_attention", kernel)
@@ -137,7 +137,7 @@ def pretend_gpu(monkeypatch):
 
 
 def test_a_kernel_that_fails_is_said_and_left(pretend_gpu):
-    """As on hardware where it does not compile: XLA's loops, with one sentence."""
+    """As on hardware where it does not compile: a warning of one sentence, then XLA's loops."""
     with pytest.warns(
         UserWarning, match="the gpu attention kernel fails for head_dim 64: .*[Ii]nterpret"
     ):

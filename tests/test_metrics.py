@@ -135,7 +135,7 @@ def test_intervals_are_the_normal_ones():
 
 
 def test_samples_of_a_problem_stay_together():
-    # 100 samples of each of 50 problems that are all right or all wrong tell no more than one.
+    # If a problem's samples are all correct or all incorrect, 100 of them say no more than one.
     right = np.arange(50)[:, None] < 25
     one, many = (outcomes(np.repeat(right, n, 1), np.full((50, n), 9)) for n in (1, 100))
     drawn = intervals.resample(50)

@@ -125,7 +125,7 @@ def test_contradictions_are_refused(configure, tmp_path, overrides, sentence):
         ["eval.inspect=4"],  # without an evaluation set
         ["selection.num_samples=4"],  # without a selection split
         ["batch.num_generations=1", "algorithm.name=iapo"],  # information is credit, too
-        ["max_steps=0", "optimizer.warmup_steps=9"],  # nothing rises in no steps
+        ["max_steps=0", "optimizer.warmup_steps=9"],  # with no steps there is no warm-up
         ["data.subset=main"],  # of a file
         ["reward.weights=[0]"],  # a control
     ],

@@ -11,7 +11,7 @@ from iapo_jax.training.optimizer import make_schedule
     "kind, decayed",
     [
         ("constant", [8.0, 8.0, 8.0, 8.0]),
-        ("linear", [8.0, 6.0, 4.0, 2.0]),  # and 0 at update 8, which is not made
+        ("linear", [8.0, 6.0, 4.0, 2.0]),  # it would be 0 at update 8, which does not run
         ("cosine", [8.0, 4 + 4 * np.cos(np.pi / 4), 4.0, 4 - 4 * np.cos(np.pi / 4)]),
     ],
 )

@@ -114,7 +114,7 @@ def test_what_cannot_be_seen_is_spelt():
 
 
 def test_why_nothing_is_unsure_is_said_in_both_views():
-    """Else a row of zeros would look like a finding."""
+    """Otherwise a row of zeros would look like a finding."""
     alone = example(3, 3, uncertainty=[0.0] * 4, informativeness=[0.0] * 3)
     sure = alone._replace(estimator="answer_set_entropy", answer_meanings=[0, 0])
     silent = alone._replace(estimator="answer_log_prob")
@@ -130,7 +130,7 @@ def test_why_nothing_is_unsure_is_said_in_both_views():
 
 
 def test_the_end_of_thinking_is_marked_in_both_views():
-    """u may rise again behind it: that is no thinking."""
+    """u may rise again after it, which is not thinking."""
     u = [2.0] * 5 + [0.1] * 3 + [1.9] * 3
     closed = example(10, 7, uncertainty=u, informativeness=[0.0] * 10)
     (bars,) = [line for line in shown([closed]).splitlines() if "u_t" in line]
@@ -178,7 +178,7 @@ def test_the_terminal_colors_what_told(monkeypatch):
 
 
 def test_the_terminal_tells_doubt_without_colors_too():
-    """With 16 colors the pale ones are alike: what lowers certainty is underlined."""
+    """With 16 colors the pale ones look alike, so tokens that lower certainty are underlined."""
     text = shown([example()], force_terminal=True, color_system="standard")
     assert re.search(r"\x1b\[(4;[0-9;]*)m" + "w9 ", text)
     assert not re.search(r"\x1b\[(4;[0-9;]*)m" + "w19 ", text)

@@ -89,7 +89,7 @@ def test_arrow_keys_walk_and_tell(page):
 
 
 def test_a_focus_that_scrolls_keeps_its_figures(page):
-    """The browser scrolls to the token that gets the focus; what it tells must go along."""
+    """The browser scrolls to the focused token, and its tooltip must follow."""
     driver = page(*[example()] * 4, width=500, height=500)
     shown = driver.execute_async_script(
         """const done = arguments[0], tip = document.getElementById('tip');

@@ -1,4 +1,4 @@
-"""What the probe asks, as ids: postfix, boundary tokens, answers of a group."""
+"""The probe as ids: postfix, boundary tokens, answers of a group."""
 
 import itertools
 import json
@@ -320,7 +320,7 @@ def test_an_answer_is_closed_unless_it_is_cut(qwen):
 
 @pytest.mark.parametrize("text", ["9" * 10**6, "-" * 1000, "1" + " " * 1000 + "2", "word " * 900])
 def test_a_long_answer_is_told_by_its_first_tokens(qwen, text):
-    """Also where a token holds many characters: it is cut, not closed where it goes on."""
+    """Also if a token has many characters: a longer answer is truncated, without a closing text."""
     width = 8
     start = encode(qwen, text[:5000])  # far more than `width` tokens
     assert probes.encode_answer(qwen, text, END, width) == start[:width]

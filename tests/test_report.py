@@ -288,7 +288,7 @@ def test_the_csv_holds_every_figure_unrounded(evaluation_report):
     assert (row["seeds"], row["problems"], row["samples"], row["baseline"]) == (
         *("2", "60", "4", "start"),
     )
-    # what the evaluation told itself stands as it told it
+    # values in the evaluation's own summary are shown as they are
     assert [float(row[f"difference_accuracy{end}"]) for end in ("", "_low", "_high")] == [
         *(0.0625, 0.03125, 0.09375),
     ]
@@ -309,7 +309,7 @@ def test_markdown_and_page_show_the_csvs_figures_rounded(evaluation_report):
 
 
 def test_differences_of_runs_are_paired_by_problem(tmp_path):
-    """Every problem 10 tokens shorter, whatever its length: an interval of nothing."""
+    """Every problem is 10 tokens shorter, whatever its length, so the interval has width 0."""
     before = member(**drawn(0.8, 60))
     cut = [[max(n, 11) for n in row] for row in before["length"]]
     shorter = before | {"length": [[n - 10 for n in row] for row in cut]}

@@ -143,7 +143,7 @@ def test_defaults_are_one_key_stacked_parameters_and_every_token():
 
 
 def test_ids_without_a_token_are_never_drawn():
-    """Rows of the head that beat all others by far, but are not allowed."""
+    """Ids whose logits are by far the highest, but which are not allowed."""
     padding = np.arange(V) >= 80
     head = np.array(PARAMS["embedding"])
     params = {**UNROLLED, "head": jnp.asarray(np.where(padding[:, None], 40 * head, head))}

@@ -127,7 +127,7 @@ def test_the_logits_of_all_tokens_never_exist(monkeypatch):
     named, allocated = measure(token_scores)
     assert named == chunk
     assert allocated < 4 * 6 * chunk < 4 * whole / 2  # a few chunks of float32
-    named, allocated = measure(dense)  # the instrument sees what it must
+    named, allocated = measure(dense)  # the measurement detects the dense version
     assert named >= whole
     assert allocated >= 4 * whole
 

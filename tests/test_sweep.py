@@ -447,7 +447,7 @@ def test_a_ratio_to_a_length_that_may_be_0_has_no_interval(sweep):
 
 
 def test_runs_of_another_choice_do_not_count(sweep, results, tmp_path):
-    """As they are left behind where a grid is changed."""
+    """Such runs remain when a grid is changed."""
     analysis, records = sweep["analysis"], sweep["records"]
     shutil.copytree(results / "easy", tmp_path / "easy")
     job = sweep["plan"].Job("easy", "gfpo", 1, 0)
@@ -628,7 +628,7 @@ def test_the_frame_has_room_for_intervals_but_for_those_of_a_run_that_fell_apart
 
 
 def test_grids_without_last_runs_have_a_table_of_their_own(sweep, tmp_path):
-    """As of a large setting of which a GPU's hour did a part: beside GRPO's most accurate point."""
+    """For example *large*, which was run in part: compared with GRPO's most accurate point."""
     plan, queue = sweep["plan"], sweep["queue"]
     begun = result(sweep, queue.start_job("chain"), "test", accuracy=0.5, length=70)
     begun = begun._replace(outcomes={**begun.outcomes, "select": outcomes(length=80)})
@@ -765,7 +765,7 @@ def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, made, tmp_path,
     left = list(sweep["queue"].ready(["growing"], results))
     assert job not in left
 
-    # Another config in the same place: the run is not gone on with.
+    # A different config in the same place: the run is not resumed.
     there = work / "growing" / job.name
     untouched = (there / "metrics.jsonl").read_bytes()
     with monkeypatch.context() as patch:
@@ -900,7 +900,7 @@ def test_the_default_results_begin_with_the_published_ones(sweep, tmp_path):
 
 
 def test_the_shuffled_control_tells_as_much_elsewhere(sweep):
-    """By hand: prices and ends are those of the rule, and one token's news moves."""
+    """By hand: prices and ends are those of the rule, and one token's information moves."""
     rule = load(str(ROOT / sweep["plan"].RULES["iapo_priced_shuffled"]), "rule")
     told = np.zeros((2, 8), np.float32)
     told[0, 1], told[1, 5] = 2.0, 1.0
@@ -922,12 +922,12 @@ def test_the_shuffled_control_tells_as_much_elsewhere(sweep):
     plain = ALGORITHMS["iapo_priced"].advantage(group, **options).advantage
     draws = [rule.advantage(group, jax.random.key(n), **options).advantage for n in range(30)]
     assert np.std([np.asarray(one) for one in draws], 0)[:, :7].min() > 0.1
-    # Without news in any token there is nothing to shuffle.
+    # Without information in any token there is nothing to shuffle.
     silent = group._replace(uncertainty=0 * group.uncertainty + 3)
     same = [
         ALGORITHMS["iapo_priced"].advantage(silent, **options).advantage,
         rule.advantage(silent, jax.random.key(0), **options).advantage,
     ]
     np.testing.assert_allclose(*same, rtol=1e-6)
-    # R of the first token is all that is told, whatever the order; the critic sees the start alone.
+    # R of the first token is the sum, whatever the order; the baseline depends only on the start.
     assert np.isfinite(plain).all() and all(np.isfinite(one).all() for one in draws)

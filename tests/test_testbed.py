@@ -21,7 +21,7 @@ pytestmark = pytest.mark.nightly
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "arithmetic"
 PUBLISHED = ("chain", "easy", "hard", "growing")
-SETTINGS = (*PUBLISHED, "large")  # of which nothing is published: a GPU makes it
+SETTINGS = (*PUBLISHED, "large")  # of which nothing is published, since it needs a GPU
 SIZES = {"chain": 844_768, "easy": 1_253_056, "hard": 1_253_056, "growing": 844_768}
 """Bytes of the published initial models, as the experiment's README lists them."""
 N = 400

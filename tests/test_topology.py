@@ -17,7 +17,7 @@ from iapo_jax.train import train
 pytestmark = pytest.mark.nightly
 
 STEPS, SAVED = 4, 2
-# What a run is made of that topology could touch: a reference (KL), clipping by the norm of the
+# The parts of a run that the topology could affect: a reference (KL), clipping by the norm of the
 # whole gradient, and hyper-parameters that remember the groups so far.
 TINY = (
     "eval.dataset=''",
@@ -133,6 +133,6 @@ def test_saved_on_eight_devices_it_goes_on_elsewhere(on_one, on_eight, go_on, lo
 def test_saved_on_one_device_it_goes_on_on_eight(on_one, go_on, loop):
     run = go_on(loop, on_one(loop), EIGHT)
     assert_the_same(run, on_one(loop))
-    # It was another program, not a copy of the rows: rounding differs somewhere.
+    # A different program ran, and no rows were copied: rounding differs somewhere.
     pairs = zip(jax.tree.leaves(run.params), jax.tree.leaves(on_one(loop).params), strict=True)
     assert any((a != b).any() for a, b in pairs)

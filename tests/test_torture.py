@@ -1,4 +1,4 @@
-"""A run that is killed where it hurts is, in the end, the run that was let be: the short form.
+"""A run that is killed at critical moments ends like an undisturbed run: the short form.
 
 The long form is `python tests/faults/torture.py`.
 """

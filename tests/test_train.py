@@ -286,7 +286,7 @@ NIGHTLY = pytest.mark.nightly  # test_information has every mesh in the gate
 )
 def test_devices_change_nothing(halfway, finish, axes):
     run = finish("eval.dataset=''", "save_steps=0", "max_steps=2", *mesh_words(axes))
-    for step in (1, 2):  # the same tokens, or else nothing could agree
+    for step in (1, 2):  # the same tokens; otherwise nothing could agree
         assert completions(run, step) == completions(halfway, step)
     assert_same_run(run, halfway, atol=1e-5)
     assert len({row["compiles"] for row in run.rows}) == 1, "something compiled after step 1"
@@ -336,7 +336,7 @@ def test_every_way_to_ask_trains(configure, tmp_path, overrides, capsys):
     train(config)
     rows = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     assert all(math.isfinite(value) for row in rows for value in row.values())
-    # A random model seldom writes an answer: of its own ones, or of a set, there is little to know.
+    # A random model rarely writes an answer: own answers and answer sets carry little information.
     silent = "own" in overrides[-1] or "set" in overrides[0]
     assert silent or all(abs(row["iapo/information_per_token"]) > 1e-6 for row in rows)
     assert len({row["compiles"] for row in rows}) == 1  # a count since the start
@@ -467,7 +467,7 @@ def test_a_price_that_adapts_is_resumed_and_exported(finish, tmp_path):
     config = architecture.decoder_config(ARCHITECTURE)
     exported = fetch(weights.load_params(tmp_path / "hf", config))
     jax.tree.map(np.testing.assert_array_equal, exported, run.params)
-    # Another adaptation does not go on with this one's state, nor does none at all.
+    # A run with a different adaptation, or with none, does not resume from this state.
     options[3:] = ["algorithm.adapt=price_for_accuracy"]
     with pytest.raises(UserError, match="match this config: algorithm.adapt's memory.accuracy"):
         finish(*options, "max_steps=3", directory=run.directory)
@@ -727,7 +727,7 @@ def test_what_does_not_fit_is_said_after_the_rest(capsys):
     exhausted = f"RESOURCE_EXHAUSTED: {full}\nThe largest: ..."
     programs = {"sample": Program(exhausted), "signals": Program(), "update": Program(exhausted)}
     with pytest.raises(
-        UserError, match="sample and update do not fit into the memory of one device; exp"
+        UserError, match="sample and update do not fit into the memory of one device; use m"
     ):
         report_memory(programs)
     rows = capsys.readouterr().out.splitlines()[1:]

@@ -2,7 +2,7 @@
 
     python experiments/arithmetic/run_sweep.py [SETTING ...] [--methods NAME ...] [--workers 2]
 
-Run `make_testbed.py` first, which makes the problems and initial models. Each run writes
+Run `make_testbed.py` first; it makes the problems and initial models. Each run writes
 SETTING/NAME.json in `--results`, and a run with a result is not repeated, so the same command
 resumes after an interruption (also within a run). By default `--results` is `results` in `--work`,
 which starts with the results of the repository; with an empty directory, everything is run again.

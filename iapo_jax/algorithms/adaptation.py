@@ -148,7 +148,7 @@ class DifficultyState(NamedTuple):
 
 
 def keep_for_difficulty(*, start_questions: int = 64) -> Adaptation:
-    """Quartiles of the mean rewards of all questions so far, including this step's; [3].
+    """Quartiles of the mean rewards of the latest questions, including this step's; [3].
 
     For `keep_best`: algorithm 2 of arXiv:2508.09726. The paper keeps a t-digest of all questions;
     this keeps the last 8,192 and computes exact quartiles.

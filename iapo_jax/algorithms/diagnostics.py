@@ -57,6 +57,9 @@ def stop_margin(group: Group, credit: Credit, *, threshold: float = THRESHOLD) -
       credit: with a bonus [G, T].
       threshold: nats.
 
+    Returns:
+      The mean over the stops, and the mean over their rivals.
+
     >>> group = Group(mask=jnp.ones((2, 3), bool), reward=jnp.ones(2),
     ...               uncertainty=jnp.array([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]),
     ...               thinking=jnp.array([[True, True, False]] * 2))

@@ -144,6 +144,9 @@ def iapo_reference(
       group: needs `reward`, `uncertainty` [G, T+1] and `entropy` [G, T].
       key: unused.
 
+    Returns:
+      Credit of [G, T] arrays.
+
     Raises:
       ValueError: for a group without a field that is needed.
 

@@ -49,7 +49,7 @@ class Algorithm(NamedTuple):
     source: str = ""
 
     def credit(self, group: Group, key: Array | None = None, **settings: Array) -> Credit:
-        """The complete method for one group; it has the signature of a rule.
+        """Applies the entire method to one group; it has the signature of a rule.
 
         Args:
           settings: those of `adapt`; each piece gets the ones that it accepts.
@@ -183,7 +183,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         token_mask=filters.stochastic_tokens,
         source="arXiv:2504.20834",
     ),
-    # RLOO on a reward that falls with relative length; not divided by the std (the paper warns).
+    # RLOO on a reward that falls with relative length; the paper warns against dividing by the std.
     "length_penalty": Algorithm(
         advantages.rloo,
         LossOptions("dr_grpo", 0.2, 0.2, 0.001),

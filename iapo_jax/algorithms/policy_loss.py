@@ -165,7 +165,7 @@ def policy_loss(
       loss_type: as for `aggregate`.
       epsilon, epsilon_high: the ratio is clipped to [1 - epsilon, 1 + epsilon_high].
       beta: weight of the KL to the reference.
-      ref_log_prob: [..., T] nats, of the reference; needed where beta is not 0.
+      ref_log_prob: [..., T] nats, of the reference; needed if beta is not 0.
       max_length: longest completion in tokens, for "dr_grpo"; T by default.
       scale: counts of the full batch (`loss_scale`) if these completions are only a part of it; by
         default they are the batch.

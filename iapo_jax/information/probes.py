@@ -50,7 +50,7 @@ def encode_postfix(
 def boundary_tokens(
     tokenizer: Tokenizer, size: int, texts: Sequence[str], field: str = "information.boundaries"
 ) -> np.ndarray:
-    """[V] bool: tokens whose text contains one of `texts`, such as "." or a new line.
+    """[V] bool: tokens whose text contains one of `texts`, such as "." or a newline.
 
     Raises:
       UserError: for a text that no single token contains.

@@ -6,7 +6,7 @@ Both compute what `attention.blockwise_attention` computes, from a limit for eve
 
 Queries and their heads are rows of one matrix; key tiles beyond the largest limit of a query tile
 are neither loaded nor multiplied. JAX's own splash attention for TPU fixes its mask when it is
-traced, or takes a complete [heads, Q, S] mask. Here limits are data: a chunk of probes starts at an
+traced, or takes a full [heads, Q, S] mask. Here limits are data: a chunk of probes starts at an
 index that a loop computes, and boundary probes may be anywhere.
 
 The GPU kernel gave correct results on an H200; the TPU kernel was only compiled, for v4 to v6e.
@@ -195,7 +195,7 @@ def _dot(left: Array, right: Array, contract: tuple[int, int]) -> Array:
 def _folded(q: Array, k: Array, v: Array, visible: Array, rows: int, keys: int, width: int):
     """Rows [B,M,N,w], keys and values [B,M,S,w], limits [B,N], and key tiles read [B, N / rows].
 
-    N = Q R; all padded to complete tiles of `rows` and `keys`, and to `width`.
+    N = Q R; all padded to full tiles of `rows` and `keys`, and to `width`.
     """
     batch, size, heads, rest, narrow = q.shape
     q = q.swapaxes(1, 2).reshape(batch, heads, size * rest, narrow)

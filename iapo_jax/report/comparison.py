@@ -30,7 +30,7 @@ class Model(NamedTuple):
     members: tuple[Samples, ...]
     estimates: dict[str, Estimate]
     baseline: str | None
-    differences: dict[str, Estimate]  # to the baseline, on the same problems
+    differences: dict[str, Estimate]  # from the baseline, on the same problems
 
 
 class Section(NamedTuple):
@@ -163,7 +163,7 @@ def _numbers(row: Row, prefix: str) -> list[str]:
 def _of_summary(
     row: Row, rows: Iterable[dict], baseline: str | None, known: Container[str]
 ) -> dict[str, Estimate]:
-    """The estimates of a model, or its differences to a baseline, in an evaluation's summary.
+    """The estimates of a model, or its differences from a baseline, in an evaluation's summary.
 
     Args:
       known: the metrics that the report shows; others are ignored.

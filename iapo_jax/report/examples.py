@@ -129,7 +129,7 @@ def _one_line(text: str, limit: int = 90) -> str:
 
 
 def training_view(group: RunGroup) -> TrainingView | None:
-    """Completions of the first run that has any, in its first and last step (other problems)."""
+    """Completions of the first run that has any, in its first and last step."""
     run = next((run for run in group.runs if run.texts), None)
     if run is None:
         return None

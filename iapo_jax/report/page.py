@@ -192,7 +192,7 @@ def _contents(
 
 
 def _learning(groups: Sequence[RunGroup], smooth: int) -> LearningView:
-    about = "Metrics of the steps of training. "
+    about = "Metrics of each training step. "
     if any(len(group.runs) > 1 for group in groups):
         about += "Line: mean of the seeds; band: from the lowest to the highest seed. "
     about += f"Each point is the mean of {smooth} steps." if smooth > 1 else "Not smoothed."

@@ -176,5 +176,5 @@ def _checked(summary: dict[str, Any], part: str, path: Path) -> list[dict]:
 
 
 def distinct_directories(paths: Sequence[Path]) -> list[Path]:
-    """The directories in order, without repetitions under a different spelling."""
+    """The directories in order, each once, however it is spelled."""
     return list({path.resolve(): path for path in reversed(paths)}.values())[::-1]

@@ -46,7 +46,7 @@ def _no_band(points: int) -> np.ndarray:
 def pareto_front(cost: np.ndarray, gain: np.ndarray) -> np.ndarray:
     """Indices of the points that no other point beats, in order of cost.
 
-    A point beats another if it costs no more and gains no less, and one of the two is strict.
+    A point beats another if it costs no more, gains no less, and is strictly better in one of them.
     """
     front: list[int] = []
     for index in np.lexsort((-gain, cost)):
@@ -101,7 +101,7 @@ def information_curve(inspections: Sequence[Inspection], bins: int = 10) -> Band
 
 
 def accuracy_within(outcomes: Sequence[Outcomes], points: int = 24, *, banded: bool = True) -> Band:
-    """The share that is correct within B tokens, over B; a longer completion is incorrect.
+    """The share of completions that are correct within B tokens, by B; longer ones are incorrect.
 
     The outcomes are those of one model's seeds on the same problems; the band is the 95% interval
     of each point.

@@ -55,7 +55,7 @@ class Progress:
         if rows != writer.rows:
             say(
                 f"note: {writer.directory / 'metrics.jsonl'} has {writer.rows} rows up to the "
-                f"checkpoint; expected {rows}, the number when it was saved. The file was changed "
+                f"checkpoint; expected {rows}, the number when it was saved. The file has changed "
                 "since then; training is not affected"
             )
 

@@ -245,7 +245,7 @@ def failed_test(tree: Path, test: str) -> str | None:
 
 
 def try_break(tree: Path, broken: Break) -> bool:
-    """Whether its test caught it; the copy is mended again."""
+    """Whether its test caught the break; restores the copy afterwards."""
     path = tree / "iapo_jax" / broken.file
     text = path.read_text()
     if text.count(broken.old) != 1:

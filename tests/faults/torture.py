@@ -1,4 +1,4 @@
-"""Kills a training run again and again, and compares what it leaves with a run that was let be.
+"""Kills a training run again and again, and compares the result with an undisturbed run.
 
     python tests/faults/torture.py                 # 50 kills
     python tests/faults/torture.py --kills 5 --seed 3 --out DIR
@@ -10,7 +10,7 @@ Then everything must be, bit for bit, as it is without kills: model, metrics, co
 evaluations, selection. And after each kill the newest checkpoint must be whole.
 
 Of two processes one is killed, or gets SIGTERM; both must end in bounded time, and the pair that is
-started again must end as one that was let be.
+started again must end like an undisturbed one.
 """
 
 import argparse
@@ -106,7 +106,7 @@ def torture(
             left -= 1
         finish(directory, options)
         if not struck:
-            seconds /= 2  # the machine has become faster: the moment lay behind the end
+            seconds /= 2  # the machine has become faster: the run had already ended
         found = victims.differences(expected, victims.result(directory / "run"))
         if not newest_is_whole(directory):
             found.append("a checkpoint was damaged")

@@ -23,9 +23,9 @@ QUICK = [
     *("algorithm.name=gfpo", "algorithm.adapt=keep_for_difficulty", "eval.inspect=0"),
     *("algorithm.options={start_questions: 8}", "sampling.max_completion_length=8"),
 ]
-# Beside a run, and told of by it: where a signal shall strike. The first argument is a folder in
-# which a file of that name appears on entry, of an update on that of the call whose number is the
-# second argument: the first one is spent on loading its program.
+# Code added to a run, which reports where a signal shall strike. The first argument is a folder, in
+# which a file with the name of the place appears when the run enters it. An update is reported at
+# the call whose number is the second argument, because the first call loads its program.
 _HOOKED = """
 import sys, pathlib
 import jax

@@ -1,1 +1,1 @@
-"""The experiment: runs, chooses and measures every method from one model with one budget."""
+"""The experiment: runs every method from the same model with the same budget, and measures it."""

@@ -98,7 +98,7 @@ def figure(entry: Entry, name: str) -> Estimate:
 
 
 def difference(entry: Entry, base: Entry, name: str) -> Estimate:
-    """A metric minus that of a different method, on the same problems."""
+    """A metric minus that of another method, on the same problems."""
     return intervals.difference(
         terms_of(entry, name), _drawn(entry, 0), terms_of(base, name), _drawn(base, 1)
     )
@@ -167,7 +167,7 @@ def at_equal_length(setting: Setting, method: str, rival: str) -> AtEqualLength:
     """Accuracies of two fronts at one length, interpolated linearly between their points.
 
     The length is that of the method's final runs, or of the rival's shortest point if that is
-    longer. A front has no point that a different one beats in both length and accuracy. In a
+    longer. A front has no point that another one beats in both length and accuracy. In a
     resample, a point with one seed is shifted by the deviation of a final run from its method's
     mean, drawn from all methods with fronts and scaled by sqrt(S / (S - 1)).
     """

@@ -26,7 +26,7 @@ GATED, NATS, CHANCE = "iapo_priced_gated", "iapo_priced_nats", "iapo_priced_prob
 """Earlier forms of `iapo_priced`: with the entropy of the answer, in correct completions only; with
 the gold answer in nats; with its probability. The current form uses shares of the initial nats."""
 FAST = "iapo_priced_fast"
-"""`iapo_priced` at twice the learning rate, where `grpo` was chosen at that rate."""
+"""`iapo_priced` at twice the learning rate, for settings where `grpo` was chosen at that rate."""
 CAREFUL = "iapo_priced_careful"
 """`FAST` at the most accurate point of its grid, because the shorter one costs accuracy."""
 SHUFFLED, ZERO = "iapo_priced_shuffled", "iapo_priced_zero"

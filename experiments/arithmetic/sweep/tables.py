@@ -29,7 +29,7 @@ RESULTS = (
 )
 GRID = ("setting", "method", "choice", "chosen", "stability", "accuracy", "length", "config")
 # stability: the share of resamples of the selection problems in which the point would be chosen;
-# nan if a different method's grid decides, and before a choice
+# nan if another method's grid decides, and before a choice
 
 
 def _csv(header: tuple[str, ...], rows: Iterable[Iterable]) -> str:
