@@ -516,7 +516,7 @@ def test_chunks_behind_the_last_cut_are_not_computed(qwen2, monkeypatch):
 
 
 def test_spread_keeps_the_sum_of_every_segment():
-    """A property: random uncertainties, positions and ends; tokens in between carry equal shares."""
+    """A property: random uncertainties, positions and ends; tokens between them share equally."""
     rng = np.random.default_rng(3)
     size, rows = 23, 40
     length = rng.integers(0, size + 1, (1, rows))
