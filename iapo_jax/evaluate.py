@@ -1,8 +1,8 @@
-"""Accuracy and length of models: `python -m iapo_jax.evaluate --model DIR --dataset NAME ...`.
+"""Evaluates models on datasets: `python -m iapo_jax.evaluate --model DIR --dataset NAME ...`.
 
-Samples every problem, checks every completion, and writes metrics with 95% intervals; models are
-compared in pairs, on the same problems. Completions are kept: the same command resumes where it was
-interrupted, and with more samples it draws only the missing ones.
+Samples completions for every problem, checks them, and writes metrics with 95% intervals; models
+are compared in pairs, on the same problems. Completions are kept: the same command resumes where it
+was interrupted, and with more samples it draws only the missing ones.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from iapo_jax.runtime.processes import exit_with
 from iapo_jax.training import model_sources
 
 _FLAGS = {  # flag: metavar, meaning; the other fields of the config are set as key=value
-    "num_samples": ("N", "number of completions for each problem; default: 32"),
+    "num_samples": ("N", "completions of each problem; default: 32"),
     "k": (
         "K,K,...",
         "values of k for pass@k, majority@k, length@k and ratio@k; default: 1, 2, 4, ... up to "
@@ -81,11 +81,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="directory for all results; completions that it contains are not sampled again; "
         "default: eval",
     )
-    add("--config", metavar="FILE", help="YAML file with the fields to change")
+    add("--config", metavar="FILE", help="YAML file of the fields that differ from the defaults")
     for name, (metavar, meaning) in _FLAGS.items():
         add(f"--{name}", metavar=metavar, help=meaning)
-    add("--print_config", action="store_true", help="print the resolved config and stop")
-    add("overrides", nargs="*", metavar="key=value", help="fields of the config")
+    add("--print_config", action="store_true", help="print the resolved config and exit")
+    add("overrides", nargs="*", metavar="key=value", help="override a field")
     return parser.parse_intermixed_args(argv)
 
 

@@ -65,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--step",
         default="auto",
-        help="step of the checkpoint; default: the best one by the selection split if the run had "
-        "one, else the newest",
+        help="step of the checkpoint; default: the one that the run selected, or else the newest",
     )
     parser.add_argument("--out", type=Path, help="directory of the model; default: RUN_DIR/hf_STEP")
     parser.add_argument(

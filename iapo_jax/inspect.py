@@ -1,7 +1,7 @@
-"""Information of each token about the answer: `python -m iapo_jax.inspect --model DIR ...`.
+"""Measures the information of each token: `python -m iapo_jax.inspect --model DIR ...`.
 
 Samples completions or takes given ones, makes the model answer after every prefix, and shows the
-uncertainty about the answer in the terminal, as JSON and as one HTML page.
+uncertainty about the answer in the terminal and, if asked, as JSON and as an HTML page.
 """
 
 import argparse
@@ -58,19 +58,32 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--config", metavar="FILE", help="a training config: model, prompt, information, sampling")
+    add(
+        "--config",
+        metavar="FILE",
+        help="a training config; its model, prompt, information and sampling are used",
+    )
     add("--model", metavar="DIR", help="Hugging Face directory or hub name")
-    add("--prompt", metavar="TEXT", help="what the model reads; with --chat the question")
+    add("--prompt", metavar="TEXT", help="text that the model reads; with --chat, the question")
     add("--chat", action="store_true", help="use the chat template and the config's prompt")
     source = parser.add_mutually_exclusive_group()
     given = "completion to inspect; can be repeated"
     source.add_argument("--completion", metavar="TEXT", action="append", help=given)
     source.add_argument("--sample", metavar="N", type=int, help="draw N completions; default: 1")
     add("--answer", metavar="TEXT", help="the reference answer")
-    add("--estimator", metavar="NAME", help=f"{', '.join(probes.ESTIMATORS)}; default: the first")
-    add("--json", metavar="FILE", type=Path, help="write one object for each completion")
-    add("--html", metavar="FILE", type=Path, help="write one self-contained page")
-    add("overrides", nargs="*", metavar="key=value", help="fields of the config")
+    add(
+        "--estimator",
+        metavar="NAME",
+        help=f"{', '.join(probes.ESTIMATORS)}; default: answer_entropy",
+    )
+    add(
+        "--json",
+        metavar="FILE",
+        type=Path,
+        help="write a JSON file with an object for each completion",
+    )
+    add("--html", metavar="FILE", type=Path, help="write a self-contained HTML page")
+    add("overrides", nargs="*", metavar="key=value", help="override a field")
     return parser.parse_intermixed_args(argv)
 
 

@@ -14,12 +14,12 @@ from iapo_jax.config.sections import (
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(GenerationSection):
-    """`python -m iapo_jax.evaluate`: models on datasets, with intervals, compared in pairs."""
+    """`python -m iapo_jax.evaluate`: evaluates models on datasets, and compares them in pairs."""
 
     models: list[str] = option(
         list,
         "[LABEL=]DIR: Hugging Face directory, run directory, RUN/checkpoints/N or hub name; "
-        "LABEL=DIR,DIR,... are training seeds of one method",
+        "LABEL=DIR,DIR,... = training seeds of one method",
         trl={"model_name_or_path": "a list"},
     )
     datasets: list[str] = option(
@@ -46,7 +46,7 @@ class EvaluateConfig(GenerationSection):
     )
     budgets: list[int] = option(
         list,
-        "tokens within which a completion must be correct, up to max_completion_length; "
+        "numbers of tokens B of accuracy_within@B, up to max_completion_length; "
         "empty = 1/8, 1/4 and 1/2 of it",
     )
     max_completion_length: int = option(
@@ -63,7 +63,7 @@ class EvaluateConfig(GenerationSection):
         16,
         "prompts sampled at once; does not change the result",
         at_least=1,
-        trl={"per_device_eval_batch_size": "prompts of all devices"},
+        trl={"per_device_eval_batch_size": "prompts on all devices"},
     )
     samples_per_batch: int = option(
         0,
@@ -73,7 +73,7 @@ class EvaluateConfig(GenerationSection):
     inspect: int = option(
         0, "probe the first sample of this many problems, for the report", at_least=0
     )
-    progress: bool = option(True, "show a bar with accuracy and length", advanced=True)
+    progress: bool = option(True, "show a progress bar with accuracy and length", advanced=True)
     compilation_cache: str = option(
         "~/.cache/iapo_jax/xla", "as log.compilation_cache of training", advanced=True
     )

@@ -15,7 +15,7 @@ _HEAD = """\
 This page is generated from the fields: `python -m iapo_jax.config > docs/configuration.md`.
 
 A config file is YAML and holds only what differs from the defaults; `section.field=value` on the
-command line overrides it. `--print_config` prints the resolved config. `--help` lists the ordinary
+command line overrides it. `--print_config` prints the resolved config. `--help` lists the common
 fields of a command, and `--help-all` also the advanced ones, which are marked *advanced* here.
 Every range is checked before a model is loaded.
 """

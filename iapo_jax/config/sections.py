@@ -18,12 +18,12 @@ class ModelSection:
     )
     revision: str | None = option(None, "branch, tag or commit on the hub", trl="model_revision")
     config: str | None = option(
-        None, "a config.json: start a new random model of this architecture, without model.path"
+        None, "config.json of a new, randomly initialized model, in place of model.path"
     )
     tokenizer: str | None = option(None, "directory or hub name; default: that of model.path")
     dtype: str = option(
         "float32",
-        "arithmetic of the layers: float32 or bfloat16",
+        "dtype in which layers are computed: float32 or bfloat16",
         trl={"dtype": "", "bf16": "bfloat16 instead of true", "fp16": "bfloat16 or float32"},
     )
     attention: str = option(
@@ -48,8 +48,8 @@ class DataSection:
         "",
         "a short name (gsm8k, math-500, dapo-math-17k, aime-2024, aime-2025, amc-2023, "
         "commonsense-qa, arithmetic), NAME=PATH for a local copy of one, a JSONL, JSON or parquet "
-        "file, a directory of datasets.save_to_disk, or a hub name; optionally followed by :SPLIT, "
-        ":first N and :last M (:last M is applied after :first N)",
+        "file, a directory written by Dataset.save_to_disk, or a hub name; optionally followed by "
+        ":SPLIT, :first N and :last M (:last M is applied after :first N)",
         trl="dataset_name",
     )
     subset: str | None = option(
@@ -60,7 +60,7 @@ class DataSection:
         "split of a named or saved dataset, or of a dataset on the hub",
         trl="dataset_train_split",
     )
-    max_rows: int = option(0, "use only the first rows; 0 = all", at_least=0)
+    max_rows: int = option(0, "use only this many rows, from the first; 0 = all", at_least=0)
     max_prompt_length: int = option(
         512,
         "maximum prompt length in tokens; rows with longer prompts are skipped, and their number "
@@ -69,7 +69,8 @@ class DataSection:
         trl={"max_prompt_length": "longer prompts are skipped, not truncated"},
     )
     strict: bool = option(
-        False, "treat rows that repeat a question or are too long as an error, not as a note"
+        False,
+        "stop with an error, instead of printing a note, if rows repeat a question or are too long",
     )
 
 
@@ -81,16 +82,18 @@ class PromptSection:
     """
 
     system: str | None = option(
-        None, "system text; 'r1' = the built-in R1-style text; empty = no system turn"
+        None, "system prompt; 'r1' = the built-in R1-style prompt; empty = no system turn"
     )
     instruction: str | None = option(
-        None, "appended to every question, such as how to write the answer; empty = nothing"
+        None, "text appended to every question, such as how to write the answer; empty = none"
     )
     example_question: str | None = option(
-        None, "a worked turn before the question; empty = none", advanced=True
+        None,
+        "question of a worked example that precedes every question; empty = none",
+        advanced=True,
     )
     example_answer: str | None = option(
-        None, "the assistant's text of the worked turn", advanced=True
+        None, "the assistant's reply in the worked example", advanced=True
     )
 
 
@@ -120,7 +123,8 @@ class GenerationSection:
     )
     gather_weights: bool = option(
         True,
-        "copy all weights to each device of the fsdp axis while sampling; faster, more memory",
+        "copy all weights to each device of the fsdp axis while sampling; faster, but needs more "
+        "memory",
         advanced=True,
         trl="ds3_gather_for_generation",
     )
@@ -130,17 +134,18 @@ class GenerationSection:
 class InformationSection:
     """The probe that estimates how certain the model is of its answer.
 
-    After each prefix, or selected prefixes, of a completion, it is made to answer at once.
+    The model is made to answer at once after each prefix of a completion, or after selected ones.
     """
 
     estimator: str = option(
         "auto",
         "how the uncertainty is estimated: answer_entropy, answer_log_prob or answer_set_entropy; "
-        "auto = what the algorithm prefers, or answer_entropy",
+        "auto = the algorithm's default (answer_entropy in evaluate and inspect)",
     )
     reference: str = option(
         "gold",
-        "the answer that answer_log_prob teacher-forces: gold, or own = that of each completion",
+        "the answer that answer_log_prob teacher-forces: gold = the reference answer, own = each "
+        "completion's own",
     )
     postfix: str = option("</think>\n<answer>", "text that ends thinking and opens the answer")
     answer_end: str = option(
@@ -183,7 +188,7 @@ class InformationSection:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSection:
-    """AdamW with a schedule and clipping."""
+    """AdamW with a learning-rate schedule and gradient clipping."""
 
     learning_rate: float = option(1e-6, "peak learning rate", at_least=0, trl="learning_rate")
     lr_scheduler_type: str = option(
@@ -208,7 +213,7 @@ class OptimizerSection:
     )
     weight_decay: float = option(
         0.0,
-        "decoupled; for matrices only, never for norms or biases",
+        "decoupled weight decay of matrices; norms and biases have none",
         at_least=0,
         trl="weight_decay",
     )
@@ -219,13 +224,11 @@ class OptimizerSection:
 
 @dataclasses.dataclass(frozen=True)
 class MeshSection:
-    """Devices along each axis; -1 (on one axis at most) takes all that are left."""
+    """The number of devices along each axis; -1, on at most one axis, takes all that remain."""
 
-    data: int = option(-1, "replicas of the parameters")
-    fsdp: int = option(
-        1, "parts that parameters and batches are sharded into", trl={"fsdp": "number of devices"}
-    )
-    tensor: int = option(1, "parts that heads, hidden units and vocabulary are sharded into")
+    data: int = option(-1, "replicas of the parameters, each on its share of the batch")
+    fsdp: int = option(1, "shards of parameters and batches", trl={"fsdp": "number of devices"})
+    tensor: int = option(1, "shards of heads, hidden units and vocabulary")
     distributed: bool = option(
         False, "join several processes, on one host or many, each started by the same command"
     )
@@ -242,7 +245,7 @@ class MeshSection:
     )
     process_id: int | None = option(
         None,
-        "number of this process, from 0; if null, detected from the cluster",
+        "index of this process, from 0; if null, detected from the cluster",
         at_least=0,
         advanced=True,
     )
@@ -269,7 +272,7 @@ class LogSection:
     )
     completion_steps: int = option(
         1,
-        "steps between two files completions/step_N.jsonl; 0 = none",
+        "steps between two files of completions (completions/step_N.jsonl); 0 = none",
         at_least=0,
         trl={"log_completions": "number of steps, not a bool"},
     )
@@ -280,12 +283,12 @@ class LogSection:
     )
     progress: bool = option(
         True,
-        "show a bar with reward, length and kl",
+        "show a progress bar with the main metrics",
         advanced=True,
         trl={"disable_tqdm": "inverted: progress=true means disable_tqdm=false"},
     )
     compilation_cache: str = option(
         "~/.cache/iapo_jax/xla",
-        "directory of compiled programs, kept between runs; empty = none",
+        "directory in which compiled programs are kept between runs; empty = none",
         advanced=True,
     )

@@ -23,8 +23,9 @@ class SftDataSection(DataSection):
 
     dataset: str = option(
         "",
-        "a JSONL, JSON or parquet file, a directory of datasets.save_to_disk, or a hub name; "
-        "optionally followed by :SPLIT, :first N and :last M (:last M is applied after :first N)",
+        "a JSONL, JSON or parquet file, a directory written by Dataset.save_to_disk, or a hub "
+        "name; optionally followed by :SPLIT, :first N and :last M (:last M is applied after "
+        ":first N)",
         trl="dataset_name",
     )
 
@@ -39,8 +40,8 @@ class SftBatchSection:
         "rows in one forward and backward pass; 0 = all",
         at_least=0,
         trl={
-            "per_device_train_batch_size": "rows of all devices",
-            "gradient_accumulation_steps": "computed from this",
+            "per_device_train_batch_size": "rows on all devices",
+            "gradient_accumulation_steps": "determines the accumulation steps",
         },
     )
     max_length: int = option(
@@ -54,7 +55,7 @@ class SftBatchSection:
 
 @dataclasses.dataclass(frozen=True)
 class SftConfig:
-    """`python -m iapo_jax.sft`: supervised fine-tuning on prompts and completions."""
+    """`python -m iapo_jax.sft`: fine-tunes a model on prompts and completions."""
 
     seed: int = option(
         0,

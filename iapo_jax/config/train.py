@@ -38,8 +38,8 @@ class BatchSection:
         "prompts, with all their completions, in one forward and backward pass; 0 = all",
         at_least=0,
         trl={
-            "per_device_train_batch_size": "prompts of all devices, not completions of one",
-            "gradient_accumulation_steps": "computed from this",
+            "per_device_train_batch_size": "prompts on all devices, not completions on one",
+            "gradient_accumulation_steps": "determines the accumulation steps",
         },
     )
     mini_batches: int = option(
@@ -83,15 +83,15 @@ class SamplingSection(GenerationSection):
 
 @dataclasses.dataclass(frozen=True)
 class RewardSection:
-    """What rewards a completion."""
+    """The reward functions and their weights."""
 
     functions: list[str] = option(
         lambda: ["accuracy", "format"],
-        "'accuracy', 'format', FILE.py:NAME or package.module.NAME",
+        "reward functions: 'accuracy', 'format', FILE.py:NAME or package.module.NAME",
         trl="reward_funcs",
     )
     weights: list[float] = option(
-        list, "a weight for each function; empty = all 1", trl="reward_weights"
+        list, "weight of each function; empty = all 1", trl="reward_weights"
     )
 
 
@@ -138,7 +138,7 @@ class AlgorithmSection:
         trl="epsilon_high",
     )
     beta: float | None = option(
-        None, "weight of the KL (k3) to the initial model; 0 = no reference", at_least=0, trl="beta"
+        None, "weight of the KL (k3) to the initial model; 0 = no KL term", at_least=0, trl="beta"
     )
 
 
@@ -158,25 +158,25 @@ class EvalSection(GenerationSection):
         one_of=("refuse", "leave_out"),
     )
     num_samples: int = option(
-        1, "completions of each prompt", at_least=1, trl="num_generations_eval"
+        1, "completions of each problem", at_least=1, trl="num_generations_eval"
     )
     prompts_per_batch: int = option(
         64,
         "prompts sampled at once; does not change the result",
         at_least=1,
         advanced=True,
-        trl={"per_device_eval_batch_size": "prompts of all devices"},
+        trl={"per_device_eval_batch_size": "prompts on all devices"},
     )
     inspect: int = option(
         0,
-        "probe the first sample of this many problems, before and after, for the report",
+        "probe the first sample of this many problems, before and after training, for the report",
         at_least=0,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class SelectionSection:
-    """Which checkpoint is kept: the best on rows that are held out of the training data."""
+    """How the run chooses the checkpoint that it keeps, on rows held out of the training data."""
 
     problems: int = option(
         0,
@@ -192,8 +192,7 @@ class SelectionSection:
     )
     tolerance: float = option(
         0.02,
-        "only for criterion=ratio: how much lower than the initial model's accuracy a checkpoint's "
-        "accuracy may be",
+        "for criterion=ratio: how far a checkpoint's accuracy may fall below the initial model's",
         at_least=0,
     )
     num_samples: int = option(
@@ -206,7 +205,7 @@ class SelectionSection:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """`python -m iapo_jax.train`: reinforcement learning of one model on one dataset."""
+    """`python -m iapo_jax.train`: trains a model on a dataset by reinforcement learning."""
 
     seed: int = option(
         0, "seed of the data order and of every draw", at_least=0, at_most=LARGEST, trl="seed"
@@ -228,8 +227,8 @@ class TrainConfig:
     )
     max_sampled_tokens: int = option(
         0,
-        "stop after the step in which the total of sampled completion tokens reaches this; "
-        "includes groups that dynamic sampling discards, so that methods can be compared at an "
+        "stop after the step in which the run's total of sampled completion tokens reaches this; "
+        "groups that dynamic sampling discards count, too, so that methods can be compared at an "
         "equal budget; 0 = no limit",
         at_least=0,
     )

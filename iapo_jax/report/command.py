@@ -1,4 +1,4 @@
-"""Runs and evaluations as one page: `python -m iapo_jax.report RUN_OR_EVAL_DIR ... --out DIR`.
+"""Shows runs and evaluations on a page: `python -m iapo_jax.report RUN_OR_EVAL_DIR ... --out DIR`.
 
 Writes OUT/report.html (self-contained), OUT/charts/*.png, and the methods' table as OUT/methods.md
 and OUT/methods.csv.
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    kinds = "run and evaluation directories, in the order of the report"
+    kinds = "run and evaluation directories, in the order in which to show them"
     add("directories", nargs="+", type=Path, metavar="RUN_OR_EVAL_DIR", help=kinds)
     add("--out", type=Path, required=True, metavar="DIR", help="directory of the report")
     add("--title", default="Reasoning, shorter", help="title of the page; default: %(default)s")

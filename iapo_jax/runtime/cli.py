@@ -12,7 +12,7 @@ from iapo_jax.runtime.interruption import Stopped
 
 _FLAGS = {
     "print_config": "print the resolved config and exit",
-    "dry_run": "build and compile everything, print the memory that it needs, and exit",
+    "dry_run": "check and compile everything, print the memory that it needs, and exit",
 }
 
 
@@ -55,7 +55,7 @@ def run_cli(
     parser.add_argument(
         "--topology",
         metavar="NAME",
-        help="as --dry_run, for TPU chips of a topology such as v5e:2x4 (needs libtpu, but no TPU)",
+        help="as --dry_run, for a TPU topology such as v5e:2x4; needs libtpu, but no TPU",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="override a field")
     arguments = parser.parse_args(argv)

@@ -40,17 +40,21 @@ METRICS = {
         Metric("frac_reward_zero_std", "share", "groups whose rewards are all equal"),
         Metric("rewards/<function>/mean", "", "mean of one reward function, unweighted"),
         Metric("accuracy", "share", "completions whose answer is correct"),
-        Metric("completions/mean_length", "tokens", "mean length, with the stop token"),
+        Metric("completions/mean_length", "tokens", "mean length, including the stop token"),
         Metric("completions/min_length", "tokens", "shortest completion"),
         Metric("completions/max_length", "tokens", "longest completion"),
         Metric(
             "completions/mean_terminated_length", "tokens", "mean length of finished completions"
         ),
-        Metric("completions/clipped_ratio", "share", "completions truncated at the limit"),
+        Metric("completions/clipped_ratio", "share", "completions truncated at the length limit"),
         Metric("completions/mean_length_correct", "tokens", "mean length of correct completions"),
         Metric("completions/mean_length_wrong", "tokens", "mean length of incorrect completions"),
-        Metric("completions/sampled_tokens", "tokens", "sampled in this step, over all rounds"),
-        Metric("sampled_tokens", "tokens", "sampled in the run so far (max_sampled_tokens)"),
+        Metric(
+            "completions/sampled_tokens",
+            "tokens",
+            "completion tokens sampled in this step, in all rounds",
+        ),
+        Metric("sampled_tokens", "tokens", "completion tokens sampled in the run so far"),
         Metric("checker/timeouts", "answers", "answers on which the checker timed out"),
         Metric("checker/errors", "answers", "answers on which the checker failed"),
     ],
@@ -59,65 +63,71 @@ METRICS = {
         Metric(
             "dynamic_sampling/first_mixed",
             "share",
-            "groups of the first round with correct and incorrect completions",
+            "groups of the first round with both correct and incorrect completions",
         ),
         Metric("dynamic_sampling/first_accuracy", "share", "accuracy of the first round"),
         Metric("dynamic_sampling/first_mean_length", "tokens", "mean length in the first round"),
-        Metric("dynamic_sampling/tokens", "tokens", "sampled in all rounds"),
-        Metric("dynamic_sampling/unfilled", "groups", "groups without both after the last round"),
+        Metric("dynamic_sampling/tokens", "tokens", "completion tokens sampled in all rounds"),
+        Metric(
+            "dynamic_sampling/unfilled",
+            "groups",
+            "groups still all correct or all incorrect after the last round",
+        ),
     ],
     "Policy and credit": [
         Metric("entropy", "nats", "mean entropy of the next-token distribution"),
         Metric(
             "sampling/log_prob_difference/mean",
             "nats",
-            "mean distance between the log-probabilities of sampler and scorer",
+            "mean absolute difference of the sampler's and the scorer's log-probabilities",
         ),
-        Metric("sampling/log_prob_difference/max", "nats", "the largest such distance"),
-        Metric("advantage/mean", "", "mean advantage of the tokens with any weight"),
+        Metric("sampling/log_prob_difference/max", "nats", "largest such difference"),
+        Metric("advantage/mean", "", "mean advantage of the tokens with nonzero weight"),
         Metric("advantage/abs_mean", "", "mean absolute advantage of these tokens"),
         Metric(
             "credit/length_bonus_covariance",
             "tokens",
-            "covariance of length and summed per-token bonus; the paper expects shorter "
-            "completions below 0",
+            "covariance of a completion's length and the sum of its bonus; by the paper's theorem, "
+            "completions get shorter where it is negative",
         ),
         Metric("credit/bonus_share", "share", "share of the credit that is given token by token"),
-        Metric("credit/stop_bonus", "", "mean bonus of the tokens that end the reasoning"),
-        Metric("credit/rival_bonus", "", "mean bonus of the tokens that compete with them"),
+        Metric("credit/stop_bonus", "", "mean bonus of the tokens that end thinking"),
+        Metric(
+            "credit/rival_bonus", "", "mean bonus of the thinking tokens that compete with them"
+        ),
         Metric("algorithm/<option>", "", "an option that adapts during the run"),
         Metric("algorithm/<option>_<i>", "", "the same, for an option with several values"),
     ],
     "Information about the answer": [
-        Metric("iapo/thinking_length", "tokens", "mean number of reasoning tokens"),
+        Metric("iapo/thinking_length", "tokens", "mean number of thinking tokens"),
         Metric("iapo/uncertainty_start", "nats", "uncertainty about the answer after the prompt"),
-        Metric("iapo/uncertainty_end", "nats", "uncertainty at the end of the reasoning"),
-        Metric("iapo/information_per_token", "nats", "mean informativeness of a reasoning token"),
+        Metric(
+            "iapo/uncertainty_end", "nats", "uncertainty about the answer at the end of thinking"
+        ),
+        Metric("iapo/information_per_token", "nats", "mean informativeness of a thinking token"),
         Metric(
             "iapo/redundant_tokens",
             "tokens",
-            "reasoning tokens of a completion after its uncertainty stays below "
-            "information.redundant_below",
+            "thinking tokens per completion after the uncertainty falls below "
+            "information.redundant_below for good",
         ),
     ],
     "Updates": [
-        Metric("loss", "", "mean loss of the updates that were applied"),
+        Metric("loss", "", "mean loss of the applied updates"),
         Metric("grad_norm", "", "mean global norm of the gradient before clipping"),
-        Metric("kl", "nats", "KL to the reference, where algorithm.beta is not 0"),
+        Metric("kl", "nats", "KL to the initial model, if algorithm.beta is not 0"),
         Metric("clip_ratio/low_mean", "share", "tokens clipped below 1 - epsilon"),
         Metric("clip_ratio/high_mean", "share", "tokens clipped above 1 + epsilon_high"),
         Metric("clip_ratio/region_mean", "share", "tokens clipped on either side"),
         Metric("ratio/mean", "", "mean probability ratio of the new policy to the sampling policy"),
-        Metric("learning_rate", "", "of the first update of the step"),
+        Metric("learning_rate", "", "learning rate of the first update of the step"),
         Metric("num_tokens", "tokens", "fine-tuning: sum of the token weights in the batch"),
         Metric(
             "skipped/updates",
             "updates",
             "updates of this step that were skipped because a number was not finite",
         ),
-        Metric(
-            "skipped/in_a_row", "steps", "consecutive steps, up to this one, with such a number"
-        ),
+        Metric("skipped/in_a_row", "steps", "consecutive skipped steps, up to this one"),
     ],
     "Time": [
         Metric("time/sample", "s", "sampling"),

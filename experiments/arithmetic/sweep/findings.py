@@ -50,14 +50,13 @@ def render(settings: Sequence[Setting]) -> str:
                 parts.append(f"{title}:\n\n{table}")
             if PUBLISHED in setting.chosen and CONTROL in setting.chosen:
                 table = tables.weights_table(setting, PUBLISHED, CONTROL)
-                parts.append(
-                    f"Information, and the same information shuffled (selection split):\n\n{table}"
-                )
+                title = "Information against the same information shuffled (selection split)"
+                parts.append(f"{title}:\n\n{table}")
         if setting.confirming:
             table = tables.confirming_table(setting)
             parts.append(f"With new seeds:\n\n{table}")
             if setting.name not in SHIFTED and (table := tables.credit_table(setting)):
-                parts.append(f"How the credit of these runs acts on length:\n\n{table}")
+                parts.append(f"Effect of the credit of these runs on length:\n\n{table}")
         if _has_fronts(setting) and any(name in setting.entries for name in RIVALS):
             table = tables.equal_length_table(setting, OURS, RIVALS)
             parts.append(f"`{OURS}` at equal length:\n\n{table}")
@@ -118,10 +117,9 @@ def _verdict(setting: Setting) -> str:
     accuracy = analysis.difference(ours, base, "accuracy")
     short = f"is {'' if shorter.value <= -CLAIMED else 'not '}at least {CLAIMED:.0f}% shorter"
     if accuracy.high < 0:
-        return f"`{OURS}` {short} than `{BASE}`, and loses accuracy"
-    lost = max(-accuracy.low, 0.0)
-    beside = "less" if lost <= TOLERANCE else "more"
+        return f"`{OURS}` {short} than `{BASE}`; its accuracy is lower"
+    within = "within" if -accuracy.low <= TOLERANCE else "beyond"
     return (
-        f"`{OURS}` {short} than `{BASE}`, without a significant loss of accuracy: the interval "
-        f"does not exclude a loss of {lost:.3f}, {beside} than the tolerance of {TOLERANCE}"
+        f"`{OURS}` {short} than `{BASE}`; its accuracy is not significantly lower: the lower end "
+        f"of the interval, {accuracy.low:+.3f}, is {within} the tolerance of {TOLERANCE}"
     )

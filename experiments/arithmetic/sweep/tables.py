@@ -126,7 +126,7 @@ def times_table(settings: Iterable[Setting]) -> str:
 
     These are lower bounds: the training time of a run that was measured again may be lost.
     """
-    lines = ["| setting | runs | seconds, median | hours of a core |", "|---|---|---|---|"]
+    lines = ["| setting | runs | seconds, median | core hours |", "|---|---|---|---|"]
     total = 0.0
     for setting in settings:
         entries = (*setting.entries.values(), *setting.confirming.values())
@@ -164,8 +164,8 @@ def credit_table(setting: Setting, steps: int = 10) -> str:
     """How credit acts on length in the first and the last steps: means over the new seeds."""
     names = ("stop_bonus", "rival_bonus", "length_bonus_covariance")
     labels = [
-        f"{name}: first {steps} | last {steps}"
-        for name in ("bonus of stopping", "of continuing", "Cov(length, bonus)")
+        f"{name}: first {steps} steps | last {steps}"
+        for name in ("bonus of stopping", "bonus of continuing", "Cov(length, bonus)")
     ]
     lines = ["| method | " + " | ".join(labels) + " |", "|---" * (2 * len(names) + 1) + "|"]
     for entry in setting.confirming.values():
@@ -207,7 +207,7 @@ def _choice(setting: Setting, method: str) -> str:
 def results_table(setting: Setting) -> str:
     """Every method of a setting, the shortest first, and its differences from GRPO."""
     lines = [
-        "| method | seeds | accuracy | tokens | pass@4 | 100 accuracy / tokens | tokens per "
+        "| method | seeds | accuracy | tokens | pass@4 | accuracy per 100 tokens | tokens per "
         "correct answer | tokens against GRPO, % | accuracy - GRPO |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
