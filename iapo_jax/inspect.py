@@ -88,7 +88,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def inspect(arguments: argparse.Namespace) -> list[Inspection]:
-    """Probes the completions that the command line gives or samples.
+    """Probes the given completions, or samples some and probes them.
 
     Raises:
       UserError: one sentence for the first mistake, before weights are read where possible.

@@ -94,7 +94,7 @@ def _sizes(sizes: dict[str, int]) -> str:
 
 
 def described_devices(topology: str) -> list[Any]:
-    """TPU chips, such as v5e:2x4, that need not be present: programs can be compiled for them.
+    """The TPU chips of a topology such as v5e:2x4, which need not be present to compile for.
 
     Raises:
       ValueError: without the package libtpu, or for a topology that it does not know.

@@ -323,7 +323,7 @@ def no_weights(monkeypatch):
     "words, sentence",
     [
         (["--model", "b=nowhere"], "model directory 'nowhere' does not exist"),
-        (["--model", "b=RUN/checkpoints/5"], "the step of --model is '5'; expected auto or one of"),
+        (["--model", "b=RUN/checkpoints/5"], "the step of --model is '5', but"),
         (["--model", "b=RUN"], "checkpoints has no checkpoints"),
         (["--top_k", "65"], "top_k is 65; expected at most 64, the vocabulary size"),
         (["--prompts_per_batch", "3"], f"batch is 3; expected a multiple of {DEVICES}"),

@@ -153,4 +153,4 @@ def test_the_watcher_reports_an_abort(root):
         )
         said[done.returncode] = done.stderr
     assert said[0] == ""
-    assert "was ended: all processes of a run end when one of them ends" in said[-signal.SIGABRT]
+    assert "was aborted: all processes of a run end when one of them ends" in said[-signal.SIGABRT]

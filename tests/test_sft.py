@@ -253,7 +253,7 @@ def test_a_wrong_row_is_named(configure, tmp_path, row, sentence):
         ("model.tokenizer=null", "model.tokenizer is empty; expected"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate is -1.0; expected at least 0"),
         ("batch.rows_per_step=0", "batch.rows_per_step is 0; expected at least 1"),
-        ("resume=3", "resume is '3'; expected auto, never or one of the steps []"),
+        ("resume=3", "checkpoints has no checkpoints"),
     ],
 )
 def test_a_wrong_config_is_one_sentence(configure, tmp_path, overrides, sentence):

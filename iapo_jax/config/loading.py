@@ -72,7 +72,7 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
 
 
 def load_run_config(path: Path) -> TrainConfig | SftConfig:
-    """Loads the config.yaml of a run directory, of whichever command wrote it.
+    """Loads the config.yaml of a run directory, whichever command wrote it.
 
     Raises:
       UserError: as `load_config`; also for `${...}`: a run writes resolved values, and the file of

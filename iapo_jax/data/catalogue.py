@@ -11,7 +11,7 @@ r"""The datasets with a short name, and the specs that name a dataset on the com
 | commonsense-qa | tau/commonsense_qa | train, validation | choice | choices under the question |
 | arithmetic | (generated) | train, select, test | integer | nothing |
 
-The DAPO set repeats its problems (the hub's edition a hundred times), wraps them in instructions,
+DAPO repeats its problems (in the hub's version a hundred times), wraps them in instructions,
 and has damaged texts. Its recipe removes the instructions, repairs damage that has only one
 explanation (`questions.repair`), keeps each question once, and leaves out questions with two
 answers. `:first N` and `:last M` count the rows that remain.
@@ -35,7 +35,7 @@ class DataSet(NamedTuple):
     splits: dict[str, str]  # our name of a split -> the hub's
     default: str  # the split if none is named
     kind: str  # of the answers: integer, latex or choice
-    prompt: PromptSection  # the set's own
+    prompt: PromptSection  # the dataset's own
     read: Callable[[dict], tuple[str, str]]  # row -> question, gold; raises ValueError
     subset: str | None = None  # on the hub
     repeats: bool = False  # questions occur more than once, and some are damaged
@@ -109,7 +109,7 @@ def _read_choices(row: dict) -> tuple[str, str]:
     return "\n".join([stem.strip(), *(f"{label}. {text}" for label, text in pairs)]), gold
 
 
-# -------------------------------------------------------------------------- the sets
+# -------------------------------------------------------------------------- the datasets
 
 _INTEGER = PromptSection(
     system="r1", instruction="Reason step by step. The answer must be a single integer, in digits."
@@ -203,7 +203,7 @@ def one_of(names: Iterable[str]) -> str:
 
 
 def check_split(name: str, split: str, field: str) -> None:
-    """Checks that a named set has this split.
+    """Checks that a named dataset has this split.
 
     Raises:
       UserError: listing the splits.

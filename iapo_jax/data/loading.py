@@ -1,4 +1,4 @@
-"""Rows of a named set, a file, a directory or a hub name, as questions and answers."""
+"""Rows of a named dataset, a file, a directory or a hub name, as questions and answers."""
 
 import math
 import sys
@@ -43,7 +43,7 @@ class LoadedSet(NamedTuple):
     name: str  # short, such as gsm8k, or the last part of a path
     split: str
     kind: str  # of the answers; empty = inferred from each answer
-    prompt: PromptSection  # the set's own; `resolve_prompt` joins it with the user's
+    prompt: PromptSection  # the dataset's own; `resolve_prompt` joins it with the user's
     notes: list[str]  # sentences about what was done to the rows
     text: str  # the spec as it was written
     source: str = ""  # file, directory or name, for messages
@@ -51,7 +51,7 @@ class LoadedSet(NamedTuple):
 
 
 def load_section(section: DataSection | EvalSection, field: str = "data.dataset") -> LoadedSet:
-    """Loads the set of a config section; a split or a count inside `dataset` overrides the fields.
+    """Loads the dataset of a config section; a split or count in the spec overrides the fields.
 
     Raises:
       UserError: as `load_set`.
@@ -111,13 +111,13 @@ def load_set(
     subset: str | None = None,
     strict: bool | None = False,
 ) -> LoadedSet:
-    """Loads the set that a spec names, cleaned by the recipe of its name.
+    """Loads the dataset that a spec names, cleaned by the recipe of its name.
 
     Without a recipe the rows stay as they are. A note then lists repeated questions; those with
     different answers are an error, except on the hub, where the user cannot correct them.
 
     Args:
-      split: used if the spec has none; without either, the set's own default, or "test".
+      split: used if the spec has none; without either, the dataset's default, or "test".
       strict: whether repeated questions are an error; None for no check.
 
     Raises:

@@ -37,7 +37,7 @@ def make_problems(
     """Renders and encodes every prompt; leaves out, and counts, those that are too long.
 
     Args:
-      loaded: the set that the rows are from, for error messages.
+      loaded: the dataset that the rows are from, for error messages.
 
     Raises:
       UserError: naming the file and the row; if no row is left.

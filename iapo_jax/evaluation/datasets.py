@@ -12,7 +12,7 @@ from iapo_jax.runtime.console import say
 
 
 def load_sets(texts: Sequence[str], *, strict: bool) -> dict[str, LoadedSet]:
-    """The datasets by the name that their files have.
+    """The datasets, by the name used in their files.
 
     Raises:
       UserError: as `loading.load_set`; or if a dataset is named twice.

@@ -43,7 +43,7 @@ class _Untouched(NamedTuple):
 
 
 class _AtBudget(NamedTuple):
-    """What R rows of weights give, where both models spend equally many tokens; [R] each."""
+    """The budget at which both models spend equally many tokens, and accuracies there; [R] each."""
 
     budget: np.ndarray
     longer: np.ndarray  # accuracy

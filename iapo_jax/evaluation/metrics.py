@@ -98,7 +98,7 @@ def _draws_by_ties(rivals: tuple[int, ...], silent: int, v: int, others: int) ->
 
     Entry t of the list counts the draws in which exactly t rivals are drawn v times.
     """
-    # Floats hold the counts of up to 500 samples; those of more need Python's integers.
+    # Floats hold the counts of up to 500 samples; larger ones need Python's integers.
     dtype = float if silent + sum(rivals) + v <= 500 else object
     most_ties = (others + v) // v
     ways = np.zeros((most_ties + 1, others + 1), dtype)  # [ties, samples drawn so far]

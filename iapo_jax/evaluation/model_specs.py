@@ -19,7 +19,7 @@ class Member(NamedTuple):
     count: int
 
     def stem(self) -> str:
-        """What the names of its files begin with."""
+        """The beginning of the names of its files."""
         return f"{self.label}-{self.number}" if self.count > 1 else self.label
 
 

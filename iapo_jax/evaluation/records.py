@@ -73,7 +73,7 @@ class Record(NamedTuple):
         )
 
     def filled(self, completions: Iterable[Completion]) -> Self:
-        """With the results of all completions; each problem has `num_samples` of them."""
+        """The record with the results of all completions, `num_samples` for each problem."""
         samples = self.settings["num_samples"]
         by_row: dict[int, dict[int, Completion]] = {}
         for completion in completions:
@@ -92,7 +92,7 @@ class Record(NamedTuple):
         )
 
     def on_rows(self, rows: Set[int]) -> Self:
-        """The record of these rows of the dataset alone."""
+        """The record with only these rows of the dataset."""
         kept = [index for index, row in enumerate(self.rows) if row in rows]
         if len(kept) == len(self.rows):
             return self

@@ -26,8 +26,10 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # for a damaged file, tokenizers raises Exception itself
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise UserError(f"{directory}: transformers cannot open the tokenizer: {reason}") from None
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise UserError(
+            f"{directory}: transformers cannot open the tokenizer: {reason:.200}"
+        ) from None
     # For a directory with a qwen2 config.json but no tokenizer, transformers returns an empty one.
     if tokenizer.get_vocab().keys() <= tokenizer.get_added_vocab().keys():
         raise UserError(f"{directory}: the tokenizer has no vocabulary (tokenizer.json is missing)")

@@ -172,7 +172,7 @@ def save_weights(params: Params, directory: Path, num_layers: int, dtype: str) -
     for file, names in split.filename_to_tensors.items():
         try:
             save_file({n: tensors[n] for n in names}, directory / file, metadata={"format": "pt"})
-        except SafetensorError as error:  # which stands for the OSError
+        except SafetensorError as error:  # wraps the OSError
             raise OSError(f"{directory / file}: {error}") from error
         (directory / file).chmod(0o644)  # safetensors makes it readable by its owner only
     if split.is_sharded:

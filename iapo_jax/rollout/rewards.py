@@ -189,7 +189,7 @@ def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
 
 
 def _finite(value) -> float | None:
-    """The value as a number that float32 can hold, with 0 for None; None if there is none."""
+    """The value as a finite float32 number, 0 for None; None if it is not such a number."""
     if value is None:
         return 0.0
     try:

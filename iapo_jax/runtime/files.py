@@ -150,7 +150,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     os.replace(partial, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # the new name, too
+        os.fsync(folder)  # also the new name
     finally:
         os.close(folder)
 

@@ -72,7 +72,7 @@ def join(section: MeshSection) -> None:
 def start_watcher() -> None:
     """Starts a child that outlives this process and reports an end without a clean exit."""
     global _watcher_pipe
-    message = f"error: process {os.getpid()} was ended: {_GONE}\n"
+    message = f"error: process {os.getpid()} was aborted: {_GONE}\n"
     read_end, _watcher_pipe = os.pipe()
     subprocess.Popen(
         [sys.executable, "-S", "-E", "-c", _WATCHER, str(read_end), message],

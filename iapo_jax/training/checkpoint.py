@@ -343,6 +343,10 @@ def step_to_resume(checkpoints: Checkpoints, resume: str, *, option: str = "resu
             )
         return None
     if not resume.isdecimal() or int(resume) not in steps:
+        if not steps:
+            raise UserError(
+                f"{option} is {resume!r}, but {checkpoints.directory} has no checkpoints"
+            )
         words = "auto, never or" if option == "resume" else "auto or"
         raise UserError(
             f"{option} is {resume!r}; expected {words} one of the steps {steps} that "
