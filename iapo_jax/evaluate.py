@@ -81,7 +81,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="directory for all results; completions that it contains are not sampled again; "
         "default: eval",
     )
-    add("--config", metavar="FILE", help="YAML file of the fields that differ from the defaults")
+    add("--config", metavar="FILE", help="YAML file with the fields that differ from the defaults")
     for name, (metavar, meaning) in _FLAGS.items():
         add(f"--{name}", metavar=metavar, help=meaning)
     add("--print_config", action="store_true", help="print the resolved config and exit")

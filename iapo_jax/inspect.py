@@ -1,7 +1,7 @@
 """Measures the information of each token: `python -m iapo_jax.inspect --model DIR ...`.
 
 Samples completions or takes given ones, makes the model answer after every prefix, and shows the
-uncertainty about the answer in the terminal and, if asked, as JSON and as an HTML page.
+uncertainty about the answer in the terminal, and optionally as JSON and as an HTML page.
 """
 
 import argparse

@@ -232,7 +232,7 @@ def _check_names(
 
 
 def _nearest(key: str, fields: dict[str, Any], prefix: str, root: type) -> str:
-    """Suggests the field that has this as an earlier or a TRL name, or a similar spelling."""
+    """Suggests a field by an earlier name, a TRL name or a similar spelling."""
     plain = key.lower().replace("-", "_")
     found = list(leaves(root))
     for leaf in found:

@@ -30,7 +30,7 @@ class _Raw(NamedTuple):
 def clean_rows(
     rows: Iterable[dict], recipe: DataSet, source: str
 ) -> tuple[list[Problem], list[str]]:
-    """The problems that a recipe reads, and sentences about what it changed.
+    """The problems that a recipe reads, and notes about what it changed.
 
     Raises:
       UserError: naming the source and the row (counted from 1).
@@ -152,7 +152,7 @@ def check_repeats(
     lenient: bool = False,
     field: str = "data.strict",
 ) -> list[str]:
-    """Sentences about rows (question, answer, columns) that repeat a question.
+    """Notes about rows (question, answer, columns) that repeat a question.
 
     Two questions are the same if their normal forms are equal. If the answers differ, the case of
     all letters must be equal as well, since a question may be about capital letters.

@@ -127,7 +127,7 @@ class Demonstrations:
         )
 
     def _repeats(self, questions: list[str | list[dict]]) -> list[str]:
-        """A sentence about repeated rows; a question may have several completions."""
+        """A note about repeated rows; a question may have several completions."""
         first: dict[tuple[str, str], int] = {}
         again = []
         for number, (question, row) in enumerate(zip(questions, self.rows, strict=True), 1):

@@ -44,7 +44,7 @@ class LoadedSet(NamedTuple):
     split: str
     kind: str  # of the answers; empty = inferred from each answer
     prompt: PromptSection  # the dataset's own; `resolve_prompt` joins it with the user's
-    notes: list[str]  # sentences about what was done to the rows
+    notes: list[str]  # about changes to the rows
     text: str  # the spec as it was written
     source: str = ""  # file, directory or name, for messages
     numbers: Sequence[int] = ()  # of the rows in the source, from 1
