@@ -60,7 +60,7 @@ class DataSection:
         "split of a named or saved dataset, or of a dataset on the hub",
         trl="dataset_train_split",
     )
-    max_rows: int = option(0, "use only this many rows, from the first; 0 = all", at_least=0)
+    max_rows: int = option(0, "number of rows to use, from the first; 0 = all", at_least=0)
     max_prompt_length: int = option(
         512,
         "maximum prompt length in tokens; rows with longer prompts are skipped, and their number "

@@ -149,7 +149,7 @@ class EvalSection(GenerationSection):
     dataset: str = option("", "as data.dataset; must share no question with the training data")
     subset: str | None = option(None, "as data.subset")
     split: str = option("test", "as data.split", trl="dataset_test_split")
-    max_rows: int = option(0, "use only the first rows; 0 = all", at_least=0)
+    max_rows: int = option(0, "number of rows to use, from the first; 0 = all", at_least=0)
     strict: bool = option(False, "as data.strict")
     shared: str = option(
         "refuse",
