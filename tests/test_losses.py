@@ -252,5 +252,5 @@ def test_the_loss_alone_counts_its_own_batch(golden):
 
 def test_a_kl_needs_a_reference():
     x = jnp.zeros((1, 1))
-    with pytest.raises(ValueError, match="^beta is 0.1 and ref_log_prob is None; expected"):
+    with pytest.raises(ValueError, match="^beta is 0.1, but ref_log_prob is None; expected"):
         policy_loss(x, x, Credit(x, x), beta=0.1)
