@@ -135,7 +135,9 @@ METRICS = {
         Metric("time/signals", "s", "log-probabilities, information, credit"),
         Metric("time/update", "s", "updates"),
         Metric("time/step", "s", "the complete step"),
-        Metric("perf/completion_tokens_per_second", "tokens/s", "sampled tokens / time/step"),
+        Metric(
+            "perf/completion_tokens_per_second", "tokens/s", "sampled tokens divided by time/step"
+        ),
         Metric("compiles", "programs", "programs compiled by this process so far"),
     ],
 }
