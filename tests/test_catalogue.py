@@ -238,6 +238,7 @@ def test_dapo_as_published(dapo, shared_data):
     assert 9 + 1_409 + 44 + 16_455 == 17_917
 
 
+@pytest.mark.nightly
 def test_real_overlaps(dapo, shared_data):
     """All pairs of these sets that share a question; each was checked by hand."""
 

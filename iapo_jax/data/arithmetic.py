@@ -5,6 +5,7 @@ has two digits as well. Pure functions; all randomness comes from the `numpy.ran
 is passed in.
 """
 
+import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -93,6 +94,11 @@ def problem_rows(
 
 def make_splits(seed: int = 0) -> dict[str, list[dict[str, str]]]:
     """The splits train, select and test, which share no question."""
+    return {name: [dict(row) for row in rows] for name, rows in _splits(seed).items()}
+
+
+@functools.cache  # a run loads several splits
+def _splits(seed: int) -> dict[str, list[dict[str, str]]]:
     seen: set[str] = set()
     splits = {}
     for i, (name, n) in enumerate(SPLITS.items()):
