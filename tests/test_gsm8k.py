@@ -112,7 +112,7 @@ def test_two_steps_on_gsm8k_from_the_command_line(finished_run):
     # log 151,936 = 11.93 nats: the entropy of a uniform first answer token
     assert all(0 < row["iapo/uncertainty_start"] <= np.log(VOCABULARY) for row in rows)
     assert "<|im_end|>" in output and "<|endoftext|>" in output, "the stop set is said"
-    assert "271 of 151936 ids have no token" in output
+    assert "271 of the 151,936 ids have no token" in output
     measured = files.read_jsonl(run / "selection.jsonl")
     assert [row["step"] for row in measured] == [0, 2] and measured[1]["chosen"]
 

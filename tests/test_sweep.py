@@ -338,7 +338,7 @@ def test_a_disk_without_locks_is_refused(sweep, tmp_path, monkeypatch):
 
     monkeypatch.setattr(queue, "file_lock", unlocked)
     with (
-        pytest.raises(UserError, match="without locks, where two workers might"),
+        pytest.raises(UserError, match="without locks, so two workers might"),
         queue.claimed(["chain"], tmp_path, tmp_path),
     ):
         pass
@@ -729,7 +729,7 @@ def made(sweep, tmp_path, monkeypatch):
 
 def test_a_run_is_trained_measured_and_skipped_afterwards(sweep, made, tmp_path, monkeypatch):
     """One real job on a few problems; the result repeats the run directory's own figures."""
-    assert [text.partition(" ")[0].rpartition("/")[2] for text in made] == [
+    assert [text.removeprefix("note: ").partition(" ")[0].rpartition("/")[2] for text in made] == [
         "test.jsonl",  # of fewer supervised rows
         "model.safetensors",
     ]
