@@ -19,15 +19,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from iapo_jax.information.early_exits import Exit, map_exits, map_pieces
+from iapo_jax.information.answer_scores import ABSENT, AT_ONCE, answer_log_probs
+from iapo_jax.information.early_exits import Exit, map_exits
 from iapo_jax.information.probe_positions import every_prefix, interpolate
-from iapo_jax.model.scoring import (
-    TokenScores,
-    forward_completions,
-    next_token_scores,
-    prefill,
-    token_scores,
-)
+from iapo_jax.model.scoring import forward_completions, next_token_scores, prefill
 from iapo_jax.types import (
     Answers,
     Array,
@@ -39,9 +34,6 @@ from iapo_jax.types import (
     Prompts,
     Rollout,
 )
-
-_WIDTHS = (4, 8, 16, 32, 64, 128)  # answer widths in tokens; a branch is compiled for each up to A
-_ABSENT = -1e30  # log-probability of a missing answer; finite, so that 0 * it is 0
 
 
 class Probe(NamedTuple):
@@ -229,8 +221,8 @@ def log_probs_at(
     answer (length 0).
     """
     size, width = answers.tokens.shape[-2:]
-    at_once = min(width, _WIDTHS[1]) - 1
-    read = partial(_log_probs, model, params, answers, max(at_once, postfix.shape[0]))
+    at_once = min(width, AT_ONCE) - 1
+    read = partial(answer_log_probs, model, params, answers, max(at_once, postfix.shape[0]))
     arguments = (model, params, prompts, contexts, postfix, positions)
     return map_exits(*arguments, read, width=at_once, answers=size)
 
@@ -273,9 +265,9 @@ def set_entropy(log_prob: Array, meaning: Array, present: Array) -> Array:
     >>> print(set_entropy(log_prob, meaning, jnp.ones(3, bool)).round(3))
     0.693
     """
-    log_prob = jnp.where(present, log_prob, _ABSENT)
+    log_prob = jnp.where(present, log_prob, ABSENT)
     same = meaning[..., None] == jnp.arange(log_prob.shape[-1])  # [..., Y, meaning]
-    by_meaning = jax.nn.logsumexp(jnp.where(same, log_prob[..., None], _ABSENT), axis=-2)
+    by_meaning = jax.nn.logsumexp(jnp.where(same, log_prob[..., None], ABSENT), axis=-2)
     log_q = jax.nn.log_softmax(by_meaning, axis=-1)
     entropy = -jnp.sum(jnp.exp(log_q) * log_q, axis=-1)
     return jnp.where(present.any(-1), jnp.maximum(entropy, 0.0), 0.0)
@@ -305,71 +297,3 @@ def uncertainty_at(
     if probe.answers is not None and estimator != "answer_entropy":
         arguments += (probe.answers,)
     return interpolate(ESTIMATORS[estimator](*arguments), probe.positions, size)
-
-
-# ------------------------------------------------------------------------- complete answers
-
-
-def _log_probs(model: Model, params: Params, answers: Answers, at_once: int, exit: Exit) -> Array:
-    """log p of every answer after an exit: [P, G, c, Y]; `at_once` tokens for each position."""
-    weight = model.logit_weight(params)
-    score = partial(token_scores, weight=weight, temperature=1.0, devices=model.devices)
-    first = next_token_scores(exit.state, weight, answers.tokens[..., 0], devices=model.devices)
-    total = first.log_prob
-    if answers.tokens.shape[-1] > 1:
-        read = partial(_log_prob_after_first, model, params, score, at_once, exit)
-
-        def add(index: Array, total: Array) -> Array:
-            tokens = jax.lax.dynamic_index_in_dim(answers.tokens, index, axis=2)
-            length = jax.lax.dynamic_index_in_dim(answers.length, index, axis=2)[..., None]
-            column = jax.lax.dynamic_index_in_dim(total, index, -1, False) + read(tokens, length)
-            return jax.lax.dynamic_update_index_in_dim(total, column, index, -1)
-
-        most = (answers.length > 0).sum(-1).max()
-        total = jax.lax.fori_loop(0, most, add, total)
-    return jnp.where(answers.length[:, :, None] > 0, total, _ABSENT)
-
-
-def _log_prob_after_first(
-    model: Model,
-    params: Params,
-    score: Callable[..., TokenScores],
-    at_once: int,
-    exit: Exit,
-    tokens: Array,
-    length: Array,
-) -> Array:
-    """log p of the tokens of one answer [P, G or 1, 1, A] after its first: [P, G, c].
-
-    Only as wide as the longest answer needs: a large A costs nothing if answers are short.
-    """
-    size = tokens.shape[-1]
-    widths = [width for width in _WIDTHS if width < size] + [size]
-    branches = []
-    for width in widths:
-        read = partial(_teacher_forced, model, params, score, tokens[..., :width], length)
-        pieces = -(-(width - 1) // at_once)
-        branches.append(partial(map_pieces, read, exit, pieces))
-    narrowest = (length.max() > jnp.array(widths[:-1], jnp.int32)).sum()
-    return jax.lax.switch(narrowest, branches)
-
-
-def _teacher_forced(
-    model: Model,
-    params: Params,
-    score: Callable[..., TokenScores],
-    tokens: Array,
-    length: Array,
-    exit: Exit,
-) -> Array:
-    """log p of tokens 2 to `length` of one answer, summed: [P, G, c]."""
-    size = tokens.shape[-1] - 1
-    shape, offset = (*exit.position.shape, size), jnp.arange(size)
-    hidden, _ = model.forward(
-        params,
-        jnp.broadcast_to(tokens[..., :-1], shape),
-        exit.position[..., None] + offset,
-        exit.contexts,
-    )
-    log_prob = score(hidden, tokens=jnp.broadcast_to(tokens[..., 1:], shape)).log_prob
-    return jnp.where(offset + 1 < length, log_prob, 0.0).sum(-1)
