@@ -74,7 +74,7 @@ __all__ = [
 
 _ON_FIRST_USE = {
     "decode_rollout": "iapo_jax.pretrained.tokenization",
-    "encode_answers": "iapo_jax.information.probes",
+    "encode_answers": "iapo_jax.information.answer_tokens",
     "encode_prompts": "iapo_jax.data.prompts",
     "load": "iapo_jax.pretrained.loaded_model",
     "stop_ids": "iapo_jax.pretrained.tokenization",

@@ -2,8 +2,8 @@
 
     0    done
     2    a mistake in the input: nothing was started
-    3    the run cannot continue: the disk is full, numbers are not finite, or another process of
-         the run has ended (JAX may then end this one first, with 134)
+    3    the run cannot continue: the disk is full, numbers are not finite, a reward function fails,
+         or another process of the run has ended (JAX may then end this one first, with 134)
     75   a signal stopped the run: everything is saved, and the same command resumes it
 
 A second signal, or a first one before the run has started, ends the process at once (130 or 143, as

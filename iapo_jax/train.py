@@ -49,7 +49,7 @@ def train(
     Args:
       advantage: a complete `Algorithm`; or a credit rule that replaces that of `algorithm.name`,
         while the loss, the reward shaping and the filters of that algorithm remain. For a credit
-        rule, the information of every prefix is computed.
+        rule, the information is always computed, at the positions that `information` selects.
       reward_functions: functions in TRL's form that replace `reward.functions`.
       dry_run: check and compile everything, print the memory that each program needs, and return
         None.

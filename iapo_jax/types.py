@@ -1,4 +1,4 @@
-"""The letters of all shapes, and the tuples that modules pass to each other.
+"""The letters in shapes, and the tuples that modules pass to each other.
 
 Shapes
     P prompts in a step          G completions of one prompt
@@ -6,6 +6,7 @@ Shapes
     K tokens of the exit postfix A tokens of an answer    C probed positions
     V vocabulary                 D model width            N layers
     H query heads                M key/value heads        d head width
+    S tokens of a segment        Y answers of a set
 
 A step is one rollout with all the updates that are made from it: max_steps, save_steps,
 checkpoints, logs and rows of metrics count steps. An update is one application of the optimizer;
@@ -60,7 +61,7 @@ class ProbePositions(NamedTuple):
 class Answers(NamedTuple):
     """Answers to teacher-force, right-padded; the second axis has size 1 where a group shares them.
 
-    The answers of a completion come first; in unused slots, `length` is 0.
+    Used slots come first; in unused slots, `length` is 0.
     """
 
     tokens: Array  # [P, G or 1, Y, A] int32; Y answers

@@ -188,8 +188,10 @@ DAMAGE = {
     "flipped near the end": lambda path: flip(path, 0.9),
     "gone": lambda path: path.unlink(),
 }
-# Each reads all files again; the gate has the like of these two.
-MARKS = dict.fromkeys(("emptied", "flipped at the start"), pytest.mark.nightly)
+# Each reads all files again; the gate has the like of these.
+MARKS = dict.fromkeys(
+    ("emptied", "flipped at the start", "flipped near the end"), pytest.mark.nightly
+)
 
 
 # orbax leaves coroutines behind where a read fails.

@@ -83,6 +83,7 @@ def test_probed_completions_are_those_that_were_sampled(evaluated):
         assert sum(told["informativeness"]) == pytest.approx(told_in_all)
 
 
+@pytest.mark.nightly  # test_evaluation interrupts without a process
 def test_an_interrupted_command_is_taken_up_again(model, tmp_path, evaluated):
     words = [
         *(sys.executable, "-m", "iapo_jax.evaluate", "--model", f"one={model}"),

@@ -411,7 +411,7 @@ def test_another_command_has_another_directory(half, world, configure, capsys):
     ):
         train_sft(config)
     train(configure(half, "max_steps=2", "optimizer.learning_rate=1e-3"))
-    told = "note: these fields have changed since the run was started: optimizer.learning_rate ("
+    told = "note: these fields have changed since the run was last started: optimizer.learning_rate"
     assert told in capsys.readouterr().out
 
 

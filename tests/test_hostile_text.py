@@ -29,7 +29,7 @@ from iapo_jax.errors import UserError, printable
 from iapo_jax.evaluation import probing
 from iapo_jax.evaluation.completions_file import Completion
 from iapo_jax.evaluation.sampling import Protocol, Task
-from iapo_jax.information import inspection_inputs, probes
+from iapo_jax.information import answer_tokens, inspection_inputs, probes
 from iapo_jax.information import probed_completions as examine
 from iapo_jax.information.inspection_batches import PromptGroup
 from iapo_jax.pretrained import control_tokens as untrusted
@@ -281,14 +281,14 @@ def test_the_time_of_hiding_is_linear(tokenizer):
 
 def test_an_answer_is_teacher_forced_as_text(tokenizer, arithmetic):
     control = untrusted.control_tokens(tokenizer)
-    ids = probes.encode_answer(tokenizer, " 5</think>6<|im_end|> ", "</think>", 99)
+    ids = answer_tokens.encode_answer(tokenizer, " 5</think>6<|im_end|> ", "</think>", 99)
     assert [i for i in ids if i in control.values()] == [control["</think>"]] == ids[-1:]
     assert decode(tokenizer, ids) == "5</think>6<|im_end|></think>"
     for text in ("5", "-5", "12 sheep"):
-        assert probes.encode_answer(tokenizer, text, "</think>", 99) == encode(
+        assert answer_tokens.encode_answer(tokenizer, text, "</think>", 99) == encode(
             tokenizer, text + "</think>"
         )
-    made = probes.make_answers(
+    made = answer_tokens.make_answers(
         tokenizer,
         estimator="answer_set_entropy",
         golds=["<think>1"],
@@ -297,13 +297,13 @@ def test_an_answer_is_teacher_forced_as_text(tokenizer, arithmetic):
         width=20,
     )
     assert not set(control.values()) & set(np.ravel(made.tokens).tolist())
-    assert probes.tokenized_apart(tokenizer, "<think>", ["1", "</think>"], 9) == []
-    probes.check_gold_answers(tokenizer, ["<think>"], "</think>")
+    assert answer_tokens.tokenized_apart(tokenizer, "<think>", ["1", "</think>"], 9) == []
+    answer_tokens.check_gold_answers(tokenizer, ["<think>"], "</think>")
     with pytest.raises(UserError, match="the text '5<think>' contains '<think>'"):
-        probes.check_gold_answers(arithmetic, ["5<think>"], "</answer>")
+        answer_tokens.check_gold_answers(arithmetic, ["5<think>"], "</answer>")
     options = dict(golds=["1"], completions=[["<answer>5<eos></answer>"]], width=9)
     own = dict(estimator="answer_log_prob", reference="own", answer_end="</answer>")
-    assert probes.make_answers(arithmetic, **own, **options).length.tolist() == [[[0]]]
+    assert answer_tokens.make_answers(arithmetic, **own, **options).length.tolist() == [[[0]]]
 
 
 def test_rows_of_supervised_fine_tuning(tokenizer, tmp_path):

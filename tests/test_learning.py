@@ -16,6 +16,8 @@ from iapo_jax.training import optimizer as update
 from iapo_jax.training.update import TrainBatch, UpdateSpec, assign_credit, policy_update
 from iapo_jax.types import Prompts
 
+pytestmark = pytest.mark.nightly
+
 STEPS, P, G, T, V = 30, 2, 8, 32, 512
 PAID = 272  # ids below it are paid for: 272/512 = 0.531 of a random policy's tokens
 

@@ -201,9 +201,9 @@ def good(prompts, completions, answer, **columns):
         ("infinite", "reward 'infinite' returned inf for completion 0, '\\nIt is 2."),
         ("text", "reward 'text' returned '1' for completion 0"),
         ("nothing", "reward functions nothing returned None for all 4 completions; exp"),
-        ("forgot", "reward 'forgot' returned None, a NoneType; expected a list of 4 numbers"),
-        ("lazily", "a generator; expected a list of 4 numbers"),
-        ("later", "a coroutine; expected a list of 4 numbers"),
+        ("forgot", "reward 'forgot' returned None, of type NoneType; expected a list of 4 "),
+        ("lazily", "of type generator; expected a list of 4 numbers"),
+        ("later", "of type coroutine; expected a list of 4 numbers"),
         ("narrow", "reward 'narrow' cannot be called with prompts, completions, answer, level: got "
                    "an unexpected keyword argument 'answer'; expected fn(prompts, completions"),
         ("leaves", "reward 'leaves' raised SystemExit(0) for 4 completions (pay.py, line 24)"),

@@ -25,7 +25,7 @@ EXTRACTIONS, VERDICTS = rows(3), rows(5)
 
 @pytest.fixture(scope="module")
 def checker():
-    with AnswerChecker(1, timeout=3.0) as checker:
+    with AnswerChecker(1, timeout=1.5) as checker:
         yield checker
 
 

@@ -12,8 +12,8 @@ from before_jax import MESHES
 
 from iapo_jax.config.sections import InformationSection, ModelSection
 from iapo_jax.errors import UserError
-from iapo_jax.information import probes
-from iapo_jax.information.probes import make_answers
+from iapo_jax.information import answer_tokens, probes
+from iapo_jax.information.answer_tokens import make_answers
 from iapo_jax.pretrained.model_directory import open_pretrained
 from iapo_jax.pretrained.tokenization import (
     encode,
@@ -112,9 +112,9 @@ def test_answers_that_begin_alike_beyond_the_width_are_one(opened):
 
 
 def test_an_answer_without_tokens_is_named(opened):
-    probes.check_gold_answers(opened.tokenizer, ["7", "12345"], END)
+    answer_tokens.check_gold_answers(opened.tokenizer, ["7", "12345"], END)
     with pytest.raises(UserError, match="'  ' has no tokens"):
-        probes.check_gold_answers(opened.tokenizer, ["7", "  "], END)
+        answer_tokens.check_gold_answers(opened.tokenizer, ["7", "  "], END)
 
 
 def test_wrong_answers_longer_than_every_gold_one_are_whole(opened):
@@ -310,12 +310,12 @@ def test_meanings_are_those_of_exact_numbers(qwen):
 
 def test_an_answer_is_closed_unless_it_is_cut(qwen):
     """1 is no beginning of 12; `</answer>` keeps its own ids; white space around does not count."""
-    one, twelve = (probes.encode_answer(qwen, text, END, 16) for text in ("1", "12"))
+    one, twelve = (answer_tokens.encode_answer(qwen, text, END, 16) for text in ("1", "12"))
     assert one != twelve[: len(one)]
     assert qwen.decode(twelve) == "12</answer>"
-    assert probes.encode_answer(qwen, " \n12\t", END, 16) == twelve
-    assert probes.encode_answer(qwen, "12", END, 2) == twelve[:2]
-    assert probes.encode_answer(qwen, " \n", END, 16) == []
+    assert answer_tokens.encode_answer(qwen, " \n12\t", END, 16) == twelve
+    assert answer_tokens.encode_answer(qwen, "12", END, 2) == twelve[:2]
+    assert answer_tokens.encode_answer(qwen, " \n", END, 16) == []
 
 
 @pytest.mark.parametrize("text", ["9" * 10**6, "-" * 1000, "1" + " " * 1000 + "2", "word " * 900])
@@ -323,7 +323,7 @@ def test_a_long_answer_is_told_by_its_first_tokens(qwen, text):
     """Also if a token has many characters: a longer answer is truncated, without a closing text."""
     width = 8
     start = encode(qwen, text[:5000])  # far more than `width` tokens
-    assert probes.encode_answer(qwen, text, END, width) == start[:width]
+    assert answer_tokens.encode_answer(qwen, text, END, width) == start[:width]
 
 
 # ------------------------------------------------------------------ postfix and boundaries
@@ -332,7 +332,7 @@ def test_a_long_answer_is_told_by_its_first_tokens(qwen, text):
 def test_answers_that_text_would_join_to_the_postfix_are_said(qwen):
     """`>-` is one token of Qwen's: -5 behind `<answer>` begins with another token than in text."""
     golds = ["5", "-5", "12", "-5", r"\frac{1}{2}"]
-    apart = probes.tokenized_apart(qwen, "</think>\n<answer>", golds, 32)
+    apart = answer_tokens.tokenized_apart(qwen, "</think>\n<answer>", golds, 32)
     joined = [qwen.encode("<answer>" + gold) for gold in golds]
     alone = [qwen.encode("<answer>") + qwen.encode(gold) for gold in golds]
     want = [g for g, a, b in zip(golds, joined, alone, strict=True) if a != b]

@@ -142,6 +142,7 @@ def test_no_cluster_is_one_sentence():
         processes.join(MeshSection(distributed=True))
 
 
+@pytest.mark.nightly
 def test_the_watcher_reports_an_abort(root):
     said = {}
     for end in ("os.abort()", "processes.dismiss_watcher()"):

@@ -104,11 +104,11 @@ def test_load_reward_forms(tmp_path):
         ("", "'' is unknown; expected one of accuracy, format"),
         ("{0}/none.py:short", "file '{0}/none.py' does not exist"),
         ("{0}/mine.py:long", "{0}/mine.py does not define 'long'"),
-        ("{0}/mine.py:LIMIT", "is a int; expected a function"),
+        ("{0}/mine.py:LIMIT", "has type int; expected a function"),
         ("{0}/bad.py:short", "importing {0}/bad.py raised ZeroDivisionError"),
         ("iapo_jax.rollout.rewards.nothing", "rewards does not define 'nothing'"),
         ("no_such_package.reward", "importing no_such_package raised ModuleNotFoundError"),
-        ("iapo_jax.rollout.rewards.REWARDS", "is a dict; expected a function"),
+        ("iapo_jax.rollout.rewards.REWARDS", "has type dict; expected a function"),
     ],
 )
 def test_load_reward_errors(tmp_path, spec, sentence):
@@ -154,9 +154,9 @@ def test_the_papers_rewards_add_up():
     "values, sentence",
     [
         ([1.0], "'mine' returned [1.0], 1 entry; expected a list of 2 numbers"),
-        (0.5, "'mine' returned 0.5, a float; expected a list of 2 numbers"),
-        (None, "'mine' returned None, a NoneType; expected a list of 2 numbers"),
-        ("ab", "'mine' returned 'ab', a str; expected a list of 2 numbers"),
+        (0.5, "'mine' returned 0.5, of type float; expected a list of 2 numbers"),
+        (None, "'mine' returned None, of type NoneType; expected a list of 2 numbers"),
+        ("ab", "'mine' returned 'ab', of type str; expected a list of 2 numbers"),
         ([1.0, float("nan")], "'mine' returned nan for completion 1"),
         ([float("-inf"), 1.0], "'mine' returned -inf for completion 0"),
         ([0.0, 1e39], "'mine' returned 1e+39 for completion 1"),

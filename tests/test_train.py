@@ -566,7 +566,7 @@ def test_rewards_of_your_own(finish):
         ("algorithm.name=nowhere.py:f", "nowhere.py' does not exist"),
         ("algorithm.name=json.loads", "algorithm.name 'json.loads': "),
         ("algorithm.name=json.nothing", "json does not define 'nothing'"),
-        ("algorithm.name=json.__doc__", "is a str; expected a function (group, key) -> Credit"),
+        ("algorithm.name=json.__doc__", "has type str; expected a function (group, key) -> Credit"),
         ("algorithm.loss_type=dappo", "algorithm.loss_type is 'dappo'; did you mean dapo?"),
         ("optimizer.lr_scheduler_type=lineer", "optimizer.lr_scheduler_type is 'lineer'"),
         ("information.postfix=''", "information.postfix is empty"),

@@ -54,7 +54,7 @@ def keep_best(
         and 8 of 16). Use them with keep=0.
 
     Raises:
-      ValueError: for an unknown metric, `keep` beyond the group, or both `keep` and `quartiles`.
+      ValueError: for an unknown metric, a `keep` out of range, or both `keep` and `quartiles`.
 
     >>> mask = jnp.arange(4) < jnp.array([[4], [2], [3], [1]])
     >>> print(keep_best(Group(mask, reward=jnp.zeros(4)), keep=2))

@@ -154,8 +154,8 @@ def policy_loss(
 ) -> Array:
     """aggregate(-min(ratio A, clip(ratio) A) + beta k3), ratio = exp(log_prob - old_log_prob).
 
-    The loss and its gradient are finite for every finite input, except for advantages beyond 1e27,
-    since the log of the ratio is limited to LOG_RATIO_LIMIT, as in verl. Names and meanings are
+    Since the log of the ratio is limited to LOG_RATIO_LIMIT, as in verl, the loss and its gradient
+    are finite for every finite input, except for advantages beyond 1e27. Names and meanings are
     TRL's.
 
     Args:

@@ -173,8 +173,9 @@ class AnswerChecker:
     exit, or with the object.
 
     Attributes:
-      timeouts: comparisons that took more than `timeout` seconds of wall time; these are incorrect.
-      errors: comparisons that raised in math-verify, or on which two processes died; these are
+      timeouts: comparisons that took more than `timeout` seconds of wall time; they count as
+        incorrect.
+      errors: comparisons that raised in math-verify, or on which two processes died; they count as
         incorrect, too.
 
     Args:

@@ -148,7 +148,10 @@ def same(one: str, other: str, work: _Work | None = None) -> bool | None:
 
 
 def _assigned(one: str, other: str) -> tuple[str, str]:
-    r"""Both texts without `x =`, `x \in` or a modulus, unless these differ between the two."""
+    r"""Both texts without `x =` or `x \in`, unless the names differ.
+
+    A modulus is removed if only one of them has it.
+    """
     found = _LEADING.match(one)
     one = one[found.end() :] if found else one
     if bool(_MODULUS.search(one)) != bool(_MODULUS.search(other)):

@@ -17,7 +17,7 @@ from iapo_jax.errors import UserError, check_unicode
 
 
 def check_config(config: TrainConfig | SftConfig | EvaluateConfig, *, writes: bool = True) -> None:
-    """Checks the ranges of all fields and fields that contradict each other.
+    """Checks the range of every field, and that fields do not contradict each other.
 
     Args:
       writes: also check that output_dir can be written; this leaves no files behind.
@@ -137,10 +137,10 @@ def _check_warmup(config: TrainConfig | SftConfig) -> None:
 
 
 def check_writable(directory: Path, field: str) -> None:
-    """Checks that `directory` can be created and written to, as far as its existing part shows.
+    """Checks that `directory`, or its nearest existing parent, is a writable directory.
 
     Raises:
-      UserError: if that part is a file, or is not writable.
+      UserError: if it is a file, or is not writable.
     """
     place = directory.absolute()
     while not os.path.exists(place) and place != place.parent:

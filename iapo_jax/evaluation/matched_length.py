@@ -32,7 +32,7 @@ class _Truncated(NamedTuple):
     budgets: np.ndarray  # [B], rising
     tokens: np.ndarray  # [S, P, B], mean tokens of each problem
     accuracy: np.ndarray  # [S, P, B]; a truncated completion is incorrect
-    exact: bool  # whether the budgets are all lengths that occur
+    exact: bool  # whether the budgets include every length that occurs
 
 
 class _Untouched(NamedTuple):

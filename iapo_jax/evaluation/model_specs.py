@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from iapo_jax.errors import UserError
 
-_NOT_IN_NAMES = r"[^\w.+@-]+"  # characters that no label and no file name has
+_NOT_IN_NAMES = r"[^\w.+@-]+"  # characters that labels and file names must not contain
 
 
 class Member(NamedTuple):

@@ -37,7 +37,7 @@ def load(
       (model, params, tokenizer): pure functions, a tree of arrays, and a transformers tokenizer.
 
     Raises:
-      UserError: one sentence, if the directory is missing, incomplete, or of another architecture.
+      UserError: one sentence, if the directory is missing or incomplete, or not a supported model.
 
     >>> model, params, tokenizer = load("experiments/arithmetic/model")
     >>> tokenizer.decode(tokenizer.encode("1+2"))

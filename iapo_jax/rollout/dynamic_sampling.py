@@ -39,8 +39,8 @@ def sample_mixed(
 ) -> tuple[RewardedRollout, SamplingRounds]:
     """The groups of round 0, with uniform groups replaced by mixed groups of later rounds.
 
-    There are at most `rounds` rounds of P prompts. A group that is still uniform then stays, as in
-    GRPO.
+    There are at most `rounds` rounds of P prompts. A group that is still uniform after the last one
+    stays, as in GRPO.
 
     Args:
       generate: samples the P groups of a round, counted from 0.

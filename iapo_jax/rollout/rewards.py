@@ -92,7 +92,7 @@ def load_reward(spec: str) -> Callable:
     function = plugins.load(spec, f"reward {spec!r}", RewardError)
     if not callable(function):
         raise RewardError(
-            f"reward {spec!r} is a {type(function).__name__}; expected a function "
+            f"reward {spec!r} has type {type(function).__name__}; expected a function "
             "fn(prompts, completions, answer, **columns) -> list of floats"
         )
     return function
@@ -168,7 +168,7 @@ def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
     listed = hasattr(values, "__len__") and not isinstance(
         values, str | bytes | dict | set | frozenset
     )
-    found = f"a {type(values).__name__}"
+    found = f"of type {type(values).__name__}"
     if listed:
         found = "1 entry" if len(values) == 1 else f"{len(values)} entries"
     if not listed or len(values) != rows:

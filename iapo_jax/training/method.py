@@ -75,8 +75,8 @@ def _method(
         named = plugins.load(section.name, f"algorithm.name {section.name!r}")
         if not callable(named) and not isinstance(named, Algorithm):
             raise UserError(
-                f"algorithm.name {section.name!r} is a {type(named).__name__}; expected a function "
-                "(group, key) -> Credit, or an Algorithm"
+                f"algorithm.name {section.name!r} has type {type(named).__name__}; expected a "
+                "function (group, key) -> Credit, or an Algorithm"
             )
     elif named not in ALGORITHMS:
         make_algorithm(named)  # raises, and suggests the nearest name

@@ -49,7 +49,7 @@ class Progress:
         self.measure, self.best, self.budget = measure, best, budget
         self.sampled = int(notes.get("sampled_tokens", 0))
         self.in_a_row = int(notes.get("skipped_in_a_row", 0))
-        # The last step before the current streak of skipped steps.
+        # The step of the last checkpoint before the current streak of skipped steps.
         self.before_streak: int | None = notes.get("before_streak")
         rows = notes.get("rows", writer.rows)
         if rows != writer.rows:
@@ -109,7 +109,7 @@ class Progress:
 
     @contextlib.contextmanager
     def guard(self, step: int, state: TrainState) -> Iterator[None]:
-        """Wraps the step that follows `step` steps, and saves the state before it if it fails.
+        """Wraps the step after `step` steps; if it fails, saves the state from before it.
 
         A state that the step has already started to change cannot be saved.
 

@@ -85,7 +85,10 @@ def describe_selection(setup: Setup) -> str:
     count = _count(len(setup.selection.task.problems.rows), "training problem")
     guard = ""
     if section.criterion == "ratio":
-        guard = f", if its accuracy is at most {section.tolerance} below the initial model's"
+        guard = (
+            f", among checkpoints whose accuracy is at most {section.tolerance} below the initial "
+            "model's"
+        )
     return (
         f"{count} held out; the run keeps the checkpoint with the best "
         f"{CRITERIA[section.criterion]} on them{guard}"

@@ -106,7 +106,7 @@ def resume_state(
 
 
 def _compare_configs(path: Path, config: TrainConfig | SftConfig) -> tuple:
-    """Reports in which fields the config differs from the config that started the run.
+    """Reports the fields in which the config differs from that of the last start of the run.
 
     Raises:
       UserError: if a different command started the run.
@@ -125,7 +125,7 @@ def _compare_configs(path: Path, config: TrainConfig | SftConfig) -> tuple:
     names = sorted(n for n in old | new if old.get(n) != new.get(n) and not n.startswith(free))
     if names:
         changes = [f"{n} ({old.get(n)!r:.60} -> {new.get(n)!r:.60})" for n in names]
-        say(f"note: these fields have changed since the run was started: {', '.join(changes)}")
+        say(f"note: these fields have changed since the run was last started: {', '.join(changes)}")
     return ()
 
 

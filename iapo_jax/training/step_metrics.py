@@ -1,7 +1,8 @@
 """The metrics of a step, under TRL's names where TRL has one.
 
-No other file knows the name of a metric. `METRICS` states what each metric means, and
-docs/metrics.md is generated from it: `python -m iapo_jax.training.step_metrics > docs/metrics.md`.
+Training names metrics only here; `report.panels` repeats the names that it draws. `METRICS` states
+what each metric means, and docs/metrics.md is generated from it:
+`python -m iapo_jax.training.step_metrics > docs/metrics.md`.
 """
 
 import math
