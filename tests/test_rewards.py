@@ -166,7 +166,7 @@ def test_the_papers_rewards_add_up():
         ([0.0, b"1"], "'mine' returned b'1' for completion 1"),
         (np.zeros((2, 1)), "'mine' returned array([0.]) for completion 0"),
         (np.zeros((3, 40)), "3 entries; expected a list of 2 numbers"),  # whose text has lines
-        ({0.0, 1.0}, "a set; expected a list of 2 numbers"),
+        ({0.0, 1.0}, "of type set; expected a list of 2 numbers"),
     ],
 )
 def test_combine_rewards_names_what_came_back(values, sentence):
