@@ -158,7 +158,8 @@ def _raised(name: str, function: Callable, error: BaseException, given: dict) ->
     file = plugins.file_of(function)
     place = plugins.place_of(error, file) if file else ""
     count = len(given["completions"])
-    return f"reward {name!r} raised {plugins.one_line(error)} for {count} completions{place}"
+    rows = "1 completion" if count == 1 else f"{count} completions"
+    return f"reward {name!r} raised {plugins.one_line(error)} for {rows}{place}"
 
 
 def _as_rewards(name: str, values, completions: Sequence[str]) -> np.ndarray:
