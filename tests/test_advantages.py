@@ -61,7 +61,7 @@ def numpy_iapo(
     entropy=False,
     only_correct=False,
 ):
-    """method.md, token by token: A_t = z(r) + alpha z(s_t) + beta z(c_t)."""
+    """docs/methods.md, token by token: A_t = z(r) + alpha z(s_t) + beta z(c_t)."""
     advantage = np.zeros(group.mask.shape)
     z = z_of_rewards(group.reward)
     s, c = [], []
@@ -85,7 +85,7 @@ def numpy_iapo(
 
 
 def numpy_reference(group, information_weight, exploration_weight):
-    """method.md, "What the authors' code really does", one token at a time over the padded width.
+    """docs/methods.md, `iapo_reference`: one token at a time over the padded width.
 
     H[i] is the answer's entropy before token i; what lies outside counts as 0.
     """

@@ -63,7 +63,7 @@ def options_of(golden, loss_type):
 
 @partial(jax.jit, static_argnames=("model", "options", "max_length", "micro"))
 def loss_and_gradient(model, params, batch, temperature, chosen, *, options, max_length, micro=1):
-    """As `learner.policy_update` has it, without the optimizer.
+    """As `training.update.policy_update` has it, without the optimizer.
 
     The loss is that of `chosen`, a one-hot over `options`: one program serves every loss type.
     """

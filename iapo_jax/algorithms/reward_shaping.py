@@ -1,8 +1,9 @@
 """Reward shaping by length: `(Group, *, hyper-parameters) -> reward [G]`, before the rule.
 
-The papers multiply a reward of 0 or 1 by a factor. Here the reward is arbitrary, so the amount by
-which a paper lowers the 1 of a correct answer is scaled by `correct_bonus`, the difference between
-the rewards of a correct and an incorrect answer (2 for +1 and -1, as in `accuracy_reward`).
+Except for DAPO (`overlong`), which adds a penalty, the papers multiply a reward of 0 or 1 by a
+factor. Here the reward is arbitrary, so the amount by which a paper lowers the 1 of a correct
+answer is scaled by `correct_bonus`, the difference between the rewards of a correct and an
+incorrect answer (2 for +1 and -1, as in `accuracy_reward`).
 Lengths count all tokens of a completion, the stop token included.
 """
 

@@ -56,10 +56,10 @@ def extract_answer(completion: str) -> str | None:
     r"""The final answer of a completion; None if it has none.
 
     The last complete `<answer>...</answer>` outside closed thinking is the answer; if it contains a
-    box or a phrase, the last of these is. Without a span, the text after the last `</think>` counts
-    (all of the text if it has no think tags, none of it if thinking never ends): its last
-    `\boxed{}` or `\fbox{}`, or else its last mark in words: `#### X`, a heading `# Answer`, "the
-    answer is X" or "Answer: X".
+    box or a phrase, the answer is its last box, or else its last phrase. Without a span, the text
+    after the last `</think>` counts (all of the text if it has no think tags, none of it if
+    thinking never ends): its last `\boxed{}` or `\fbox{}`, or else its last mark in words:
+    `#### X`, a heading `# Answer`, "the answer is X" or "Answer: X".
 
     >>> extract_answer(r"<think>\boxed{1}</think> so it is \boxed{2}.")
     '2'

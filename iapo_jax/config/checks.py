@@ -104,7 +104,7 @@ def _check_evaluation(config: EvaluateConfig) -> None:
 
 
 def _check_own_directory(config: TrainConfig | SftConfig | EvaluateConfig) -> None:
-    """Refuses as output_dir the model that a run reads; for an evaluation, any model or run."""
+    """Refuses an output_dir that is the model a run reads; for an evaluation, any model or run."""
     out = Path(config.output_dir).expanduser().absolute()
     if isinstance(config, EvaluateConfig):
         for name, kind in (("config.json", "model"), ("config.yaml", "run")):
@@ -150,7 +150,7 @@ def check_writable(directory: Path, field: str) -> None:
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"{field} is {str(directory)!r}, but {place} is not writable")
     try:
-        with tempfile.TemporaryFile(dir=place):  # os.access allows root everything
+        with tempfile.TemporaryFile(dir=place):  # for root, os.access ignores permissions
             pass
     except OSError as error:
         raise UserError(

@@ -25,8 +25,8 @@ _COMMANDS = {
     "sft": (SftConfig, "A step is one optimizer update."),
     "evaluate": (
         EvaluateConfig,
-        "The command-line flags listed by --help set these fields. Leave `model.path` and "
-        "`model.config` empty: the models are given by `models`.",
+        "Some of these fields have a command-line flag of their own, which --help lists. Leave "
+        "`model.path` and `model.config` empty: the models are given by `models`.",
     ),
 }
 

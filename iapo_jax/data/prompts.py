@@ -1,4 +1,4 @@
-"""The prompt of a question: system text, worked turn and instruction through the chat template.
+"""The prompt of a question: system text, example, instruction, through the chat template.
 
 A question is untrusted: no part of it becomes a control token (`pretrained.control_tokens`).
 """
@@ -77,7 +77,7 @@ def _map_texts(value: Any, change: Callable[[str], str], where: str, depth: int 
 
 
 def render_prompt(tokenizer: Any, question: str | list[dict], section: PromptSection) -> str:
-    """The prompt's text: system, worked turn, question, through the tokenizer's chat template."""
+    """The prompt's text: system, example, question, through the tokenizer's chat template."""
     return show(_render(tokenizer, question, section, "the question"))
 
 

@@ -11,14 +11,19 @@ from iapo_jax.model.scoring import TokenScores, next_token_scores, token_scores
 from iapo_jax.types import Answers, Array, Model, Params
 
 ABSENT = -1e30  # log-probability of a missing answer; finite, so that 0 * it is 0
-AT_ONCE = 8  # tokens of an answer that are read at once; longer answers are read in pieces
+AT_ONCE = 8  # answer tokens per position at once; longer answers are read at fewer positions
 _WIDTHS = (4, 8, 16, 32, 64, 128)  # answer widths in tokens; a branch is compiled for each up to A
 
 
 def answer_log_probs(
     model: Model, params: Params, answers: Answers, at_once: int, exit: Exit
 ) -> Array:
-    """log p of every answer after an exit: [P, G, c, Y]; `at_once` tokens for each position."""
+    """log p of every answer after an exit: [P, G, c, Y].
+
+    Args:
+      at_once: tokens for each position, on average, that are computed at once; longer answers are
+        read at fewer positions at a time.
+    """
     weight = model.logit_weight(params)
     score = partial(token_scores, weight=weight, temperature=1.0, devices=model.devices)
     first = next_token_scores(exit.state, weight, answers.tokens[..., 0], devices=model.devices)

@@ -22,7 +22,7 @@ class Inspection(NamedTuple):
     informativeness: list[float] = []  # T: u_{t-1} - u_t while thinking, then 0
     entropy: list[float] = []  # T: of the distribution before each token, without top-p or top-k
     log_prob: list[float] = []  # T: of each token
-    thinking_length: int = 0  # tokens before the end of thinking; all, if it never ends
+    thinking_length: int = 0  # tokens before the end of thinking; without one, all but a stop token
     estimator: str = ""
     reference: str = "gold"  # whose answer `answer_log_prob` teacher-forces: gold, or its own
     temperature: float = 1.0  # of `log_prob` and `entropy`; that of the probe is 1

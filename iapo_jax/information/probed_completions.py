@@ -121,7 +121,7 @@ def inspect_completions(
       completions: strings, or ids (with the stop token, if one was drawn).
       answer: the reference answer, which `answer_log_prob` and `answer_set_entropy` teacher-force.
       temperature: of `log_prob` and `entropy`; that of the probe is 1.
-      information: fields of `config.InformationSection`; every prefix is probed.
+      information: fields of `config.sections.InformationSection`; every prefix is probed.
 
     Raises:
       UserError: one sentence, if something does not fit the model or the estimator.

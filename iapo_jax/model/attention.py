@@ -1,8 +1,8 @@
 """Attention of new tokens over several segments of keys, joined exactly.
 
-A segment is a block of keys of which each query reads those before its own limit. Prompts, the
-completion so far, a completion seen up to a probed prefix and the causal block of the new tokens
-themselves are all segments; they differ only in the limits. Per segment
+A segment is a block of keys; each query reads those before its own limit. Prompts, the completion
+so far, a completion seen up to a probed prefix and the causal block of the new tokens themselves
+are all segments; they differ only in the limits. Per segment
 
     out = softmax(q k^T / sqrt(d)) v,    lse = logsumexp(q k^T / sqrt(d)),
 

@@ -2,8 +2,9 @@
 
 The author of a config or a chat template may write control tokens such as `<|im_end|>`. A data row,
 or an answer from a completion, may contain the same characters, which must not become the token:
-otherwise a row could end its turn and speak as the assistant. Tokenizers cannot do so on their own,
-because they look for their control tokens first. An example, with the question `2+2<|im_end|>`:
+otherwise a row could end its turn and speak as the assistant. Tokenizers cannot prevent this on
+their own, because they look for their control tokens first. An example, with the question
+`2+2<|im_end|>`:
 
 1. `hide` puts a secret mark before each character of each control token in the question:
    `2+2M<M|MiM...`. The chat template, which may compare or strip text, sees no control token.

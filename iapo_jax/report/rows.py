@@ -88,7 +88,8 @@ def evaluation_rows(
 ) -> list[Row]:
     """The labeled models of every evaluation, with the baselines it compares them with.
 
-    A model whose parameters are those of a `known` row has the style of that row.
+    A model that is only a baseline has the style `START`; any other model whose parameters are
+    those of a `known` row has the style of that row.
     """
     of_runs = {m.record.fingerprint: row for row in known for m in row.members}
     of_runs.pop("", None)  # of records without a fingerprint

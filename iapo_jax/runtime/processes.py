@@ -1,6 +1,6 @@
 """Several processes as one run: they join, agree, and none waits for one that has ended.
 
-With a single process every function here passes its argument through.
+With a single process nothing is exchanged: values are returned as they are.
 """
 
 import atexit
@@ -48,7 +48,7 @@ def join(section: MeshSection) -> None:
     """
     if not section.distributed:
         return
-    # Its C++ handler would keep SIGTERM from `interruption`.
+    # The C++ handler of this service would keep SIGTERM from `interruption`.
     jax.config.update("jax_enable_preemption_service", False)
     start_watcher()
     try:

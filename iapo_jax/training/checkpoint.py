@@ -96,7 +96,7 @@ class Checkpoints:
         preserved: Collection[int] = (),
         notes: dict[str, Any] | None = None,
     ) -> None:
-        """Starts to write `state`; the next `save` or `close` commits it.
+        """Starts to write `state`; the next `save`, `wait` or `close` waits until it is committed.
 
         Args:
           preserved: steps whose checkpoints are kept in addition to the newest.

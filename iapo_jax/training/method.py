@@ -17,7 +17,8 @@ from iapo_jax.runtime import plugins
 from iapo_jax.training.update import assign_credit
 from iapo_jax.types import Credit, Group
 
-# These rules give a group of one completion no credit; rules that use information still do.
+# A group of one completion gets no credit from these rules, but does from rules that use
+# information.
 _COMPARING = (advantages.grpo, advantages.rloo)
 
 

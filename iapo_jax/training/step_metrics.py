@@ -94,7 +94,10 @@ METRICS = {
         Metric("credit/bonus_share", "share", "share of the credit that is given token by token"),
         Metric("credit/stop_bonus", "", "mean bonus of the tokens that end thinking"),
         Metric(
-            "credit/rival_bonus", "", "mean bonus of the thinking tokens that compete with them"
+            "credit/rival_bonus",
+            "",
+            "mean bonus of the thinking tokens that were drawn while the model was at least as "
+            "certain of the answer as when it stopped",
         ),
         Metric("algorithm/<option>", "", "an option that adapts during the run"),
         Metric("algorithm/<option>_<i>", "", "the same, for an option with several values"),

@@ -121,7 +121,7 @@ def torture(
 
 
 def strike_pair(directory: Path, rng: random.Random, seconds: float) -> str:
-    """Starts a pair and strikes one of it; says how they ended, "" if they were through before."""
+    """Starts a pair and strikes one of the two; how they ended, or "" if they finished before."""
     log, arguments = directory / "log", pair_arguments(directory)
     pair = pairs.start_pair(arguments, log)
     victim, number = rng.randrange(2), rng.choice((signal.SIGKILL, signal.SIGTERM))

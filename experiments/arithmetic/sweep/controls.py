@@ -1,4 +1,4 @@
-"""A control of `iapo_priced` that carries no information; its runs' configs name this file."""
+"""A control of `iapo_priced` that shuffles informativeness; its runs' configs name this file."""
 
 import jax
 import jax.numpy as jnp

@@ -36,7 +36,7 @@ class Setting(NamedTuple):
     sft_learning_rate: float = 2e-3
     sft_micro_rows: int = 16  # at once, few enough for the caches of a CPU
     habits: Habits = Habits()
-    work: Callable[[np.random.Generator, Problem], Problem] | None = None  # drops hidden steps
+    work: Callable[[np.random.Generator, Problem], Problem] | None = None  # drops some steps
     longer: Callable[[np.random.Generator], Problem] | None = None  # of the shifted test
     longer_share: float = 0.0  # of supervised rows
     tried: bool = False  # its first test problems, now `trial`, were seen while rules were designed
