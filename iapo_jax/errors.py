@@ -1,7 +1,7 @@
 """The errors that end a command, and the exit codes; the CLI prints each error as one sentence.
 
     0    done
-    2    a mistake in the input: nothing was started
+    2    a mistake in the input, or a program that does not fit: no training was started
     3    the run cannot continue: the disk is full, numbers are not finite, a reward function fails,
          or another process of the run has ended (JAX may then end this one first, with 134)
     75   a signal stopped the run: everything is saved, and the same command resumes it

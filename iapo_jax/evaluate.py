@@ -208,7 +208,7 @@ def prepare(
     Raises:
       UserError: one sentence for the first mistake.
     """
-    if not config.mesh.distributed:  # whose devices are not known yet
+    if not config.mesh.distributed:  # else the devices are not known yet
         check_batch(config.prompts_per_batch, open_mesh(config.mesh))
     problems: dict[tuple[str, str], Problems] = {}
     notes: set[str] = set()

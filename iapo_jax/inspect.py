@@ -61,7 +61,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--config",
         metavar="FILE",
-        help="a training config; its model, prompt, information and sampling are used",
+        help="a training config; its model, prompt (or that of its dataset), information, sampling "
+        "and seed are used",
     )
     add("--model", metavar="DIR", help="Hugging Face directory or hub name")
     add("--prompt", metavar="TEXT", help="text that the model reads; with --chat, the question")

@@ -109,7 +109,7 @@ class Group(NamedTuple):
 def informativeness(uncertainty: Array, thinking: Array) -> Array:
     """s_t = u_{t-1} - u_t on thinking tokens, 0 elsewhere: [..., T+1] -> [..., T] nats.
 
-    Over a completion that thinks from its start the sum is u_0 - u_(end of thinking).
+    Over a completion that thinks from its start, the sum is u_0 - u_(end of thinking).
 
     >>> import numpy as np
     >>> informativeness(np.array([2.0, 1.5, 1.75]), np.array([True, True])).tolist()

@@ -70,39 +70,43 @@ def mesh_words(axes):
     return [f"mesh.{name}={size}" for name, size in zip(AXES, axes, strict=True)]
 
 
+BASE = """
+data:
+  dataset: arithmetic:train
+  max_rows: 24  # 3 steps are an epoch: the fourth begins another one
+eval: {dataset: arithmetic:test, max_rows: 12, prompts_per_batch: 8}
+max_steps: 4
+save_steps: 2
+batch: {prompts_per_step: 8, num_generations: 4}
+sampling: {max_completion_length: 16}
+information: {postfix: </think><answer>}
+optimizer:
+  learning_rate: 1.0e-2
+  lr_scheduler_type: constant
+  # Adam divides by |g| + epsilon: where g is about 0, rounding errors of another order of
+  # summation would become steps of full length. 1e-3 keeps small gradients small.
+  adam_epsilon: 1.0e-3
+mesh: {data: 1}
+log: {compilation_cache: '', progress: false, tensorboard: false}  # the session's cache stays
+"""
+
+
 def train_config(world, root, output_dir, *overrides):
     """4 steps of 8 prompts x 4 completions; `overrides` as on the command line."""
-    base = [
+    base = world / "base.yaml"
+    if not base.exists():
+        base.write_text(BASE)
+    words = [
         f"output_dir={output_dir}",
         f"model.path={world / 'model'}",
-        "data.dataset=arithmetic:train",
-        "data.max_rows=24",  # 3 steps are an epoch: the fourth begins another one
-        "eval.dataset=arithmetic:test",
-        "eval.max_rows=12",
-        "eval.prompts_per_batch=8",
-        "max_steps=4",
-        "save_steps=2",
-        "batch.prompts_per_step=8",
-        "batch.num_generations=4",
-        "sampling.max_completion_length=16",
         f"reward.functions=[{world / 'pay.py'}:digits]",
-        "information.postfix=</think><answer>",
-        "optimizer.learning_rate=1e-2",
-        "optimizer.lr_scheduler_type=constant",
-        # Adam divides by |g| + epsilon: where g is about 0, rounding errors of another order
-        # of summation would become steps of full length. 1e-3 keeps small gradients small.
-        "optimizer.adam_epsilon=1e-3",
-        "mesh.data=1",
-        "log.compilation_cache=''",  # that of the session stays
-        "log.progress=false",
-        "log.tensorboard=false",
     ]
     if not any(text.startswith("algorithm.name=") for text in overrides):
-        base += [
+        words += [
             "algorithm.name=iapo",
             "algorithm.options={information_weight: 0.5, exploration_weight: 0.5}",
         ]
-    return load_config(TrainConfig, None, [*base, *overrides])
+    return load_config(TrainConfig, str(base), [*words, *overrides])
 
 
 class Done(NamedTuple):

@@ -100,7 +100,8 @@ def stochastic_tokens(
     Args:
       group: needs `mask` and `tokens`.
       key: a PRNG key.
-      first, until: numbers of tokens. With `until=0` there is no end, and `probability=1` is GRPO.
+      first, until: numbers of tokens. With `until=0` there is no end; with `probability=1`, too,
+        the method is GRPO.
 
     Returns:
       [G, T] bool.

@@ -41,9 +41,9 @@ def iapo(
     default, s and c over the tokens of the completion.
 
     Args:
-      group: needs `reward`; the information term needs `uncertainty` and `thinking`; the
-        exploration term needs `correct` and `log_prob` (or `entropy`). A term with weight 0 needs
-        no field.
+      group: needs `reward`; the information term needs `thinking` and `uncertainty` ("next_token":
+        `entropy` instead; "shuffled" and "random": also `tokens`); the exploration term needs
+        `correct` and `log_prob` (or `entropy`). A term with weight 0 needs no field.
       key: a PRNG key, for "shuffled" and "random" only.
       exploration: what c_t is. With "probability" it is +p(o_t) in a correct completion and
         -p(o_t) in an incorrect one, where p is the sampling policy's (the paper). With "entropy" it

@@ -85,7 +85,7 @@ class Algorithm(NamedTuple):
 
 
 def _inside(credit: Credit, mask: Array) -> Credit:
-    """The credit, set to 0 on padding."""
+    """The credit, set to 0 on padding and in completions that a filter has left out."""
 
     def hide(x: Array) -> Array:
         return jnp.where(mask, x, jnp.zeros_like(x)) if x.shape == mask.shape else x

@@ -40,7 +40,8 @@ def iapo_priced(
     So n tokens that carry all the information pay off if n * price < 1. The token that ends
     thinking has R = 0: it competes with continuing. The baseline b is the least-squares line of R
     on v_{t-1} over the group's thinking tokens. rms is the root mean square of R - b over these
-    tokens and those that end thinking. An `adaptation` adapts the price. Ours; see docs/methods.md.
+    tokens and those that end thinking. An `adaptation` can adapt the price. Ours; see
+    docs/methods.md.
 
     Args:
       group: needs `reward`, `uncertainty` [G, T+1] and `thinking` [G, T].

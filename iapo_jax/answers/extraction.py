@@ -104,7 +104,7 @@ def _marked(text: str, *, whole: bool = True) -> str | None:
 
 
 def _last_box(text: str) -> str | None:
-    """The content of the balanced, non-empty box that opens last; one pass."""
+    r"""The content of the last box that is not empty; `\boxed 4` counts, unclosed ones do not."""
     first = min((at for at in (text.find("\\boxed"), text.find("\\fbox")) if at >= 0), default=-1)
     if first < 0:
         return None

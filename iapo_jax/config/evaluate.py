@@ -54,8 +54,7 @@ class EvaluateConfig(GenerationSection):
     )
     max_prompt_length: int = option(
         1024,
-        "maximum prompt length in tokens; rows with longer prompts are skipped, and their number "
-        "is printed",
+        "maximum prompt length in tokens; rows with longer prompts are skipped with a note",
         at_least=1,
     )
     strict: bool = option(False, "as data.strict of training")

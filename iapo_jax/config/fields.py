@@ -83,7 +83,7 @@ def option(
       default: a value, or a function that returns one.
       at_least, above, at_most, below, one_of, nonempty, hint: as `Range`.
       advanced: `--help` leaves it out, `--help-all` lists it.
-      trl: its names in TRL and transformers, each with what differs there.
+      trl: its names in TRL and transformers, each with what differs here.
       formerly: its names in earlier versions, with their sections.
     """
     accepted = Range(

@@ -5,7 +5,9 @@ The only module that imports omegaconf.
 
 import dataclasses
 import difflib
+import functools
 import io
+import pickle
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,9 +48,7 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
     Raises:
       UserError: naming the file, the field, what was found and what is expected.
     """
-    base = OmegaConf.structured(schema)
-    for node in (base, *(base[k] for k in base if OmegaConf.is_config(base[k]))):
-        OmegaConf.set_readonly(node, False)
+    base = pickle.loads(_defaults(schema))
     layers = []
     if path is not None:
         layers.append((path, _read_yaml(path)))
@@ -69,6 +69,15 @@ def load_config(schema: type[Config], path: str | None, overrides: Sequence[str]
         raise UserError(_first_line(error)) from None
     _check_entries(config)
     return config
+
+
+@functools.cache
+def _defaults(schema: type) -> bytes:
+    """The defaults of a schema as a pickled node, which is much faster to load than to build."""
+    base = OmegaConf.structured(schema)
+    for node in (base, *(base[k] for k in base if OmegaConf.is_config(base[k]))):
+        OmegaConf.set_readonly(node, False)
+    return pickle.dumps(base)
 
 
 def load_run_config(path: Path) -> TrainConfig | SftConfig:

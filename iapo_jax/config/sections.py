@@ -70,7 +70,8 @@ class DataSection:
     )
     strict: bool = option(
         False,
-        "stop with an error, instead of printing a note, if rows repeat a question or are too long",
+        "stop with an error, instead of printing a note, if rows repeat a question (in sft, a "
+        "question with its completion) or are too long",
     )
 
 

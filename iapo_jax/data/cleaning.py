@@ -1,6 +1,7 @@
-"""Applies a recipe to the raw rows of its dataset: reads, repairs, keeps each question once.
+"""Applies a recipe to the raw rows of its dataset.
 
-For rows without a recipe, finds those that ask the same question.
+If the dataset repeats its questions, also repairs them and keeps each once. For rows without a
+recipe, finds those that ask the same question.
 """
 
 from collections import Counter

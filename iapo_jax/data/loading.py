@@ -144,7 +144,7 @@ def load_set(
         raise UserError(f"{field} is {spec.text!r}, which has no usable rows")
     cleaned = cleaned[: spec.first or None][-spec.last :]
     rows = [Row(question, answer, columns) for question, answer, columns, _ in cleaned]
-    if strict and not recipe.repeats:  # whose repeated rows are left out already
+    if strict and not recipe.repeats:  # else repeated rows have already been left out
         check_repeats(rows, source, strict=True, field=_strict_field(field))
     return LoadedSet(
         rows=rows,

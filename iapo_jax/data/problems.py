@@ -40,7 +40,8 @@ def make_problems(
       loaded: the dataset that the rows are from, for error messages.
 
     Raises:
-      UserError: naming the file and the row; if no row is left.
+      UserError: for a question that cannot be encoded, naming the file and the row; or if no row is
+        left.
     """
     source = f"{loaded.source}, " if loaded else ""
     numbers = loaded.numbers if loaded else range(1, len(rows) + 1)

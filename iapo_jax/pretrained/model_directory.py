@@ -138,7 +138,7 @@ class Pretrained(NamedTuple):
 
 
 def open_pretrained(section: Any) -> Pretrained:
-    """Reads the model of a `config.ModelSection`: a directory, a hub name, or a new architecture.
+    """Reads the model of a `ModelSection`: a directory, a hub name, or a new architecture.
 
     Raises:
       UserError: naming the field or the file that is missing, damaged or not supported.

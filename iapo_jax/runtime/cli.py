@@ -1,4 +1,4 @@
-"""The command line of train and sft, and what all commands share: field help and exit codes."""
+"""The command line of train and sft, and what other commands use too: field help, exit codes."""
 
 import argparse
 import sys

@@ -62,12 +62,17 @@ def make_schedule(section: OptimizerSection, updates: int) -> optax.Schedule:
     return optax.join_schedules([rise, decay], [section.warmup_steps])
 
 
-@lru_cache(maxsize=32)
 def make_optimizer(section: OptimizerSection, updates: int) -> Optimizer:
     """AdamW on gradients clipped by global norm; norm scales and biases get no weight decay.
 
-    Equal arguments give the same object, so that a second run reuses its compiled programs.
+    Equal schedules give the same object, so that a second run reuses its compiled programs: a
+    constant learning rate does not depend on the number of updates.
     """
+    return _make_optimizer(section, 0 if section.lr_scheduler_type == "constant" else updates)
+
+
+@lru_cache(maxsize=32)
+def _make_optimizer(section: OptimizerSection, updates: int) -> Optimizer:
     adamw = optax.adamw(
         make_schedule(section, updates),
         b1=section.adam_beta1,

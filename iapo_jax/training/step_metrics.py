@@ -142,7 +142,7 @@ METRICS = {
         Metric(
             "perf/completion_tokens_per_second", "tokens/s", "sampled tokens divided by time/step"
         ),
-        Metric("compiles", "programs", "programs compiled by this process so far"),
+        Metric("compiles", "programs", "programs compiled or read from the cache by this process"),
     ],
 }
 
