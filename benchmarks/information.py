@@ -15,10 +15,10 @@ turns:
 - floor: K scoring passes over the prompts and completions, log-probability and entropy of every
   token: about as many tokens as the probes have;
 - torch: K forwards of transformers over the same tokens, logits of all, its default attention.
-`--gpu` times ours and the floor at a real model's shapes with random weights in bfloat16 (and the
-published algorithm, tuned, where torch sees the GPU; its weights are others), and what share of
-scoring, probes and update together the probes take. `--memory` compiles for such shapes and prints
-what XLA would need.
+`--gpu` times ours and the floor at a real model's shapes with random weights in bfloat16 (where
+torch sees the GPU also the published algorithm, tuned, with different weights), and prints the
+probes' share of the time of scoring, probes and update together. `--memory` compiles for such
+shapes and prints what XLA would need.
 """
 
 import argparse
@@ -397,7 +397,7 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="ours at a real model's shapes")
     parser.add_argument("--memory", action="store_true", help="compile only")
     parser.add_argument("--shape", choices=SHAPES, default="qwen2.5-1.5b")
-    parser.add_argument("--layers", type=int, help="other than the shape's own")
+    parser.add_argument("--layers", type=int, help="if not the shape's own")
     parser.add_argument("--length", type=int, default=2048, help="T of --gpu and --memory")
     arguments = parser.parse_args()
     config = SHAPES[arguments.shape]

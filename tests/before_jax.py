@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,6 +42,9 @@ def empty_large_cache() -> None:
         shutil.rmtree(place)
 
 
+# Otherwise every process that a test starts compiles the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 os.environ["XLA_FLAGS"] = " ".join(
     [xla_flags.QUICK, xla_flags.devices(DEVICES), os.environ.get("XLA_FLAGS", "")]
 )

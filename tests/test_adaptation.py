@@ -1,4 +1,4 @@
-"""Hyper-parameters that follow the run: the written update, by hand; in the rule they move."""
+"""Hyper-parameters that adapt during the run: their updates, by hand; their effect in the rule."""
 
 import math
 

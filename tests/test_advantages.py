@@ -117,8 +117,8 @@ def numpy_reference(group, information_weight, exploration_weight):
 
 
 def numpy_priced(group, information_weight, price, only_correct, normalizer="rms", unit="nats"):
-    """R_t = sum_{k >= t} (s_k - price), less its line on u_{t-1}, by its rms; u as it is in nats,
-    else 1 - exp(-u), or its share of the mean u_0."""
+    """R_t = sum_{k >= t} (s_k - price), minus its regression line on u_{t-1}, divided by the rms; u
+    is in nats, or is 1 - exp(-u), or the share of the mean u_0."""
     present = [row for row, mask in zip(group.uncertainty, group.mask, strict=True) if mask.any()]
     start = max(sum(float(row[0]) for row in present) / len(present), 0.1)
     in_unit = {

@@ -276,7 +276,7 @@ def test_the_best_stays_beside_the_newest(open_checkpoints, build):
 
 
 def test_what_cannot_be_written_leaves_the_earlier_ones(open_checkpoints, build, tmp_path):
-    """The disk is full, as far as a limit on the size of files can tell."""
+    """The disk is full, as far as a limit on the size of files can imitate that."""
     mesh = make_mesh(1, 1, 1)
     state, checkpoints = build(mesh, 1), open_checkpoints(1)
     checkpoints.save(1, state)

@@ -13,7 +13,7 @@ PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "experiments", 
 
 
 def pages(root):
-    """Every Markdown page that git tracks, but those of tests."""
+    """Every Markdown page that git tracks or would add, but those of tests."""
     found = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
         cwd=root, check=True, capture_output=True, text=True,

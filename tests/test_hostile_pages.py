@@ -87,7 +87,7 @@ def check_page(page, harmless, times):
 
 
 def write_all(root, text, name):
-    """A run, one whose method has a name, and an evaluation; `text` wherever one may stand."""
+    """A run, one without evaluations, and an evaluation; `text` wherever a text may stand."""
     config = dict(model={"path": text}, data={"dataset": text}, prompt={"system": text})
     fields = dict(
         dataset=text,

@@ -482,7 +482,7 @@ JOBS = [
 
 
 def test_algebra_of_hostile_texts_is_incorrect_in_bounded_time_and_memory():
-    """Nothing is correct after a new number or a formula; the process does not grow."""
+    """No text equals a new number or a formula, on either side; the process does not grow."""
     pairs = [(job, "x+1") for job in JOBS] + [(hostile.FRESH, JOBS[0]), ("x+1", JOBS[2])]
     with AnswerChecker(2, timeout=5.0, memory=2**30) as checker:
         checker.check([("x+2", "2+x")])

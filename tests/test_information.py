@@ -1036,8 +1036,8 @@ def test_the_head_runs_only_where_it_is_read(qwen2, monkeypatch):
 
 
 def test_no_key_is_copied_for_an_answer():
-    """The same of whole answers, T = 512: nine candidates of eight tokens behind every prefix need
-    a fraction of the cache of each prefix of one chunk."""
+    """T = 512: nine candidates of eight tokens after every prefix need a fraction of what a cache
+    for each prefix of one chunk would take."""
     size, width, model = 512, 8, make_model(SMALL)
     params = jax.eval_shape(lambda: init_params(SMALL, jax.random.key(0)))
 

@@ -235,7 +235,7 @@ def test_clip_by_hand():
 
 
 def test_the_loss_alone_counts_its_own_batch(golden):
-    """Without a scale and a length the completions are the batch, T the length."""
+    """Without `scale` and `max_length`, the loss normalizes by its own completions and by T."""
     read = [jnp.asarray(golden[f"{n}log_prob"]) for n in ("", "old_")]
     credit = batch_of(golden, "BT").credit
     more = dict(scale=loss_scale(credit.weight), max_length=credit.weight.shape[-1])

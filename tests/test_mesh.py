@@ -60,7 +60,7 @@ def test_no_table_crosses_devices_in_the_loop_of_the_head(axes, monkeypatch):
 
 @pytest.mark.parametrize("axes", MESHES)
 def test_each_device_holds_its_share_of_every_weight(axes):
-    """Heads, hidden units and vocabulary over tensor; of the rest the width over fsdp.
+    """Heads and hidden units over tensor, the model's width over fsdp, the vocabulary over both.
 
     The figures do not depend on it, so only the shapes can tell.
     """

@@ -265,7 +265,7 @@ def test_text_can_be_read_in_both_themes(page, system_theme, system, sign):
 
 
 def test_long_completions_work_alike(page):
-    """2,000 tokens, eight of them; no listener of its own for each."""
+    """Eight completions of 2,000 tokens; tokens have no listeners of their own."""
     driver = page(*[example(2000, 1990) for _ in range(8)])
     focus_first(driver)
     keys(driver, "ARROW_RIGHT", "ARROW_RIGHT", "END")

@@ -317,7 +317,7 @@ def test_directories_that_do_not_exist(tmp_path):
 
 
 def test_a_directory_without_a_tokenizer_is_refused(copy, tmp_path):
-    """Beside a qwen2 config transformers opens nothing at all as a tokenizer of one token."""
+    """Beside a qwen2 config, transformers opens missing files as a tokenizer of one token."""
     for directory in (copy.directory, GOLDEN / "models" / "llama_tied", tmp_path):
         with pytest.raises(UserError, match="tokenizer"):
             load_tokenizer(directory)

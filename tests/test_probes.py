@@ -173,7 +173,7 @@ def test_the_text_of_one_token_shows_its_bytes(qwen):
     ids=json.dumps,
 )
 def test_a_dry_run_knows_the_shapes(opened, options):
-    """`abstract_probe` is what `ask` gives, for every estimator."""
+    """`abstract_probe` has the shapes of `make_probe`, for every estimator."""
     section = InformationSection(postfix="</think><answer>", **options)
     mesh = make_mesh(2, 1, 1)
     probe_maker = probes.make_probe_maker(section, opened, mesh, ["49", "8"])
@@ -330,7 +330,7 @@ def test_a_long_answer_is_told_by_its_first_tokens(qwen, text):
 
 
 def test_answers_that_text_would_join_to_the_postfix_are_said(qwen):
-    """`>-` is one token of Qwen's: -5 behind `<answer>` begins with another token than in text."""
+    """`>-` is one token of Qwen's: in running text, the `-` of -5 merges with `<answer>`."""
     golds = ["5", "-5", "12", "-5", r"\frac{1}{2}"]
     apart = answer_tokens.tokenized_apart(qwen, "</think>\n<answer>", golds, 32)
     joined = [qwen.encode("<answer>" + gold) for gold in golds]
@@ -359,7 +359,7 @@ def test_the_postfix_in_qwens_own_tokens(qwen):
 
 
 def test_probes_stand_after_tokens_that_hold_a_text(opened):
-    """Through `ask`: behind ". " within the thinking, and at its end; none behind padding."""
+    """Through `make_probe`: after "." within the thinking, and at its end; none after padding."""
     section = InformationSection(postfix="</think><answer>", boundaries=["."])
     mesh = make_mesh(1, 1, 1)
     probe_maker = probes.make_probe_maker(section, opened, mesh, ["49"])
@@ -384,7 +384,7 @@ def test_probes_stand_after_tokens_that_hold_a_text(opened):
 
 
 def test_a_dry_run_knows_the_places(opened):
-    """Not the shapes alone: `abstract_probe` lies on the devices where `ask` puts it."""
+    """Not the shapes alone: `abstract_probe` lies on the devices where `make_probe` puts it."""
     section = InformationSection(postfix="</think><answer>", estimator="answer_set_entropy")
     mesh = make_mesh(*MESHES[2])
     probe_maker = probes.make_probe_maker(section, opened, mesh, ["49"] * 4)

@@ -171,8 +171,8 @@ def test_a_label_keeps_its_name_over_data_sets(tmp_path):
 
 
 def test_a_label_with_the_parameters_of_a_run_looks_as_the_run(tmp_path):
-    """The start and the trained model, evaluated again: on other problems under their names, on
-    the same ones beside the run's own with the directory."""
+    """The start and the trained model, evaluated again: on other problems under their own names; on
+    the same problems beside the run's models, with the directory in their names."""
     before, after = member(fingerprint="s"), member(fingerprint="t")
     run = write_run(tmp_path / "r", method="grpo", before=before, after=after)
     for name, dataset in (("other", "gsm8k"), ("same", before["dataset"])):
@@ -321,7 +321,7 @@ def test_differences_of_runs_are_paired_by_problem(tmp_path):
 
 def test_accuracy_at_the_same_length_by_hand(tmp_path):
     """The start spends 20 and is cut at 15, where it spends (10 + 15 + 15 + 10) / 4 = 12.5 as the
-    other does: its two answers of 30 tokens are lost, and 4 of 4 less 2 of 4 is left."""
+    other does: its two answers of 30 tokens are lost, and the difference is 4/4 - 2/4."""
     before = member(correct=[[True]] * 4, length=[[10], [30], [30], [10]])
     after = member(correct=[[True]] * 4, length=[[12], [13], [13], [12]])
     run = write_run(tmp_path / "r", before=before, after=after)
@@ -359,7 +359,7 @@ def test_a_difference_is_marked_where_its_interval_excludes_0(low, high, apart):
 
 
 def test_nothing_to_compute_from_is_a_dash(tmp_path):
-    """No wrong answer has no length."""
+    """Without wrong answers they have no mean length."""
     all_right = member(correct=[[True, True]] * 4)
     out = make(tmp_path, write_evaluation(tmp_path / "e", [all_right]))
     assert rows_of(out)[0]["length_wrong"] == "" and "nan" not in (out / "methods.md").read_text()

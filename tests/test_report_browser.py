@@ -31,7 +31,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Twelve runs of ten configs, with long and hostile names; and an evaluation of texts only."""
+    """Twelve runs of ten configs, with long and hostile names; a bare run; an evaluation."""
     root = tmp_path_factory.mktemp("report")
     before = member(**drawn(0.8, 60, problems=20), dataset="arithmetic")
     runs = []

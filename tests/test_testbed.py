@@ -200,7 +200,7 @@ def test_no_question_is_in_two_splits_or_in_the_supervised_rows(bed, problems_of
 
 
 def digest(bed, problems):
-    """As of the file that make_testbed.py writes of them."""
+    """The digest of the file that make_testbed.py writes for them."""
     rows = [{"question": one.question, "answer": one.answer} for one in problems]
     return hashlib.sha256("".join(json.dumps(row) + "\n" for row in rows).encode()).hexdigest()
 
@@ -219,7 +219,7 @@ def test_the_problems_are_those_of_the_published_results(bed, problems_of, name)
 
 @pytest.mark.parametrize("name", ["hard", "growing"])
 def test_the_last_problems_are_those_of_the_published_results(bed, name, tmp_path):
-    """The files as make_testbed.py writes them: after its supervised rows, and without theirs."""
+    """Drawn as make_testbed.py draws them: after the supervised rows, without their questions."""
     module, setting = bed["settings"], bed["settings"].SETTINGS[name]
     bed["make_testbed"].write_splits(setting, tmp_path, tmp_path / "sft.jsonl", name)
     seen: set[str] = set()
@@ -300,7 +300,7 @@ def test_the_models_tokenizer_splits_as_the_generator_does(bed, drawn, tokenizer
 
 
 def test_a_tag_within_the_reasoning_is_one_token(bed, tokenizer):
-    """As a model writes it that was trained briefly."""
+    """As a briefly trained model writes it."""
     text = "3:1. <user>3:1. <think>so it is 0. "
     assert len(tokenizer.tokenize(text)) == len(bed["pieces"].split_tokens(text)) == 15
 

@@ -712,7 +712,7 @@ def test_a_dry_run_prints_memory_and_writes_nothing(configure, tmp_path, capsys)
 
 
 def test_what_does_not_fit_is_said_after_the_rest(capsys):
-    """As the compiler for TPU refuses; any other error is one."""
+    """As the compiler for TPU refuses a large program; any other error of it is raised."""
 
     class Program:
         def __init__(self, error=None):

@@ -36,8 +36,8 @@ TESTBED_WORDS, TESTBED_SYMBOLS = (*WORDS, "left"), SYMBOLS + "*():"
 def write_splits(setting: Setting, directory: Path, supervised: Path, name: str) -> None:
     """Writes the problem sets as JSON lines, and supervised rows on different questions.
 
-    If a setting was tried, its last test splits are drawn after the rows and exclude the questions
-    of these.
+    If a setting was tried, its last test splits are drawn after the supervised rows and exclude
+    their questions.
     """
     directory.mkdir(parents=True, exist_ok=True)
     splits = list(splits_of(setting))

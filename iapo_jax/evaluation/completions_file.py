@@ -70,10 +70,10 @@ def _without_ids(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def cast_votes(samples: Sequence[Completion]) -> list[int]:
-    """A number for each distinct answer to one problem: 0 is correct, -1 is no answer.
+    """The answer of each sample of one problem as a number: 0 is correct, -1 is no answer.
 
-    Incorrect answers share a number where that is certain without algebra: 1/2 and 0.5 do, x+1 and
-    1+x do not.
+    Incorrect answers share a number if they are certainly equal without algebra: 1/2 and 0.5 do,
+    x+1 and 1+x do not.
     """
     representatives: list[str] = []
     known: dict[str, int] = {}

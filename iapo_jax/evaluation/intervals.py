@@ -63,7 +63,7 @@ def estimate(terms: Sequence[Terms], resamples: Resample) -> Estimate:
     """A metric of one model, from the terms of each of its S seeds on the same problems.
 
     The interval spans the percentiles 2.5 and 97.5 of the resamples. Where a proportion is equal on
-    all problems, the interval is as wide as the exact one of Clopper and Pearson.
+    all problems, the interval is at least as wide as the exact one of Clopper and Pearson.
     """
     found = percentile_interval(_value(terms), weighted_ratio(terms, *resamples))
     numerators, denominators = (np.stack(part) for part in zip(*terms, strict=True))

@@ -94,7 +94,7 @@ def _majority_chance(correct: int, rivals: tuple[int, ...], silent: int, k: int)
 
 
 def _draws_by_ties(rivals: tuple[int, ...], silent: int, v: int, others: int) -> list:
-    """The number of ways to draw `others` samples that are not correct, no rival above v times.
+    """The number of ways to draw `others` incorrect samples, with no rival more than v times.
 
     Entry t of the list counts the draws in which exactly t rivals are drawn v times.
     """

@@ -47,7 +47,7 @@ class Record(NamedTuple):
     dataset_name: str
     settings: dict[str, Any]
     fingerprint: str  # of the parameters
-    problems: str  # digest of prompts and answers
+    problems: str  # digest of rows, prompts, answers and their kinds
     environment: dict[str, Any]
     rows: list[int] = []  # P
     prompts: list[str] = []  # P

@@ -74,7 +74,8 @@ def evaluate_to(
 
     Args:
       information: how the first problems are probed, into NAME.inspections.json.
-      replace: start again if the files belong to a different evaluation, instead of raising.
+      replace: start again if the files are damaged or belong to a different evaluation, instead of
+        raising.
 
     Raises:
       UserError: if the files belong to a different evaluation, are damaged, or cannot be written.

@@ -8,8 +8,8 @@ answer y after t tokens (`ESTIMATORS`):
     answer_log_prob     -log p(y* | q, o_<=t, postfix), y* a reference answer
     answer_set_entropy  H(y | q, o_<=t, postfix), y one of a set of answers
 
-The information that token t carries is s_t = u_{t-1} - u_t nats. Functions named `*_at` use the
-contexts of an earlier forward pass, at chosen positions; the others take a rollout.
+The information that token t carries is s_t = u_{t-1} - u_t nats. Functions named `answer_*` take a
+rollout; those named `*_at` use the contexts of an earlier forward pass, at chosen positions.
 """
 
 from collections.abc import Callable, Sequence

@@ -69,7 +69,7 @@ class Token(NamedTuple):
     text: str
     sign: str
     style: str
-    after: bool  # the end of thinking has come before it
+    after: bool  # not a thinking token: the end of thinking, or after it
     big: bool
     blank: str  # what a screen reader says if the token is blank
 
@@ -83,7 +83,7 @@ class Curve(NamedTuple):
     description: str
     line: str
     last: str  # where the line ends
-    end: str  # where thinking ends; empty if it ends with the completion
+    end: str  # where thinking ends; empty if it ends with the completion, or if there is none
     veil: str  # width of the part after it
 
 
@@ -101,7 +101,7 @@ class Card(NamedTuple):
 
 
 class PlainCard(NamedTuple):
-    """A completion that was not probed: only its text is known."""
+    """A completion that was not probed, with its text and what its row states."""
 
     name: str
     verdict: str

@@ -38,7 +38,7 @@ class ExampleView(NamedTuple):
 
 
 class TrainingView(NamedTuple):
-    """Completions of a run's first and last step."""
+    """Completions of the first and the last step for which a run stored them."""
 
     name: str
     columns: list[list[PlainCard]]
@@ -129,7 +129,7 @@ def _one_line(text: str, limit: int = 90) -> str:
 
 
 def training_view(group: RunGroup) -> TrainingView | None:
-    """Completions of the first run that has any, in its first and last step."""
+    """Completions of the first run that has any, from the first and the last step with some."""
     run = next((run for run in group.runs if run.texts), None)
     if run is None:
         return None

@@ -198,7 +198,7 @@ def information_panel(section: Section, stem: str) -> Panel:
         notes.append(f"no inspections of {_named(missing, 'models')} (….inspections.json)")
     notes.append("bands: 95% intervals over problems")
     peaks = "; ".join(
-        f"{c.name} peaks: {np.max(c.band.middle):.3f} at {c.band.x[np.argmax(c.band.middle)]:.0%}"
+        f"{c.name} peaks at {c.band.x[np.argmax(c.band.middle)]:.0%}: {np.max(c.band.middle):.3f}"
         for c in shown
     )
     chart = curves(

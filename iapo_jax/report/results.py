@@ -26,7 +26,7 @@ class Run(NamedTuple):
     before: Samples | None
     after: Samples | None
     candidates: list[dict]  # of selection.jsonl
-    texts: list[tuple[int, list[dict]]]  # completions of the first and of the last step
+    texts: list[tuple[int, list[dict]]]  # of the first and the last step with stored completions
     notes: list[str]  # what is missing, a sentence each
 
 

@@ -1,8 +1,8 @@
 """Dynamic sampling (DAPO, arXiv:2503.14476): mixed groups replace uniform groups.
 
-A group is mixed if it has correct and incorrect completions; a uniform group has no advantage to
-learn from. Everything here runs on the host. The completions of a
-round depend only on (seed, step, round), so a resumed run samples the same ones.
+A group is mixed if it has correct and incorrect completions; in a uniform group the accuracy reward
+gives no advantage. Everything here runs on the host. The completions of a round depend only on
+(seed, step, round), so a resumed run samples the same ones.
 """
 
 from collections.abc import Callable

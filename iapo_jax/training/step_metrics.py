@@ -97,7 +97,8 @@ METRICS = {
             "credit/rival_bonus",
             "",
             "mean bonus of the thinking tokens that were drawn while the model was at least as "
-            "certain of the answer as when it stopped",
+            "certain of the answer as when it stopped, or its uncertainty was at most "
+            "information.redundant_below",
         ),
         Metric("algorithm/<option>", "", "an option that adapts during the run"),
         Metric("algorithm/<option>_<i>", "", "the same, for an option with several values"),

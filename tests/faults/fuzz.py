@@ -1,7 +1,7 @@
 """Fuzzes the extraction and the checker for hours: `python tests/faults/fuzz.py [--minutes N]`.
 
 Without --atheris: random texts of fragments, with the children that ask math-verify. With it
-(`pip install iapo_jax[faults]`): texts led by the coverage of extraction, notation, quantities,
+(`pip install -e ".[faults]"`): texts led by the coverage of extraction, notation, quantities,
 structures and equivalence. A failing input goes to a file, and the exit code is 1.
 
     python tests/faults/fuzz.py --minutes 60

@@ -1,8 +1,8 @@
 """All results in one parquet file, a row for each run. The only module that imports pyarrow.
 
-Columns are the fields of `records.Result`, and `withdrawn`: True for runs whose grid or problems
-have changed since, which no table counts. Outcomes of each problem are in `outcomes`: for each
-split, flat lists of `problems` x `samples` values.
+Columns are the fields of `records.Result` but `problems`, and `withdrawn`: True for runs whose grid
+or problems have changed since, which no table counts. Outcomes of each problem are in `outcomes`:
+for each split, the digest of its problems and flat lists of problems x `samples` values.
 """
 
 import functools

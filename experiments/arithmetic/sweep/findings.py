@@ -31,7 +31,7 @@ def render(settings: Sequence[Setting]) -> str:
                 parts.append(f"### {setting.name}: grids so far (selection split)\n\n{table}")
             continue
         parts.append(f"### {setting.name}\n\n{tables.results_table(setting)}")
-        if setting.name not in SHIFTED:  # the others are about the test or the selection split
+        if setting.name not in SHIFTED:  # these tables are about the test or the selection split
             shown = (BASE, PUBLISHED, OURS)
             for title, table in (
                 (

@@ -115,7 +115,7 @@ class Job(NamedTuple):
 
 
 def methods_of(setting: str) -> tuple[str, ...]:
-    """The methods that run in a setting: the core, and in *easy* all others."""
+    """The methods that run in a setting: the core, in some a few more, in *easy* all named ones."""
     if setting == "easy":
         return (*CORE, SHUFFLED, ZERO, *(name for name in ALGORITHMS if name not in CORE))
     more = {
