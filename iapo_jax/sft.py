@@ -96,7 +96,7 @@ def train_sft(
     """Fine-tunes, saves checkpoints, and exports the model to `OUTPUT_DIR/hf`.
 
     Args:
-      dry_run: check and compile everything from shapes alone, print the memory that each program
+      dry_run: check everything, compile an update from shapes alone, print the memory that it
         needs, and return None.
       topology: as `dry_run`, for TPU chips that this machine lacks, such as v5e:2x4; needs libtpu.
     """

@@ -51,8 +51,8 @@ def train(
         while the loss, the reward shaping and the filters of that algorithm remain. For a credit
         rule, the information is always computed, at the positions that `information` selects.
       reward_functions: functions in TRL's form that replace `reward.functions`.
-      dry_run: check and compile everything, print the memory that each program needs, and return
-        None.
+      dry_run: check everything, compile the programs of a step, print the memory that each needs,
+        and return None.
       topology: as `dry_run`, for TPU chips that this machine lacks, such as v5e:2x4; needs libtpu.
 
     Raises:

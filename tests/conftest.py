@@ -56,10 +56,24 @@ def pytest_configure(config):
 
 # The longest first: otherwise one worker would wait for the file that the other began last.
 LONG = ["test_train", "test_information", "test_faults", "test_inspect", "test_report"]
+# Files whose runs have the same programs; a worker that runs them all traces these once.
+TINY_RUNS = {"test_train", "test_faults", "test_step"}
 
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "tiny runs" if Path(file).stem in TINY_RUNS else file
+
+    return Scheduling(config, log)
 
 
 def random_params(config, seed=0, scale=0.3):

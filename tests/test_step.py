@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tiny_runs import ARCHITECTURE, make_world, train_config
+from tiny_runs import ARCHITECTURE, PRICED, make_world, train_config
 
 from iapo_jax.answers import checker
 from iapo_jax.config.loading import load_config
@@ -116,15 +116,9 @@ def test_rewards_from_the_verdicts_are_those_of_the_functions():
 def rows(tmp_path_factory, root):
     """A row of metrics of each kind of run: one step each."""
     world = make_world(tmp_path_factory.mktemp("world"), root)
-    small = (
-        *("eval.dataset=''", "max_steps=1", "save_steps=0", "batch.prompts_per_step=4"),
-        *("batch.num_generations=2", "sampling.max_completion_length=8"),
-    )
+    short = ("eval.dataset=''", "max_steps=1", "save_steps=0")
     kinds = {
-        "price": (
-            *("algorithm.name=iapo_priced", "algorithm.adapt=price_for_length"),
-            *("algorithm.options={target_length: 6}", "algorithm.beta=0.1"),
-        ),
+        "price": PRICED,
         "filter": (
             *("algorithm.name=gfpo", "algorithm.adapt=keep_for_difficulty"),
             "algorithm.options={start_questions: 4}",
@@ -134,7 +128,7 @@ def rows(tmp_path_factory, root):
     found = {}
     for name, overrides in kinds.items():
         directory = tmp_path_factory.mktemp(name)
-        train(train_config(world, root, directory, *small, *overrides))
+        train(train_config(world, root, directory, *short, *overrides))
         found[name] = read_jsonl(directory / "metrics.jsonl")[-1]
     directory = tmp_path_factory.mktemp("sft")
     (directory / "config.json").write_text(json.dumps(ARCHITECTURE))

@@ -13,6 +13,7 @@ import pytest
 from before_jax import DEVICES, MESHES
 from tiny_runs import (
     ARCHITECTURE,
+    PRICED,
     assert_same_run,
     completions,
     finished,
@@ -447,13 +448,8 @@ def test_a_budget_of_tokens_ends_a_run(finish, straight, capsys):
 
 
 def test_a_price_that_adapts_is_resumed_and_exported(finish, tmp_path):
-    options = [
-        "eval.dataset=''",
-        "save_steps=1",
-        "algorithm.name=iapo_priced",
-        "algorithm.adapt=price_for_length",
-        "algorithm.options={target_length: 8, price: 0.1, rate: 0.2}",
-    ]
+    quick = ["eval.dataset=''", "save_steps=1"]
+    options = [*quick, *PRICED]
     run = finish(*options, "max_steps=2")
     price = 0.1
     for row in run.rows:
@@ -468,11 +464,12 @@ def test_a_price_that_adapts_is_resumed_and_exported(finish, tmp_path):
     exported = fetch(weights.load_params(tmp_path / "hf", config))
     jax.tree.map(np.testing.assert_array_equal, exported, run.params)
     # A run with a different adaptation, or with none, does not resume from this state.
-    options[3:] = ["algorithm.adapt=price_for_accuracy"]
+    priced = [*quick, PRICED[0]]
+    other = "algorithm.adapt=price_for_accuracy"
     with pytest.raises(UserError, match="match this config: algorithm.adapt's memory.accuracy"):
-        finish(*options, "max_steps=3", directory=run.directory)
+        finish(*priced, other, "max_steps=3", directory=run.directory)
     with pytest.raises(UserError, match="algorithm.adapt's memory.price has shape .* to be absent"):
-        finish(*options[:3], "max_steps=3", directory=run.directory)
+        finish(*priced, "max_steps=3", directory=run.directory)
 
 
 def test_diagnostics_are_logged_each_step(straight):

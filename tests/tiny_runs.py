@@ -91,6 +91,15 @@ log: {compilation_cache: '', progress: false, tensorboard: false}  # the session
 """
 
 
+# Tests that choose the same options share the compiled programs.
+PRICED = (
+    "algorithm.name=iapo_priced",
+    "algorithm.adapt=price_for_length",
+    "algorithm.options={target_length: 8, price: 0.1, rate: 0.2}",
+    "algorithm.beta=0.1",
+)
+
+
 def train_config(world, root, output_dir, *overrides):
     """4 steps of 8 prompts x 4 completions; `overrides` as on the command line."""
     base = world / "base.yaml"

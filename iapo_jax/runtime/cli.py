@@ -12,7 +12,7 @@ from iapo_jax.runtime.interruption import Stopped
 
 _FLAGS = {
     "print_config": "print the resolved config and exit",
-    "dry_run": "check and compile everything, print the memory that it needs, and exit",
+    "dry_run": "check everything, compile a step, print the memory that it needs, and exit",
 }
 
 
