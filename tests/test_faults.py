@@ -350,13 +350,15 @@ def test_two_runs_do_not_share_a_directory(half, configure, capsys):
     assert {path: path.read_bytes() for path in half.rglob("*") if path.is_file()} == files
 
 
-def test_a_disk_without_locks_is_said(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_disk_without_locks_is_said(tmp_path, monkeypatch, code):
     def refuse(file, how):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with file_lock(tmp_path / ".lock", instead="another") as locked:
-        assert locked is False
+    for _ in range(2):
+        with file_lock(tmp_path / ".lock", instead="another", sign=True) as locked:
+            assert locked is False
 
 
 def test_a_disk_without_room_is_told_before(half, configure, monkeypatch):

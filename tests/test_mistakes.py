@@ -19,6 +19,7 @@ from iapo_jax.errors import UserError
 from iapo_jax.evaluation.records import Record, write_record
 from iapo_jax.report import command as report
 from iapo_jax.training import model_sources
+from iapo_jax.training.held_out import HeldOut
 from iapo_jax.training.setup import set_up
 
 SUMS = [{"question": f"{n}+{n}", "answer": str(2 * n), "level": n} for n in range(1, 9)]
@@ -246,8 +247,15 @@ def test_notes_about_rows_are_errors_if_strict(configure, tmp_path):
     assert made.notes[1] == over + "length (32); left out"
     assert again in refusal(configure, tmp_path, *own, "data.strict=true")
     write_rows(tmp_path / "mine.jsonl", [*SUMS, long])
+    over = over.replace("rows 9 and 12", "row 9") + "length (32); "
     said = refusal(configure, tmp_path, *own, "data.strict=true")
-    assert said.startswith(over.replace("rows 9 and 12", "row 9")) and said.endswith("are too long")
+    assert said == over + "data.strict=true does not allow prompts that are too long"
+    given = [f"eval.dataset={tmp_path / 'mine.jsonl'}", "data.dataset=arithmetic:train", own[1]]
+    made = set_up(configure(*given, "eval.strict=true"))
+    with pytest.raises(UserError) as caught:
+        HeldOut(made.config, made.loaded, made.questions)
+    told = over + "eval.strict=true does not allow prompts that are too long"
+    assert str(caught.value) == told
 
 
 # ------------------------------------------------------------------------------ tokenizers

@@ -100,7 +100,7 @@ def stochastic_tokens(
     Args:
       group: needs `mask` and `tokens`.
       key: a PRNG key.
-      first, until: numbers of tokens. With `until=0` there is no end; with `probability=1`, too,
+      first, until: numbers of tokens. With `until=0` there is no end; if `probability` is also 1,
         the method is GRPO.
 
     Returns:

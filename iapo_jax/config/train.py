@@ -246,8 +246,8 @@ class TrainConfig:
     )
     max_skipped: int = option(
         5,
-        "stop after this many consecutive skipped steps; a step is skipped if its rollout, credit, "
-        "loss or gradient is not finite",
+        "stop after this many consecutive skipped steps; a step counts as skipped if its rollout, "
+        "its credit or any of its updates is not finite",
         at_least=1,
         advanced=True,
     )

@@ -1,8 +1,8 @@
 """Generated problems of multi-step arithmetic: the dataset `arithmetic` of the catalogue.
 
 A problem is three to five two-digit numbers joined by `+` and `-`, such that every partial result
-has two digits as well. Pure functions; all randomness comes from the `numpy.random.Generator` that
-is passed in.
+has two digits as well. Pure functions; all randomness comes from the generator or the seed that is
+passed in.
 """
 
 import functools

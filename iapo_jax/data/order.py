@@ -2,8 +2,8 @@
 
 The permutation is a small block cipher on row numbers: four rounds of Simon (Beaulieu et al. 2013,
 eprint.iacr.org/2013/404), applied again until the result is a row (cycle walking, Black and Rogaway
-2002). `grain`, which older versions used, computes the same permutation, so their runs resume with
-the rows that come next.
+2002). `grain`, which older versions used, computes the same permutation (except for 65,537 rows,
+of which it repeats one), so their runs resume with the rows that come next.
 """
 
 import functools

@@ -20,7 +20,7 @@ _MODELS_A_TABLE = 4
 
 
 def group(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records of one dataset by label, members in order, on the problems that all of them have.
+    """Records of one dataset by label, in the order given, on the problems that all of them have.
 
     A prompt may be too long for one model's tokenizer and not for another's.
 

@@ -1,7 +1,7 @@
 """A rollout with its texts, rewards and verdicts: sampled on the devices, scored on the host.
 
-This is the only round trip of a training step. Each text is decoded once and each answer is checked
-once; the built-in rewards, the metrics and the credit rule share the verdicts.
+This is the only round trip of a training step. Texts and verdicts are computed once; the built-in
+rewards, the metrics and the credit rule share the verdicts.
 """
 
 import time

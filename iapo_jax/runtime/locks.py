@@ -25,7 +25,7 @@ def file_lock(path: Path, *, instead: str, sign: bool = False) -> Iterator[bool]
     Raises:
       UserError: if another process holds the file.
     """
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:

@@ -46,7 +46,9 @@ class HeldOut:
             loaded=self.data_set,
         )
         limit = config.data.max_prompt_length
-        long = data.note_left_out(problems, self.data_set, limit, strict=section.strict)
+        long = data.note_left_out(
+            problems, self.data_set, limit, strict=section.strict, strict_field="eval.strict"
+        )
         self.notes = [*self.data_set.notes, *long]
         check_overlap(
             training,

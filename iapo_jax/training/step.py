@@ -105,7 +105,7 @@ def train_step(
     """Runs one step: a rollout and its updates.
 
     If a value of the rollout or of its credit is not finite, there are no updates and the state
-    does not change. If the loss or the gradient of an update is not finite, that update is skipped.
+    does not change. An update whose loss, gradient or new parameters are not finite is skipped.
 
     Args:
       ref_params: parameters of the reference policy; None without a KL.
