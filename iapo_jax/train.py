@@ -173,7 +173,7 @@ def choose_state(
 ) -> tuple[TrainState, int]:
     """The state and the step of the best checkpoint on the selection split.
 
-    The last state and its step without a selection split, or if that checkpoint cannot be read.
+    Without a selection split, or if that checkpoint cannot be read: the last state and its step.
     """
     chosen = setup.selection.best()
     if chosen is None:

@@ -62,7 +62,7 @@ def _made(make: Callable[..., Any], given: tuple, key: tuple) -> Any:
 
 
 def check_options(name: str, options: dict[str, Any], pieces: dict[str, Callable]) -> None:
-    """Checks that every option belongs to a piece that does not fix it, and has its type.
+    """Checks that every option belongs to a piece that does not fix it, and is of the right type.
 
     Raises:
       ValueError: naming the option, what was found and what is expected.

@@ -142,7 +142,7 @@ class _Worker:
             )
 
     def ask(self, job: tuple[str, str], timeout: float) -> dict:
-        """`{"equal": bool}` or `{"error": str}`; after `late` or `dead` call `end`."""
+        """`{"equal": bool}` or `{"error": str}`; or `late` or `dead`, after which to call `end`."""
         with contextlib.suppress(OSError):  # it died while idle: the reply reports that
             self._connection.send_bytes(json.dumps([*job, timeout]).encode())
         return self._reply(timeout)

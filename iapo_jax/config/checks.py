@@ -104,7 +104,7 @@ def _check_evaluation(config: EvaluateConfig) -> None:
 
 
 def _check_own_directory(config: TrainConfig | SftConfig | EvaluateConfig) -> None:
-    """Refuses an output_dir that is the model a run reads; for an evaluation, any model or run."""
+    """Refuses an output_dir that is the model to train, or, for an evaluation, any model or run."""
     out = Path(config.output_dir).expanduser().absolute()
     if isinstance(config, EvaluateConfig):
         for name, kind in (("config.json", "model"), ("config.yaml", "run")):

@@ -135,7 +135,7 @@ def _at_least_exact(
     """Widens the interval of a proportion (or of a difference of two) that never varies.
 
     The bootstrap interval of P equal problems has the width 0, although the next problem may well
-    differ. Clopper and Pearson bound how often, and the interval is at least that wide.
+    differ. Clopper and Pearson bound how often problems differ; the interval is at least that wide.
     """
     if (denominators != 1).any() or np.ptp(numerators) > 1e-12 or abs(numerators).max() > 1:
         return found

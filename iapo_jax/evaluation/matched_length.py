@@ -13,7 +13,7 @@ from iapo_jax.evaluation.intervals import (
 )
 from iapo_jax.evaluation.metrics import Outcomes, Terms, metric_terms
 
-MOST_BUDGETS = 2048  # more distinct lengths than these are thinned out to quantiles
+MOST_BUDGETS = 2048  # more distinct lengths than this are thinned out to quantiles
 
 
 class Matched(NamedTuple):

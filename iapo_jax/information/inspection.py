@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-FAINT = 0.1  # nats; a scale ends at least here, so that rounding is not shown as information
+FAINT = 0.1  # nats; a scale reaches at least this far, so that rounding is not shown as information
 
 
 class Inspection(NamedTuple):

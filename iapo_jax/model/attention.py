@@ -31,7 +31,7 @@ from iapo_jax.types import Array
 _EMPTY = -1e30  # score of a key that a query may not read; finite, so that 0 keys give no NaN
 QUERY_TILE = 256  # queries in a tile of the blockwise form; smaller tiles leave CPU cores waiting
 KEY_TILE = 128  # keys in a tile; a query tile may compute up to this many beyond its last limit
-DENSE_SCORES = 128 * 1024  # most scores per head and row in one softmax, unless keys fit in a tile
+DENSE_SCORES = 128 * 1024  # maximum per head and row in one softmax, unless keys fit in a tile
 
 
 class Segment(NamedTuple):

@@ -58,7 +58,7 @@ class Panel(NamedTuple):
 
 
 def slug(text: str, taken: set[str]) -> str:
-    """A file name for a text that is not in `taken`, to which it is added."""
+    """A file name for a text, distinct from those in `taken`, to which it is added."""
     plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "data"
     numbered = (f"{plain}-{number}" for number in itertools.count(2))
     name = next(n for n in itertools.chain([plain], numbered) if n not in taken)

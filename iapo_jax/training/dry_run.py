@@ -23,7 +23,7 @@ def compile_only(setup: Setup) -> None:
     Parameters and batches are shapes only, so this works on machines too small for the model.
 
     Raises:
-      UserError: if the compiler finds that a program does not fit; only that for TPU checks this.
+      UserError: if the compiler finds that a program does not fit; only TPU compilers check this.
     """
     adapt = setup.algorithm.adapt
     state = optimizer.abstract_state(

@@ -74,7 +74,7 @@ def training_questions(run_dir: Path) -> list[str | list[dict]]:
 def _model_section(
     run_dir: Path, config: TrainConfig | SftConfig, model: ModelSection | None
 ) -> ModelSection:
-    """The section that opens a run's initial model, or the run's export if that is not local."""
+    """The section that opens a run's initial model or, if that is not local, the run's export."""
     section = config.model
     if model is not None:
         section = dataclasses.replace(section, dtype=model.dtype, attention=model.attention)
