@@ -1,6 +1,7 @@
 """docs/library.md: its training loop is short, runs as it stands, and learns."""
 
 import re
+from collections import Counter
 
 import jax
 import numpy as np
@@ -44,10 +45,19 @@ def test_the_loop_is_short(blocks):
 
 
 def test_two_small_steps_of_the_loop(blocks, execute, root):
-    """The same code with fewer and shorter completions: it runs, and takes finite steps."""
+    """The same code with fewer and shorter completions: it takes finite steps, and the second one
+    compiles nothing."""
     small, count = re.subn(f"{SIZES}8, 8, 96, 8\n", f"{SIZES}4, 4, 32, 2\n", blocks[0])
     assert count == 1
+    traced = Counter()
+
+    def count(event, seconds, fun_name="", **_):
+        traced[fun_name] += event == "/jax/core/compile/jaxpr_trace_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(count)
     names, (*_, (correct, tokens)) = execute(small)
+    jax.monitoring.unregister_event_duration_listener(count)
+    assert traced["update"] == 1 and traced["sample"] <= 1  # others may have traced it before
     rollout = names["rollout"]
     assert rollout.tokens.shape == (4, 4, 32) and rollout.tokens.dtype == np.int32
     assert 0 <= correct <= 1  # printed with two decimals, tokens with one

@@ -7,12 +7,15 @@ import shutil
 import sys
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from before_jax import DEVICES, MESHES
 from conftest import GOLDEN, ROOT, golden_model
 from safetensors.numpy import load_file, save_file
 
+import iapo_jax
 from iapo_jax import export
 from iapo_jax.config.loading import to_yaml
 from iapo_jax.config.sections import ModelSection, OptimizerSection, PromptSection
@@ -37,6 +40,7 @@ from iapo_jax.pretrained.tokenization import (
 )
 from iapo_jax.pretrained.weights import load_params
 from iapo_jax.runtime.files import read_json
+from iapo_jax.sharding import make_mesh
 from iapo_jax.training.checkpoint import Checkpoints
 from iapo_jax.training.optimizer import make_optimizer, new_state
 
@@ -472,6 +476,19 @@ def test_open_pretrained(model_with_tokenizer, small_tokenizer):
     assert opened.config.dtype == "bfloat16" and opened.directory == model_with_tokenizer
     assert opened.stop_ids == [1] and opened.tokenizer.decode([1]) == "<eos>"
     assert opened.allowed.sum() == len(small_tokenizer.get_vocab()) < 97
+
+
+def test_a_model_is_loaded_on_one_device_or_over_a_mesh(model_with_tokenizer):
+    """Without a mesh the parameters are plain arrays: those of an optimizer have the same type."""
+    model, params, tokenizer = iapo_jax.load(model_with_tokenizer)
+    assert tokenizer.decode([1]) == "<eos>" and model.devices == 1
+    assert all(jax.typeof(x) == jax.typeof(jnp.zeros(x.shape)) for x in jax.tree.leaves(params))
+    mesh = make_mesh(*MESHES[1])
+    split_model, split, _ = iapo_jax.load(model_with_tokenizer, mesh=mesh)
+    assert split_model.devices == DEVICES and all(
+        x.sharding.mesh == mesh for x in jax.tree.leaves(split)
+    )
+    jax.tree.map(np.testing.assert_array_equal, split, params)
 
 
 def test_export_writes_the_checkpoint(run_dir, model_with_tokenizer, tmp_path, capsys):

@@ -98,7 +98,12 @@ def encode_prompt(
 
 
 def encode_prompts(
-    tokenizer: Any, questions: Sequence[str], *, system: str = "", instruction: str = ""
+    tokenizer: Any,
+    questions: Sequence[str],
+    *,
+    system: str = "",
+    instruction: str = "",
+    multiple: int = 1,
 ) -> Prompts:
     """Questions as prompts, through the tokenizer's chat template where it has one.
 
@@ -107,9 +112,10 @@ def encode_prompts(
     Args:
       system: the system turn; none by default.
       instruction: added to each question, in the same turn.
+      multiple: L is a multiple of this; batches with the same L share compiled programs.
 
     Returns:
-      Tokens [P, L], padded to the longest prompt, and lengths [P].
+      Tokens [P, L], where L is the length of the longest prompt, rounded up, and lengths [P].
 
     Raises:
       UserError: if the tokenizer cannot encode a question in this way.
@@ -119,11 +125,14 @@ def encode_prompts(
     >>> prompts = encode_prompts(tokenizer, ["1+2", "3-4+15"])
     >>> print(tokenizer.decode(prompts.tokens[1]), prompts.length)
     <user>3-4+15<assistant><think> [6 9]
+    >>> encode_prompts(tokenizer, ["1+2", "3-4+15"], multiple=32).tokens.shape
+    (2, 32)
     """
     section = PromptSection(system=system, instruction=instruction)
     rows = [encode_prompt(tokenizer, question, section).ids for question in questions]
     length = np.array([len(row) for row in rows], np.int32)
-    tokens = np.zeros((len(rows), length.max(initial=0)), np.int32)
+    longest = length.max(initial=0)
+    tokens = np.zeros((len(rows), -(-longest // multiple) * multiple), np.int32)
     for row, ids in zip(tokens, rows, strict=True):
         row[: len(ids)] = ids
     return Prompts(jnp.asarray(tokens), jnp.asarray(length))

@@ -43,8 +43,12 @@ def load(
     >>> tokenizer.decode(tokenizer.encode("1+2"))
     '1+2'
     """
-    where = make_mesh(1, 1, 1) if mesh is None else mesh
-    found = load_model(ModelSection(path=str(path), dtype=dtype), where)
+    section = ModelSection(path=str(path), dtype=dtype)
+    if mesh is None:
+        opened = model_directory.open_pretrained(section)
+        params = weights.load_params(opened.directory, opened.config)
+        return make_model(opened.config), params, opened.tokenizer
+    found = load_model(section, mesh)
     return found.model, found.params, found.pretrained.tokenizer
 
 
