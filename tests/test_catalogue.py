@@ -212,6 +212,7 @@ def dapo(shared_data):
     return load(f"dapo-math-17k={shared_data}/dapo/dapo_math_17k.parquet")
 
 
+@pytest.mark.nightly
 def test_dapo_as_published(dapo, shared_data):
     path = str(shared_data / "dapo" / "dapo_math_17k.parquet")
     raw = [row["prompt"][0]["content"] for row in datasets.Dataset.from_parquet(path)]

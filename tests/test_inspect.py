@@ -447,8 +447,19 @@ def test_a_terminal_that_lacks_characters_loses_nothing(directory, tmp_path, mon
     assert link.is_symlink() and len(json.loads(target.read_text())) == 1
 
 
-def test_nobody_reading_loses_nothing(directory, tmp_path):
+def test_a_closed_pipe_loses_nothing(directory, tmp_path, monkeypatch):
     """As behind `| head -1`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert inspect.main(["--model", directory, *options(tmp_path / "seen.json")]) == 0
+    assert len(json.loads((tmp_path / "seen.json").read_text())) == 1
+
+
+@pytest.mark.nightly
+def test_nobody_reading_loses_nothing(directory, tmp_path):
+    """The same for a process, which also flushes at its end."""
     command = [sys.executable, "-m", "iapo_jax.inspect", "--model", directory]
     process = subprocess.Popen(
         [*command, *options(tmp_path / "seen.html")],

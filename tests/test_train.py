@@ -279,7 +279,7 @@ def halfway(straight):
     return straight._replace(params=fetch(found.params), rows=straight.rows[:2], state=None)
 
 
-NIGHTLY = pytest.mark.nightly  # test_information has every mesh in the gate
+NIGHTLY = pytest.mark.nightly  # test_information has the other meshes in the gate
 
 
 @pytest.mark.parametrize(
