@@ -100,10 +100,16 @@ HEDGES = """12 or 13; either 12 or 13; 12, not 13; 12 (or 13); 12 = 13; 13 = 12;
 x = 12 or x = 13; 12 \\lor 13; 12 \\cup 13; \\pm 12; 12 is wrong; not 12; x \\in \\{12, 13\\}"""
 
 
-def test_no_hedge_is_right():
+@pytest.fixture(scope="module")
+def checker():
+    """For tests that leave its processes alive."""
+    with AnswerChecker(2) as found:
+        yield found
+
+
+def test_no_hedge_is_right(checker):
     hedges = [text.strip() for line in HEDGES.splitlines() for text in line.split(";")]
-    with AnswerChecker(2) as checker:
-        verdicts = checker.check([(text, "12") for text in hedges])
+    verdicts = checker.check([(text, "12") for text in hedges])
     assert [text for text, right in zip(hedges, verdicts, strict=True) if right] == []
 
 
@@ -142,11 +148,10 @@ def test_other_digits_are_never_right_without_algebra(math_500):
 
 
 @pytest.mark.parametrize("part", [slice(0, 125), pytest.param(slice(125, 500), marks=NIGHTLY)])
-def test_the_answer_of_another_problem_is_wrong(math_500, part):
+def test_the_answer_of_another_problem_is_wrong(math_500, checker, part):
     golds = [row["answer"] for row in math_500]
     pairs = list(zip(golds, golds[7:] + golds[:7], strict=True))[part]
-    with AnswerChecker(2) as checker:
-        verdicts = checker.check(pairs)
+    verdicts = checker.check(pairs)
     same = [pair for pair, right in zip(pairs, verdicts, strict=True) if right]
     assert [pair for pair in same if pair[0] != pair[1]] == []
 
