@@ -234,6 +234,7 @@ def prepare(
                 config.max_prompt_length,
                 strict=config.strict,
                 field="max_prompt_length",
+                strict_field="strict",
             )
             for note in left_out:
                 if note not in notes:

@@ -55,8 +55,10 @@ def test_two_small_steps_of_the_loop(blocks, execute, root):
         traced[fun_name] += event == "/jax/core/compile/jaxpr_trace_duration"
 
     jax.monitoring.register_event_duration_secs_listener(count)
-    names, (*_, (correct, tokens)) = execute(small)
-    jax.monitoring.unregister_event_duration_listener(count)
+    try:
+        names, (*_, (correct, tokens)) = execute(small)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
     assert traced["update"] == 1 and traced["sample"] <= 1  # others may have traced it before
     rollout = names["rollout"]
     assert rollout.tokens.shape == (4, 4, 32) and rollout.tokens.dtype == np.int32

@@ -77,13 +77,12 @@ def note_left_out(
     *,
     strict: bool,
     field: str = "data.max_prompt_length",
-    strict_field: str = "",
+    strict_field: str = "data.strict",
 ) -> list[str]:
     """One note about the rows whose prompt is too long, or none.
 
     Args:
-      field: the name of the limit in the config.
-      strict_field: the name of `strict` in the config; by default in the section of `field`.
+      field, strict_field: the names of the limit and of `strict` in the config.
 
     Raises:
       UserError: in place of the note, if `strict`.
@@ -95,7 +94,6 @@ def note_left_out(
     which = f"{loaded.source}, {name_rows(long)}"
     sentence = f"{which}: the prompt has more tokens than {field} ({max_prompt_length})"
     if strict:
-        strict_field = strict_field or field.removesuffix("max_prompt_length") + "strict"
         raise UserError(f"{sentence}; {strict_field}=true does not allow prompts that are too long")
     return [f"{sentence}; left out"]
 
